@@ -1,0 +1,220 @@
+"""How an audit is set: from Python, a TOML file, or a Flower run config."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.types import ImageSpec, LocalTraining, Mode
+
+RUN_CONFIG_PREFIX = "audit."
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageConfig(_Settings):
+    """The images that clients train on.
+
+    Attributes:
+        shape: ``[C, H, W]``.
+        mean: Per-channel mean the clients subtract, on pixels in [0, 1]. There is no default:
+            a wrong normalisation quietly ruins every attack. ``[0, 0, 0]`` says there is none.
+        std: Per-channel standard deviation the clients divide by; ``[1, 1, 1]`` for none.
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        channels = self.shape[0]
+        if min(self.shape) < 1:
+            raise ValueError(f"`shape` must be [C, H, W] of positive numbers, but got {self.shape}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise ValueError(
+                    f"`{name}` must have one number for each of the {channels} channels in "
+                    f"`shape`, but got {list(values)}"
+                )
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be positive, but got {list(self.std)}")
+        return self
+
+    def spec(self) -> ImageSpec:
+        """The same as the type that attacks see."""
+        return ImageSpec(shape=self.shape, mean=self.mean, std=self.std)
+
+
+class TrainingConfig(_Settings):
+    """What the attacker knows of the clients' local training.
+
+    Attributes:
+        optimizer: ``"sgd"``, or ``"unknown"``: then an update is taken as one gradient step, and
+            the record says so.
+        learning_rate: Local learning rate; leave out if it is not known.
+        steps: Local optimiser steps a round; leave out if not known.
+        batch_size: Images in a step.
+        images: Distinct images a client trains on in a round; by default batch_size x steps, and
+            never more than the client reports by ``num-examples``.
+        momentum: SGD momentum.
+        weight_decay: L2 penalty.
+        max_grad_norm: DP-SGD clipping norm, if clients use it: attacks adapt to it.
+        noise_multiplier: DP-SGD noise in units of `max_grad_norm`, likewise.
+        mode: ``"train"`` or ``"eval"``: how batch-norm and dropout ran. ``"unknown"`` is attacked
+            in train mode, which is what training code does, and the record says so.
+    """
+
+    optimizer: Literal["sgd", "unknown"] = "unknown"
+    learning_rate: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=1, ge=1)
+    images: int | None = Field(default=None, ge=1)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    noise_multiplier: float | None = Field(default=None, ge=0)
+    mode: Mode = "unknown"
+
+    @model_validator(mode="after")
+    def _noise_has_a_unit(self) -> Self:
+        if self.noise_multiplier is not None and self.max_grad_norm is None:
+            raise ValueError("`noise_multiplier` needs `max_grad_norm`: the noise is in its units")
+        return self
+
+    def known(self) -> LocalTraining:
+        """The same as the type that attacks see."""
+        return LocalTraining(**self.model_dump(exclude={"images"}))
+
+
+class AttackConfig(_Settings):
+    """One attack and the settings that differ from its paper's.
+
+    Attributes:
+        name: A name from ``fl-privacy-audit attacks``.
+        settings: Keyword arguments of the attack.
+    """
+
+    name: str
+    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+
+
+class AuditConfig(_Settings):
+    """Everything an audit needs to know. Unknown keys are refused.
+
+    Attributes:
+        image: Shape and normalisation of the training images.
+        directory: Where the ledger goes. Inside ``flwr run`` give an absolute path: the working
+            directory is that of the first SuperLink, not yours.
+        setting: A word for this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
+        attacks: Which attacks to run; a bare name takes the paper's settings.
+        every: Attack every so many rounds, starting with round 1.
+        clients_per_round: How many clients to attack in such a round; None for all of them.
+        seed: Chooses the clients and seeds the attacks.
+        seconds_per_round: Time budget of one round, shared evenly by clients and attacks.
+        device: ``"auto"`` takes the GPU if there is one.
+        threads: CPU threads of an attack. One is fastest beside busy clients.
+        training: What is known of local training.
+        keep_pictures: Write reconstructions beside the ledger. They are personal data.
+        fail_fast: Raise when an audit fails, instead of recording it.
+    """
+
+    image: ImageConfig
+    directory: Path = Path("audit")
+    setting: str = "audit"
+    attacks: tuple[AttackConfig, ...] = (AttackConfig(name="inverting_gradients"),)
+    every: int = Field(default=1, ge=1)
+    clients_per_round: int | None = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    seconds_per_round: float = Field(default=60.0, gt=0)
+    device: str = "auto"
+    threads: int = Field(default=1, ge=1)
+    training: TrainingConfig = TrainingConfig()
+    keep_pictures: bool = False
+    fail_fast: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("attacks"), (list, tuple, str)):
+            attacks = data["attacks"]
+            names = attacks.split(",") if isinstance(attacks, str) else attacks
+            data = {
+                **data,
+                "attacks": [{"name": a.strip()} if isinstance(a, str) else a for a in names],
+            }
+        return data
+
+    @model_validator(mode="after")
+    def _has_attacks(self) -> Self:
+        if not self.attacks:
+            raise ValueError(
+                "`attacks` must name at least one attack; see `fl-privacy-audit attacks`"
+            )
+        return self
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any]) -> Self:
+        """Check a mapping of settings.
+
+        Raises:
+            ConfigError: With one line for each thing that is wrong.
+        """
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a TOML file whose top-level keys are the attributes above.
+
+        Raises:
+            ConfigError: The file cannot be read, or a setting is wrong.
+        """
+        try:
+            settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"the audit settings in {path} cannot be read: {error}") from error
+        return cls.build(settings)
+
+    @classmethod
+    def from_run_config(cls, run_config: Mapping[str, Any]) -> Self:
+        """Read the keys of a Flower run config that start with ``audit.``.
+
+        Flower's run config is flat and holds no lists, so ``audit.image.mean`` and its like are
+        written as numbers with commas between: ``"0.5, 0.5, 0.5"``.
+
+        Raises:
+            ConfigError: A setting is wrong or missing.
+        """
+        settings: dict[str, Any] = {}
+        for key, value in run_config.items():
+            if not key.startswith(RUN_CONFIG_PREFIX):
+                continue
+            *rooms, leaf = key.removeprefix(RUN_CONFIG_PREFIX).replace("-", "_").split(".")
+            place = settings
+            for room in rooms:
+                place = place.setdefault(room, {})
+            in_list = rooms == ["image"] and isinstance(value, str)
+            place[leaf] = [part.strip() for part in value.split(",")] if in_list else value
+        return cls.build(settings)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"]) or "settings"
+        if problem["type"] == "missing":
+            text = "is missing; there is no safe default"
+        elif problem["type"] == "extra_forbidden":
+            text = "is not a setting of this audit; check its spelling"
+        else:
+            text = problem["msg"].removeprefix("Value error, ") + f", got {problem['input']!r}"
+        lines.append(f"`{place}` {text}")
+    return "the audit settings are wrong:\n  " + "\n  ".join(lines)

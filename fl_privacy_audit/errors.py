@@ -1,0 +1,47 @@
+"""Every error this package raises on purpose.
+
+::
+
+    AuditError
+    ├── ConfigError          a setting is missing, unknown or impossible
+    ├── UpdateError          a captured update does not fit the model
+    ├── AttackError          an attack could not run
+    │   └── UnmetNeedError   it needs something this observation lacks: recorded as "not tested"
+    ├── TruthError           the true batch published for scoring cannot be used
+    ├── LedgerError          the audit log cannot be written or read
+    └── NotComparableError   runs differ in something other than the defence
+
+Each message says what was wrong and how to mend it.
+"""
+
+
+class AuditError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class ConfigError(AuditError, ValueError):
+    """A setting is missing, unknown or impossible."""
+
+
+class UpdateError(AuditError, ValueError):
+    """A captured update does not fit the model."""
+
+
+class AttackError(AuditError, RuntimeError):
+    """An attack could not run."""
+
+
+class UnmetNeedError(AttackError):
+    """An attack needs something this observation lacks; recorded as *not tested*."""
+
+
+class TruthError(AuditError, ValueError):
+    """The true batch published for scoring cannot be used."""
+
+
+class LedgerError(AuditError, OSError):
+    """The audit log cannot be written or read."""
+
+
+class NotComparableError(AuditError, ValueError):
+    """Runs differ in something other than the defence."""

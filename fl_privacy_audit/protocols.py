@@ -1,0 +1,42 @@
+"""What a stranger can plug in."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from fl_privacy_audit.types import Client, Observation, Reconstruction, Truth
+
+
+class Attack(Protocol):
+    """One gradient-inversion attack, ready to run."""
+
+    @property
+    def name(self) -> str:
+        """The name in the table of attacks."""
+
+    def reconstruct(
+        self,
+        seen: Observation,
+        *,
+        rng: torch.Generator,
+        seconds: float = float("inf"),
+        progress: "Progress | None" = None,
+    ) -> Reconstruction:
+        """Rebuild the images behind an observation.
+
+        Args:
+            seen: What the server holds. The truth is not in it.
+            rng: The only source of randomness, on the CPU.
+            seconds: Time budget; the best so far is returned when it is spent.
+            progress: Called now and then with (steps done, steps in all).
+
+        Raises:
+            UnmetNeedError: The observation lacks something this attack needs.
+            AttackError: The attack could not run.
+        """
+
+
+Progress = Callable[[int, int], None]
+TruthProvider = Callable[[int, Client], Truth | None]
+"""``truth(round, client)`` -> the batch that the client trained on, or None."""

@@ -1,0 +1,172 @@
+"""The words of the audit: what was seen, what an attack made of it, and the truth.
+
+Images are ``(N, C, H, W)`` float tensors in ``[0, 1]`` everywhere outside the attack engine, which
+works in the model's input space (see `ImageSpec.normalise`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Update = Mapping[str, Tensor]
+"""Parameter name -> tensor: a gradient, or a difference of weights."""
+
+Mode = Literal["train", "eval", "unknown"]
+View = Literal["server", "release"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """Shape of one image and the normalisation between pixels and model inputs.
+
+    Attributes:
+        shape: ``(C, H, W)``.
+        mean: Per-channel mean that the client subtracts, in ``[0, 1]`` units.
+        std: Per-channel standard deviation that the client divides by.
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        view = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=like.dtype, device=like.device).view(view)
+        std = torch.tensor(self.std, dtype=like.dtype, device=like.device).view(view)
+        return mean, std
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels in ``[0, 1]`` -> model inputs, both ``(N, C, H, W)``."""
+        mean, std = self._statistics(images)
+        return (images - mean) / std
+
+    def denormalise(self, inputs: Tensor) -> Tensor:
+        """Model inputs -> pixels, both ``(N, C, H, W)``; not clipped."""
+        mean, std = self._statistics(inputs)
+        return inputs * std + mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """What the attacker knows, or assumes, of one client's local training.
+
+    Attributes:
+        optimizer: ``"sgd"``, or ``"unknown"``.
+        learning_rate: Step size of the local optimiser; None where it is not known.
+        steps: Number of local optimiser steps; None where it is not known.
+        batch_size: Images in one step.
+        momentum: SGD momentum.
+        weight_decay: L2 penalty that the optimiser adds.
+        max_grad_norm: DP-SGD clipping norm, where the client uses it and the attacker knows.
+        noise_multiplier: DP-SGD noise in units of `max_grad_norm`, likewise.
+        mode: Whether batch-norm and dropout ran in ``"train"`` or ``"eval"`` mode.
+    """
+
+    optimizer: Literal["sgd", "unknown"] = "sgd"
+    learning_rate: float | None = None
+    steps: int | None = None
+    batch_size: int = 1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    noise_multiplier: float | None = None
+    mode: Mode = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One client's update, as the server holds it: all that an attack may see.
+
+    Attributes:
+        model: The architecture, in the mode the client is taken to have trained in. Its own weights
+            mean nothing; attacks call it with `parameters` and `buffers` and never change it.
+        parameters: Trainable weights that were sent to the client.
+        buffers: Buffers that were sent (batch-norm statistics, say).
+        returned_buffers: Buffers that came back.
+        update: Returned minus sent weights, trainable parameters only.
+        gradient: The batch-mean gradient if `update` is one plain SGD step with a known learning
+            rate; its direction, of unknown length, if the rate is not known; else None.
+        gradient_scale_known: Whether the length of `gradient` means anything.
+        num_images: How many images the attack has to rebuild.
+        num_classes: Outputs of the model.
+        image: Shape and normalisation.
+        training: What is known of the local training.
+        assumptions: Whatever had to be assumed, one sentence each.
+    """
+
+    model: nn.Module
+    parameters: Update
+    buffers: Update
+    returned_buffers: Update
+    update: Update
+    gradient: Update | None
+    gradient_scale_known: bool
+    num_images: int
+    num_classes: int
+    image: ImageSpec
+    training: LocalTraining
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the observed update."""
+        return next(iter(self.update.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the observed update."""
+        return next(iter(self.update.values())).dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """What an attack made of an observation, chosen by its own objective alone.
+
+    Attributes:
+        images: ``(N, C, H, W)`` in ``[0, 1]``.
+        labels: ``(N,)`` recovered class indices, or None where the attack recovers none.
+        objective: The attack's own objective at `images`; lower is better.
+        steps: Optimiser steps taken, summed over restarts.
+        stopped: Why it ended.
+        details: Figures worth keeping, by name.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    objective: float
+    steps: int
+    stopped: Literal["finished", "converged", "out of time"]
+    details: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """The images a client trained on: only ever seen by the scoring side.
+
+    Attributes:
+        images: ``(N, C, H, W)`` in ``[0, 1]``.
+        labels: ``(N,)`` class indices.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who sent an update.
+
+    Attributes:
+        node_id: Flower's node id: random, and new in every run.
+        partition: The client's ``partition-id`` where it was published: stable between runs.
+    """
+
+    node_id: int
+    partition: int | None = None
+
+    def __str__(self) -> str:
+        """The partition where it is known, else the node id."""
+        return str(self.node_id) if self.partition is None else f"partition {self.partition}"

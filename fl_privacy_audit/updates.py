@@ -1,0 +1,211 @@
+"""Sent and returned weights -> what an attacker holds.
+
+A Flower client returns weights, not gradients. One plain SGD step with learning rate ``lr`` gives
+the batch gradient exactly, ``g = (sent - returned) / lr``; several steps give only their sum, which
+an attack has to replay. Whatever is not known is written into `Observation.assumptions`.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from fl_privacy_audit.config import ImageConfig, TrainingConfig
+from fl_privacy_audit.errors import UpdateError
+from fl_privacy_audit.types import Mode, Observation, Update
+
+Arrays = Mapping[str, NDArray[np.generic]]
+OPACUS_PREFIX = "_module."
+
+
+def observe(
+    model: nn.Module,
+    sent: Arrays,
+    returned: Arrays,
+    *,
+    image: ImageConfig,
+    training: TrainingConfig,
+    num_examples: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Observation:
+    """Turn the two sets of weights into an observation.
+
+    Args:
+        model: The clients' architecture; copied, never changed.
+        sent: State dict the server sent, as arrays.
+        returned: State dict the client returned.
+        image: Shape and normalisation of the training images.
+        training: What is known of the local training.
+        num_examples: What the client reported as ``num-examples``.
+        device: Where attacks shall run.
+
+    Raises:
+        UpdateError: Names or shapes do not fit the model, or a value is not finite.
+    """
+    assumptions: list[str] = []
+    sent, returned = _plain_names(sent, assumptions), _plain_names(returned, assumptions)
+    _check(model, sent, "sent to the client")
+    _check(model, returned, "returned by the client")
+    num_classes = count_classes(model, image)
+    model = attacked_copy(model, training.mode, assumptions).to(device)
+
+    def pick(arrays: Arrays, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: torch.tensor(arrays[name], dtype=tensor.dtype, device=device)
+            for name, tensor in wanted.items()
+        }
+
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    fixed = {n: p for n, p in model.named_parameters() if not p.requires_grad}
+    buffers = dict(model.named_buffers())
+    parameters = pick(sent, trainable)
+    after = pick(returned, trainable)
+    update = {name: after[name] - parameters[name] for name in parameters}
+    gradient, scale_known = _as_gradient(update, parameters, training, assumptions)
+    return Observation(
+        model=model,
+        parameters=parameters,
+        buffers=pick(sent, buffers) | pick(sent, fixed),
+        returned_buffers=pick(returned, buffers),
+        update=update,
+        gradient=gradient,
+        gradient_scale_known=scale_known,
+        num_images=_count_images(training, num_examples, assumptions),
+        num_classes=num_classes,
+        image=image.spec(),
+        training=training.known(),
+        assumptions=tuple(assumptions),
+    )
+
+
+def update_norm(update: Update) -> float:
+    """Euclidean norm over all tensors of an update."""
+    return float(torch.stack([t.double().norm() for t in update.values()]).norm())
+
+
+def count_classes(model: nn.Module, image: ImageConfig) -> int:
+    """Outputs of the model for one image of this shape.
+
+    Raises:
+        UpdateError: The model does not take such an image, or does not return ``(N, K)``.
+    """
+    probe = copy.deepcopy(model).cpu().eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = probe(torch.zeros(1, *image.shape))
+    except (RuntimeError, ValueError) as error:
+        raise UpdateError(
+            f"the model does not take an image of shape {image.shape}: {error}. "
+            "Set `image.shape` to what the clients train on."
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UpdateError(
+            f"the model must return class scores of shape (N, K), but returned {shape}"
+        )
+    return int(output.shape[1])
+
+
+def attacked_copy(model: nn.Module, mode: Mode, assumptions: list[str]) -> nn.Module:
+    """A private copy of the model in the mode the client trained in, free of side effects.
+
+    Batch-norm in train mode uses the statistics of the batch without updating the running ones.
+    Dropout is left out: its mask never leaves the client.
+    """
+    model = copy.deepcopy(model)
+    batch_norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    dropouts = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+    if mode == "unknown" and (batch_norms or dropouts):
+        assumptions.append("local training mode not known; taken as train mode")
+    model.train(mode != "eval")
+    if mode != "eval":
+        for norm in batch_norms:
+            norm.track_running_stats = False
+        for dropout in dropouts:
+            dropout.eval()
+        if dropouts:
+            assumptions.append("the client's dropout masks are not known; replayed without dropout")
+    return model
+
+
+def _plain_names(arrays: Arrays, assumptions: list[str]) -> Arrays:
+    if arrays and all(name.startswith(OPACUS_PREFIX) for name in arrays):
+        note = (
+            "weights carry Opacus's `_module.` prefix, which was removed here; the client should "
+            "return `model._module.state_dict()`"
+        )
+        if note not in assumptions:
+            assumptions.append(note)
+        return {name.removeprefix(OPACUS_PREFIX): array for name, array in arrays.items()}
+    return arrays
+
+
+def _check(model: nn.Module, arrays: Arrays, which: str) -> None:
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in arrays]
+    extra = [name for name in arrays if name not in expected]
+    if missing or extra:
+        raise UpdateError(
+            f"the weights {which} do not fit the audited model: missing {_some(missing)}, "
+            f"unknown {_some(extra)}. Give the Auditor the model that the clients train."
+        )
+    for name, tensor in expected.items():
+        if tuple(arrays[name].shape) != tuple(tensor.shape):
+            raise UpdateError(
+                f"`{name}` {which} has shape {tuple(arrays[name].shape)}, but the audited model "
+                f"has {tuple(tensor.shape)}. Give the Auditor the model that the clients train."
+            )
+        if tensor.is_floating_point() and not np.isfinite(arrays[name]).all():
+            raise UpdateError(
+                f"`{name}` {which} holds values that are not finite; "
+                "lower the local learning rate or clip the gradient"
+            )
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    if not names:
+        return "nothing"
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _count_images(
+    training: TrainingConfig, num_examples: int | None, assumptions: list[str]
+) -> int:
+    steps = training.steps or 1
+    count = training.images or training.batch_size * steps
+    if num_examples is not None and 0 < num_examples < count:
+        assumptions.append(f"the client reports {num_examples} examples, so as many are rebuilt")
+        count = num_examples
+    return count
+
+
+def _as_gradient(
+    update: Update, parameters: Update, training: TrainingConfig, assumptions: list[str]
+) -> tuple[dict[str, Tensor] | None, bool]:
+    known = training.optimizer == "sgd"
+    rate = training.learning_rate
+    if known and rate is not None and training.steps is not None and training.steps > 1:
+        return None, False
+    if not known:
+        assumptions.append("local optimiser not known; the update is taken as one gradient step")
+    if training.steps is None:
+        assumptions.append("number of local steps not known; taken as one")
+    elif training.steps > 1:
+        assumptions.append(
+            f"{training.steps} local steps with an unknown optimiser or learning rate; the update "
+            "is taken as one gradient step"
+        )
+    if rate is None:
+        assumptions.append("local learning rate not known; only the gradient's direction is used")
+        return {name: -delta for name, delta in update.items()}, False
+    gradient = {
+        name: -delta / rate - training.weight_decay * parameters[name]
+        for name, delta in update.items()
+    }
+    return gradient, known
