@@ -1,0 +1,146 @@
+"""What every attack in the table must keep, whatever its paper."""
+
+import copy
+import math
+import random
+import time
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fl_privacy_audit.attacks import ATTACKS, make_attack
+from fl_privacy_audit.errors import AttackError, ConfigError, UnmetNeedError
+from fl_privacy_audit.protocols import Attack
+from fl_privacy_audit.types import Observation, Reconstruction
+from tests.cases import CLASSES, LeNet, noise_of_equal_norm, observation, photos, seeded
+
+SIZE = 16
+FAST: dict[str, dict[str, Any]] = {
+    "dlg": {"steps": 3, "restarts": 1},
+    "idlg": {"steps": 3, "restarts": 1},
+    "inverting_gradients": {"steps": 20},
+}
+ENOUGH: dict[str, dict[str, Any]] = {
+    "dlg": {"steps": 40, "restarts": 1},
+    "idlg": {"steps": 40, "restarts": 1},
+    "inverting_gradients": {"steps": 400},
+}
+
+
+class SmallLeNet(LeNet):
+    def __init__(self) -> None:
+        super().__init__(size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def seen() -> Observation:
+    return observation(seeded(SmallLeNet), photos(SIZE)[1:2], torch.tensor([3]))
+
+
+def run(attack: Attack, seen: Observation, seed: int = 0, **kwargs: Any) -> Reconstruction:
+    return attack.reconstruct(seen, rng=torch.Generator().manual_seed(seed), **kwargs)
+
+
+def _numpy_state() -> bytes:
+    state = np.random.get_state(legacy=False)
+    assert isinstance(state, dict)
+    return bytes(state["state"]["key"].tobytes())
+
+
+def test_the_cases_cover_the_table() -> None:
+    assert FAST.keys() == ENOUGH.keys() == ATTACKS.keys()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+class TestContract:
+    def test_it_returns_images_labels_and_its_own_objective(
+        self, name: str, seen: Observation
+    ) -> None:
+        result = run(make_attack(name, FAST[name]), seen)
+        assert result.images.shape == (1, 3, SIZE, SIZE)
+        assert result.images.min() >= 0
+        assert result.images.max() <= 1
+        assert result.labels is not None
+        assert result.labels.shape == (1,)
+        assert 0 <= result.labels.item() < CLASSES
+        assert math.isfinite(result.objective)
+        assert result.steps == FAST[name]["steps"]
+        assert result.stopped == "finished"
+
+    def test_it_carries_the_name_of_its_row(self, name: str, seen: Observation) -> None:
+        assert make_attack(name).name == name
+
+    def test_the_same_seed_gives_the_same_result(self, name: str, seen: Observation) -> None:
+        attack = make_attack(name, FAST[name])
+        first, again, other = run(attack, seen), run(attack, seen), run(attack, seen, seed=1)
+        assert torch.equal(first.images, again.images)
+        assert first.objective == again.objective
+        assert not torch.equal(first.images, other.images)
+
+    def test_it_changes_neither_its_observation_nor_any_global_state(
+        self, name: str, seen: Observation
+    ) -> None:
+        before = copy.deepcopy(seen)
+        states = (torch.get_rng_state(), random.getstate(), _numpy_state())
+        grad_mode = torch.is_grad_enabled()
+        run(make_attack(name, FAST[name]), seen)
+        for field in fields(Observation):
+            old, new = getattr(before, field.name), getattr(seen, field.name)
+            if isinstance(old, dict):
+                assert all(torch.equal(old[key], new[key]) for key in old)
+                assert not any(t.requires_grad or t.grad is not None for t in new.values())
+        for old_tensor, new_tensor in zip(
+            before.model.state_dict().values(), seen.model.state_dict().values(), strict=True
+        ):
+            assert torch.equal(old_tensor, new_tensor)
+        assert all(p.grad is None for p in seen.model.parameters())
+        assert torch.equal(states[0], torch.get_rng_state())
+        assert states[1] == random.getstate()
+        assert states[2] == _numpy_state()
+        assert torch.is_grad_enabled() == grad_mode
+
+    def test_it_stops_when_its_time_is_up(self, name: str, seen: Observation) -> None:
+        started = time.monotonic()
+        result = run(make_attack(name, {**FAST[name], "steps": 100_000}), seen, seconds=0.5)
+        assert result.stopped == "out of time"
+        assert result.steps < 100_000
+        # Not a measurement: a runaway would take hours.
+        assert time.monotonic() - started < 60
+
+    def test_progress_counts_up_to_all_steps(self, name: str, seen: Observation) -> None:
+        calls: list[tuple[int, int]] = []
+        run(make_attack(name, FAST[name]), seen, progress=lambda at, of: calls.append((at, of)))
+        steps = FAST[name]["steps"]
+        assert [at for at, _ in calls] == sorted(at for at, _ in calls)
+        assert calls[-1] == (steps, steps)
+
+    def test_an_update_that_is_not_a_number_is_an_error(self, name: str, seen: Observation) -> None:
+        assert seen.gradient is not None
+        broken = {n: torch.full_like(t, float("nan")) for n, t in seen.gradient.items()}
+        with pytest.raises(AttackError, match="not finite"):
+            run(make_attack(name, FAST[name]), replace(seen, gradient=broken))
+
+    def test_noise_of_equal_norm_gives_nothing(self, name: str, seen: Observation) -> None:
+        truth = photos(SIZE)[1:2]
+        attack = make_attack(name, ENOUGH[name])
+        real = (run(attack, seen).images - truth).square().mean().item()
+        null = (run(attack, noise_of_equal_norm(seen)).images - truth).square().mean().item()
+        prior = (truth - 0.5).square().mean().item()
+        assert real < 0.3 * null
+        assert null > 0.8 * prior
+
+
+def test_unknown_attacks_and_settings_are_refused_with_the_mend() -> None:
+    with pytest.raises(ConfigError, match=r"no attack 'inverting_gradient'.*Did you mean"):
+        make_attack("inverting_gradient")
+    with pytest.raises(ConfigError, match=r"no setting 'step'; it has steps, restarts"):
+        make_attack("dlg", {"step": 3})
+
+
+def test_idlg_needs_a_batch_of_one() -> None:
+    seen = observation(seeded(SmallLeNet), photos(SIZE)[:2], torch.tensor([3, 4]))
+    with pytest.raises(UnmetNeedError, match="batch of one, but there are 2 images"):
+        run(make_attack("idlg"), seen)

@@ -1,0 +1,148 @@
+"""Victims: models, real images and observations that many tests share."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage import data as photographs
+from skimage.transform import resize
+from torch import Tensor, nn
+
+from fl_privacy_audit import ImageConfig, TrainingConfig
+from fl_privacy_audit.types import Observation
+from fl_privacy_audit.updates import observe
+
+CLASSES = 10
+
+
+class LeNet(nn.Module):
+    """The sigmoid network of Zhu et al. 2019, for square images."""
+
+    def __init__(self, size: int = 32, channels: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 12, 5, padding=2, stride=2),
+            nn.Sigmoid(),
+            nn.Conv2d(12, 12, 5, padding=2, stride=2),
+            nn.Sigmoid(),
+            nn.Conv2d(12, 12, 5, padding=2),
+            nn.Sigmoid(),
+        )
+        self.head = nn.Linear(12 * (size // 4) ** 2, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.body(inputs).flatten(1))
+        return scores
+
+
+class SmallConvNet(nn.Module):
+    """Convolution, batch norm, ReLU, dropout: what makes train and eval mode differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1, stride=2),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+        )
+        self.head = nn.Linear(8 * 4 * 4, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.body(inputs).flatten(1))
+        return scores
+
+
+def seeded(make: type[nn.Module], seed: int = 0) -> nn.Module:
+    """A model with seeded weights, uniform in +-0.5 for LeNet as its authors have it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make()
+        if isinstance(model, LeNet):
+            for parameter in model.parameters():
+                nn.init.uniform_(parameter, -0.5, 0.5)
+    return model
+
+
+@lru_cache
+def photos(size: int = 32, count: int = 4) -> Tensor:
+    """Middle squares of real photographs, ``(count, 3, size, size)`` in [0, 1]."""
+    pictures = []
+    for name in ("astronaut", "chelsea", "coffee", "rocket")[:count]:
+        photo = getattr(photographs, name)()
+        height, width = photo.shape[:2]
+        square = photo[height // 2 - 96 : height // 2 + 96, width // 2 - 96 : width // 2 + 96]
+        pictures.append(resize(square, (size, size), anti_aliasing=True).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(pictures)).float()
+
+
+def image_config(size: int = 32) -> ImageConfig:
+    """Normalisation used throughout the tests."""
+    return ImageConfig(shape=(3, size, size), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def train_locally(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    learning_rate: float = 0.1,
+    batches: Sequence[Sequence[int]] | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Plain SGD as a client does it; returns the weights before and after, `model` as it was."""
+    before = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    inputs = image_config(images.shape[-1]).spec().normalise(images)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    for batch in batches or [range(len(images))]:
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[list(batch)]), labels[list(batch)]).backward()
+        optimizer.step()
+    after = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    model.load_state_dict(before)
+    return (
+        {n: t.numpy() for n, t in before.items()},
+        {n: t.numpy() for n, t in after.items()},
+    )
+
+
+def observation(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    learning_rate: float = 0.1,
+    batches: Sequence[Sequence[int]] | None = None,
+    mode: str = "train",
+) -> Observation:
+    """What the server sees of a client that trained on these images."""
+    model.train(mode == "train")
+    sent, returned = train_locally(
+        model, images, labels, learning_rate=learning_rate, batches=batches
+    )
+    training = TrainingConfig.model_validate(
+        {
+            "optimizer": "sgd",
+            "learning_rate": learning_rate,
+            "steps": len(batches or [0]),
+            "batch_size": len((batches or [range(len(images))])[0]),
+            "images": len(images),
+            "mode": mode,
+        }
+    )
+    return observe(model, sent, returned, image=image_config(images.shape[-1]), training=training)
+
+
+def noise_of_equal_norm(seen: Observation, seed: int = 0) -> Observation:
+    """The null control: the gradient replaced by noise, tensor by tensor of the same norm."""
+    from dataclasses import replace
+
+    rng = torch.Generator().manual_seed(seed)
+
+    def noise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        drawn = {n: torch.randn(t.shape, generator=rng, dtype=t.dtype) for n, t in tensors.items()}
+        return {n: d * tensors[n].norm() / d.norm() for n, d in drawn.items()}
+
+    assert seen.gradient is not None
+    return replace(seen, gradient=noise(dict(seen.gradient)), update=noise(dict(seen.update)))

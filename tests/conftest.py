@@ -1,0 +1,34 @@
+"""What every test can use."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import logging
+
+import pytest
+import torch
+
+SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_flower() -> None:
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real images for tests; skips where the folder is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the private test data in {SHARED_DATA}, which is not here")
+    return SHARED_DATA.resolve()
