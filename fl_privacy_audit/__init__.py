@@ -1,0 +1,21 @@
+"""A privacy audit for Flower: what each round leaks, and what a defence does about it.
+
+The two lines of a ServerApp::
+
+    auditor = Auditor(AuditConfig(image=ImageConfig(shape=(3, 32, 32), ...)), model=Net())
+    strategy = AuditedStrategy(FedAvg(), auditor=auditor)
+
+`AuditedStrategy` lives in `fl_privacy_audit.strategies`.
+"""
+
+from fl_privacy_audit.audit import Auditor as Auditor
+from fl_privacy_audit.audit import ClientReply as ClientReply
+from fl_privacy_audit.audit import Progress as Progress
+from fl_privacy_audit.config import AttackConfig as AttackConfig
+from fl_privacy_audit.config import AuditConfig as AuditConfig
+from fl_privacy_audit.config import ImageConfig as ImageConfig
+from fl_privacy_audit.config import TrainingConfig as TrainingConfig
+from fl_privacy_audit.errors import AuditError as AuditError
+from fl_privacy_audit.ledger import read_ledger as read_ledger
+from fl_privacy_audit.types import Client as Client
+from fl_privacy_audit.types import Truth as Truth

@@ -1,0 +1,30 @@
+"""Where a figure comes from: the versions and the model behind a run."""
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from torch import nn
+
+PACKAGES = ("fl-privacy-audit", "flwr", "torch", "torchvision", "opacus", "numpy", "scikit-image")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result; "absent" where not installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def describe_model(model: nn.Module) -> dict[str, str | int]:
+    """Class name, number of trainable parameters, fingerprint of names and shapes."""
+    layout = [f"{name}{tuple(tensor.shape)}" for name, tensor in model.state_dict().items()]
+    return {
+        "name": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "layout": hashlib.sha256("\n".join(layout).encode()).hexdigest()[:16],
+    }

@@ -1,0 +1,177 @@
+"""What the ledger holds: three kinds of line, each a pydantic model with a schema version."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from fl_privacy_audit.types import View
+
+SCHEMA_VERSION: Final = 1
+
+AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
+
+
+class _Line(BaseModel):
+    # ser_json_inf_nan: a diverged objective must stay readable as such.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    time: str
+
+
+class RunRecord(_Line):
+    """First line of a run: how it was audited.
+
+    Attributes:
+        run: Random id of the run; every later line of the run carries it.
+        setting: The user's word for it.
+        config: The whole `AuditConfig`.
+        model: Class name, parameter count and a fingerprint of names and shapes.
+        versions: Of Python and the packages that matter.
+    """
+
+    kind: Literal["run"] = "run"
+    run: str
+    setting: str
+    config: dict[str, Any]
+    model: dict[str, str | int]
+    versions: dict[str, str]
+
+
+class ThreatModel(BaseModel):
+    """What the attacker is, knows and assumes.
+
+    Attributes:
+        server: ``"honest but curious"``: it follows the protocol and looks at what it gets.
+        view: ``"server"``: it sees each client's update.
+        update_form: What the update was taken for.
+        local_training: Known settings of local training; None where not known.
+        image: Shape and normalisation, taken as known.
+        num_images: How many images were to be rebuilt.
+        labels: Where labels come from.
+        assumptions: Whatever had to be assumed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: Literal["honest but curious"] = "honest but curious"
+    view: View
+    update_form: Literal["exact gradient", "gradient direction", "weight difference", "none"]
+    local_training: dict[str, str | int | float | None]
+    image: dict[str, list[int] | list[float]]
+    num_images: int | None
+    labels: Literal["not given"] = "not given"
+    assumptions: list[str]
+
+
+class Scores(BaseModel):
+    """One metric over the images of one attack.
+
+    Attributes:
+        each: One value per true image, in the order of the truth.
+        mean: Their mean.
+        worst: The one that leaks most.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    each: list[float]
+    mean: float
+    worst: float
+
+
+class AttackOutcome(BaseModel):
+    """What one attack did to one observation.
+
+    Attributes:
+        attack: Name in the table of attacks.
+        settings: Settings that differ from the paper's.
+        status: ``"scored"``; ``"not scored"``: attacked, but no truth to compare with; ``"not
+            tested"``: not attacked; ``"failed"``: the attack raised or diverged.
+        reason: Why, for every status but ``"scored"``.
+        stopped: Why the attack ended.
+        objective: The attack's own objective; lower is better.
+        steps: Optimiser steps, summed over restarts.
+        seconds: Wall time.
+        budget_seconds: Time it was allowed.
+        seed: Seed of its generator.
+        labels_right: Share of labels recovered, as a multiset; None where it is not known.
+        scores: By metric.
+        details: Further figures of the attack.
+        picture: File with original and reconstruction, if pictures are kept.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    attack: str
+    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    status: AttackStatus
+    reason: str | None = None
+    stopped: str | None = None
+    objective: float | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    budget_seconds: float | None = None
+    seed: int | None = None
+    labels_right: float | None = None
+    scores: dict[str, Scores] = Field(default_factory=dict)
+    details: dict[str, float | str] = Field(default_factory=dict)
+    picture: str | None = None
+
+
+class AuditRecord(_Line):
+    """One round, one client, one view.
+
+    Attributes:
+        run: The run it belongs to.
+        round: Server round, from 1.
+        client: ``partition 3`` where the partition is known, else Flower's node id.
+        node_id: Flower's node id.
+        partition: The client's partition, if it was published.
+        view: What the attacker sees.
+        client_status: Whether the client returned an update.
+        reason: Why nothing was attacked; None if something was.
+        threat_model: None only where the client returned nothing.
+        update_norm: Euclidean norm of the weight difference; None if it could not be read.
+        num_examples: What the client reported.
+        reported: Other numbers the client reported, ``epsilon`` say.
+        truth_digest: Fingerprint of the true batch, to pair runs; None where there is no truth.
+        attacks: One outcome for each attack.
+    """
+
+    kind: Literal["audit"] = "audit"
+    run: str
+    round: int
+    client: str
+    node_id: int
+    partition: int | None = None
+    view: View = "server"
+    client_status: Literal["returned", "failed", "timed out"] = "returned"
+    reason: str | None = None
+    threat_model: ThreatModel | None = None
+    update_norm: float | None = None
+    num_examples: int | None = None
+    reported: dict[str, float] = Field(default_factory=dict)
+    truth_digest: str | None = None
+    attacks: list[AttackOutcome] = Field(default_factory=list)
+
+
+class EvaluationRecord(_Line):
+    """The model's quality after a round, as the federation itself measured it.
+
+    Attributes:
+        run: The run it belongs to.
+        round: Server round; 0 is before training.
+        source: Measured by the server or averaged over clients.
+        metrics: By name.
+    """
+
+    kind: Literal["evaluation"] = "evaluation"
+    run: str
+    round: int
+    source: Literal["server", "clients"]
+    metrics: dict[str, float]
+
+
+Record = RunRecord | AuditRecord | EvaluationRecord
+RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
