@@ -1,0 +1,133 @@
+"""Where the images come from, and who holds which.
+
+``photos``: 32x32 crops of the photographs that scikit-image ships; the photograph is the class.
+``cifar10``: CIFAR-10 from a folder in torchvision's layout, or by flwr-datasets from the network.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage import data as photographs
+from skimage.transform import resize
+from torch import Tensor
+
+from .settings import Settings
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+SIZE = 32
+PHOTOS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "retina",
+    "hubble_deep_field",
+    "immunohistochemistry",
+)
+CIFAR10 = (
+    "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
+)
+TEST_IMAGES = 400
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images ``(N, 3, 32, 32)`` in [0, 1] and labels ``(N,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def inputs(self) -> Tensor:
+        """Normalised as the network takes them."""
+        mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+        return (self.images - mean) / std
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """Names of the classes, in the order of the labels."""
+    return PHOTOS if dataset == "photos" else tuple(CIFAR10)
+
+
+def load_partition(settings: Settings, partition: int) -> Images:
+    """The images of one client; no two clients share one.
+
+    Raises:
+        ValueError: CIFAR-10 has not enough images.
+        RuntimeError: CIFAR-10 can neither be read nor downloaded.
+    """
+    count = settings.images_per_client
+    if settings.dataset == "photos":
+        return _photo_crops(count, f"client {partition}", settings.seed)
+    everything = _cifar10("train", settings.data_root)
+    order = np.random.default_rng(settings.seed).permutation(len(everything.labels))
+    mine = torch.from_numpy(order[partition * count : (partition + 1) * count])
+    if len(mine) < count:
+        raise ValueError(f"CIFAR-10 has too few images for client {partition} to hold {count}")
+    return Images(everything.images[mine], everything.labels[mine])
+
+
+def load_test(settings: Settings) -> Images:
+    """Images for measuring accuracy; no client holds one of them."""
+    if settings.dataset == "photos":
+        return _photo_crops(TEST_IMAGES, "test", settings.seed)
+    everything = _cifar10("test", settings.data_root)
+    return Images(everything.images[:TEST_IMAGES], everything.labels[:TEST_IMAGES])
+
+
+@lru_cache(maxsize=1)
+def _photos() -> list[NDArray[np.float64]]:
+    pictures = []
+    for name in PHOTOS:
+        picture = getattr(photographs, name)()
+        scale = 200 / min(picture.shape[:2])
+        height, width = (round(side * scale) for side in picture.shape[:2])
+        pictures.append(resize(picture, (height, width), anti_aliasing=True))
+    return pictures
+
+
+@lru_cache(maxsize=64)
+def _photo_crops(count: int, owner: str, seed: int) -> Images:
+    """Square crops of 30 to 80 % of a photograph's short side, classes in turn."""
+    rng = np.random.default_rng([seed, *owner.encode()])
+    crops, labels = [], []
+    for index in range(count):
+        label = index % len(PHOTOS)
+        photo = _photos()[label]
+        side = int(rng.integers(60, 161))
+        top = int(rng.integers(0, photo.shape[0] - side + 1))
+        left = int(rng.integers(0, photo.shape[1] - side + 1))
+        crop = resize(photo[top : top + side, left : left + side], (SIZE, SIZE), anti_aliasing=True)
+        crops.append(crop.transpose(2, 0, 1))
+        labels.append(label)
+    images = torch.from_numpy(np.stack(crops)).float().clamp(0, 1)
+    return Images(images, torch.tensor(labels))
+
+
+@lru_cache(maxsize=2)
+def _cifar10(split: str, root: str) -> Images:
+    if root:
+        from torchvision.datasets import CIFAR10 as Cifar
+
+        if not (Path(root) / "cifar-10-batches-py").is_dir():
+            raise RuntimeError(
+                f"{root} holds no folder cifar-10-batches-py; give the folder that "
+                "torchvision.datasets.CIFAR10 takes as its root, or none to download CIFAR-10"
+            )
+        stored = Cifar(root, train=split == "train", download=False)
+        pixels, labels = torch.from_numpy(stored.data), torch.tensor(stored.targets)
+    else:
+        try:
+            from flwr_datasets import FederatedDataset
+        except ImportError as error:
+            raise RuntimeError(
+                "downloading CIFAR-10 needs flwr-datasets: pip install 'fl-privacy-audit[cifar10]'"
+                " - or give a local folder"
+            ) from error
+        table = FederatedDataset(dataset="uoft-cs/cifar10", partitioners={}).load_split(split)
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in table["img"]]))
+        labels = torch.tensor(table["label"])
+    return Images(pixels.permute(0, 3, 1, 2).float() / 255, labels)
