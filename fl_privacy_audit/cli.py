@@ -1,0 +1,100 @@
+"""``fl-privacy-audit``: the demo, and the tables of what an audit found."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from fl_privacy_audit.attacks import ATTACKS
+from fl_privacy_audit.compare import compare, last_run
+from fl_privacy_audit.errors import AuditError
+from fl_privacy_audit.ledger import read_ledger
+from fl_privacy_audit.report import (
+    LOWER_BOUND,
+    comparison_markdown,
+    comparison_table,
+    rounds_table,
+)
+
+console = Console()
+
+
+@click.group()
+@click.version_option(package_name="fl-privacy-audit")
+def cli() -> None:
+    """A privacy audit for Flower: what each round leaks, and what a defence does about it."""
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where results go.")
+@click.option(
+    "--dataset",
+    type=click.Choice(["photos", "cifar10"]),
+    default="photos",
+    show_default=True,
+    help="photos needs no download.",
+)
+@click.option("--data-root", default="", help="Folder with CIFAR-10 in torchvision's layout.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def demo(out: Path, dataset: str, data_root: str, seed: int) -> None:
+    """Audit one small federation without defence and with DP-SGD at two noise levels."""
+    from fl_privacy_audit.demo import run_demo
+
+    run_demo(out.absolute(), dataset=dataset, data_root=data_root, seed=seed, console=console)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def show(directory: Path) -> None:
+    """Print the rounds of one audit as a table."""
+    contents = read_ledger(directory)
+    run = last_run(contents)
+    console.print(rounds_table(run))
+    for note in run.notes:
+        console.print(f"Note: {note}")
+    console.print(LOWER_BOUND)
+
+
+@cli.command(name="compare")
+@click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "json"]),
+    default="table",
+    show_default=True,
+)
+def compare_command(directories: tuple[Path, ...], form: str) -> None:
+    """Print several audits side by side; refuse those that are not comparable."""
+    comparison = compare(directories)
+    if form == "json":
+        click.echo(comparison.model_dump_json(indent=2))
+    elif form == "md":
+        click.echo(comparison_markdown(comparison))
+    else:
+        console.print(comparison_table(comparison))
+        for note in [*comparison.notes, LOWER_BOUND]:
+            console.print(note)
+
+
+@cli.command()
+def attacks() -> None:
+    """Print the table of attacks."""
+    table = Table()
+    for heading in ("name", "paper", "threat model", "needs"):
+        table.add_column(heading)
+    for name, entry in ATTACKS.items():
+        table.add_row(name, entry.paper, entry.threat_model, entry.needs)
+    console.print(table)
+    console.print("Threat models: A to H of Carletti et al. 2025; A eavesdrops, H cheats most.")
+
+
+def main() -> None:
+    """Entry point: an expected error is one line on stderr and exit code 1."""
+    try:
+        cli()
+    except AuditError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

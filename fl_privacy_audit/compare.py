@@ -1,0 +1,225 @@
+"""Settings side by side: leakage beside accuracy beside epsilon, or a refusal that says why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fl_privacy_audit.errors import NotComparableError
+from fl_privacy_audit.ledger import LedgerContents, read_ledger
+from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.records import AttackOutcome, AuditRecord, EvaluationRecord, RunRecord
+
+FREE_KEYS = {
+    "directory",
+    "setting",
+    "keep_pictures",
+    "fail_fast",
+    "device",
+    "threads",
+    "training.max_grad_norm",
+    "training.noise_multiplier",
+}
+"""Audit settings in which comparable runs may differ."""
+
+
+class MetricSummary(BaseModel):
+    """One metric over the audited records of a setting.
+
+    Attributes:
+        mean: Over records; a record's value is the mean over its images.
+        worst: The image that leaks most.
+        count: Records scored.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: float
+    worst: float
+    count: int
+
+
+class Row(BaseModel):
+    """One setting under one attack.
+
+    Attributes:
+        setting: The run's word for itself.
+        attack: Name of the attack.
+        accuracy: After the last round that was evaluated; None if it never was.
+        epsilon: The largest that a client reported; None if none did.
+        scores: By metric.
+        attacked: Records on which the attack ran to an end.
+        not_scored: Of those, records without truth.
+        failed: Records on which the attack failed.
+        not_tested: Records it was not run on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    setting: str
+    attack: str
+    accuracy: float | None
+    epsilon: float | None
+    scores: dict[str, MetricSummary]
+    attacked: int
+    not_scored: int
+    failed: int
+    not_tested: int
+
+
+class Comparison(BaseModel):
+    """What ``comparison.json`` holds.
+
+    Attributes:
+        rows: In the order of the directories.
+        notes: What a reader has to know.
+        runs: Run id of each directory.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = 1
+    rows: list[Row]
+    notes: list[str]
+    runs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRun:
+    """The last run of a ledger; a ledger has several where an audit was started again."""
+
+    path: Path
+    run: RunRecord
+    audits: list[AuditRecord]
+    evaluations: list[EvaluationRecord]
+    notes: list[str]
+
+
+def last_run(contents: LedgerContents) -> LastRun:
+    """Pick the lines of the last run, and note what is left out."""
+    run = contents.runs[-1]
+    notes = [f"{contents.path}: line {n} is damaged ({why})" for n, why in contents.damaged]
+    if len(contents.runs) > 1:
+        notes.append(f"{contents.path} holds {len(contents.runs)} runs; the last one counts")
+    return LastRun(
+        path=contents.path,
+        run=run,
+        audits=[a for a in contents.audits if a.run == run.run],
+        evaluations=[e for e in contents.evaluations if e.run == run.run],
+        notes=notes,
+    )
+
+
+def compare(directories: Sequence[str | Path]) -> Comparison:
+    """Summarise the last run of each directory.
+
+    Raises:
+        LedgerError: A ledger cannot be read.
+        NotComparableError: The runs differ in more than the defence.
+    """
+    runs = [last_run(read_ledger(directory)) for directory in directories]
+    if not runs:
+        raise NotComparableError("there is nothing to compare: give at least one directory")
+    notes = [note for run in runs for note in run.notes]
+    differences = [d for other in runs[1:] for d in _differences(runs[0], other)]
+    if differences:
+        raise NotComparableError(
+            "these runs cannot be compared:\n  " + "\n  ".join(dict.fromkeys(differences))
+        )
+    if len(runs) > 1 and not all(_digests(run) for run in runs):
+        notes.append("a run has no published truth, so nobody can tell if the images are the same")
+    rows = [row for run in runs for row in _rows(run)]
+    if len({row.scores["psnr"].count for row in rows if "psnr" in row.scores}) > 1:
+        notes.append("settings have different numbers of scored records; compare counts first")
+    return Comparison(rows=rows, notes=notes, runs={str(r.path.parent): r.run.run for r in runs})
+
+
+def _differences(first: LastRun, other: LastRun) -> list[str]:
+    names = f"{first.run.setting!r} and {other.run.setting!r}"
+    found = []
+    if first.run.setting == other.run.setting:
+        found.append(f"two runs are both called {first.run.setting!r}; set `setting` apart")
+    if first.run.model["layout"] != other.run.model["layout"]:
+        found.append(
+            f"{names} train different models: {first.run.model['name']} and "
+            f"{other.run.model['name']} differ in their parameters"
+        )
+    for key, here, there in _flat_differences(first.run.config, other.run.config):
+        found.append(f"{names} differ in the audit setting `{key}`: {here!r} and {there!r}")
+    where, elsewhere = _attacked(first), _attacked(other)
+    if where != elsewhere:
+        odd = sorted(where ^ elsewhere)
+        found.append(
+            f"{names} attack different rounds or clients: round {odd[0][0]}, client {odd[0][1]} "
+            "is attacked in one alone; pair them by partition with audit_mod, and give both the "
+            "same seeds"
+        )
+    digests, others = _digests(first), _digests(other)
+    unlike = sorted(k for k in digests.keys() & others.keys() if digests[k] != others[k])
+    if unlike:
+        found.append(
+            f"{names} saw different images: round {unlike[0][0]}, client {unlike[0][1]} trained "
+            "on another batch; give both runs the same data and seeds"
+        )
+    return found
+
+
+def _flat_differences(
+    here: dict[str, Any], there: dict[str, Any], prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    found = []
+    for key in sorted(here.keys() | there.keys()):
+        if prefix + key in FREE_KEYS:
+            continue
+        a, b = here.get(key), there.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _flat_differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append((prefix + key, a, b))
+    return found
+
+
+def _attacked(run: LastRun) -> set[tuple[int, str]]:
+    return {(a.round, a.client) for a in run.audits if a.reason is None}
+
+
+def _digests(run: LastRun) -> dict[tuple[int, str], str]:
+    return {(a.round, a.client): a.truth_digest for a in run.audits if a.truth_digest}
+
+
+def _rows(run: LastRun) -> list[Row]:
+    accuracies = [e.metrics["accuracy"] for e in run.evaluations if "accuracy" in e.metrics]
+    epsilons = [a.reported["epsilon"] for a in run.audits if "epsilon" in a.reported]
+    rows = []
+    for attack in dict.fromkeys(c["name"] for c in run.run.config["attacks"]):
+        outcomes = [o for a in run.audits for o in a.attacks if o.attack == attack]
+        status = [o.status for o in outcomes]
+        rows.append(
+            Row(
+                setting=run.run.setting,
+                attack=attack,
+                accuracy=accuracies[-1] if accuracies else None,
+                epsilon=max(epsilons) if epsilons else None,
+                scores=_summaries(outcomes),
+                attacked=status.count("scored") + status.count("not scored"),
+                not_scored=status.count("not scored"),
+                failed=status.count("failed"),
+                not_tested=status.count("not tested"),
+            )
+        )
+    return rows
+
+
+def _summaries(outcomes: Sequence[AttackOutcome]) -> dict[str, MetricSummary]:
+    summaries = {}
+    for name, metric in METRICS.items():
+        scores = [o.scores[name] for o in outcomes if name in o.scores]
+        if scores:
+            summaries[name] = MetricSummary(
+                mean=sum(s.mean for s in scores) / len(scores),
+                worst=metric.worst([s.worst for s in scores]),
+                count=len(scores),
+            )
+    return summaries

@@ -1,0 +1,202 @@
+"""Ledger and comparison -> tables and a picture for people."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from rich.table import Table
+
+from fl_privacy_audit.compare import Comparison, LastRun
+from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.records import AttackOutcome
+
+NOTHING = "-"
+LOWER_BOUND = (
+    "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
+    "attacks it did not try."
+)
+LEAKS = {"high": "higher leaks more", "low": "lower leaks more"}
+
+
+def rounds_table(run: LastRun) -> Table:
+    """One line for each record that was attacked; the others of a round are gathered by reason."""
+    names = [attack["name"] for attack in run.run.config["attacks"]]
+    several = len(names) > 1
+    title = f"{run.run.setting}: {', '.join(names)}  ({run.path})"
+    table = Table(title=title, title_justify="left")
+    for heading in ("round", "client", *(["attack"] if several else []), "outcome", *METRICS, "s"):
+        table.add_column(heading, justify="left" if heading in ("attack", "outcome") else "right")
+    for server_round in sorted({record.round for record in run.audits}):
+        records = [record for record in run.audits if record.round == server_round]
+        for record in records:
+            if record.reason is None:
+                for outcome in record.attacks:
+                    attack = [outcome.attack] if several else []
+                    table.add_row(
+                        str(server_round), record.client, *attack, *_outcome_cells(outcome)
+                    )
+        reasons = Counter(r.reason for r in records if r.reason is not None)
+        for reason, count in reasons.items():
+            one = next(r.client for r in records if r.reason == reason)
+            who = one if count == 1 else f"{count} clients"
+            attack = [NOTHING] if several else []
+            blanks = [NOTHING] * (len(METRICS) + 1)
+            table.add_row(str(server_round), who, *attack, f"not tested: {reason}", *blanks)
+    return table
+
+
+def _outcome_cells(outcome: AttackOutcome) -> list[str]:
+    text = outcome.status if outcome.reason is None else f"{outcome.status}: {outcome.reason}"
+    if outcome.stopped == "out of time":
+        text += " (out of time)"
+    scores = [
+        format_score(name, outcome.scores[name].mean) if name in outcome.scores else NOTHING
+        for name in METRICS
+    ]
+    return [
+        text,
+        *scores,
+        f"{outcome.seconds:.1f}" if outcome.seconds else NOTHING,
+    ]
+
+
+def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the comparison, as text; a score is its mean, then the worst record."""
+    several = len({row.attack for row in comparison.rows}) > 1
+    heads = ["setting", *(["attack"] if several else []), "accuracy", "epsilon"]
+    for name, metric in METRICS.items():
+        heads.append(f"{name} [{metric.unit}]" if metric.unit else name)
+    heads += ["records"]
+    rows = []
+    for row in comparison.rows:
+        cells = [row.setting, *([row.attack] if several else [])]
+        cells.append(NOTHING if row.accuracy is None else f"{row.accuracy:.1%}")
+        cells.append("none" if row.epsilon is None else format_epsilon(row.epsilon))
+        for name in METRICS:
+            summary = row.scores.get(name)
+            cells.append(
+                NOTHING
+                if summary is None
+                else f"{format_score(name, summary.mean)} ({format_score(name, summary.worst)})"
+            )
+        scored = max((s.count for s in row.scores.values()), default=0)
+        parts = [f"{scored}"]
+        parts += [f"{row.not_scored} not scored"] if row.not_scored else []
+        parts += [f"{row.failed} failed"] if row.failed else []
+        rows.append([*cells, ", ".join(parts)])
+    return heads, rows
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The comparison for a terminal."""
+    heads, rows = comparison_cells(comparison)
+    table = Table()
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index else "left")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """The comparison as Markdown, with how to read it."""
+    heads, rows = comparison_cells(comparison)
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    lines += [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows
+    ]
+    directions = "; ".join(
+        f"{name}: {LEAKS[m.leaks_when]}, {m.lowest:g} to {m.highest:g}{' ' + m.unit if m.unit else ''}"
+        for name, m in METRICS.items()
+    )
+    notes = [
+        LOWER_BOUND,
+        f"Attack: {', '.join(dict.fromkeys(row.attack for row in comparison.rows))}.",
+        f"Scores: the mean over records, then the worst record. {directions}.",
+        "Records: how many attacked updates were scored.",
+        *comparison.notes,
+    ]
+    return "\n".join(["# Leakage by setting", "", *lines, "", *(f"- {note}" for note in notes), ""])
+
+
+def format_score(name: str, value: float) -> str:
+    """A score with as many digits as it deserves."""
+    if name == "psnr":
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"
+
+
+def format_epsilon(value: float) -> str:
+    """Epsilon with three digits at most."""
+    return f"{value:.3g}" if value < 1e4 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """A row of the reconstruction picture: images ``(H, W, C)`` in [0, 255] with captions."""
+
+    title: str
+    images: Sequence[NDArray[np.uint8]]
+    captions: Sequence[str]
+
+
+def reconstruction_rows(runs: Sequence[LastRun], *, attack: str, most: int = 6) -> list[PictureRow]:
+    """Originals, then each run's reconstructions of the same images.
+
+    Needs runs that are comparable and kept their pictures, one image a record.
+    """
+    kept: list[dict[tuple[int, str], tuple[Path, str]]] = []
+    for run in runs:
+        places = {}
+        for record in run.audits:
+            for outcome in record.attacks:
+                if outcome.attack == attack and outcome.picture and "psnr" in outcome.scores:
+                    caption = f"{outcome.scores['psnr'].mean:.1f} dB"
+                    places[record.round, record.client] = (
+                        run.path.parent / outcome.picture,
+                        caption,
+                    )
+        kept.append(places)
+    common = set.intersection(*(set(places) for places in kept)) if kept else set()
+    keys = sorted(common)[:most]
+    size = runs[0].run.config["image"]["shape"][1] if runs else 0
+    rows = [
+        PictureRow(
+            "original",
+            [_read(kept[0][key][0])[:size, :size] for key in keys],
+            [f"round {key[0]}\n{key[1]}" for key in keys],
+        )
+    ]
+    for run, places in zip(runs, kept, strict=True):
+        images = [_read(places[key][0])[size:, :size] for key in keys]
+        rows.append(PictureRow(run.run.setting, images, [places[key][1] for key in keys]))
+    return rows
+
+
+def draw_reconstructions(rows: Sequence[PictureRow], path: Path) -> None:
+    """Write the picture: one row a setting, the original on top."""
+    columns = max((len(row.images) for row in rows), default=0)
+    if not columns:
+        raise ValueError("there is no picture to draw: no record was scored with pictures kept")
+    figure = Figure(figsize=(1.35 * columns + 1.6, 1.55 * len(rows) + 0.2), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        for index, axis in enumerate(line):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.imshow(row.images[index], interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+            axis.set_xlabel(row.captions[index], fontsize=8)
+        line[0].set_ylabel(row.title, rotation=0, ha="right", va="center", fontsize=10, labelpad=10)
+    with matplotlib.rc_context({"svg.hashsalt": "fl-privacy-audit"}):
+        figure.savefig(path, dpi=130)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image)
