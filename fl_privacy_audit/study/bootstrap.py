@@ -1,0 +1,101 @@
+"""Percentile bootstrap over originals and over settings.
+
+Two questions, two resamplings. *Over images*: would other originals, under the same settings, give
+the same figure? *Over settings*: would other models and attacks? Every metric meets the same draws,
+so differences between metrics are paired.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy_audit.errors import StudyError
+
+from .table import Floats
+
+LEVEL = 0.95
+FEWEST = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A 95 % percentile interval; NaN where too few draws define the figure."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A figure of the whole table with its intervals.
+
+    Attributes:
+        value: NaN where the table does not define it (a constant metric, one class only).
+        over_images: Originals resampled, settings kept.
+        over_settings: Settings resampled, their means kept; None for an image-level figure.
+    """
+
+    value: float
+    over_images: Interval
+    over_settings: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """What each of B draws resamples.
+
+    Attributes:
+        originals: ``(B, O)``, how often each original counts.
+        settings: ``(B, S)``, indices of the settings drawn.
+    """
+
+    originals: NDArray[np.uint16]
+    settings: NDArray[np.int64]
+
+
+def draw(originals: int, settings: int, *, bootstraps: int, seed: int) -> Draws:
+    """Draw with replacement, the same for the same seed.
+
+    Raises:
+        StudyError: `bootstraps` is too small for a 95 % interval, or the seed is negative.
+    """
+    if bootstraps < FEWEST:
+        raise StudyError(
+            f"Argument `bootstraps` must be at least {FEWEST} for a 95 % interval, "
+            f"but got {bootstraps}"
+        )
+    if seed < 0:
+        raise StudyError(f"Argument `seed` must be 0 or more, but got {seed}")
+    of_originals, of_settings = np.random.default_rng(seed).spawn(2)
+    shares = np.full(originals, 1 / originals)
+    counts = of_originals.multinomial(originals, shares, size=bootstraps)
+    return Draws(
+        originals=counts.astype(np.uint16),
+        settings=of_settings.integers(settings, size=(bootstraps, settings)),
+    )
+
+
+def interval(values: Floats) -> Interval:
+    """The middle 95 % of the draws that define the figure; NaN unless half of them do."""
+    defined = values[~np.isnan(values)]
+    if 2 * len(defined) < len(values) or not len(defined):
+        return Interval(low=np.nan, high=np.nan)
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(low=float(low), high=float(high))
+
+
+def share(hits: Floats, cases: Floats, draws: Draws) -> Estimate:
+    """A share of cases, from the hits and cases of each original, ``(O,)`` both."""
+    weight = draws.originals.astype(np.float64)
+    drawn_hits, drawn_cases = weight @ hits, weight @ cases
+    shares = np.divide(
+        drawn_hits, drawn_cases, out=np.full(len(weight), np.nan), where=drawn_cases > 0
+    )
+    value = float(hits.sum() / cases.sum()) if cases.sum() else np.nan
+    return Estimate(value=value, over_images=interval(shares))

@@ -1,0 +1,114 @@
+"""Does a metric tell a recognised reconstruction from an unrecognised one?
+
+A reconstruction counts as recognised when more than half of the annotators named its class. Each
+metric is a score for that, judged by the area under the ROC curve in three ways:
+
+* *pooled*: any recognised one against any unrecognised one;
+* *within setting*: only against others of the same setting, then the mean over settings, so that
+  knowing which model was attacked does not help;
+* *same original*: only against other reconstructions of the same original, every such pair counted
+  once, so that knowing which original is easy does not help.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from .bootstrap import Draws, Estimate, interval, share
+from .model_level import Difference
+from .rank import auc, mean_of_defined, pair_signs
+from .table import Floats, Ratings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Area under the ROC curve of one metric; 0.5 is chance, 1 is perfect."""
+
+    pooled: Estimate
+    within_setting: Estimate
+    same_original: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLevel:
+    """Everything computed image by image.
+
+    Attributes:
+        threshold: Right answers from which a reconstruction counts as recognised.
+        recognised: Share of reconstructions that do.
+        settings_used: Settings holding both kinds; the rest cannot enter `within_setting`.
+        pairs_used: Pairs of the same original, one recognised and one not.
+        rankings: One for each metric.
+        pooled_differences: Pooled AUC, first metric minus second.
+    """
+
+    threshold: int
+    recognised: float
+    settings_used: int
+    pairs_used: int
+    rankings: dict[str, Ranking]
+    pooled_differences: tuple[Difference, ...]
+
+
+def image_level(
+    ratings: Ratings, draws: Draws, *, on_metric: Callable[[str], None] | None = None
+) -> ImageLevel:
+    """Judge each metric as a predictor of recognition, intervals over originals.
+
+    Args:
+        ratings: The table.
+        draws: Shared with the model level.
+        on_metric: Called with the name of each metric when its turn comes.
+    """
+    recognised = ratings.recognised
+    verdicts = pair_signs(ratings.grid(recognised))
+    rankings: dict[str, Ranking] = {}
+    pooled_drawn: dict[str, Floats] = {}
+    for name in ratings.metrics:
+        if on_metric:
+            on_metric(name)
+        leakage = ratings.leakage(name)
+        pooled_drawn[name] = auc(leakage, recognised, draws.originals, ratings.original)
+        wins = (1 + verdicts * pair_signs(ratings.grid(leakage))) / 2 * (verdicts != 0)
+        rankings[name] = Ranking(
+            pooled=Estimate(
+                value=float(auc(leakage, recognised)[0]),
+                over_images=interval(pooled_drawn[name]),
+            ),
+            within_setting=_within_setting(ratings, leakage, draws),
+            same_original=share(wins.sum(axis=0), (verdicts != 0).sum(axis=0), draws),
+        )
+    per_setting = np.bincount(ratings.setting, weights=recognised) / np.bincount(ratings.setting)
+    return ImageLevel(
+        threshold=ratings.majority,
+        recognised=float(recognised.mean()),
+        settings_used=int(((per_setting > 0) & (per_setting < 1)).sum()),
+        pairs_used=int((verdicts != 0).sum()),
+        rankings=rankings,
+        pooled_differences=tuple(
+            Difference(
+                first=a,
+                second=b,
+                estimate=Estimate(
+                    value=rankings[a].pooled.value - rankings[b].pooled.value,
+                    over_images=interval(pooled_drawn[a] - pooled_drawn[b]),
+                ),
+            )
+            for a, b in combinations(ratings.metrics, 2)
+        ),
+    )
+
+
+def _within_setting(ratings: Ratings, leakage: Floats, draws: Draws) -> Estimate:
+    values, drawn = [], []
+    for setting in range(len(ratings.settings)):
+        rows = ratings.setting == setting
+        score, recognised = leakage[rows], ratings.recognised[rows]
+        values.append(auc(score, recognised)[0])
+        drawn.append(auc(score, recognised, draws.originals, ratings.original[rows]))
+    return Estimate(
+        value=float(mean_of_defined(np.array(values))),
+        over_images=interval(mean_of_defined(np.array(drawn))),
+    )

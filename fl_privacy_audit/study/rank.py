@@ -1,0 +1,128 @@
+"""Rank statistics over many bootstrap draws at once.
+
+Correlations work along the last axis, so that one call handles every draw. A statistic that is
+not defined (a constant input, one class only) is NaN, never a number.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from .table import Bools, Floats, Ints
+
+_CELLS = 2**20
+
+
+def pearson(x: Floats, y: Floats) -> Floats:
+    """Pearson's r along the last axis.
+
+    >>> float(pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])).round(6))
+    1.0
+    """
+    varies = (np.ptp(x, axis=-1) > 0) & (np.ptp(y, axis=-1) > 0)
+    x = x - x.mean(axis=-1, keepdims=True)
+    y = y - y.mean(axis=-1, keepdims=True)
+    size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    return _ratio((x * y).sum(axis=-1), np.where(varies, size, 0.0))
+
+
+def spearman(x: Floats, y: Floats) -> Floats:
+    """Spearman's rho along the last axis; ties share their mean rank."""
+    return pearson(rankdata(x, axis=-1), rankdata(y, axis=-1))
+
+
+def kendall(x: Floats, y: Floats) -> Floats:
+    """Kendall's tau-b (1945) along the last axis, every pair compared.
+
+    >>> float(kendall(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])).round(6))
+    0.333333
+    """
+    first, second = np.triu_indices(x.shape[-1], 1)
+    xs, ys = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    tau = np.empty(len(xs))
+    for chunk in _chunks(len(xs), len(first)):
+        dx = np.sign(xs[chunk][:, first] - xs[chunk][:, second])
+        dy = np.sign(ys[chunk][:, first] - ys[chunk][:, second])
+        size = np.sqrt((dx * dx).sum(axis=1) * (dy * dy).sum(axis=1))
+        tau[chunk] = _ratio((dx * dy).sum(axis=1), size)
+    return tau.reshape(x.shape[:-1])
+
+
+def auc(
+    score: Floats,
+    positive: Bools,
+    weight: NDArray[np.generic] | None = None,
+    unit: Ints | None = None,
+) -> Floats:
+    """Probability that a positive scores above a negative, ties counted half.
+
+    The area under the ROC curve in its Mann-Whitney form, computed from sorted scores.
+
+    Args:
+        score: ``(N,)``, higher means more likely positive.
+        positive: ``(N,)``.
+        weight: ``(B, U)``, how often each unit counts in each of B draws; once in one draw if None.
+        unit: ``(N,)``, the unit each row belongs to; every row is one if None.
+
+    Returns:
+        ``(B,)``, NaN for a draw with one class only.
+
+    >>> auc(np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, True, False, True])).tolist()
+    [0.875]
+    """
+    unit = np.arange(len(score)) if unit is None else unit
+    weight = np.ones((1, int(unit.max()) + 1)) if weight is None else weight
+    order = np.argsort(score, kind="stable")
+    high, low = order[positive[order]], order[~positive[order]]
+    below = np.searchsorted(score[low], score[high], side="left")
+    up_to = np.searchsorted(score[low], score[high], side="right")
+    areas = np.empty(len(weight))
+    for chunk in _chunks(len(weight), len(score)):
+        part = weight[chunk].astype(np.float64)
+        high_weight = part[:, unit[high]]
+        passed = np.zeros((len(part), len(low) + 1))
+        np.cumsum(part[:, unit[low]], axis=1, out=passed[:, 1:])
+        wins = 0.5 * np.einsum("bn,bn->b", high_weight, passed[:, below] + passed[:, up_to])
+        areas[chunk] = _ratio(wins, high_weight.sum(axis=1) * passed[:, -1])
+    return areas
+
+
+def pair_signs(grid: Floats) -> NDArray[np.int8]:
+    """Which of two settings scores higher on the same original.
+
+    Args:
+        grid: ``(S, O)``, NaN where a setting lacks an original.
+
+    Returns:
+        ``(P, O)``, one row for each of the S (S - 1) / 2 pairs in the order of
+        ``np.triu_indices``: 1 if the first is higher, -1 if the second is, 0 for a tie or where
+        either is missing.
+    """
+    first, second = np.triu_indices(len(grid), 1)
+    signs = np.sign(grid[first] - grid[second])
+    return np.nan_to_num(signs, nan=0.0).astype(np.int8)
+
+
+def mean_of_defined(values: Floats) -> Floats:
+    """Mean over the first axis of what is not NaN; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=0)
+    total = np.where(defined, values, 0.0).sum(axis=0)
+    mean: Floats = np.full(np.shape(total), np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
+
+
+def _chunks(draws: int, width: int) -> Iterator[slice]:
+    """Slices of the draws that keep each temporary array to some megabytes."""
+    step = max(1, _CELLS // max(1, width))
+    return (slice(start, start + step) for start in range(0, draws, step))
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    top, bottom = np.broadcast_arrays(np.asarray(top), np.asarray(bottom))
+    ratio: Floats = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=ratio, where=bottom > 0)
+    return ratio

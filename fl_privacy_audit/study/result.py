@@ -1,0 +1,82 @@
+"""What a study found, as data."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .agreement import Agreement
+from .ceiling import Ceiling
+from .contradictions import Contradictions
+from .image_level import ImageLevel
+from .model_level import ModelLevel
+from .table import Direction
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The table behind the figures, and how they were drawn.
+
+    Attributes:
+        table: File name.
+        sha256: Of the file as read.
+        rows: Reconstructions judged.
+        originals: Different originals among them.
+        raters: Column names of the annotators.
+        leaks_when: Direction of each metric, in column order.
+        bootstraps: Draws behind each interval.
+        seed: Of the draws; the same table and seed give the same figures.
+    """
+
+    table: str
+    sha256: str
+    rows: int
+    originals: int
+    raters: tuple[str, ...]
+    leaks_when: Mapping[str, Direction]
+    bootstraps: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """Every figure of a study and the files that show them.
+
+    Attributes:
+        source: The table and the settings of the study.
+        model_level: One point a setting.
+        image_level: Image by image.
+        contradictions: Between metrics, and against people.
+        agreement: Between annotators.
+        ceiling: Annotators measured as if they were metrics.
+        files: What was written.
+    """
+
+    source: Source
+    model_level: ModelLevel
+    image_level: ImageLevel
+    contradictions: Contradictions
+    agreement: Agreement
+    ceiling: Ceiling
+    files: tuple[Path, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts and lists; a figure that is not defined is None."""
+        figures = _plain(asdict(self))
+        del figures["files"]
+        return {"schema": SCHEMA, **figures}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case float() if math.isnan(value):
+            return None
+        case _:
+            return value

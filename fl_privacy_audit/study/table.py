@@ -1,0 +1,304 @@
+"""The ratings table: settings, images, people's answers and metric values, read and checked.
+
+One row is one reconstruction. The columns::
+
+    folder            the setting it was made under: attack, victim model, defence
+    image             the original it was made from; the same name in every setting
+    true_label        class of the original, 0 or more
+    rater1 .. raterN  the class each annotator named, or -1 for "cannot tell"
+    n_correct         optional: how many annotators were right; checked, never trusted
+    anything else     a metric, one value a row
+"""
+
+import csv
+import gzip
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy_audit.errors import StudyError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Direction = Literal["high", "low"]
+
+LEAKS_WHEN: dict[str, Direction] = {
+    "mse": "low",
+    "psnr": "high",
+    "ssim": "high",
+    "ms_ssim": "high",
+    "lpips": "low",
+    "lpips_alex": "low",
+    "lpips_squeeze": "low",
+    "lpips_vgg": "low",
+    "dreamsim": "low",
+    "semsim": "low",
+}
+"""Whether high or low values of a metric mean more leakage."""
+
+TITLES = {
+    "mse": "MSE",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "lpips": "LPIPS",
+    "lpips_alex": "LPIPS (AlexNet)",
+    "lpips_squeeze": "LPIPS (SqueezeNet)",
+    "lpips_vgg": "LPIPS (VGG)",
+    "dreamsim": "DreamSim",
+    "semsim": "SemSim",
+}
+"""Names of metrics in reports."""
+
+REQUIRED = ("folder", "image", "true_label", "rater1", "rater2")
+CANNOT_TELL = -1
+_HIGHEST_CLASS = 10**9
+_RATER = re.compile(r"rater([1-9]\d*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratings:
+    """A checked table of N reconstructions judged by R annotators.
+
+    Attributes:
+        settings: Names of the S settings, in order of first appearance.
+        originals: Names of the O originals, in order of first appearance.
+        setting: ``(N,)`` index into `settings`.
+        original: ``(N,)`` index into `originals`.
+        true_label: ``(N,)`` class of the original.
+        raters: Column names of the annotators.
+        answers: ``(N, R)`` class named, `CANNOT_TELL` where none was.
+        metrics: Values as in the table, ``(N,)`` each.
+        leaks_when: Direction of each metric.
+    """
+
+    settings: tuple[str, ...]
+    originals: tuple[str, ...]
+    setting: Ints
+    original: Ints
+    true_label: Ints
+    raters: tuple[str, ...]
+    answers: Ints
+    metrics: Mapping[str, Floats]
+    leaks_when: Mapping[str, Direction]
+
+    @property
+    def right(self) -> Bools:
+        """``(N, R)``: did this annotator name the true class?"""
+        right: Bools = self.answers == self.true_label[:, None]
+        return right
+
+    @property
+    def majority(self) -> int:
+        """Right answers that make a reconstruction count as recognised: more than half."""
+        return len(self.raters) // 2 + 1
+
+    @property
+    def recognised(self) -> Bools:
+        """``(N,)``: did more than half of the annotators name the true class?"""
+        recognised: Bools = self.right.sum(axis=1) >= self.majority
+        return recognised
+
+    def leakage(self, metric: str) -> Floats:
+        """``(N,)`` values signed so that higher means more leakage."""
+        values = self.metrics[metric]
+        return values if self.leaks_when[metric] == "high" else -values
+
+    def grid(self, values: NDArray[np.generic]) -> Floats:
+        """``(S, O)`` layout of a column, NaN where a setting lacks an original."""
+        grid = np.full((len(self.settings), len(self.originals)), np.nan)
+        grid[self.setting, self.original] = values
+        return grid
+
+
+def title(metric: str) -> str:
+    """The metric's name for readers.
+
+    >>> title("psnr"), title("ours")
+    ('PSNR', 'ours')
+    """
+    return TITLES.get(metric, metric)
+
+
+def read_ratings(path: str | Path, *, leaks_when: Mapping[str, Direction] | None = None) -> Ratings:
+    """Read and check a ratings table.
+
+    Args:
+        path: Comma-separated text, plain or gzip (``.gz``), with a header line.
+        leaks_when: Direction of metrics that `LEAKS_WHEN` does not know, or other directions
+            than it gives.
+
+    Raises:
+        StudyError: With the line and column at fault, and the mend.
+    """
+    path = Path(path)
+    known = {**LEAKS_WHEN, **(leaks_when or {})}
+    with _opened(path) as file:
+        lines = csv.reader(file)
+        header = [name.strip() for name in next(lines, [])]
+        raters, metrics = _check_header(path, header, known)
+        for name in leaks_when or {}:
+            if name not in metrics:
+                raise StudyError(
+                    f"{path.name}: a direction is given for `{name}`, not a metric here"
+                )
+        rows = [_Row(path, lines.line_num, header, cells) for cells in lines if any(cells)]
+    if not rows:
+        raise StudyError(f"{path.name}: the table has a header but no row")
+    true_label = np.array([row.integer("true_label", lowest=0) for row in rows])
+    answers = np.array([[row.integer(name, lowest=CANNOT_TELL) for name in raters] for row in rows])
+    setting, settings = _index([row.text("folder") for row in rows])
+    original, originals = _index([row.text("image") for row in rows])
+    _check_rows(rows, setting, original, true_label, answers)
+    if len(settings) < 3:
+        raise StudyError(
+            f"{path.name}: column `folder` must name at least 3 settings to correlate, but names "
+            f"{len(settings)}; add reconstructions of other attacks, models or defences"
+        )
+    return Ratings(
+        settings=settings,
+        originals=originals,
+        setting=setting,
+        original=original,
+        true_label=true_label,
+        raters=tuple(raters),
+        answers=answers,
+        metrics={name: np.array([row.number(name) for row in rows]) for name in metrics},
+        leaks_when={name: known[name] for name in metrics},
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    path: Path
+    line: int
+    header: list[str]
+    cells: list[str]
+
+    def __post_init__(self) -> None:
+        if len(self.cells) != len(self.header):
+            raise StudyError(
+                f"{self.path.name}, line {self.line}: must have {len(self.header)} fields like the "
+                f"header, but has {len(self.cells)}"
+            )
+
+    def wrong(self, column: str, message: str) -> StudyError:
+        return StudyError(f"{self.path.name}, line {self.line}, column `{column}`: {message}")
+
+    def text(self, column: str) -> str:
+        text = self.cells[self.header.index(column)].strip()
+        if not text:
+            raise self.wrong(column, "is empty; fill it in or drop the row")
+        return text
+
+    def number(self, column: str) -> float:
+        text = self.text(column)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.wrong(
+                column, f"must be a finite number, but got {text!r}; cap it, or drop the column"
+            )
+        return value
+
+    def integer(self, column: str, *, lowest: int) -> int:
+        text = self.text(column)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not value.is_integer() or not lowest <= value <= _HIGHEST_CLASS:
+            extra = " (-1 is 'cannot tell')" if lowest == CANNOT_TELL else ""
+            raise self.wrong(
+                column, f"must be a class number of {lowest} or more{extra}, but got {text!r}"
+            )
+        return int(value)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+                yield file
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise StudyError(
+            f"{path.name}: is not a whole gzip file; unpack it or copy it again"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise StudyError(f"{path.name}: is not comma-separated UTF-8 text ({error})") from error
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _check_header(
+    path: Path, header: list[str], known: Mapping[str, Direction]
+) -> tuple[list[str], list[str]]:
+    for name in header:
+        if header.count(name) > 1:
+            raise StudyError(f"{path.name}: column `{name}` appears twice; rename or drop one")
+    missing = [f"`{name}`" for name in REQUIRED if name not in header]
+    if missing:
+        raise StudyError(
+            f"{path.name}: lacks column {', '.join(missing)}; the first line must name folder, "
+            "image, true_label, rater1, rater2, ... and the metrics"
+        )
+    raters = sorted(filter(_RATER.fullmatch, header), key=lambda name: int(name[5:]))
+    metrics = [name for name in header if name not in {*REQUIRED, *raters, "n_correct"}]
+    if not metrics:
+        raise StudyError(f"{path.name}: has no metric column; add one, such as `psnr`")
+    for name in metrics:
+        if name not in known:
+            raise StudyError(
+                f"{path.name}: column `{name}` is no known metric; say whether high or low values "
+                f"leak (--direction {name}=high or {name}=low), or drop it"
+            )
+        if known[name] not in ("high", "low"):
+            raise StudyError(
+                f"the direction of `{name}` must be 'high' or 'low', but got {known[name]!r}"
+            )
+    return raters, metrics
+
+
+def _index(names: list[str]) -> tuple[Ints, tuple[str, ...]]:
+    places: dict[str, int] = {}
+    index = np.array([places.setdefault(name, len(places)) for name in names])
+    return index, tuple(places)
+
+
+def _check_rows(
+    rows: list[_Row], setting: Ints, original: Ints, true_label: Ints, answers: Ints
+) -> None:
+    seen: dict[tuple[int, int], int] = {}
+    label_of: dict[int, tuple[int, int]] = {}
+    n_right = (answers == true_label[:, None]).sum(axis=1)
+    counted = "n_correct" in rows[0].header
+    for i, row in enumerate(rows):
+        first = seen.setdefault((int(setting[i]), int(original[i])), row.line)
+        if first != row.line:
+            raise row.wrong("image", f"repeats line {first} (same folder and image); drop one")
+        label, line = label_of.setdefault(int(original[i]), (int(true_label[i]), row.line))
+        if label != true_label[i]:
+            raise row.wrong(
+                "true_label", f"is {true_label[i]}, but line {line} says {label} for this image"
+            )
+        if counted and row.integer("n_correct", lowest=0) != n_right[i]:
+            raise row.wrong(
+                "n_correct",
+                f"is {row.text('n_correct')}, but {n_right[i]} answers equal true_label; "
+                "mend the answers or drop this column",
+            )
