@@ -1,0 +1,267 @@
+"""Epsilon of the Poisson-sampled Gaussian mechanism, by two accountants and both neighbour words.
+
+Every figure is an upper bound on the true epsilon. Renyi DP is Opacus' analysis; the privacy loss
+distribution (PLD) is Google's ``dp-accounting`` and tighter. Without sampling the PLD figure is the
+exact closed form.
+
+Opacus and dp-accounting take seconds to import, so they are imported where they are used.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from .arguments import choice, fraction, positive, whole
+from .gaussian import DELTA_MEND, classic_sigma, gaussian_epsilon
+from .mechanism import NEIGHBOURS, Neighbours, SampledGaussian
+
+Floats = NDArray[np.float64]
+
+PLD_INTERVAL = 1e-3
+"""Widest step of the grid of privacy losses. A wider step is faster and only ever overstates."""
+PLD_LIMIT = 200.0
+"""Above this no PLD is built: it would take gigabytes to refine a figure that means no privacy."""
+
+
+@dataclass(frozen=True)
+class RdpSpent:
+    """What Renyi DP says.
+
+    Attributes:
+        epsilon: The bound.
+        order: The Renyi order that gave it.
+    """
+
+    epsilon: float
+    order: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epsilons:
+    """One mechanism's epsilon, four ways; each an upper bound.
+
+    Attributes:
+        rdp: Renyi DP, add-or-remove.
+        pld: Privacy loss distribution, add-or-remove.
+        rdp_replace: Renyi DP, replace-one.
+        pld_replace: Privacy loss distribution, replace-one.
+    """
+
+    rdp: float
+    pld: float
+    rdp_replace: float
+    pld_replace: float
+
+    def tightest(self, neighbours: Neighbours) -> float:
+        """The PLD figure for one neighbour relation."""
+        return self.pld if neighbours == "add-or-remove" else self.pld_replace
+
+
+def epsilons(mechanism: SampledGaussian, *, delta: float) -> Epsilons:
+    """All four figures.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    return Epsilons(
+        rdp=epsilon_rdp(mechanism, delta=delta).epsilon,
+        pld=epsilon_pld(mechanism, delta=delta),
+        rdp_replace=epsilon_rdp(mechanism, delta=delta, neighbours="replace-one").epsilon,
+        pld_replace=epsilon_pld(mechanism, delta=delta, neighbours="replace-one"),
+    )
+
+
+def local_dp_epsilons(
+    *,
+    clipping_norm: float,
+    sensitivity: float,
+    epsilon: float,
+    delta: float,
+    rounds: int = 1,
+) -> Epsilons:
+    """What Flower's ``LocalDpMod`` really gives a client, for the arguments of the mod.
+
+    It takes its noise from `sensitivity` by the classic formula, whatever the clipping norm,
+    and never composes.
+
+    Args:
+        clipping_norm: Above zero.
+        sensitivity: As given to the mod; zero or more.
+        epsilon: As given to the mod; above zero.
+        delta: As given to the mod.
+        rounds: Rounds the client takes part in.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    positive("clipping_norm", clipping_norm)
+    sigma = classic_sigma(sensitivity=sensitivity, epsilon=epsilon, delta=delta)
+    mechanism = SampledGaussian(noise_multiplier=sigma / clipping_norm, steps=rounds)
+    return epsilons(mechanism, delta=delta)
+
+
+def central_dp_epsilons(
+    *,
+    noise_multiplier: float,
+    sampled: int,
+    total: int,
+    rounds: int,
+    delta: float,
+    poisson: bool = False,
+) -> Epsilons:
+    """What Flower's central DP wrappers give a client in the released models.
+
+    Args:
+        noise_multiplier: As given to the wrapper; the noise on the mean is this x clip / sampled.
+        sampled: Clients that take part in a round.
+        total: Clients there are.
+        rounds: Releases.
+        delta: Strictly between zero and one.
+        poisson: Whether every client is sampled by its own coin. Flower draws a fixed number, so by
+            default nothing is gained by sampling, as in Flower's own accountant.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    whole("sampled", sampled)
+    whole("total", total, least=sampled, mend="it cannot be less than `sampled`")
+    mechanism = SampledGaussian(
+        noise_multiplier=noise_multiplier,
+        sample_rate=sampled / total if poisson else 1.0,
+        steps=rounds,
+    )
+    return epsilons(mechanism, delta=delta)
+
+
+def epsilon_rdp(
+    mechanism: SampledGaussian, *, delta: float, neighbours: Neighbours = "add-or-remove"
+) -> RdpSpent:
+    """Epsilon by Opacus' Renyi orders and its conversion (Balle et al. 2020, arXiv 1905.09982).
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    fraction("delta", delta, DELTA_MEND)
+    choice("neighbours", neighbours, NEIGHBOURS)
+    if mechanism.is_silent:
+        return RdpSpent(math.inf, math.nan)
+    return _rdp(mechanism, delta, neighbours)
+
+
+def epsilon_pld(
+    mechanism: SampledGaussian, *, delta: float, neighbours: Neighbours = "add-or-remove"
+) -> float:
+    """Epsilon by the privacy loss distribution; the exact closed form where nothing is sampled.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    fraction("delta", delta, DELTA_MEND)
+    choice("neighbours", neighbours, NEIGHBOURS)
+    if mechanism.is_silent:
+        return math.inf
+    return _pld(mechanism, delta, neighbours)
+
+
+@lru_cache(maxsize=512)
+def _pld(mechanism: SampledGaussian, delta: float, neighbours: Neighbours) -> float:
+    if mechanism.sample_rate == 1:
+        return gaussian_epsilon(mu=mechanism.mu(neighbours), delta=delta)
+    renyi = _rdp(mechanism, delta, neighbours).epsilon
+    if renyi > PLD_LIMIT:
+        return min(renyi, gaussian_epsilon(mu=mechanism.mu(neighbours), delta=delta))
+    return float(loss_distribution(mechanism, neighbours).get_epsilon_for_delta(delta))
+
+
+class LossDistribution(Protocol):
+    """What is used of dp-accounting's ``PrivacyLossDistribution``."""
+
+    def get_epsilon_for_delta(self, delta: float) -> float:
+        """Smallest epsilon for this delta."""
+
+    def get_delta_for_epsilon(self, epsilon: float) -> float:
+        """Smallest delta for this epsilon, which may be negative."""
+
+
+@lru_cache(maxsize=8)
+def loss_distribution(
+    mechanism: SampledGaussian, neighbours: Neighbours = "add-or-remove"
+) -> LossDistribution:
+    """The composed privacy loss distribution, with every rounding to the safe side.
+
+    The noise must be above zero and the epsilon below `PLD_LIMIT`, or it grows beyond memory.
+    """
+    from dp_accounting import NeighboringRelation
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    relation = {
+        "add-or-remove": NeighboringRelation.ADD_OR_REMOVE_ONE,
+        "replace-one": NeighboringRelation.REPLACE_ONE,
+    }[neighbours]
+    once = pld.from_gaussian_mechanism(
+        mechanism.noise_multiplier,
+        sampling_prob=mechanism.sample_rate,
+        value_discretization_interval=_interval(mechanism),
+        neighboring_relation=relation,
+    )
+    composed: LossDistribution = once.self_compose(mechanism.steps)
+    return composed
+
+
+def _interval(mechanism: SampledGaussian) -> float:
+    """A step well below the spread of one step's loss, or rounding swamps what composes."""
+    exponent = 1 / mechanism.noise_multiplier**2
+    if exponent > 50:
+        return PLD_INTERVAL
+    spread = mechanism.sample_rate * math.sqrt(math.expm1(exponent))
+    return min(PLD_INTERVAL, max(0.4 * spread, 1e-5))
+
+
+@lru_cache(maxsize=512)
+def _rdp(mechanism: SampledGaussian, delta: float, neighbours: Neighbours) -> RdpSpent:
+    from opacus.accountants.analysis import rdp
+    from opacus.accountants.rdp import RDPAccountant
+
+    orders = RDPAccountant.DEFAULT_ALPHAS
+    noise, q = mechanism.noise_multiplier, mechanism.sample_rate
+    if neighbours == "add-or-remove":
+        spent = rdp.compute_rdp(q=q, noise_multiplier=noise, steps=mechanism.steps, orders=orders)
+    elif q == 1 or noise < 0.1:
+        # Sampling can only help, so this bounds the sampled case too, where so little noise would
+        # need a grid of millions of points to say that there is no privacy.
+        spent = rdp.compute_rdp(
+            q=1.0, noise_multiplier=noise / 2, steps=mechanism.steps, orders=orders
+        )
+    else:
+        spent = _replace_one_rdp(noise, q, np.asarray(orders)) * mechanism.steps
+    with warnings.catch_warnings():
+        # Opacus warns where the best order is its first or last; the bound holds all the same.
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        epsilon, order = rdp.get_privacy_spent(orders=orders, rdp=spent, delta=delta)
+    return RdpSpent(max(0.0, float(epsilon)), float(order))
+
+
+def _replace_one_rdp(noise: float, q: float, orders: Floats) -> Floats:
+    """Renyi divergence of one step between the two worst neighbours, by the trapezoid rule.
+
+    They are those of dp-accounting's replace-one: the record at +1 in one, at -1 in the other, and
+    with chance 1 - q in neither. The integrand is smooth, so the rule is exact to rounding.
+    """
+    width = noise / 20
+    # The order a has its mass around 2 a - 1, so the largest order needs the furthest point.
+    x = np.arange(-1 - 12 * noise, 2 * orders.max() - 1 + 12 * noise, width)
+
+    def log_density(centre: float) -> Floats:
+        absent = math.log1p(-q) - x**2 / (2 * noise**2)
+        present = math.log(q) - (x - centre) ** 2 / (2 * noise**2)
+        return np.asarray(np.logaddexp(absent, present) - math.log(noise * math.sqrt(2 * math.pi)))
+
+    first, second = log_density(1.0), log_density(-1.0)
+    moments = [logsumexp(a * first + (1 - a) * second) + math.log(width) for a in orders]
+    return np.asarray(moments) / (orders - 1)

@@ -1,0 +1,314 @@
+"""What can be wrong with a claim: one function for each flag, and the table of them."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .accounting import epsilon_pld
+from .dp_claim import DpClaim, Observed
+from .effective import ClientEpsilon
+from .flags import Flag, FlagCode
+from .gaussian import CLASSIC_LIMIT, analytic_sigma, classic_sigma
+
+NORM_TOLERANCE = 0.01
+"""How far above its limit a norm may lie: updates are float32 differences of longer weights."""
+NOISE_SIGMAS = 6.5
+"""Noise alone takes an update further than this beyond its expected length in 1 of 1e9 rounds."""
+EPSILON_TOLERANCE = 0.02
+"""How far below the epsilon in effect a claim may lie: accountants differ by their rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """All that a check may look at.
+
+    Attributes:
+        claim: What is claimed.
+        seen: What was observed.
+        planned: Epsilon by the configuration alone.
+        clients: Epsilon in effect for each client, never empty.
+    """
+
+    claim: DpClaim
+    seen: Observed
+    planned: ClientEpsilon
+    clients: tuple[ClientEpsilon, ...]
+
+    @property
+    def counts_on_sampling(self) -> bool:
+        """Whether the claim needs Poisson sampling, and there is none."""
+        figure = self.planned.figure(self.claim.epsilon_covers, self.claim.neighbours)
+        return (
+            self.claim.sampling != "poisson"
+            and self.claim.sample_rate < 1
+            and self.claim.epsilon is not None
+            and _below(self.claim.epsilon, figure)
+        )
+
+    def worst(self, *, as_poisson: bool) -> tuple[ClientEpsilon, float]:
+        """The client with the highest epsilon for what the claim covers, and that epsilon."""
+        span, neighbours = self.claim.epsilon_covers, self.claim.neighbours
+        figures = [
+            (line, line.figure(span, neighbours, as_poisson=as_poisson)) for line in self.clients
+        ]
+        return max(figures, key=lambda pair: pair[1])
+
+
+Check = Callable[[Case], Iterator[Flag]]
+
+
+def _sensitivity(case: Case) -> Iterator[Flag]:
+    claim, needed = case.claim, case.claim.sensitivity_needed
+    if claim.sensitivity is None or math.isclose(claim.sensitivity, needed, rel_tol=1e-6):
+        return
+    too_little = claim.sensitivity < needed
+    yield Flag(
+        code="sensitivity-not-clip",
+        message=(
+            f"The noise was scaled to sensitivity {claim.sensitivity:g}, but clipping to "
+            f"{claim.clipping_norm:g} makes it {needed:g} ({claim.neighbours}), so there is "
+            f"{'less' if too_little else 'more'} noise than the claim needs. "
+            f"Set the sensitivity to {needed:g}."
+        ),
+        severity="error" if too_little else "warning",
+    )
+
+
+def _classic(case: Case) -> Iterator[Flag]:
+    claim = case.claim
+    if claim.epsilon is None or claim.epsilon <= CLASSIC_LIMIT:
+        return
+    sigma = claim.multiplier * claim.clipping_norm
+    scale = claim.clipping_norm if claim.sensitivity is None else claim.sensitivity
+    classic = classic_sigma(sensitivity=scale, epsilon=claim.epsilon, delta=claim.delta)
+    if scale == 0 or not math.isclose(sigma, classic, rel_tol=1e-3):
+        return
+    exact = analytic_sigma(
+        sensitivity=claim.sensitivity_needed, epsilon=claim.epsilon, delta=claim.delta
+    )
+    yield Flag(
+        code="classic-beyond-one",
+        message=(
+            f"The noise {sigma:.4g} comes from sensitivity x sqrt(2 ln(1.25 / delta)) / epsilon, "
+            f"which is proved only below epsilon 1, but epsilon is {claim.epsilon:g}. "
+            f"Use the exact least noise for one release, {exact:.4g}."
+        ),
+        severity="error" if sigma < exact else "warning",
+    )
+
+
+def _reset(case: Case) -> Iterator[Flag]:
+    claim = case.claim
+    evidence = []
+    if claim.accountant == "per-round" and claim.rounds > 1:
+        evidence.append(f"a new accountant was made in each of {claim.rounds} rounds")
+    stuck = {
+        name: pair
+        for name, series in claim.reported_epsilon.items()
+        if (pair := _standstill(series)) is not None
+    }
+    if stuck:
+        earlier, later = next(iter(stuck.values()))
+        evidence.append(
+            f"the epsilon reported by {_some(list(stuck))} does not grow "
+            f"({_figure(earlier)}, then {_figure(later)})"
+        )
+    if evidence:
+        yield Flag(
+            code="accountant-reset",
+            message=(
+                f"Epsilon is that of one round: {' and '.join(evidence)}. "
+                "Keep one accountant for each client and carry it over rounds, in `context.state`."
+            ),
+            severity="error" if claim.epsilon_covers == "run" else "warning",
+        )
+
+
+def _sampling(case: Case) -> Iterator[Flag]:
+    claim = case.claim
+    if claim.sampling != "fixed" or claim.sample_rate == 1:
+        return
+    if claim.epsilon is not None and not case.counts_on_sampling:
+        return
+    _, shown = case.worst(as_poisson=False)
+    _, counted = case.worst(as_poisson=True)
+    mend = (
+        "Sample by Poisson (Opacus: `poisson_sampling=True`), or claim"
+        if claim.mechanism == "dp-sgd"
+        else "Flower's strategies draw no other way, so claim"
+    )
+    yield Flag(
+        code="sampling-not-poisson",
+        message=(
+            f"For sample rate {claim.sample_rate:.3g} accountants count epsilon "
+            f"{_figure(counted)}, which holds for Poisson sampling, but a fixed number is drawn, "
+            f"for which {_figure(shown)} can be shown. {mend} {_figure(shown)}."
+        ),
+        severity="warning" if claim.epsilon is None else "error",
+    )
+
+
+def _integers(case: Case) -> Iterator[Flag]:
+    kinds = ("int", "uint", "bool")
+    names = [
+        name
+        for name, dtype in case.claim.arrays.items()
+        if dtype.removeprefix("torch.").startswith(kinds)
+    ]
+    if names:
+        yield Flag(
+            code="noise-on-integers",
+            message=(
+                f"Noise on {_some(names)} is cut off to whole numbers, so it hides nothing, and "
+                "such a counter also takes up the clipping norm. Send no integer buffers: use a "
+                "normalisation without them, GroupNorm for example."
+            ),
+            severity="error",
+        )
+
+
+def longest_update(claim: DpClaim, seen: Observed) -> float | None:
+    """The longest update that clipping and noise allow; None if they do not say."""
+    if claim.mechanism == "central-gaussian":
+        return claim.clipping_norm if claim.clipped_by == "client" else None
+    if claim.mechanism == "dp-sgd" or seen.parameters is None:
+        return None
+    # A length changes by at most the change in the noise, so it exceeds its mean, itself at most
+    # the root of the mean square, by t sigma with chance exp(-t^2 / 2) or less.
+    sigma = claim.multiplier * claim.clipping_norm
+    usual = math.hypot(claim.clipping_norm, sigma * math.sqrt(seen.parameters))
+    return usual + NOISE_SIGMAS * sigma
+
+
+def _norms(case: Case) -> Iterator[Flag]:
+    limit = longest_update(case.claim, case.seen)
+    if limit is None:
+        return
+    longer = [
+        (norm, number, name)
+        for number, norms in case.seen.update_norms.items()
+        for name, norm in norms.items()
+        if norm > limit * (1 + NORM_TOLERANCE)
+    ]
+    if longer:
+        norm, number, name = max(longer)
+        yield Flag(
+            code="norm-above-clip",
+            message=(
+                f"The update of {name!r} in round {number} has norm {norm:.4g}, but clipping to "
+                f"{case.claim.clipping_norm:g} allows at most {limit:.4g}; updates too long in "
+                f"all: {len(longer)}. No epsilon holds for them. Check that the clipping mod is in "
+                "`@app.train(mods=[...])`, listed before every mod that changes the update."
+            ),
+            severity="error",
+        )
+
+
+def _counts(case: Case) -> Iterator[Flag]:
+    planned = case.claim.sampled_clients
+    if planned is None or not case.seen.complete or case.claim.sampling == "poisson":
+        return
+    counts = {number: len(norms) for number, norms in case.seen.update_norms.items()}
+    wrong = {number: count for number, count in counts.items() if count != planned}
+    if wrong:
+        number, count = min(wrong.items(), key=lambda item: item[1])
+        yield Flag(
+            code="client-count-mismatch",
+            message=(
+                f"Noise is scaled to {planned} clients, but {count} took part in round {number}, "
+                f"and the number differs in {len(wrong)} of {len(counts)} rounds. Fewer clients "
+                "have too little noise. Set `num_sampled_clients` to the number that takes part, "
+                "and drop rounds with fewer."
+            ),
+            severity="error" if count < planned else "warning",
+        )
+
+
+def _weights(case: Case) -> Iterator[Flag]:
+    if case.claim.mechanism != "central-gaussian":
+        return
+    heaviest = {
+        number: max(weights.values()) * len(weights) / sum(weights.values())
+        for number, weights in case.seen.weights.items()
+        if weights
+    }
+    number, excess = max(heaviest.items(), key=lambda item: item[1], default=(0, 1.0))
+    if excess > 1 + 1e-6:
+        yield Flag(
+            code="unequal-weights",
+            message=(
+                f"In round {number} one client weighs {excess:.3g} times the mean, but noise is "
+                "scaled to equal weights. Have every client report the same `num-examples`."
+            ),
+            severity="error",
+        )
+
+
+def _understated(case: Case) -> Iterator[Flag]:
+    claim = case.claim
+    # What sampling fails to give has a flag of its own.
+    line, effective = case.worst(as_poisson=case.counts_on_sampling)
+    if claim.epsilon is not None and _below(claim.epsilon, effective):
+        rounds = line.rounds if claim.epsilon_covers == "run" else 1
+        yield Flag(
+            code="epsilon-understated",
+            message=(
+                f"Epsilon {claim.epsilon:g} is claimed for a {claim.epsilon_covers}, but "
+                f"{_figure(effective)} is in effect for {line.client!r}, rounds: {rounds} "
+                f"({claim.neighbours}, delta {claim.delta:g}). Claim that, add noise or train less."
+            ),
+            severity="error",
+        )
+    too_low = {}
+    for name, series in claim.reported_epsilon.items():
+        if series and _standstill(series) is None:
+            spent = claim.over(len(series), multiplier=claim.multiplier, as_poisson=True)
+            real = epsilon_pld(spent, delta=claim.delta, neighbours=claim.neighbours)
+            if _below(series[-1], real):
+                too_low[name] = real
+    if too_low:
+        name = max(too_low, key=too_low.__getitem__)
+        series = claim.reported_epsilon[name]
+        yield Flag(
+            code="epsilon-understated",
+            message=(
+                f"Reported epsilons are too low for {_some(list(too_low))}: {name!r} reports "
+                f"{_figure(series[-1])} after {len(series)} rounds, but {_figure(too_low[name])} "
+                f"is in effect ({claim.neighbours}, delta {claim.delta:g}). Check what the "
+                "accountant was told: noise, sample rate, steps, delta."
+            ),
+            severity="error",
+        )
+
+
+CHECKS: dict[FlagCode, Check] = {
+    "sensitivity-not-clip": _sensitivity,
+    "classic-beyond-one": _classic,
+    "accountant-reset": _reset,
+    "sampling-not-poisson": _sampling,
+    "noise-on-integers": _integers,
+    "norm-above-clip": _norms,
+    "client-count-mismatch": _counts,
+    "unequal-weights": _weights,
+    "epsilon-understated": _understated,
+}
+"""Every check there is; each yields flags of its own code only."""
+
+
+def _standstill(series: Sequence[float]) -> tuple[float, float] | None:
+    """The first two epsilons, one round after the other, that do not grow."""
+    return next(((e, later) for e, later in pairwise(series) if later <= e < math.inf), None)
+
+
+def _below(claimed: float, effective: float) -> bool:
+    return claimed < effective * (1 - EPSILON_TOLERANCE)
+
+
+def _figure(epsilon: float) -> str:
+    return "infinity" if math.isinf(epsilon) else f"{epsilon:.4g}"
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

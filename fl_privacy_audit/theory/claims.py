@@ -1,0 +1,88 @@
+"""Is a differential-privacy claim what it says?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .checks import CHECKS, Case, longest_update
+from .dp_claim import DpClaim, Observed
+from .effective import ClientEpsilon, client_epsilons, multiplier_in_effect, planned_epsilon
+from .flags import Flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimCheck:
+    """What became of a claim.
+
+    Attributes:
+        noise_multiplier: Noise over clipping norm in effect, in the worst round.
+        clients: Epsilon in effect for each client.
+        flags: What is wrong.
+        unchecked: What could not be looked at and why, a sentence each.
+    """
+
+    noise_multiplier: float
+    clients: tuple[ClientEpsilon, ...]
+    flags: tuple[Flag, ...]
+    unchecked: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether no error was found; read `unchecked` before believing it."""
+        return all(flag.severity != "error" for flag in self.flags)
+
+
+def check_claim(claim: DpClaim, observed: Observed | None = None) -> ClaimCheck:
+    """Compute the epsilon in effect and flag what does not fit the claim.
+
+    A claim is compared with the tightest figure there is, by the claim's own neighbour relation. No
+    flag is no proof: whether noise was drawn at all, and well, cannot be seen from here.
+
+    Args:
+        claim: What is claimed and how it is configured.
+        observed: What was seen of the run; without it only the configuration is checked.
+
+    >>> result = check_claim(DpClaim(
+    ...     mechanism="local-gaussian", clipping_norm=1.0, sensitivity=1e-4, epsilon=10.0,
+    ...     delta=1e-5, rounds=1))
+    >>> f"{result.clients[0].in_effect.cumulative.pld:.3g}"
+    '2.13e+08'
+    >>> [flag.code for flag in result.flags]
+    ['sensitivity-not-clip', 'classic-beyond-one', 'epsilon-understated']
+    """
+    seen = observed or Observed()
+    case = Case(
+        claim=claim,
+        seen=seen,
+        planned=planned_epsilon(claim),
+        clients=client_epsilons(claim, seen),
+    )
+    return ClaimCheck(
+        noise_multiplier=multiplier_in_effect(claim, seen),
+        clients=case.clients,
+        flags=tuple(flag for check in CHECKS.values() for flag in check(case)),
+        unchecked=tuple(_unchecked(claim, seen)),
+    )
+
+
+def _unchecked(claim: DpClaim, seen: Observed) -> Iterator[str]:
+    if claim.epsilon is None:
+        yield "No epsilon is claimed, so there is none to compare with the one in effect."
+    if claim.sampling == "unknown" and claim.sample_rate < 1:
+        yield "How records or clients are sampled is not known, so it is taken to hide nothing."
+    if claim.accountant == "unknown" and not claim.reported_epsilon and claim.rounds > 1:
+        yield "Whether one accountant counts all rounds is not known."
+    if not claim.arrays:
+        yield "Which arrays get noise is not known."
+    if not seen.update_norms:
+        yield "No update norms were observed."
+    elif longest_update(claim, seen) is None:
+        yield {
+            "dp-sgd": "DP-SGD clips gradients of records, so norms of updates say nothing of it.",
+            "local-gaussian": "Norms of noised updates say nothing without `parameters`.",
+            "central-gaussian": "Updates were observed before the server clipped them.",
+        }[claim.mechanism]
+    if claim.mechanism == "central-gaussian":
+        if not (seen.complete and seen.update_norms):
+            yield "Clients were not counted, as not every update is known to have been observed."
+        if not seen.weights:
+            yield "The weights of clients in the mean are not known."

@@ -1,0 +1,46 @@
+"""The table of what can be wrong with a differential-privacy claim."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+FlagCode = Literal[
+    "sensitivity-not-clip",
+    "classic-beyond-one",
+    "accountant-reset",
+    "sampling-not-poisson",
+    "noise-on-integers",
+    "norm-above-clip",
+    "client-count-mismatch",
+    "unequal-weights",
+    "epsilon-understated",
+]
+
+FLAGS: dict[FlagCode, str] = {
+    "sensitivity-not-clip": "the noise was scaled to another sensitivity than clipping enforces",
+    "classic-beyond-one": "the classic Gaussian formula was used beyond epsilon 1",
+    "accountant-reset": "the accountant starts again each round, so epsilon is that of one round",
+    "sampling-not-poisson": "epsilon counts on Poisson sampling that does not take place",
+    "noise-on-integers": "noise on integer arrays is cut off and protects nothing",
+    "norm-above-clip": "an observed update is longer than clipping allows",
+    "client-count-mismatch": "another number of clients took part than the noise was scaled to",
+    "unequal-weights": "clients weigh differently in the mean than the noise was scaled to",
+    "epsilon-understated": "the epsilon claimed is below the one in effect",
+}
+"""Every flag there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """One thing wrong with a claim.
+
+    Attributes:
+        code: A key of `FLAGS`.
+        message: What was seen, and the mend.
+        severity: ``"error"``: the claim does not hold, or cannot be upheld. ``"warning"``: it may
+            hold, but the configuration is not what it seems.
+    """
+
+    code: FlagCode
+    message: str
+    severity: Severity

@@ -1,0 +1,58 @@
+"""What is accounted for: the Poisson-sampled Gaussian mechanism, and who its neighbours are.
+
+*add-or-remove*: the neighbour lacks one record, or has zeros in its place; sensitivity ``C``.
+*replace-one*: one record is another; sensitivity ``2 C``.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .arguments import not_negative, rate, whole
+from .gaussian import gaussian_mu
+
+Neighbours = Literal["add-or-remove", "replace-one"]
+NEIGHBOURS: tuple[Neighbours, ...] = ("add-or-remove", "replace-one")
+SENSITIVITY: dict[Neighbours, float] = {"add-or-remove": 1.0, "replace-one": 2.0}
+"""In clipping norms."""
+
+LEAST_NOISE = 1e-12
+"""A smaller noise multiplier counts as no noise: epsilon is infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledGaussian:
+    """A sum of clipped contributions, Poisson-sampled, with Gaussian noise, some times over.
+
+    Attributes:
+        noise_multiplier: Noise standard deviation over clipping norm; zero or more.
+        sample_rate: Chance of each record to take part in a step, in (0, 1]; 1 is no sampling.
+        steps: How many times, at least once.
+    """
+
+    noise_multiplier: float
+    sample_rate: float = 1.0
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        not_negative(
+            "noise_multiplier", self.noise_multiplier, "it is the noise over the clipping norm"
+        )
+        rate(
+            "sample_rate",
+            self.sample_rate,
+            "it is batch size over records, or clients sampled over clients",
+        )
+        whole("steps", self.steps)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is no noise to speak of."""
+        return self.noise_multiplier < LEAST_NOISE
+
+    def mu(self, neighbours: Neighbours) -> float:
+        """``mu`` if every record took part in every step: an upper bound with sampling."""
+        return gaussian_mu(
+            noise_multiplier=self.noise_multiplier,
+            sensitivity=SENSITIVITY[neighbours],
+            releases=self.steps,
+        )

@@ -1,0 +1,66 @@
+"""Spies in place of attacks."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fl_privacy_audit import Auditor
+from fl_privacy_audit.types import Observation, Reconstruction
+
+from .builders import audit_config, tiny_net
+
+
+@dataclass
+class Spy:
+    """An attack that answers grey and remembers what it was given."""
+
+    name: str = "spy"
+    error: Exception | None = None
+    value: float = 0.5
+    calls: list[tuple[Observation, dict[str, Any]]] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+
+    def reconstruct(self, seen: Observation, **given: Any) -> Reconstruction:
+        self.calls.append((seen, given))
+        self.threads.append(torch.get_num_threads())
+        given["progress"](1, 2)
+        if self.error:
+            raise self.error
+        images = torch.full((seen.num_images, *seen.image.shape), self.value)
+        return Reconstruction(
+            images=images, labels=None, objective=1.0, steps=2, stopped="finished"
+        )
+
+
+Build = Callable[..., tuple[Auditor, list[Spy]]]
+
+
+@pytest.fixture
+def spied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """An auditor whose attacks are spies; ``how`` is given to each of them."""
+
+    def build(how: dict[str, Any] | None = None, **settings: Any) -> tuple[Auditor, list[Spy]]:
+        spies: list[Spy] = []
+
+        def make(name: str, settings: object) -> Spy:
+            spies.append(Spy(name=name, **(how or {})))
+            return spies[-1]
+
+        monkeypatch.setattr("fl_privacy_audit.audit.make_attack", make)
+        truth = settings.pop("truth", None)
+        config = audit_config(tmp_path, **{"attacks": ["spy"], **settings})
+        return Auditor(config, model=tiny_net(), truth=truth), spies
+
+    return build
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
