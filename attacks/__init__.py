@@ -14,8 +14,17 @@ from fl_privacy_audit.protocols import Attack
 from .dlg import dlg
 from .idlg import idlg
 from .inverting_gradients import inverting_gradients
+from .many import reconstruct_each
 
-__all__ = ["ATTACKS", "AttackEntry", "dlg", "idlg", "inverting_gradients", "make_attack"]
+__all__ = [
+    "ATTACKS",
+    "AttackEntry",
+    "dlg",
+    "idlg",
+    "inverting_gradients",
+    "make_attack",
+    "reconstruct_each",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ def dlg(*, steps: int = 100, restarts: int = 2, learning_rate: float = 1.0) -> O
         replay=replay.local_training,
         distance=distances.squared,
         optimiser=lbfgs,
+        separable=False,
         steps=steps,
         restarts=restarts,
         dtype=torch.float64,

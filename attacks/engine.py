@@ -5,11 +5,14 @@ moves the guess until the replay looks like the observed update. They differ in 
 how labels are found, how the two updates are compared, what else an image should look like, and
 how the guess is moved. Those are the slots of `OptimisationAttack`.
 
+Many trials run side by side: restarts of one victim, and victims that share an architecture. How
+the gradients of a step are computed is chosen in `evaluators`; the loop does not know.
+
 Inside the engine images are model inputs (normalised); `Reconstruction.images` are pixels.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, final
 
@@ -20,21 +23,16 @@ from fl_privacy_audit.errors import AttackError
 from fl_privacy_audit.protocols import Progress
 from fl_privacy_audit.types import ImageSpec, Observation, Reconstruction, Update
 
-from .labels import LabelRule, Labels
+from .evaluators import Distance, Evaluator, Prior, Trials, Weight, choose_evaluator
+from .labels import LabelRule
 from .replay import Replay
 
 Start = Callable[[Observation, torch.Generator], Tensor]
 """First guess, ``(N, C, H, W)`` model inputs."""
-Distance = Callable[[Update, Update], Tensor]
-"""How unlike two updates are: a scalar, 0 where they agree."""
-Prior = Callable[[Tensor, Observation], Tensor]
-"""How unlike a natural image the inputs ``(N, C, H, W)`` are: a scalar."""
-Weight = Callable[[Observation], float]
-"""How much a prior counts against the distance."""
 GradientRule = Callable[[Tensor], Tensor]
 """What the optimiser is given for the gradient of the objective."""
 Constraint = Callable[[Tensor, ImageSpec], Tensor]
-"""Moves inputs ``(N, C, H, W)`` back to where images can be."""
+"""Moves inputs ``(T, N, C, H, W)`` back to where images can be."""
 Schedule = Callable[[float], float]
 """Share of the steps done, in [0, 1) -> factor on the learning rate."""
 
@@ -61,12 +59,15 @@ class OptimisationAttack:
         priors: ``(weight, prior)`` pairs added to the distance; the weight may depend on what is
             known of the noise.
         optimiser: Moves the guess.
+        separable: Whether the optimiser treats every number by itself (Adam does, L-BFGS does
+            not), so that trials can share one.
         gradient_rule: Applied to the gradient first.
         constrain: Applied after each step.
         schedule: Learning-rate factor.
         steps: Optimiser steps of one restart.
         restarts: Fresh starts.
         dtype: Floating type of the computation.
+        engine: How gradients are computed: a name in `evaluators.EVALUATORS`, or ``"auto"``.
     """
 
     name: str
@@ -75,6 +76,7 @@ class OptimisationAttack:
     replay: Callable[[Observation], Replay]
     distance: Distance
     optimiser: Optimiser
+    separable: bool = True
     priors: tuple[tuple[Weight, Prior], ...] = ()
     gradient_rule: GradientRule = lambda gradient: gradient
     constrain: Constraint = lambda inputs, spec: inputs
@@ -82,6 +84,7 @@ class OptimisationAttack:
     steps: int
     restarts: int = 1
     dtype: torch.dtype = torch.float32
+    engine: str = "auto"
 
     def reconstruct(
         self,
@@ -92,27 +95,81 @@ class OptimisationAttack:
         progress: Progress | None = None,
     ) -> Reconstruction:
         """See `fl_privacy_audit.protocols.Attack.reconstruct`."""
+        (result,) = self.reconstruct_many([seen], rngs=[rng], seconds=seconds, progress=progress)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def reconstruct_many(
+        self,
+        observations: Sequence[Observation],
+        *,
+        rngs: Sequence[torch.Generator],
+        seconds: float = float("inf"),
+        progress: Progress | None = None,
+    ) -> list[Reconstruction | Exception]:
+        """Attack several victims that share model, shapes and local training, side by side.
+
+        Args:
+            observations: Alike but for their tensors.
+            rngs: One for each.
+            seconds: For all of them together.
+            progress: Called with steps done and in all.
+
+        Returns:
+            One result for each victim; an exception where its attack could not run.
+        """
+        devices = {seen.device for seen in observations if seen.device.type == "cuda"}
+        with torch.random.fork_rng(devices=devices):
+            # Models may draw random numbers themselves (functional dropout, say).
+            torch.manual_seed(rngs[0].initial_seed())
+            return self._reconstruct_many(observations, rngs, seconds, progress)
+
+    def _reconstruct_many(
+        self,
+        observations: Sequence[Observation],
+        rngs: Sequence[torch.Generator],
+        seconds: float,
+        progress: Progress | None,
+    ) -> list[Reconstruction | Exception]:
         deadline = time.monotonic() + seconds
-        seen = _cast(seen, self.dtype)
-        replay = self.replay(seen)
-        best: _Trial | None = None
-        taken = 0
-        for restart in range(self.restarts):
+        trials = [
+            (index, Trials.draw(self, seen, self.replay(seen), rng))
+            for index, (seen, rng) in enumerate(
+                zip((_cast(o, self.dtype) for o in observations), rngs, strict=True)
+            )
+            for _ in range(self.restarts)
+        ]
+        # Trials that cannot share an optimiser run one after the other.
+        groups = [trials] if self.separable else [[trial] for trial in trials]
+        best: dict[int, _Outcome] = {}
+        taken = dict.fromkeys(range(len(observations)), 0)
+        for number, group in enumerate(groups):
 
-            def report(step: int, base: int = restart * self.steps) -> None:
+            def report(step: int, base: int = number * self.steps) -> None:
                 if progress is not None:
-                    progress(base + step, self.restarts * self.steps)
+                    progress(base + step, len(groups) * self.steps)
 
-            trial = self._run(seen, replay, rng, deadline, report)
-            taken += trial.steps
-            if best is None or bool(trial.distance < best.distance):
-                best = trial
-            if trial.out_of_time:
+            outcomes = self._run(Trials.join([t for _, t in group]), deadline, report)
+            for (index, _), outcome in zip(group, outcomes, strict=True):
+                taken[index] += outcome.steps
+                if index not in best or bool(outcome.distance < best[index].distance):
+                    best[index] = outcome
+            if time.monotonic() > deadline:
                 break
-        assert best is not None, "a recipe has at least one restart"
+        return [
+            self._result(seen, best.get(index), taken[index])
+            for index, seen in enumerate(observations)
+        ]
+
+    def _result(
+        self, seen: Observation, best: "_Outcome | None", taken: int
+    ) -> Reconstruction | Exception:
+        if best is None:
+            return AttackError("the time was up before this update's turn; allow more seconds")
         objective = float(best.distance)
         if not objective < float("inf"):
-            raise AttackError(
+            return AttackError(
                 "the objective was not finite at any step; the update or the model may overflow"
             )
         return Reconstruction(
@@ -120,45 +177,27 @@ class OptimisationAttack:
             labels=best.labels,
             objective=objective,
             steps=taken,
-            stopped="out of time" if best.out_of_time or taken < self._all_steps else "finished",
+            stopped="finished" if taken == self.steps * self.restarts else "out of time",
+            details={"engine": best.engine},
         )
 
-    @property
-    def _all_steps(self) -> int:
-        return self.steps * self.restarts
-
     def _run(
-        self,
-        seen: Observation,
-        replay: Replay,
-        rng: torch.Generator,
-        deadline: float,
-        report: Callable[[int], None],
-    ) -> "_Trial":
-        inputs = self.start(seen, rng).to(seen.device, self.dtype).requires_grad_()
-        labels = self.labels(seen, rng)
-        leaves = [inputs, *labels.leaves]
+        self, trials: Trials, deadline: float, report: Callable[[int], None]
+    ) -> "list[_Outcome]":
+        evaluator = choose_evaluator(self, trials, deadline)
+        leaves = [trials.inputs, *([trials.scores] if trials.learned else [])]
         optimiser = self.optimiser(leaves)
         rates = [group["lr"] for group in optimiser.param_groups]
-        weights = [(weight(seen), prior) for weight, prior in self.priors]
-        best = torch.full((), float("inf"), dtype=self.dtype, device=seen.device)
-        kept, kept_labels = inputs.detach().clone(), labels.classes()
+        keep = _Best(trials)
 
         def evaluate() -> Tensor:
-            nonlocal best, kept, kept_labels
-            distance = self.distance(replay(inputs, labels.probabilities()), replay.target)
-            objective = distance
-            for weight, prior in weights:
-                objective = objective + weight * prior(inputs, seen)
-            gradients = torch.autograd.grad(objective, leaves)
-            with torch.no_grad():
-                better = distance < best
-                best = torch.where(better, distance, best)
-                kept = torch.where(better, inputs, kept)
-                kept_labels = torch.where(better, labels.classes(), kept_labels)
-                for leaf, gradient in zip(leaves, gradients, strict=True):
-                    leaf.grad = self.gradient_rule(gradient)
-            return objective.detach()
+            step = evaluator(trials)
+            keep.update(step.distances)
+            gradients = [step.input_gradients, step.score_gradients]
+            for leaf, gradient in zip(leaves, gradients, strict=False):
+                assert gradient is not None
+                leaf.grad = self.gradient_rule(gradient)
+            return step.objectives.sum()
 
         step = 0
         for step in range(1, self.steps + 1):
@@ -166,21 +205,48 @@ class OptimisationAttack:
                 group["lr"] = rate * self.schedule((step - 1) / self.steps)
             optimiser.step(evaluate)  # type: ignore[arg-type]
             with torch.no_grad():
-                inputs.copy_(self.constrain(inputs, seen.image))
+                trials.inputs.copy_(self.constrain(trials.inputs, trials.seen.image))
             report(step)
             if time.monotonic() > deadline:
                 break
         evaluate()
-        return _Trial(kept, kept_labels, best, step, out_of_time=step < self.steps)
+        return keep.outcomes(step, evaluator)
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _Outcome:
     inputs: Tensor
     labels: Tensor
     distance: Tensor
     steps: int
-    out_of_time: bool
+    engine: str
+
+
+class _Best:
+    """The iterate of each trial with the least distance so far; never waits for the device."""
+
+    def __init__(self, trials: Trials) -> None:
+        self._trials = trials
+        self._inputs = trials.inputs.detach().clone()
+        self._labels = trials.scores.detach().argmax(dim=-1)
+        self._distances = torch.full_like(trials.inputs[:, 0, 0, 0, 0].detach(), float("inf"))
+
+    @torch.no_grad()
+    def update(self, distances: Tensor) -> None:
+        better = distances < self._distances
+        self._distances = torch.where(better, distances, self._distances)
+        wide = better.view(-1, 1, 1, 1, 1)
+        self._inputs = torch.where(wide, self._trials.inputs, self._inputs)
+        labels = self._trials.scores.argmax(dim=-1)
+        self._labels = torch.where(better.view(-1, 1), labels, self._labels)
+
+    def outcomes(self, steps: int, evaluator: Evaluator) -> list[_Outcome]:
+        return [
+            _Outcome(inputs, labels, distance, steps, evaluator.name)
+            for inputs, labels, distance in zip(
+                self._inputs, self._labels, self._distances, strict=True
+            )
+        ]
 
 
 def _cast(seen: Observation, dtype: torch.dtype) -> Observation:
@@ -195,6 +261,3 @@ def _cast(seen: Observation, dtype: torch.dtype) -> Observation:
         update=cast(seen.update),
         gradient=None if seen.gradient is None else cast(seen.gradient),
     )
-
-
-__all__ = ["Labels", "OptimisationAttack"]

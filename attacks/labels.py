@@ -23,11 +23,6 @@ class Labels:
     scores: Tensor
     learned: bool
 
-    @property
-    def leaves(self) -> list[Tensor]:
-        """What the optimiser moves besides the images."""
-        return [self.scores] if self.learned else []
-
     def probabilities(self) -> Tensor:
         """``(N, K)`` targets for the cross-entropy."""
         return self.scores.softmax(dim=1) if self.learned else self.scores
@@ -43,7 +38,7 @@ LabelRule = Callable[[Observation, torch.Generator], Labels]
 def learned(seen: Observation, rng: torch.Generator) -> Labels:
     """Random scores, to be moved with the images (Zhu et al. 2019, Eq. 4)."""
     scores = torch.randn(seen.num_images, seen.num_classes, generator=rng, dtype=seen.dtype)
-    return Labels(scores=scores.to(seen.device).requires_grad_(), learned=True)
+    return Labels(scores=scores.to(seen.device), learned=True)
 
 
 def analytic(seen: Observation, rng: torch.Generator) -> Labels:

@@ -4,24 +4,24 @@ Observation -> attack -> matching -> scores -> record. An audit never stops trai
 wrong becomes a recorded outcome, unless `AuditConfig.fail_fast` is set.
 """
 
-import contextlib
 import hashlib
 import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import nn
 
-from fl_privacy_audit.attacks import make_attack
-from fl_privacy_audit.config import AttackConfig, AuditConfig
-from fl_privacy_audit.errors import AuditError, ConfigError, UnmetNeedError
+from fl_privacy_audit.attacks import make_attack, reconstruct_each
+from fl_privacy_audit.config import AuditConfig
+from fl_privacy_audit.devices import cpu_threads, pick_device
+from fl_privacy_audit.errors import AuditError, UnmetNeedError
 from fl_privacy_audit.ledger import Ledger, now
-from fl_privacy_audit.protocols import Attack, TruthProvider
+from fl_privacy_audit.protocols import TruthProvider
 from fl_privacy_audit.provenance import describe_model, versions
 from fl_privacy_audit.records import (
     AttackOutcome,
@@ -31,7 +31,7 @@ from fl_privacy_audit.records import (
     ThreatModel,
 )
 from fl_privacy_audit.scoring import check_truth, score, truth_digest
-from fl_privacy_audit.types import Client, Observation, Truth
+from fl_privacy_audit.types import Client, Observation, Reconstruction, Truth
 from fl_privacy_audit.updates import Arrays, observe, update_norm
 
 log = logging.getLogger("fl_privacy_audit")
@@ -79,6 +79,16 @@ class Progress:
     attack: str
     step: int
     steps: int
+
+
+@dataclass(frozen=True)
+class _Victim:
+    """A client about to be attacked, and what its reconstruction will be compared with."""
+
+    reply: ClientReply
+    seen: Observation
+    truth: Truth | None
+    no_truth: str | None
 
 
 class Auditor:
@@ -145,24 +155,25 @@ class Auditor:
         """
         chosen = self._choose(server_round, replies)
         deadline = time.monotonic() + self.config.seconds_per_round
-        jobs_left = len(chosen) * len(self._attacks)
-        records = []
-        for reply in replies:
-            if reply.status != "returned" or reply.reason:
-                record = self._blank(server_round, reply, reply.reason)
-            elif not self.is_due(server_round):
-                every = self.config.every
-                record = self._blank(server_round, reply, f"not due: every {every} rounds")
-            elif reply.client not in chosen:
-                few = f"not chosen: {len(chosen)} of {len(replies)} clients are attacked"
-                record = self._blank(server_round, reply, few)
-            else:
-                record = self._audit_client(server_round, reply, deadline, jobs_left)
-                jobs_left -= len(self._attacks)
-            self.ledger.append([record], sync=record.reason is None)
-            records.append(record)
-        self._tell(server_round, records)
-        return records
+        records: dict[int, AuditRecord] = {}
+        victims: dict[int, _Victim] = {}
+        for index, reply in enumerate(replies):
+            reason = self._why_not(server_round, reply, chosen, len(replies))
+            if reason is None:
+                victim = self._prepare(server_round, reply)
+                if isinstance(victim, _Victim):
+                    victims[index] = victim
+                    continue
+                reason = victim
+            records[index] = self._blank(server_round, reply, reason)
+            self.ledger.append([records[index]], sync=False)
+        outcomes = self._attack(server_round, list(victims.values()), deadline)
+        for (index, victim), found in zip(victims.items(), outcomes, strict=True):
+            records[index] = self._record(server_round, victim, found)
+            self.ledger.append([records[index]])
+        in_order = [records[index] for index in range(len(replies))]
+        self._tell(server_round, in_order)
+        return in_order
 
     def record_evaluation(
         self, server_round: int, source: Literal["server", "clients"], metrics: Mapping[str, float]
@@ -183,34 +194,19 @@ class Auditor:
             return set(able)
         return set(random.Random(f"{self.config.seed}/{server_round}").sample(able, most))
 
-    def _blank(self, server_round: int, reply: ClientReply, reason: str | None) -> AuditRecord:
-        outcomes = [
-            AttackOutcome(
-                attack=c.name,
-                settings=c.settings,
-                status="not tested",
-                reason=reason or reply.status,
-            )
-            for c in self.config.attacks
-        ]
-        return AuditRecord(
-            time=now(),
-            run=self.run,
-            round=server_round,
-            client=str(reply.client),
-            node_id=reply.client.node_id,
-            partition=reply.client.partition,
-            client_status=reply.status,
-            reason=reason or reply.status,
-            threat_model=self._threat_model(None) if reply.status == "returned" else None,
-            num_examples=reply.num_examples,
-            reported=dict(reply.reported),
-            attacks=outcomes,
-        )
+    def _why_not(
+        self, server_round: int, reply: ClientReply, chosen: set[Client], count: int
+    ) -> str | None:
+        if reply.status != "returned" or reply.reason:
+            return reply.reason or reply.status
+        if not self.is_due(server_round):
+            return f"not due: every {self.config.every} rounds"
+        if reply.client not in chosen:
+            return f"not chosen: {len(chosen)} of {count} clients are attacked"
+        return None
 
-    def _audit_client(
-        self, server_round: int, reply: ClientReply, deadline: float, jobs_left: int
-    ) -> AuditRecord:
+    def _prepare(self, server_round: int, reply: ClientReply) -> "_Victim | str":
+        """The observation and its truth, or why there is none."""
         try:
             seen = observe(
                 self._model,
@@ -221,112 +217,145 @@ class Auditor:
                 num_examples=reply.num_examples,
                 device=self._device,
             )
-            truth, no_truth = self._read_truth(server_round, reply)
-            outcomes = []
-            for attack_config, attack in self._attacks:
-                share = max(deadline - time.monotonic(), 0.0) / jobs_left
-                jobs_left -= 1
-                outcomes.append(
-                    self._run(
-                        server_round, reply, seen, truth, no_truth, attack_config, attack, share
-                    )
-                )
         except Exception as error:
             if self.config.fail_fast:
                 raise
             log.warning("audit of round %d, client %s: %s", server_round, reply.client, error)
-            return self._blank(server_round, reply, _say(error))
-        return self._blank(server_round, reply, None).model_copy(
-            update={
-                "time": now(),
-                "reason": None,
-                "threat_model": self._threat_model(seen),
-                "update_norm": update_norm(seen.update),
-                "truth_digest": None if truth is None else truth_digest(truth),
-                "attacks": outcomes,
-            }
-        )
-
-    def _read_truth(self, server_round: int, reply: ClientReply) -> tuple[Truth | None, str | None]:
+            return _say(error)
+        if not update_norm(seen.update) > 0:
+            return (
+                "the client returned the weights it was sent: there is nothing to attack; check "
+                "that it trains, and returns what it trained"
+            )
         try:
             truth = self._truth(server_round, reply.client) if self._truth else reply.truth()
             if truth is None:
-                return None, "no true batch was published or provided"
-            return check_truth(truth, self.config.image), None
+                return _Victim(reply, seen, None, "no true batch was published or provided")
+            return _Victim(reply, seen, check_truth(truth, self.config.image), None)
         except Exception as error:
             if self.config.fail_fast:
                 raise
-            return None, _say(error)
+            return _Victim(reply, seen, None, _say(error))
 
-    def _run(
-        self,
-        server_round: int,
-        reply: ClientReply,
-        seen: Observation,
-        truth: Truth | None,
-        no_truth: str | None,
-        attack_config: AttackConfig,
-        attack: Attack,
-        seconds: float,
-    ) -> AttackOutcome:
-        client = str(reply.client)
-        seed = _seed(self.config.seed, server_round, client, attack_config.name)
-        outcome = AttackOutcome(
-            attack=attack_config.name,
-            settings=attack_config.settings,
-            status="not scored",
-            reason=no_truth,
-            budget_seconds=round(seconds, 3),
-            seed=seed,
-        )
+    def _attack(
+        self, server_round: int, victims: "Sequence[_Victim]", deadline: float
+    ) -> list[list[AttackOutcome]]:
+        """One outcome for each attack, for each victim."""
+        found: list[list[AttackOutcome]] = [[] for _ in victims]
+        for number, (config, attack) in enumerate(self._attacks):
+            if not victims:
+                break
+            seconds = max(deadline - time.monotonic(), 0.0) / (len(self._attacks) - number)
+            seeds = [
+                _seed(self.config.seed, server_round, str(v.reply.client), config.name)
+                for v in victims
+            ]
+            started = time.monotonic()
+            with cpu_threads(self.config.threads):
+                results = reconstruct_each(
+                    attack,
+                    [v.seen for v in victims],
+                    rngs=[torch.Generator().manual_seed(seed) for seed in seeds],
+                    seconds=seconds,
+                    progress=self._reporter(server_round, victims, config.name),
+                )
+            took = (time.monotonic() - started) / len(victims)
+            for victim, seed, result, outcomes in zip(victims, seeds, results, found, strict=True):
+                blank = AttackOutcome(
+                    attack=config.name,
+                    settings=config.settings,
+                    status="not scored",
+                    reason=victim.no_truth,
+                    budget_seconds=round(seconds / len(victims), 3),
+                    seconds=round(took, 3),
+                    seed=seed,
+                )
+                outcomes.append(self._outcome(server_round, victim, blank, result))
+        return found
+
+    def _reporter(
+        self, server_round: int, victims: "Sequence[_Victim]", attack: str
+    ) -> Callable[[int, int], None]:
+        tell = self._on_progress
+        many = len(victims) > 1
+        client = f"{len(victims)} clients" if many else str(victims[0].reply.client)
 
         def report(step: int, steps: int) -> None:
-            if self._on_progress is not None:
-                self._on_progress(
-                    Progress(
-                        round=server_round,
-                        client=client,
-                        attack=attack_config.name,
-                        step=step,
-                        steps=steps,
-                    )
+            if tell is not None:
+                at = Progress(
+                    round=server_round, client=client, attack=attack, step=step, steps=steps
                 )
+                tell(at)
 
-        started = time.monotonic()
+        return report
+
+    def _outcome(
+        self,
+        server_round: int,
+        victim: "_Victim",
+        blank: AttackOutcome,
+        result: Reconstruction | Exception,
+    ) -> AttackOutcome:
+        if isinstance(result, Exception):
+            if self.config.fail_fast:
+                raise result
+            unmet = isinstance(result, UnmetNeedError)
+            status: Literal["not tested", "failed"] = "not tested" if unmet else "failed"
+            return blank.model_copy(update={"status": status, "reason": _say(result)})
+        client = str(victim.reply.client).replace(" ", "")
+        outcome = blank.model_copy(
+            update={
+                "stopped": result.stopped,
+                "objective": result.objective,
+                "steps": result.steps,
+                "details": dict(result.details),
+            }
+        )
         try:
-            with _threads(self.config.threads):
-                result = attack.reconstruct(
-                    seen,
-                    rng=torch.Generator().manual_seed(seed),
-                    seconds=seconds,
-                    progress=report,
-                )
+            return score(
+                outcome,
+                result,
+                victim.truth,
+                pictures=self.config.directory / "pictures" if self.config.keep_pictures else None,
+                picture_name=f"round{server_round}-{client}-{blank.attack}.png",
+            )
         except Exception as error:
             if self.config.fail_fast:
                 raise
-            unmet = isinstance(error, UnmetNeedError)
-            status: Literal["not tested", "failed"] = "not tested" if unmet else "failed"
-            return outcome.model_copy(
-                update={
-                    "status": status,
-                    "reason": _say(error),
-                    "seconds": round(time.monotonic() - started, 3),
-                }
-            )
-        return score(
-            outcome.model_copy(
-                update={
-                    "stopped": result.stopped,
-                    "objective": result.objective,
-                    "steps": result.steps,
-                    "seconds": round(time.monotonic() - started, 3),
-                    "details": dict(result.details),
-                }
-            ),
-            result,
-            truth,
-            pictures=self.config.directory / "pictures" if self.config.keep_pictures else None,
-            picture_name=f"round{server_round}-{client.replace(' ', '')}-{attack_config.name}.png",
+            reason = f"the attack ran, but its result cannot be scored: {_say(error)}"
+            return outcome.model_copy(update={"status": "failed", "reason": reason})
+
+    def _blank(self, server_round: int, reply: ClientReply, reason: str) -> AuditRecord:
+        outcomes = [
+            AttackOutcome(attack=c.name, settings=c.settings, status="not tested", reason=reason)
+            for c in self.config.attacks
+        ]
+        return AuditRecord(
+            time=now(),
+            run=self.run,
+            round=server_round,
+            client=str(reply.client),
+            node_id=reply.client.node_id,
+            partition=reply.client.partition,
+            client_status=reply.status,
+            reason=reason,
+            threat_model=self._threat_model(None) if reply.status == "returned" else None,
+            num_examples=reply.num_examples,
+            reported=dict(reply.reported),
+            attacks=outcomes,
+        )
+
+    def _record(
+        self, server_round: int, victim: "_Victim", outcomes: list[AttackOutcome]
+    ) -> AuditRecord:
+        return self._blank(server_round, victim.reply, "").model_copy(
+            update={
+                "reason": None,
+                "threat_model": self._threat_model(victim.seen),
+                "update_norm": update_norm(victim.seen.update),
+                "truth_digest": None if victim.truth is None else truth_digest(victim.truth),
+                "attacks": outcomes,
+            }
         )
 
     def _threat_model(self, seen: Observation | None) -> ThreatModel:
@@ -354,34 +383,6 @@ class Auditor:
             len(records),
             f", worst PSNR {max(worst):.1f} dB" if worst else "",
         )
-
-
-def pick_device(name: str) -> torch.device:
-    """``"auto"`` -> the GPU if there is one.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"`device` must be 'auto' or a device of this machine, but got {name!r}: {error}"
-        ) from error
-    return device
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _seed(*parts: int | str) -> int:

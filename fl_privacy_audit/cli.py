@@ -1,7 +1,9 @@
 """``fl-privacy-audit``: the demo, and the tables of what an audit found."""
 
+import importlib
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import click
 from rich.console import Console
@@ -21,7 +23,26 @@ from fl_privacy_audit.report import (
 console = Console()
 
 
-@click.group()
+class _Lazy(click.Group):
+    """A group that imports its heavier commands only when they are asked for."""
+
+    later: ClassVar[dict[str, tuple[str, str]]] = {
+        "study": ("fl_privacy_audit.study.command", "study_command"),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.later])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.later:
+            return super().get_command(ctx, cmd_name)
+        module, name = self.later[cmd_name]
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Lazy)
 @click.version_option(package_name="fl-privacy-audit")
 def cli() -> None:
     """A privacy audit for Flower: what each round leaks, and what a defence does about it."""
@@ -53,7 +74,7 @@ def show(directory: Path) -> None:
     run = last_run(contents)
     console.print(rounds_table(run))
     for note in run.notes:
-        console.print(f"Note: {note}")
+        console.print(f"Note: {note}", markup=False)
     console.print(LOWER_BOUND)
 
 
@@ -76,7 +97,7 @@ def compare_command(directories: tuple[Path, ...], form: str) -> None:
     else:
         console.print(comparison_table(comparison))
         for note in [*comparison.notes, LOWER_BOUND]:
-            console.print(note)
+            console.print(note, markup=False)
 
 
 @cli.command()

@@ -34,7 +34,7 @@ class MetricSummary(BaseModel):
         count: Records scored.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     mean: float
     worst: float
@@ -56,7 +56,7 @@ class Row(BaseModel):
         not_tested: Records it was not run on.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     setting: str
     attack: str
@@ -78,7 +78,7 @@ class Comparison(BaseModel):
         runs: Run id of each directory.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     schema_version: int = 1
     rows: list[Row]

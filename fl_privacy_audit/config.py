@@ -179,7 +179,7 @@ class AuditConfig(_Settings):
         """
         try:
             settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"the audit settings in {path} cannot be read: {error}") from error
         return cls.build(settings)
 

@@ -157,6 +157,6 @@ def _write(out: Path, console: Console) -> Comparison:
     picture.chmod(0o600)
     console.print(comparison_table(comparison))
     for note in comparison.notes:
-        console.print(f"Note: {note}")
-    console.print(f"Table, picture and ledgers: {out}")
+        console.print(f"Note: {note}", markup=False)
+    console.print(f"Table, picture and ledgers: {out}", markup=False)
     return comparison

@@ -9,7 +9,8 @@
     │   └── UnmetNeedError   it needs something this observation lacks: recorded as "not tested"
     ├── TruthError           the true batch published for scoring cannot be used
     ├── LedgerError          the audit log cannot be written or read
-    └── NotComparableError   runs differ in something other than the defence
+    ├── NotComparableError   runs differ in something other than the defence
+    └── StudyError           a table of ratings cannot be studied
 
 Each message says what was wrong and how to mend it.
 """
@@ -45,3 +46,7 @@ class LedgerError(AuditError, OSError):
 
 class NotComparableError(AuditError, ValueError):
     """Runs differ in something other than the defence."""
+
+
+class StudyError(AuditError, ValueError):
+    """A table of ratings cannot be studied."""

@@ -25,7 +25,7 @@ def match(reconstructions: Tensor, originals: Tensor) -> Tensor:
     """
     x, y = originals.flatten(1).double(), reconstructions.flatten(1).double()
     cost = torch.cdist(x, y).square().cpu().numpy()
-    rows, columns = linear_sum_assignment(np.nan_to_num(cost, nan=np.inf, posinf=1e12))
+    rows, columns = linear_sum_assignment(np.nan_to_num(cost, nan=1e12, posinf=1e12))
     answer = torch.full((len(originals),), -1, dtype=torch.long)
     answer[torch.as_tensor(rows)] = torch.as_tensor(columns)
     return answer

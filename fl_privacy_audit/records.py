@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from fl_privacy_audit.types import View
 
@@ -117,6 +117,13 @@ class AttackOutcome(BaseModel):
     scores: dict[str, Scores] = Field(default_factory=dict)
     details: dict[str, float | str] = Field(default_factory=dict)
     picture: str | None = None
+
+    @field_validator("details", mode="before")
+    @classmethod
+    def _numbers_from_words(cls, details: dict[str, Any]) -> dict[str, Any]:
+        """JSON has no infinity: such numbers are written as words."""
+        words = ("Infinity", "-Infinity", "NaN")
+        return {k: float(v) if v in words else v for k, v in details.items()}
 
 
 class AuditRecord(_Line):

@@ -1,5 +1,6 @@
 """Ledger and comparison -> tables and a picture for people."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from rich.markup import escape
 from rich.table import Table
 
 from fl_privacy_audit.compare import Comparison, LastRun
@@ -29,7 +31,7 @@ def rounds_table(run: LastRun) -> Table:
     names = [attack["name"] for attack in run.run.config["attacks"]]
     several = len(names) > 1
     title = f"{run.run.setting}: {', '.join(names)}  ({run.path})"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for heading in ("round", "client", *(["attack"] if several else []), "outcome", *METRICS, "s"):
         table.add_column(heading, justify="left" if heading in ("attack", "outcome") else "right")
     for server_round in sorted({record.round for record in run.audits}):
@@ -38,16 +40,16 @@ def rounds_table(run: LastRun) -> Table:
             if record.reason is None:
                 for outcome in record.attacks:
                     attack = [outcome.attack] if several else []
-                    table.add_row(
-                        str(server_round), record.client, *attack, *_outcome_cells(outcome)
-                    )
+                    cells = [str(server_round), record.client, *attack, *_outcome_cells(outcome)]
+                    table.add_row(*map(escape, cells))
         reasons = Counter(r.reason for r in records if r.reason is not None)
         for reason, count in reasons.items():
             one = next(r.client for r in records if r.reason == reason)
             who = one if count == 1 else f"{count} clients"
             attack = [NOTHING] if several else []
             blanks = [NOTHING] * (len(METRICS) + 1)
-            table.add_row(str(server_round), who, *attack, f"not tested: {reason}", *blanks)
+            cells = [str(server_round), who, *attack, f"not tested: {reason}", *blanks]
+            table.add_row(*map(escape, cells))
     return table
 
 
@@ -98,9 +100,9 @@ def comparison_table(comparison: Comparison) -> Table:
     heads, rows = comparison_cells(comparison)
     table = Table()
     for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index else "left")
+        table.add_column(escape(head), justify="right" if index else "left")
     for cells in rows:
-        table.add_row(*cells)
+        table.add_row(*map(escape, cells))
     return table
 
 
@@ -134,7 +136,12 @@ def format_score(name: str, value: float) -> str:
 
 def format_epsilon(value: float) -> str:
     """Epsilon with three digits at most."""
-    return f"{value:.3g}" if value < 1e4 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+    if not math.isfinite(value):
+        return "infinite" if value > 0 else str(value)
+    if value < 1000:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 @dataclass(frozen=True)
@@ -165,16 +172,16 @@ def reconstruction_rows(runs: Sequence[LastRun], *, attack: str, most: int = 6) 
         kept.append(places)
     common = set.intersection(*(set(places) for places in kept)) if kept else set()
     keys = sorted(common)[:most]
-    size = runs[0].run.config["image"]["shape"][1] if runs else 0
+    _, height, width = runs[0].run.config["image"]["shape"] if runs else (0, 0, 0)
     rows = [
         PictureRow(
             "original",
-            [_read(kept[0][key][0])[:size, :size] for key in keys],
+            [_read(kept[0][key][0])[:height, :width] for key in keys],
             [f"round {key[0]}\n{key[1]}" for key in keys],
         )
     ]
     for run, places in zip(runs, kept, strict=True):
-        images = [_read(places[key][0])[size:, :size] for key in keys]
+        images = [_read(places[key][0])[height:, :width] for key in keys]
         rows.append(PictureRow(run.run.setting, images, [places[key][1] for key in keys]))
     return rows
 

@@ -24,21 +24,24 @@ def check_truth(truth: Truth, image: ImageConfig) -> Truth:
     Raises:
         TruthError: Wrong shape or range, or labels that do not fit.
     """
-    images = truth.images
+    images = truth.images.detach()
     if images.ndim != 4 or tuple(images.shape[1:]) != image.shape:
         raise TruthError(
             f"true images must be (N, {', '.join(map(str, image.shape))}), but got "
             f"{tuple(images.shape)}"
         )
-    if len(truth.labels) != len(images):
-        raise TruthError(f"there are {len(images)} true images but {len(truth.labels)} labels")
+    if tuple(truth.labels.shape) != (len(images),):
+        raise TruthError(
+            f"true labels must be ({len(images)},) class indices, one for each image, but got "
+            f"shape {tuple(truth.labels.shape)}"
+        )
     low, high = (float(images.min()), float(images.max())) if len(images) else (0.0, 1.0)
     if not (low >= -0.01 and high <= 1.01):
         raise TruthError(
             f"true images must be in [0, 1], but got [{low:.3g}, {high:.3g}]; "
             "undo the normalisation, or publish them with `normalised=True`"
         )
-    return Truth(images=images.detach().float().cpu().clamp(0, 1), labels=truth.labels.cpu())
+    return Truth(images=images.float().cpu().clamp(0, 1), labels=truth.labels.cpu())
 
 
 def truth_digest(truth: Truth) -> str:

@@ -6,13 +6,14 @@ an attack has to replay. Whatever is not known is written into `Observation.assu
 """
 
 import copy
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from fl_privacy_audit.config import ImageConfig, TrainingConfig
@@ -55,8 +56,11 @@ def observe(
     model = attacked_copy(model, training.mode, assumptions).to(device)
 
     def pick(arrays: Arrays, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # A buffer that is not in the state dict is never sent: it is part of the architecture.
         return {
             name: torch.tensor(arrays[name], dtype=tensor.dtype, device=device)
+            if name in arrays
+            else tensor.detach().clone()
             for name, tensor in wanted.items()
         }
 
@@ -85,7 +89,8 @@ def observe(
 
 def update_norm(update: Update) -> float:
     """Euclidean norm over all tensors of an update."""
-    return float(torch.stack([t.double().norm() for t in update.values()]).norm())
+    squares = [float(t.double().square().sum()) for t in update.values()]
+    return math.sqrt(sum(squares))
 
 
 def count_classes(model: nn.Module, image: ImageConfig) -> int:
@@ -97,7 +102,8 @@ def count_classes(model: nn.Module, image: ImageConfig) -> int:
     probe = copy.deepcopy(model).cpu().eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = probe(torch.zeros(1, *image.shape))
+            dtype = next((p.dtype for p in probe.parameters()), torch.float32)
+            output = probe(torch.zeros(1, *image.shape, dtype=dtype))
     except (RuntimeError, ValueError) as error:
         raise UpdateError(
             f"the model does not take an image of shape {image.shape}: {error}. "
@@ -118,14 +124,14 @@ def attacked_copy(model: nn.Module, mode: Mode, assumptions: list[str]) -> nn.Mo
     Dropout is left out: its mask never leaves the client.
     """
     model = copy.deepcopy(model)
-    batch_norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    batch_norms = [m for m in model.modules() if isinstance(m, _NormBase)]
     dropouts = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
     if mode == "unknown" and (batch_norms or dropouts):
         assumptions.append("local training mode not known; taken as train mode")
     model.train(mode != "eval")
     if mode != "eval":
         for norm in batch_norms:
-            norm.track_running_stats = False
+            norm.track_running_stats, norm.momentum = False, 0.0
         for dropout in dropouts:
             dropout.eval()
         if dropouts:

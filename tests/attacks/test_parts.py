@@ -151,7 +151,7 @@ def test_the_analytic_label_of_one_image_is_exact(label: int, bias: bool) -> Non
     seen = observation(model, photos(8)[:1], torch.tensor([label]))
     found = labels.analytic(seen, RNG)
     assert found.classes().tolist() == [label]
-    assert not found.leaves
+    assert not found.learned
     assert found.probabilities().sum().item() == 1
 
 
@@ -163,7 +163,8 @@ def test_labels_cannot_be_read_without_a_last_layer() -> None:
 
 def test_learned_labels_are_moved_with_the_images() -> None:
     found = labels.learned(tiny(2), RNG)
-    assert found.leaves == [found.scores]
+    assert found.learned
+    assert found.scores.shape == (2, CLASSES)
     assert torch.allclose(found.probabilities().sum(dim=1), torch.ones(2))
 
 

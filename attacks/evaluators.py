@@ -1,0 +1,324 @@
+"""How the gradients of one step are computed, for all trials: one oracle and its fast twins.
+
+``sequential`` is a plain autograd loop, one trial after the other: obviously correct, and what the
+others are tested against. ``bfloat16`` is the same with the model's arithmetic in bfloat16.
+``vmap`` computes all trials as one batched computation, and ``compiled`` fuses that by
+torch.compile. Small networks gain from ``vmap``; wide convolutions lose, because their weight
+gradients become grouped convolutions.
+"""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.types import Observation, Update
+
+from .replay import Differentiate, Replay, Run, by_autograd, by_transform
+
+if TYPE_CHECKING:
+    from .engine import OptimisationAttack
+
+Distance = Callable[[Update, Update], Tensor]
+"""How unlike two updates are: a scalar, 0 where they agree."""
+Prior = Callable[[Tensor, Observation], Tensor]
+"""How unlike a natural image the inputs ``(N, C, H, W)`` are: a scalar."""
+Weight = Callable[[Observation], float]
+"""How much a prior counts against the distance."""
+
+CLEARLY_FASTER = 1.25
+"""How much faster bfloat16 has to be before its rounding is accepted."""
+WORTH_COMPILING = 300.0
+"""Seconds of plain work from which a minute of compiling pays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """T guesses, each with the victim it is a guess for.
+
+    Attributes:
+        seen: Stands for all victims: model, shapes and local training are the same.
+        inputs: ``(T, N, C, H, W)`` guesses, moved in place.
+        scores: ``(T, N, K)`` label scores where they are learned, else one-hot.
+        learned: Whether `scores` are moved too.
+        run: The replay.
+        parameters: Weights sent to each victim, T of them; often the same object.
+        buffers: Likewise.
+        targets: What each victim returned.
+        weights: ``(T, P)`` weights of the priors.
+    """
+
+    seen: Observation
+    inputs: Tensor
+    scores: Tensor
+    learned: bool
+    run: Run
+    parameters: Sequence[Update]
+    buffers: Sequence[Update]
+    targets: Sequence[Update]
+    weights: Tensor
+
+    @classmethod
+    def draw(
+        cls, attack: "OptimisationAttack", seen: Observation, replay: Replay, rng: torch.Generator
+    ) -> "Trials":
+        """One trial with a fresh start."""
+        inputs = attack.start(seen, rng).to(seen.device, attack.dtype)
+        labels = attack.labels(seen, rng)
+        weights = [weight(seen) for weight, _ in attack.priors]
+        return cls(
+            seen=seen,
+            inputs=inputs[None],
+            scores=labels.scores.detach()[None],
+            learned=labels.learned,
+            run=replay.run,
+            parameters=[replay.start[0]],
+            buffers=[replay.start[1]],
+            targets=[replay.target],
+            weights=torch.tensor([weights], dtype=attack.dtype, device=seen.device),
+        )
+
+    @classmethod
+    def join(cls, trials: Sequence["Trials"]) -> "Trials":
+        """Many trials as one; fresh leaves for the optimiser."""
+        first = trials[0]
+        return replace(
+            first,
+            inputs=torch.cat([t.inputs for t in trials]).clone().requires_grad_(),
+            scores=torch.cat([t.scores for t in trials]).clone().requires_grad_(first.learned),
+            parameters=[p for t in trials for p in t.parameters],
+            buffers=[b for t in trials for b in t.buffers],
+            targets=[u for t in trials for u in t.targets],
+            weights=torch.cat([t.weights for t in trials]),
+        )
+
+    def __len__(self) -> int:
+        """How many trials."""
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an evaluator finds at the present guesses; the first axis is the trial."""
+
+    objectives: Tensor
+    distances: Tensor
+    input_gradients: Tensor
+    score_gradients: Tensor | None
+
+
+class Evaluator:
+    """Computes a `Step`; stateless but for what it prepares once.
+
+    Args:
+        attack: The recipe.
+        trials: What it will be called with; their tensors may change, not their number.
+    """
+
+    name = "sequential"
+    autocast = False
+
+    def __init__(self, attack: "OptimisationAttack", trials: Trials) -> None:
+        self._attack = attack
+
+    def __call__(self, trials: Trials) -> Step:
+        """One trial after the other, by the tape."""
+        found = []
+        for index in range(len(trials)):
+            inputs = trials.inputs[index].detach().requires_grad_()
+            scores = trials.scores[index].detach().requires_grad_(trials.learned)
+            objective, distance = _objective(
+                self._attack,
+                trials,
+                by_autograd,
+                inputs,
+                scores,
+                trials.parameters[index],
+                trials.buffers[index],
+                trials.targets[index],
+                trials.weights[index],
+                autocast=self.autocast,
+            )
+            leaves = [inputs, scores] if trials.learned else [inputs]
+            slopes = torch.autograd.grad(objective, leaves)
+            found.append((objective.detach(), distance.detach(), *slopes))
+        columns = [torch.stack(column) for column in zip(*found, strict=True)]
+        objectives, distances, input_gradients = columns[:3]
+        return Step(objectives, distances, input_gradients, columns[3] if trials.learned else None)
+
+
+class Bfloat16(Evaluator):
+    """The plain loop with the model's arithmetic in bfloat16; distances stay in float32."""
+
+    name = "bfloat16"
+    autocast = True
+
+
+class Vmap(Evaluator):
+    """All trials as one batched computation."""
+
+    name = "vmap"
+
+    def __init__(self, attack: "OptimisationAttack", trials: Trials) -> None:
+        super().__init__(attack, trials)
+        parameters, parameter_axis = _stack(trials.parameters)
+        buffers, buffer_axis = _stack(trials.buffers)
+        targets, target_axis = _stack(trials.targets)
+        self._fixed = (parameters, buffers, targets, trials.weights)
+
+        def one(*arguments: Any) -> tuple[Tensor, Tensor]:
+            return _objective(attack, trials, by_transform, *arguments, autocast=False)
+
+        wanted = (0, 1) if trials.learned else (0,)
+        axes = (0, 0, parameter_axis, buffer_axis, target_axis, 0)
+        self._all: Callable[..., Any] = vmap(
+            grad_and_value(one, argnums=wanted, has_aux=True),
+            in_dims=axes,
+            randomness="different",
+        )
+
+    def __call__(self, trials: Trials) -> Step:
+        """All at once."""
+        slopes, (objectives, distances) = self._all(
+            trials.inputs.detach(), trials.scores.detach(), *self._fixed
+        )
+        return Step(objectives, distances, slopes[0], slopes[1] if trials.learned else None)
+
+
+class Compiled(Vmap):
+    """`Vmap` fused by torch.compile, and checked against it on the first call."""
+
+    name = "compiled"
+
+    def __init__(self, attack: "OptimisationAttack", trials: Trials) -> None:
+        super().__init__(attack, trials)
+        plain = super().__call__(trials)
+        eager, self._all = self._all, torch.compile(self._all, fullgraph=True)
+        fused = super().__call__(trials)
+        # Compiled vmap has been silently wrong on some versions of torch.
+        if not torch.allclose(fused.distances, plain.distances, rtol=1e-3, atol=1e-6):
+            self._all = eager
+
+
+EVALUATORS: dict[str, type[Evaluator]] = {
+    kind.name: kind for kind in (Evaluator, Bfloat16, Vmap, Compiled)
+}
+
+
+def choose_evaluator(attack: "OptimisationAttack", trials: Trials, deadline: float) -> Evaluator:
+    """The evaluator that the recipe names, or for ``"auto"`` the fastest in a timed probe.
+
+    The probe runs where there is something to gain; its choice is kept for networks and counts
+    that have been seen, so that a process gives the same result for the same seed.
+
+    Raises:
+        ConfigError: There is no such evaluator.
+    """
+    if attack.engine != "auto":
+        if attack.engine not in EVALUATORS:
+            raise ConfigError(
+                f"`engine` must be 'auto' or one of {', '.join(EVALUATORS)}, but got "
+                f"{attack.engine!r}"
+            )
+        return EVALUATORS[attack.engine](attack, trials)
+    if attack.dtype != torch.float32 or attack.steps < 50:
+        return Evaluator(attack, trials)
+    layout = tuple(tuple(t.shape) for t in trials.parameters[0].values())
+    key = (attack.name, layout, tuple(trials.inputs.shape), str(trials.inputs.device))
+    if key not in _CHOSEN:
+        _CHOSEN[key] = _probe(attack, trials, deadline)
+    return EVALUATORS[_CHOSEN[key]](attack, trials)
+
+
+_CHOSEN: dict[tuple[object, ...], str] = {}
+
+
+def _probe(attack: "OptimisationAttack", trials: Trials, deadline: float) -> str:
+    names = ["sequential"]
+    if has_bfloat16(trials.inputs.device):
+        names.append("bfloat16")
+    if len(trials) > 1 or trials.inputs.is_cuda:
+        names.append("vmap")
+    if len(names) == 1:
+        return names[0]
+    seconds = {name: _time(EVALUATORS[name](attack, trials), trials) for name in names}
+    if "bfloat16" in seconds:
+        seconds["bfloat16"] *= CLEARLY_FASTER
+    best = min(seconds, key=seconds.__getitem__)
+    work = min(seconds[best] * attack.steps, deadline - time.monotonic())
+    return "compiled" if work > WORTH_COMPILING and can_compile(trials.inputs.device) else best
+
+
+def _time(evaluator: Evaluator, trials: Trials) -> float:
+    evaluator(trials)
+    best = float("inf")
+    for _ in range(2):
+        if trials.inputs.is_cuda:
+            torch.cuda.synchronize(trials.inputs.device)
+        started = time.perf_counter()
+        evaluator(trials)
+        if trials.inputs.is_cuda:
+            torch.cuda.synchronize(trials.inputs.device)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor multiplies in bfloat16 itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs: a C++ compiler on the CPU."""
+    return device.type == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def _objective(
+    attack: "OptimisationAttack",
+    trials: Trials,
+    differentiate: Differentiate,
+    inputs: Tensor,
+    scores: Tensor,
+    parameters: Update,
+    buffers: Update,
+    target: Update,
+    weights: Tensor,
+    *,
+    autocast: bool,
+) -> tuple[Tensor, Tensor]:
+    """Objective and distance of one trial: the one place where a recipe's parts meet."""
+    probabilities = scores.softmax(dim=-1) if trials.learned else scores
+    context = (
+        torch.autocast(inputs.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
+    )
+    with context:
+        guess = trials.run(differentiate, parameters, buffers, inputs, probabilities)
+    distance = attack.distance(guess, target)
+    objective = distance
+    if attack.priors:
+        seen = replace(trials.seen, parameters=parameters, buffers=buffers)
+        for index, (_, prior) in enumerate(attack.priors):
+            objective = objective + weights[index] * prior(inputs, seen)
+    return objective, distance
+
+
+def _stack(tensors: Sequence[Update]) -> tuple[Update, int | None]:
+    """Stacked along a new first axis, or as they are with axis None where all are the same."""
+    first = {name: tensor.detach() for name, tensor in tensors[0].items()}
+    alike = all(
+        other is tensors[0] or all(torch.equal(t, tensors[0][n]) for n, t in other.items())
+        for other in tensors[1:]
+    )
+    if alike:
+        return first, None
+    return {n: torch.stack([t[n].detach() for t in tensors]) for n in first}, 0

@@ -1,0 +1,82 @@
+"""Several victims, one attack: side by side where the attack can, bounded in time and memory."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from fl_privacy_audit.protocols import Attack, Progress
+from fl_privacy_audit.types import Observation, Reconstruction
+
+from .engine import OptimisationAttack
+
+MEMORY = 1 << 30
+"""Bytes that trials side by side may take, roughly: larger groups run in chunks."""
+COPIES = 16
+"""Tensors of the size of the weights that a trial needs at its peak, counted generously."""
+
+
+def reconstruct_each(
+    attack: Attack,
+    observations: Sequence[Observation],
+    *,
+    rngs: Sequence[torch.Generator],
+    seconds: float = float("inf"),
+    progress: Progress | None = None,
+) -> list[Reconstruction | Exception]:
+    """Attack every observation; one that fails does not touch the others.
+
+    Args:
+        attack: Any attack.
+        observations: Of one model; they may differ in how many images there are to rebuild.
+        rngs: One for each.
+        seconds: For all of them, shared evenly by those still to come.
+        progress: Called with steps done and in all, over the chunk that is running.
+
+    Returns:
+        A result or the exception for each, in order.
+    """
+    deadline = time.monotonic() + seconds
+    results: list[Reconstruction | Exception] = [AssertionError("never attacked")] * len(
+        observations
+    )
+    chunks = _chunks(attack, observations)
+    left = len(observations)
+    for chunk in chunks:
+        share = max(deadline - time.monotonic(), 0.0) * len(chunk) / left
+        left -= len(chunk)
+        seen, own = [observations[i] for i in chunk], [rngs[i] for i in chunk]
+        for index, result in zip(chunk, _attack(attack, seen, own, share, progress), strict=True):
+            results[index] = result
+    return results
+
+
+def _attack(
+    attack: Attack,
+    seen: Sequence[Observation],
+    rngs: Sequence[torch.Generator],
+    seconds: float,
+    progress: Progress | None,
+) -> list[Reconstruction | Exception]:
+    try:
+        if isinstance(attack, OptimisationAttack):
+            return attack.reconstruct_many(seen, rngs=rngs, seconds=seconds, progress=progress)
+        (one,), (rng,) = seen, rngs
+        return [attack.reconstruct(one, rng=rng, seconds=seconds, progress=progress)]
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this chunk's result
+        return [error] * len(seen)
+
+
+def _chunks(attack: Attack, observations: Sequence[Observation]) -> list[list[int]]:
+    """Indices of victims to attack together: as many images, and no more than fit in memory."""
+    if not isinstance(attack, OptimisationAttack) or not attack.separable:
+        return [[index] for index in range(len(observations))]
+    by_count: dict[int, list[int]] = {}
+    for index, seen in enumerate(observations):
+        by_count.setdefault(seen.num_images, []).append(index)
+    chunks = []
+    for alike in by_count.values():
+        size = sum(t.nbytes for t in observations[alike[0]].update.values())
+        most = max(1, MEMORY // max(size * COPIES * attack.restarts, 1))
+        chunks += [alike[at : at + most] for at in range(0, len(alike), most)]
+    return chunks

@@ -1,0 +1,37 @@
+"""Where attacks run."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from fl_privacy_audit.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """``"auto"`` -> the GPU if there is one.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"`device` must be 'auto' or a device of this machine, but got {name!r}: {error}"
+        ) from error
+    return device
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,168 @@
+"""The fast ways of computing a step against the plain loop, for every victim and update form."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fl_privacy_audit.attacks import evaluators, inverting_gradients
+from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.evaluators import EVALUATORS, Trials
+from fl_privacy_audit.errors import AttackError, ConfigError
+from fl_privacy_audit.types import Observation
+from tests.cases import CLASSES, LeNet, SmallConvNet, observation, photos, seeded
+
+SIZE = 8
+
+
+class TinyLeNet(LeNet):
+    def __init__(self) -> None:
+        super().__init__(size=SIZE)
+
+
+class PoolingNet(nn.Module):
+    """ReLU and max-pooling, as in Flower's quick-start network: where compilers went wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.head = nn.Linear(6 * 3 * 3, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = nn.functional.max_pool2d(self.conv(inputs).relu(), 2)
+        scores: Tensor = self.head(hidden.flatten(1))
+        return scores
+
+
+VICTIMS: dict[str, dict[str, Any]] = {
+    "one gradient": {"model": TinyLeNet, "count": 1},
+    "learned labels": {"model": TinyLeNet, "count": 2},
+    "pooling": {"model": PoolingNet, "count": 1},
+    "batch norm, train": {"model": SmallConvNet, "count": 3},
+    "batch norm, eval": {"model": SmallConvNet, "count": 3, "mode": "eval"},
+    "several steps": {"model": TinyLeNet, "count": 2, "batches": [[0], [1], [0]]},
+}
+
+
+def victims(model: type[nn.Module], count: int, **how: Any) -> list[Observation]:
+    """Three clients of one round, and a fourth from another round: other weights."""
+    images = photos(SIZE, 4).roll(1, dims=0)
+    return [
+        observation(
+            seeded(model, seed=index // 3),
+            images.roll(index, dims=0)[:count],
+            torch.arange(count) + index,
+            **how,
+        )
+        for index in range(4)
+    ]
+
+
+def attack(engine: str = "sequential", **settings: Any) -> OptimisationAttack:
+    return replace(inverting_gradients(**{"steps": 8, **settings}), engine=engine)
+
+
+def trials(recipe: OptimisationAttack, seen: list[Observation]) -> Trials:
+    rngs = [torch.Generator().manual_seed(index) for index in range(len(seen))]
+    return Trials.join(
+        [
+            Trials.draw(recipe, one, recipe.replay(one), rng)
+            for one, rng in zip(seen, rngs, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_vmap_computes_what_the_plain_loop_computes(victim: str) -> None:
+    recipe = attack(total_variation=0.01)
+    joined = trials(recipe, victims(**VICTIMS[victim]))
+    plain = evaluators.Evaluator(recipe, joined)(joined)
+    fast = evaluators.Vmap(recipe, joined)(joined)
+    assert len(joined) == 4
+    for name in ("objectives", "distances", "input_gradients"):
+        ours, oracle = getattr(fast, name), getattr(plain, name)
+        assert torch.allclose(ours, oracle, rtol=1e-3, atol=1e-4 * oracle.abs().max()), name
+    assert (fast.score_gradients is None) == (plain.score_gradients is None)
+    if plain.score_gradients is not None and fast.score_gradients is not None:
+        assert torch.allclose(fast.score_gradients, plain.score_gradients, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["one gradient", "pooling", "several steps"])
+def test_compiled_computes_what_the_plain_loop_computes(victim: str) -> None:
+    if not evaluators.can_compile(torch.device("cpu")):
+        pytest.skip("needs a C++ compiler")
+    recipe = attack(total_variation=0.01)
+    joined = trials(recipe, victims(**VICTIMS[victim]))
+    plain = evaluators.Evaluator(recipe, joined)(joined)
+    fast = evaluators.Compiled(recipe, joined)(joined)
+    assert torch.allclose(
+        fast.input_gradients,
+        plain.input_gradients,
+        rtol=1e-3,
+        atol=1e-4 * float(plain.input_gradients.abs().max()),
+    )
+
+
+def test_bfloat16_points_the_same_way() -> None:
+    recipe = attack()
+    joined = trials(recipe, victims(TinyLeNet, 1))
+    plain = evaluators.Evaluator(recipe, joined)(joined).input_gradients
+    fast = evaluators.Bfloat16(recipe, joined)(joined).input_gradients
+    assert fast.dtype == torch.float32
+    similarity = nn.functional.cosine_similarity(fast.flatten(1), plain.flatten(1))
+    assert similarity.min() > 0.9
+
+
+def test_victims_side_by_side_end_where_they_end_alone() -> None:
+    seen = victims(TinyLeNet, 1)
+    recipe = attack("vmap", restarts=2)
+
+    def rngs() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(index) for index in range(4)]
+
+    together = recipe.reconstruct_many(seen, rngs=rngs())
+    for one, rng, result in zip(seen, rngs(), together, strict=True):
+        alone = replace(recipe, engine="sequential").reconstruct(one, rng=rng)
+        assert not isinstance(result, Exception)
+        assert torch.allclose(result.images, alone.images, atol=0.02)
+        assert result.steps == alone.steps == 16
+        assert result.details["engine"] == "vmap"
+        assert alone.details["engine"] == "sequential"
+
+
+def test_one_broken_victim_does_not_break_the_others() -> None:
+    seen = victims(TinyLeNet, 1)[:2]
+    assert seen[0].gradient is not None
+    nothing = {n: torch.full_like(t, float("nan")) for n, t in seen[0].gradient.items()}
+    seen[0] = replace(seen[0], gradient=nothing)
+    rngs = [torch.Generator().manual_seed(0) for _ in seen]
+    broken, fine = attack("vmap").reconstruct_many(seen, rngs=rngs)
+    assert isinstance(broken, AttackError)
+    assert not isinstance(fine, Exception)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ConfigError, match="`engine` must be 'auto' or one of sequential, bfloat16"):
+        attack("warp").reconstruct(victims(TinyLeNet, 1)[0], rng=torch.Generator())
+
+
+def test_the_probe_chooses_once_for_a_kind_of_victim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluators, "_CHOSEN", {})
+    asked: list[str] = []
+    times = {"sequential": 2.0, "bfloat16": 3.0, "vmap": 1.0}
+
+    def clock(evaluator: evaluators.Evaluator, joined: Trials) -> float:
+        asked.append(evaluator.name)
+        return times[evaluator.name]
+
+    monkeypatch.setattr(evaluators, "_time", clock)
+    monkeypatch.setattr(evaluators, "WORTH_COMPILING", float("inf"))
+    recipe = attack("auto", steps=50)
+    joined = trials(recipe, victims(TinyLeNet, 1))
+    for _ in range(2):
+        assert evaluators.choose_evaluator(recipe, joined, float("inf")).name == "vmap"
+    assert len(asked) == len(set(asked))
+    assert set(asked) <= set(EVALUATORS)

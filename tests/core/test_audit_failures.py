@@ -1,0 +1,217 @@
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fl_privacy_audit import Auditor, ClientReply, Truth
+from fl_privacy_audit.errors import (
+    ConfigError,
+    LedgerError,
+    TruthError,
+    UnmetNeedError,
+    UpdateError,
+)
+from fl_privacy_audit.ledger import read_ledger
+from fl_privacy_audit.records import AuditRecord
+
+from .builders import (
+    ONE_STEP,
+    audit_config,
+    make_reply,
+    make_truth,
+    only,
+    real_auditor,
+    tiny_net,
+    to_arrays,
+)
+from .conftest import Build
+
+
+def written(auditor: Auditor) -> list[AuditRecord]:
+    return list(read_ledger(auditor.ledger.path).audits)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (RuntimeError("it broke"), "failed", "RuntimeError: it broke"),
+        (UnmetNeedError("it needs one image"), "not tested", "it needs one image"),
+    ],
+)
+def test_an_attack_that_raises(spied: Build, error: Exception, status: str, reason: str) -> None:
+    auditor, spies = spied({"error": error}, attacks=["first", "second"])
+    spies[1].error = None
+    record = only(auditor.audit_round(1, [make_reply()]))
+    assert record.reason is None
+    assert [(o.attack, o.status, o.reason) for o in record.attacks] == [
+        ("first", status, reason),
+        ("second", "scored", None),
+    ]
+    assert record.attacks[0].scores == {}
+    assert written(auditor) == [record]
+    assert only(auditor.audit_round(2, [make_reply()])).round == 2
+
+
+def test_a_need_of_a_real_attack_that_is_not_met(tmp_path: Path) -> None:
+    training = {**ONE_STEP.model_dump(), "batch_size": 2}
+    auditor = real_auditor(tmp_path, attacks=["idlg"], training=training)
+    (outcome,) = only(auditor.audit_round(1, [make_reply(num_examples=2)])).attacks
+    assert outcome.status == "not tested"
+    assert outcome.reason == (
+        "the analytic label rule needs a batch of one, but there are 2 images"
+    )
+
+
+def not_finite(value: float) -> ClientReply:
+    arrays = to_arrays(tiny_net())
+    arrays["3.bias"] = np.full(3, value, dtype=np.float32)
+    return make_reply(returned=lambda: arrays)
+
+
+def test_an_update_that_is_not_finite(spied: Build) -> None:
+    auditor, (spy,) = spied()
+    record = only(auditor.audit_round(1, [not_finite(float("nan"))]))
+    assert record.client_status == "returned"
+    assert record.reason is not None
+    assert record.reason.startswith("`3.bias` returned by the client holds values that are not fin")
+    assert [(o.status, o.reason) for o in record.attacks] == [("not tested", record.reason)]
+    assert (record.update_norm, record.truth_digest) == (None, None)
+    assert not spy.calls
+    assert written(auditor) == [record]
+
+
+def test_an_attack_that_meets_overflow(tmp_path: Path) -> None:
+    arrays = {name: np.full_like(array, 1e38) for name, array in to_arrays(tiny_net()).items()}
+    auditor = real_auditor(tmp_path)
+    record = only(auditor.audit_round(1, [make_reply(sent=lambda: arrays)]))
+    (outcome,) = record.attacks
+    assert outcome.status == "failed"
+    assert outcome.reason is not None
+    assert outcome.reason.startswith("the objective was not finite at any step")
+    assert repr(written(auditor)) == repr([record])
+
+
+def test_an_attack_that_runs_out_of_time(tmp_path: Path) -> None:
+    auditor = real_auditor(tmp_path, seconds_per_round=1e-9)
+    (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
+    assert (outcome.status, outcome.stopped) == ("scored", "out of time")
+    assert outcome.steps == 1
+    assert outcome.budget_seconds == 0
+
+
+def test_the_time_is_shared_evenly(spied: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("fl_privacy_audit.audit.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    auditor, _ = spied(seconds_per_round=60, clients_per_round=None, attacks=["one", "two"])
+
+    def slow() -> dict[str, Any]:
+        clock[0] += 30
+        return to_arrays(tiny_net())
+
+    replies = [make_reply(0, status="failed"), make_reply(1), make_reply(2, sent=slow)]
+    shares = [o.budget_seconds for r in auditor.audit_round(1, replies) for o in r.attacks]
+    assert shares == [None, None, 7.5, 15, 7.5, 15]
+
+
+def wrong() -> Truth:
+    return Truth(images=torch.full((1, 1, 8, 8), 2.0), labels=torch.tensor([1]))
+
+
+def one_hot() -> Truth:
+    truth = make_truth()
+    return Truth(images=truth.images, labels=nn.functional.one_hot(truth.labels, 3))
+
+
+@pytest.mark.parametrize(
+    ("truth", "reason"),
+    [
+        (lambda: None, "no true batch was published or provided"),
+        (lambda: make_truth(0), "the client's batch held no image"),
+        (wrong, "true images must be in [0, 1], but got [2, 2]; undo"),
+        (lambda: 1 // 0, "ZeroDivisionError: "),
+        (one_hot, "true labels must be (1,) class indices"),
+    ],
+)
+def test_without_a_usable_truth(spied: Build, truth: Callable[[], Truth], reason: str) -> None:
+    auditor, (spy,) = spied()
+    record = only(auditor.audit_round(1, [make_reply(truth=truth)]))
+    (outcome,) = record.attacks
+    assert (record.reason, outcome.status, outcome.scores) == (None, "not scored", {})
+    assert outcome.reason is not None
+    assert outcome.reason.startswith(reason)
+    assert len(spy.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "reply", "expected"),
+    [
+        ({"error": RuntimeError("it broke")}, make_reply(), RuntimeError),
+        ({"error": UnmetNeedError("one image")}, make_reply(), UnmetNeedError),
+        ({}, not_finite(float("nan")), UpdateError),
+        ({}, make_reply(truth=wrong), TruthError),
+    ],
+)
+def test_fail_fast(
+    spied: Build, how: dict[str, Any], reply: ClientReply, expected: type[Exception]
+) -> None:
+    auditor, _ = spied(how, fail_fast=True)
+    with pytest.raises(expected):
+        auditor.audit_round(1, [reply])
+    assert only(spied(how)[0].audit_round(1, [reply])).round == 1
+
+
+@pytest.mark.parametrize("value", [2.0, float("nan")])
+def test_one_attack_does_not_spoil_another(spied: Build, value: float) -> None:
+    auditor, spies = spied(attacks=["first", "second"])
+    spies[0].value = value
+    record = only(auditor.audit_round(1, [make_reply()]))
+    assert record.reason is None
+    assert record.attacks[1].status == "scored"
+    assert record.attacks[0].status in ("scored", "failed")
+
+
+def test_a_model_with_nothing_to_train(tmp_path: Path) -> None:
+    model = tiny_net().requires_grad_(False)
+    record = only(Auditor(audit_config(tmp_path), model=model).audit_round(1, [make_reply()]))
+    assert record.attacks[0].status in ("failed", "not tested")
+
+
+def test_weights_that_did_not_move(tmp_path: Path) -> None:
+    reply = make_reply(returned=lambda: to_arrays(tiny_net()))
+    (outcome,) = only(real_auditor(tmp_path).audit_round(1, [reply])).attacks
+    assert outcome.status == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attacks": ["idgl"]}, r"^there is no attack 'idgl'; .*Did you mean 'idlg'\?$"),
+        (
+            {"attacks": [{"name": "dlg", "settings": {"step": 3}}]},
+            r"^attack 'dlg' has no setting 'step'; it has steps, restarts, learning_rate",
+        ),
+        (
+            {"device": "abacus"},
+            r"^`device` must be 'auto' or a device of this machine, but got 'ab",
+        ),
+        (
+            {"device": "cuda:99"},
+            r"^`device` must be 'auto' or a device of this machine, .*cuda:99'",
+        ),
+    ],
+)
+def test_what_an_auditor_refuses(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        real_auditor(tmp_path / "audit", **settings)
+    assert not (tmp_path / "audit").exists()
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LedgerError, match=r"cannot be written in .*file"):
+        real_auditor(tmp_path / "file")

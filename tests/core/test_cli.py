@@ -1,0 +1,148 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+import fl_privacy_audit.cli
+from fl_privacy_audit.attacks import ATTACKS
+from fl_privacy_audit.cli import cli, main
+from fl_privacy_audit.compare import Comparison
+from fl_privacy_audit.records import Record
+from fl_privacy_audit.report import LOWER_BOUND
+
+from .builders import audit_line, evaluation_line, outcome, run_line, write_ledger
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fl_privacy_audit.cli, "console", Console(width=250))
+
+
+@pytest.fixture
+def ledgers(tmp_path: Path) -> list[str]:
+    made = []
+    for name, psnr in (("plain", 34.5), ("noisy", 9.9)):
+        lines: list[Record] = [
+            run_line(name),
+            audit_line(outcome({"psnr": psnr})),
+            evaluation_line(accuracy=0.25),
+        ]
+        made.append(str(write_ledger(tmp_path / name, lines)))
+    return made
+
+
+def ran(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_show(ledgers: list[str]) -> None:
+    output = ran("show", ledgers[0]).output
+    (line,) = [line for line in output.splitlines() if "partition 0" in line]
+    assert "34.5" in line
+    assert "plain" in output
+    assert output.endswith(LOWER_BOUND + "\n")
+    assert "Note:" not in output
+
+
+def test_show_tells_of_damage(ledgers: list[str]) -> None:
+    with (Path(ledgers[0]) / "ledger.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{\n")
+    assert "ledger.jsonl: line 4 is damaged (Invalid JSON" in ran("show", ledgers[0]).output
+
+
+def test_compare_as_a_table(ledgers: list[str]) -> None:
+    output = ran("compare", *ledgers).output
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in output.splitlines()]
+    assert [cells for cells in rows if cells] == [
+        ["plain", "25.0%", "none"],
+        ["noisy", "25.0%", "none"],
+    ]
+    assert "a run has no published truth" not in output
+    assert output.endswith(LOWER_BOUND + "\n")
+
+
+def test_compare_as_markdown(ledgers: list[str]) -> None:
+    output = ran("compare", "--format", "md", *ledgers).output
+    assert output.startswith("# Leakage by setting\n")
+    assert "| plain | 25.0% | none | - | 34.5 (34.5) | - | 1 |\n" in output
+
+
+def test_compare_as_json(ledgers: list[str]) -> None:
+    output = ran("compare", "--format", "json", *ledgers).output
+    comparison = Comparison.model_validate(json.loads(output))
+    assert [row.setting for row in comparison.rows] == ["plain", "noisy"]
+
+
+def test_attacks() -> None:
+    output = ran("attacks").output
+    for name, entry in ATTACKS.items():
+        (line,) = [line for line in output.splitlines() if line.startswith(f"│ {name} ")]
+        assert entry.paper in line
+        assert entry.needs in line
+
+
+def test_version_and_help() -> None:
+    assert ran("--version").output.strip().endswith("version 0.1.0")
+    output = ran("--help").output
+    for name, command in cli.commands.items():
+        assert f"\n  {name} " in output
+        assert command.help
+        assert command.help.split(".")[0][:30] in ran(name, "--help").output
+
+
+def fails(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["fl-privacy-audit", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert isinstance(caught.value.code, int)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return caught.value.code, captured.err
+
+
+@pytest.mark.parametrize("command", ["show", "compare"])
+def test_a_bad_directory_is_one_line(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, error = fails([command, str(tmp_path / "no")], monkeypatch, capsys)
+    assert code == 1
+    assert error == f"Error: there is no audit log at {tmp_path}/no: No such file or directory\n"
+
+
+def test_a_refusal_tells_why(
+    ledgers: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, error = fails(["compare", ledgers[0], ledgers[0]], monkeypatch, capsys)
+    assert code == 1
+    assert error == (
+        "Error: these runs cannot be compared:\n"
+        "  two runs are both called 'plain'; set `setting` apart\n"
+    )
+
+
+def test_misuse_exits_with_two(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, error = fails(["compare"], monkeypatch, capsys)
+    assert code == 2
+    assert "Missing argument 'DIRECTORIES...'" in error
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fl_privacy_audit", "show", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: there is no audit log at ")

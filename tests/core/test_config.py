@@ -1,0 +1,250 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fl_privacy_audit import AttackConfig, AuditConfig, ImageConfig, TrainingConfig
+from fl_privacy_audit.errors import ConfigError
+
+from .builders import QUICK
+
+RGB = {"shape": [3, 8, 8], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"evry": 2}, r"`evry` is not a setting of this audit; check its spelling$"),
+    ({"training": {"momentun": 0}}, r"`training\.momentun` is not a setting of this audit"),
+    ({"image": {**RGB, "sdt": 1}}, r"`image\.sdt` is not a setting of this audit"),
+    (
+        {"attacks": [{"name": "dlg", "steps": 3}]},
+        r"`attacks\.0\.steps` is not a setting of this audit",
+    ),
+    (
+        {"image": {"shape": [3, 8, 8]}},
+        r"`image\.mean` is missing; there is no safe default\n  `image\.std` is missing; there is",
+    ),
+    (
+        {"image": {**RGB, "mean": [0.5]}},
+        r"`image` `mean` must have one number for each of the 3 channels in `shape`, but got \[0.5",
+    ),
+    (
+        {"image": {**RGB, "std": [1, 1, 1, 1]}},
+        r"`std` must have one number for each of the 3 channels in `shape`, but got \[1.0, 1.0, 1",
+    ),
+    ({"image": {**RGB, "std": [0.2, 0, 0.2]}}, r"`std` must be positive, but got \[0.2, 0.0, 0.2"),
+    ({"image": {**RGB, "std": [0.2, -1, 1]}}, r"`std` must be positive, but got \[0.2, -1.0, 1"),
+    (
+        {"image": {**RGB, "shape": [3, 0, 8]}},
+        r"`shape` must be \[C, H, W\] of positive numbers, but got \(3, 0, 8\)",
+    ),
+    (
+        {"training": {"noise_multiplier": 1.0}},
+        r"`training` `noise_multiplier` needs `max_grad_norm`: the noise is in its units",
+    ),
+    ({"training": {"noise_multiplier": 0.0}}, r"`noise_multiplier` needs `max_grad_norm`: the noi"),
+    ({"attacks": []}, r"`attacks` must name at least one attack; see `fl-privacy-audit attacks`"),
+    ({"training": {"optimizer": "adam"}}, r"`training\.optimizer` .*'sgd' or 'unknown', got 'adam"),
+    ({"training": {"mode": "test"}}, r"`training\.mode` .*'train', 'eval' or 'unknown', got 'test"),
+    ({"training": {"learning_rate": 0}}, r"`training\.learning_rate` .*greater than 0, got 0"),
+    ({"training": {"steps": 0}}, r"`training\.steps` .*greater than or equal to 1, got 0"),
+    ({"training": {"batch_size": 0}}, r"`training\.batch_size` .*or equal to 1, got 0"),
+    ({"training": {"images": 0}}, r"`training\.images` .*greater than or equal to 1, got 0"),
+    ({"training": {"momentum": 1}}, r"`training\.momentum` .*less than 1, got 1"),
+    ({"training": {"weight_decay": -1}}, r"`training\.weight_decay` .*or equal to 0, got -1"),
+    ({"every": 0}, r"`every` .*greater than or equal to 1, got 0"),
+    ({"clients_per_round": 0}, r"`clients_per_round` .*greater than or equal to 1, got 0"),
+    ({"seconds_per_round": 0}, r"`seconds_per_round` .*greater than 0, got 0"),
+    ({"threads": 0}, r"`threads` .*greater than or equal to 1, got 0"),
+    ({"seed": -1}, r"`seed` .*greater than or equal to 0, got -1"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG, ids=lambda v: str(v)[:40])
+def test_a_wrong_setting_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"the audit settings are wrong:\n(.|\n)*{message}"):
+        AuditConfig.build({"image": RGB, **change})
+
+
+def test_a_missing_image_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"wrong:\n  `image` is missing; there is no safe defau"):
+        AuditConfig.build({})
+
+
+def test_every_mistake_has_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        AuditConfig.build({"image": RGB, "evry": 1, "threads": 0, "training": {"steps": 0}})
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_python_refuses_unknown_keys_too() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        AuditConfig(image=ImageConfig.model_validate(RGB), evry=2)  # type: ignore[call-arg]
+
+
+def test_settings_are_frozen() -> None:
+    config = AuditConfig.build({"image": RGB})
+    with pytest.raises(ValidationError, match="frozen"):
+        config.every = 2
+
+
+@pytest.mark.parametrize(
+    ("short", "names"),
+    [
+        ("dlg", ["dlg"]),
+        ("dlg, idlg", ["dlg", "idlg"]),
+        (["dlg", "idlg"], ["dlg", "idlg"]),
+        (("idlg",), ["idlg"]),
+        ([{"name": "dlg"}, "idlg"], ["dlg", "idlg"]),
+    ],
+)
+def test_short_forms_of_attacks(short: object, names: list[str]) -> None:
+    settings = {"image": RGB, "attacks": short}
+    config = AuditConfig.build(settings)
+    assert config.attacks == tuple(AttackConfig(name=name) for name in names)
+    assert settings["attacks"] is short
+
+
+def test_default_attack() -> None:
+    config = AuditConfig.build({"image": RGB})
+    assert config.attacks == (AttackConfig(name="inverting_gradients"),)
+
+
+def test_the_types_that_attacks_see() -> None:
+    image = ImageConfig.model_validate(RGB).spec()
+    assert (image.shape, image.mean, image.std) == ((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    inputs = image.normalise(torch.ones(1, 3, 2, 2))
+    assert torch.allclose(inputs[0, :, 0, 0], torch.tensor([2.5, 3.0, 3.5]))
+    assert torch.allclose(image.denormalise(inputs), torch.ones(1, 3, 2, 2))
+    settings = TrainingConfig(learning_rate=0.1, steps=2, images=7, max_grad_norm=1.0, mode="eval")
+    known = settings.known()
+    assert vars(known) == settings.model_dump(exclude={"images"})
+
+
+words = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f"))
+numbers = st.floats(1e-6, 1e6)
+configs = st.builds(
+    AuditConfig,
+    image=st.builds(
+        ImageConfig,
+        shape=st.tuples(st.just(2), st.integers(1, 512), st.integers(1, 512)),
+        mean=st.tuples(numbers, numbers),
+        std=st.tuples(numbers, numbers),
+    ),
+    directory=st.just(Path("/some where/audit")),
+    setting=words,
+    attacks=st.lists(
+        st.builds(
+            AttackConfig,
+            name=words,
+            settings=st.dictionaries(words, st.integers(0, 9) | numbers | words | st.booleans()),
+        ),
+        min_size=1,
+        max_size=3,
+    ).map(tuple),
+    every=st.integers(1, 100),
+    clients_per_round=st.integers(1, 100),
+    seed=st.integers(0, 2**63 - 1),
+    seconds_per_round=numbers,
+    training=st.builds(
+        TrainingConfig,
+        optimizer=st.sampled_from(["sgd", "unknown"]),
+        learning_rate=st.none() | numbers,
+        steps=st.none() | st.integers(1, 100),
+        momentum=st.floats(0, 0.99),
+        max_grad_norm=numbers,
+        noise_multiplier=st.none() | numbers,
+    ),
+    keep_pictures=st.booleans(),
+)
+
+
+def in_toml(value: object) -> str:
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(k, ensure_ascii=False)} = {in_toml(v)}" for k, v in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(in_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+@pytest.fixture(scope="module")
+def toml_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("toml") / "audit.toml"
+
+
+@QUICK
+@given(config=configs)
+def test_toml_round_trip(toml_file: Path, config: AuditConfig) -> None:
+    settings = config.model_dump(mode="json", exclude_none=True)
+    lines = (f"{key} = {in_toml(value)}\n" for key, value in settings.items())
+    toml_file.write_text("".join(lines), encoding="utf-8")
+    assert AuditConfig.from_toml(str(toml_file)) == config
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"every = ",
+        b"\xff\xfe",
+    ],
+    ids=["missing", "no TOML", "no UTF-8"],
+)
+def test_toml_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "audit.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^the audit settings in .*audit\.toml cannot be read: "):
+        AuditConfig.from_toml(path)
+
+
+def test_toml_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "audit.toml"
+    path.write_text("[image]\nshape = [1, 8, 8]\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"`image\.mean` is missing; there is no safe default"):
+        AuditConfig.from_toml(path)
+
+
+def test_flower_run_config() -> None:
+    flat: dict[str, bool | float | int | str] = {
+        "num-server-rounds": 3,
+        "auditors": "many",
+        "audit.image.shape": "3, 8,8",
+        "audit.image.mean": "0.5, 0.4, 0.3",
+        "audit.image.std": "0.2,0.2,0.2",
+        "audit.attacks": "dlg, idlg",
+        "audit.clients-per-round": 2,
+        "audit.keep-pictures": True,
+        "audit.setting": "a-b, c",
+        "audit.training.learning-rate": 0.05,
+        "audit.training.optimizer": "sgd",
+    }
+    expected = AuditConfig.build(
+        {
+            "image": RGB,
+            "attacks": ["dlg", "idlg"],
+            "clients_per_round": 2,
+            "keep_pictures": True,
+            "setting": "a-b, c",
+            "training": {"learning_rate": 0.05, "optimizer": "sgd"},
+        }
+    )
+    assert AuditConfig.from_run_config(flat) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audit.clients-per-rund": 2}, "`clients_per_rund` is not a setting of this audit"),
+        ({"audit.image.mean": "0.5"}, "`mean` must have one number for each of the 3 channels"),
+        ({"audit.image.std": "a,b,c"}, r"`image\.std\.0` .*valid number.*, got 'a'"),
+    ],
+)
+def test_flower_run_config_is_checked(change: dict[str, str | int], message: str) -> None:
+    good = {"shape": "3,8,8", "mean": "0,0,0", "std": "1,1,1"}
+    with pytest.raises(ConfigError, match=message):
+        AuditConfig.from_run_config({**{f"audit.image.{k}": v for k, v in good.items()}, **change})

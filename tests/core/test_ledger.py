@@ -1,0 +1,249 @@
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_privacy_audit.errors import LedgerError
+from fl_privacy_audit.ledger import FILE_NAME, Ledger, read_ledger
+from fl_privacy_audit.records import (
+    AttackOutcome,
+    AuditRecord,
+    EvaluationRecord,
+    Record,
+    RunRecord,
+    Scores,
+    ThreatModel,
+)
+
+from .builders import QUICK, audit_line, evaluation_line, outcome, run_line, write_ledger
+
+text = st.text(max_size=8)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+scores = st.builds(Scores, each=st.lists(st.floats(), max_size=3), mean=st.floats())
+outcomes = st.builds(
+    AttackOutcome,
+    settings=st.dictionaries(text, st.integers() | finite | text | st.booleans(), max_size=3),
+    reason=st.none() | text,
+    objective=st.none() | st.floats(),
+    scores=st.dictionaries(text, scores, max_size=2),
+    details=st.dictionaries(text, finite | text, max_size=2),
+)
+threat_models = st.builds(
+    ThreatModel,
+    local_training=st.dictionaries(text, text | st.integers() | finite | st.none(), max_size=3),
+    image=st.dictionaries(text, st.lists(finite, max_size=3), max_size=2),
+)
+audits = st.builds(
+    AuditRecord,
+    reported=st.dictionaries(text, st.floats(), max_size=3),
+    update_norm=st.none() | st.floats(),
+    threat_model=st.none() | threat_models,
+    attacks=st.lists(outcomes, max_size=2),
+)
+evaluations = st.builds(EvaluationRecord, metrics=st.dictionaries(text, st.floats(), max_size=3))
+runs = st.builds(
+    RunRecord, config=st.dictionaries(text, text | finite | st.none() | st.lists(st.integers()))
+)
+
+
+@QUICK
+@given(records=st.lists(audits | evaluations | runs, max_size=4), run=runs)
+def test_round_trip(records: list[Record], run: RunRecord) -> None:
+    with TemporaryDirectory() as directory:
+        write_ledger(Path(directory), [run, *records])
+        contents = read_ledger(directory)
+    assert contents.damaged == ()
+    kinds = {RunRecord: contents.runs, AuditRecord: contents.audits}
+    for kind, found in {**kinds, EvaluationRecord: contents.evaluations}.items():
+        written = [r for r in [run, *records] if isinstance(r, kind)]
+        assert repr(list(found)) == repr(written)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_details_that_are_not_finite_stay_numbers(tmp_path: Path, value: float) -> None:
+    line = audit_line(outcome(details={"norm": value}))
+    (found,) = read_ledger(write_ledger(tmp_path, [run_line(), line])).audits
+    assert repr(found) == repr(line)
+
+
+def test_a_record_is_a_line_and_nothing_written_changes(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / FILE_NAME
+    ledger = Ledger(path.parent)
+    ledger.append([run_line("first\nline")])
+    first = path.read_bytes()
+    ledger.append([evaluation_line(), audit_line()])
+    Ledger(path.parent).append([run_line()])
+    assert path.read_bytes().startswith(first)
+    assert path.read_bytes().count(b"\n") == 4
+    assert read_ledger(path) == read_ledger(path.parent)
+    assert [r.setting for r in read_ledger(path).runs] == ["first\nline", "no defence"]
+
+
+def test_a_torn_line_is_all_that_a_crash_loses(tmp_path: Path) -> None:
+    torn = evaluation_line(round=2).model_dump_json().encode()[:-9]
+    write_ledger(tmp_path, [run_line(), evaluation_line(round=1)], torn=torn)
+    before = read_ledger(tmp_path)
+    assert [e.round for e in before.evaluations] == [1]
+    assert before.damaged == ()
+    Ledger(tmp_path).append([evaluation_line(round=3)])
+    after = read_ledger(tmp_path)
+    assert [e.round for e in after.evaluations] == [1, 3]
+    assert [number for number, _ in after.damaged] == [3]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"\x00\xff{", "Invalid JSON"),
+        (b'{"kind": "audit", "round": 1}', "audit.time: Field required"),
+        (b'{"kind": "gossip"}', "Input tag 'gossip' found using 'kind' does not match any of the"),
+        (
+            evaluation_line().model_copy(update={"schema_version": 2}).model_dump_json().encode(),
+            "evaluation.schema_version: Input should be 1",
+        ),
+        (evaluation_line().model_dump_json().encode()[:-1] + b',"x":1}', "evaluation.x: Extra"),
+    ],
+)
+def test_a_damaged_line_is_reported_and_the_rest_kept(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
+    write_ledger(tmp_path, [run_line(), evaluation_line(round=1)], torn=b"\n" + line + b"\n")
+    Ledger(tmp_path).append([evaluation_line(round=2)])
+    contents = read_ledger(tmp_path)
+    assert [e.round for e in contents.evaluations] == [1, 2]
+    ((number, why),) = contents.damaged
+    assert number == 4
+    assert why.startswith(reason)
+
+
+def test_reading_while_it_is_written(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append([run_line()])
+    line = evaluation_line().model_dump_json().encode() + b"\n"
+    with (tmp_path / FILE_NAME).open("ab", buffering=0) as other:
+        for done in range(len(line)):
+            if done % 20 == 0 or done == len(line) - 1:
+                contents = read_ledger(tmp_path)
+                assert (contents.evaluations, contents.damaged) == ((), ())
+            other.write(line[done : done + 1])
+    assert read_ledger(tmp_path).evaluations == (evaluation_line(),)
+    ledger.append([evaluation_line(round=2)])
+    assert [e.round for e in read_ledger(tmp_path).evaluations] == [1, 2]
+
+
+def test_every_append_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, synced = os.write, list[int]()
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append((tmp_path / FILE_NAME).stat().st_size)
+    )
+    ledger = Ledger(tmp_path)
+    sizes = []
+    for record in (run_line(), audit_line(), evaluation_line()):
+        ledger.append([record])
+        sizes.append((tmp_path / FILE_NAME).stat().st_size)
+    assert synced == sizes
+    contents = read_ledger(tmp_path)
+    assert contents.runs + contents.audits + contents.evaluations == (
+        run_line(),
+        audit_line(),
+        evaluation_line(),
+    )
+
+
+def test_an_append_need_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: pytest.fail("waited"))
+    Ledger(tmp_path).append([run_line(), evaluation_line()], sync=False)
+    assert read_ledger(tmp_path).evaluations == (evaluation_line(),)
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ledger = Ledger(tmp_path)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(
+        LedgerError, match=r"^the audit log .*ledger\.jsonl cannot be written: .*sp"
+    ):
+        ledger.append([run_line()])
+
+
+def below_a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    return tmp_path / "file" / "audit"
+
+
+def a_folder_for_a_file(tmp_path: Path) -> Path:
+    (tmp_path / FILE_NAME).mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("make", [below_a_file, a_folder_for_a_file])
+def test_a_directory_that_cannot_be_written(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        LedgerError,
+        match=r"^the audit log cannot be written in /.*: .*\. Set `directory` to a folder that this",
+    ):
+        Ledger(make(tmp_path))
+
+
+def test_a_ledger_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"^there is no audit log at .*/nowhere: No such file"):
+        read_ledger(tmp_path / "nowhere")
+    with pytest.raises(LedgerError, match=r"^there is no audit log at .*/ledger\.jsonl: No such f"):
+        read_ledger(tmp_path)
+
+
+def test_a_ledger_without_a_run(tmp_path: Path) -> None:
+    Ledger(tmp_path)
+    with pytest.raises(LedgerError, match=r"^the audit log .*ledger\.jsonl is empty$"):
+        read_ledger(tmp_path)
+    Ledger(tmp_path).append([evaluation_line()])
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl holds no readable run$"):
+        read_ledger(tmp_path)
+    write_ledger(tmp_path, [], torn=b"{\n")
+    with pytest.raises(
+        LedgerError, match=r"holds no readable run; line 2 is damaged \(Invalid JSO"
+    ):
+        read_ledger(tmp_path)
+
+
+WRITER = """
+import sys
+from fl_privacy_audit.ledger import Ledger
+from fl_privacy_audit.records import EvaluationRecord
+ledger = Ledger(sys.argv[1])
+for round in range(100):
+    ledger.append([EvaluationRecord(
+        time="x" * 9000, run="child", round=round, source="server", metrics={})])
+    if not round:
+        print("started", flush=True)
+"""
+
+
+def test_two_processes_keep_each_others_lines_whole(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append([run_line()])
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "started\n"
+        rounds = range(100)
+        for round in rounds:
+            ledger.append([evaluation_line(round=round).model_copy(update={"time": "y" * 9000})])
+    assert child.returncode == 0
+    contents = read_ledger(tmp_path)
+    assert contents.damaged == ()
+    for run in ("child", "run"):
+        assert [e.round for e in contents.evaluations if e.run == run] == list(rounds)

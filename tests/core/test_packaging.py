@@ -1,0 +1,115 @@
+import ast
+import importlib
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SOURCES = ("fl_privacy_audit", "attacks", "strategies", "examples", "tests", "benchmarks")
+LINKS = {
+    "attacks": "../attacks",
+    "flower_cifar": "../examples/flower_cifar/flower_cifar",
+    "strategies": "../strategies",
+}
+
+
+def python_files(*folders: str) -> list[Path]:
+    """Real files, each once: links are not followed."""
+    found = []
+    for folder in folders:
+        for place, _, names in os.walk(ROOT / folder):
+            found += [Path(place) / name for name in names if name.endswith(".py")]
+    return sorted(found)
+
+
+def packages() -> dict[str, Path]:
+    """Package -> folder, as a build maps them."""
+    table = PROJECT["tool"]["setuptools"]
+    places = {}
+    for package in table["packages"]:
+        parts = package.split(".")
+        for kept in range(len(parts), 0, -1):
+            folder = table["package-dir"].get(".".join(parts[:kept]))
+            if folder is not None:
+                places[package] = ROOT.joinpath(folder, *parts[kept:])
+                break
+    return places
+
+
+def test_every_package_is_packed() -> None:
+    folders = {p.parent for p in python_files(*SOURCES[:4]) if p.name == "__init__.py"}
+    assert set(packages().values()) == folders
+    assert set(packages()) == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["*"]
+    assert (ROOT / "fl_privacy_audit/py.typed").is_file()
+
+
+def test_rooms_are_links() -> None:
+    folder = ROOT / "fl_privacy_audit"
+    links = {name: os.readlink(folder / name) for name in LINKS if os.path.islink(folder / name)}
+    assert links == LINKS
+    assert {p.name for p in folder.iterdir() if p.is_symlink()} == set(LINKS)
+    for package, place in packages().items():
+        assert ROOT.joinpath(*package.split(".")).resolve() == place.resolve()
+
+
+@pytest.mark.parametrize("room", ["attacks", "strategies"])
+def test_a_room_is_no_package_of_its_own(room: str) -> None:
+    command = [sys.executable, "-c", f"import {room}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == f"ImportError: import this package as 'fl_privacy_audit.{room}', not '{room}'"
+
+
+def exporting() -> list[str]:
+    names = []
+    for package, folder in packages().items():
+        for path in sorted(folder.glob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            targets = [t for n in tree.body if isinstance(n, ast.Assign) for t in n.targets]
+            if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
+                names.append(package if path.stem == "__init__" else f"{package}.{path.stem}")
+    return names
+
+
+@pytest.mark.parametrize("module", exporting())
+def test_exported_names_are_there(module: str) -> None:
+    loaded = importlib.import_module(module)
+    names = loaded.__all__
+    assert len(set(names)) == len(names) > 0
+    assert [name for name in names if getattr(loaded, name, None) is None] == []
+
+
+def test_rooms_export_something() -> None:
+    assert {"fl_privacy_audit.attacks", "fl_privacy_audit.strategies"} <= set(exporting())
+
+
+def test_the_face() -> None:
+    face = importlib.import_module("fl_privacy_audit")
+    tree = ast.parse((ROOT / "fl_privacy_audit/__init__.py").read_text(encoding="utf-8"))
+    imports = [alias for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names]
+    assert all(alias.name == alias.asname for alias in imports)
+    assert {alias.name for alias in imports} >= {"Auditor", "AuditConfig", "AuditError", "Truth"}
+    assert all(getattr(face, alias.name) is not None for alias in imports)
+
+
+def test_no_file_is_too_long() -> None:
+    files = python_files(*SOURCES)
+    assert len(files) > 40
+    lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in files}
+    assert {str(p.relative_to(ROOT)): n for p, n in lengths.items() if n > 400} == {}
+
+
+def test_the_command_is_installed() -> None:
+    assert version("fl-privacy-audit") == PROJECT["project"]["version"]
+    (command,) = entry_points(group="console_scripts", name="fl-privacy-audit")
+    assert command.value == PROJECT["project"]["scripts"]["fl-privacy-audit"]
+    assert callable(command.load())

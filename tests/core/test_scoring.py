@@ -1,0 +1,194 @@
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fl_privacy_audit import ImageConfig, Truth
+from fl_privacy_audit.errors import TruthError
+from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.records import AttackOutcome
+from fl_privacy_audit.scoring import check_truth, labels_right, save_picture, score, truth_digest
+from fl_privacy_audit.types import Reconstruction
+
+from .builders import IMAGE, make_truth
+
+RAN = AttackOutcome(attack="dlg", status="not scored", reason="waiting", objective=0.5, steps=3)
+
+
+def made_of(images: Tensor, labels: Tensor | None = None) -> Reconstruction:
+    return Reconstruction(
+        images=images, labels=labels, objective=0.5, steps=3, stopped="finished", details={"a": 1.0}
+    )
+
+
+def scored(
+    result: Reconstruction, truth: Truth | None, pictures: Path | None = None
+) -> AttackOutcome:
+    return score(RAN, result, truth, pictures=pictures, picture_name="one.png")
+
+
+def levels(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, *shape), generator=rng) / 255
+
+
+def cut(path: Path, rows: int, columns: int) -> list[list[np.ndarray]]:
+    pixels = np.asarray(Image.open(path))
+    return [np.split(row, columns, axis=1) for row in np.split(pixels, rows, axis=0)]
+
+
+def test_scores_in_the_order_of_the_truth() -> None:
+    truth = make_truth(3)
+    noise = torch.tensor([0.0, 0.2, 0.05]).view(3, 1, 1, 1)
+    guesses = (truth.images + noise).clamp(0, 1)
+    got = scored(made_of(guesses[[2, 0, 1]], truth.labels.flip(0)), truth)
+    assert (got.status, got.reason, got.labels_right) == ("scored", None, 1.0)
+    assert (got.objective, got.steps, got.attack) == (0.5, 3, "dlg")
+    assert got.details == {}
+    assert set(got.scores) == set(METRICS)
+    for name, metric in METRICS.items():
+        expected = metric.function(guesses, truth.images).tolist()
+        assert got.scores[name].each == expected
+        assert got.scores[name].mean == pytest.approx(sum(expected) / 3)
+        assert got.scores[name].worst == expected[0]
+    assert got.scores["psnr"].worst == 100
+
+
+def test_without_truth_it_is_not_scored(tmp_path: Path) -> None:
+    images = levels(2, (1, 8, 8))
+    assert scored(made_of(images), None) == RAN
+    got = scored(made_of(images), None, tmp_path / "pictures")
+    assert got == RAN.model_copy(update={"picture": "pictures/one.png"})
+    (row,) = cut(tmp_path / "pictures/one.png", 1, 2)
+    assert [np.array_equal(a / 255, b[0]) for a, b in zip(row, images.double(), strict=True)]
+
+
+def test_an_empty_batch_is_not_scored(tmp_path: Path) -> None:
+    got = scored(made_of(levels(1, (1, 8, 8))), make_truth(0), tmp_path / "pictures")
+    assert got == RAN.model_copy(update={"reason": "the client's batch held no image"})
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_originals_that_nothing_answers_are_noted() -> None:
+    truth = make_truth(3)
+    got = scored(made_of(truth.images[1:2]), truth)
+    assert got.status == "scored"
+    assert got.details == {"originals without a reconstruction": 2.0}
+    assert got.scores["psnr"].each == [100.0]
+    assert got.labels_right is None
+
+
+def test_more_reconstructions_than_originals() -> None:
+    truth = make_truth(1)
+    got = scored(made_of(torch.cat([levels(2, (1, 8, 8), 5), truth.images])), truth)
+    assert got.scores["mse"].each == [0.0]
+    assert got.details == {}
+
+
+@pytest.mark.parametrize(
+    ("guessed", "true", "share"),
+    [
+        ([0, 1, 2], [2, 1, 0], 1.0),
+        ([1, 1, 1], [1, 2, 1], 2 / 3),
+        ([1, 2, 2], [1, 1, 2], 2 / 3),
+        ([0], [1], 0.0),
+        ([0, 1, 1, 1], [1, 0], 1.0),
+        ([0], [0, 0], 0.5),
+    ],
+)
+def test_labels_right_counts_a_multiset(guessed: list[int], true: list[int], share: float) -> None:
+    assert labels_right(torch.tensor(guessed), torch.tensor(true)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ((2, 1, 8, 9), 2, r"^true images must be \(N, 1, 8, 8\), but got \(2, 1, 8, 9\)$"),
+        ((2, 3, 8, 8), 2, r"^true images must be \(N, 1, 8, 8\), but got \(2, 3, 8, 8\)$"),
+        ((1, 8, 8), 1, r"^true images must be \(N, 1, 8, 8\), but got \(1, 8, 8\)$"),
+        ((2, 1, 8, 8), 3, r"^true labels must be \(2,\) class indices, .*got shape \(3,\)$"),
+    ],
+)
+def test_truth_of_the_wrong_shape(images: tuple[int, ...], labels: int, message: str) -> None:
+    truth = Truth(images=torch.zeros(images), labels=torch.zeros(labels, dtype=torch.long))
+    with pytest.raises(TruthError, match=message):
+        check_truth(truth, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("value", "range_"),
+    [(-0.5, r"\[-0.5, 0\]"), (1.2, r"\[0, 1.2\]"), (255, r"\[0, 255\]"), (float("nan"), r"\[nan")],
+)
+def test_truth_outside_the_range(value: float, range_: str) -> None:
+    images = torch.zeros(1, *IMAGE.shape)
+    images[0, 0, 0, 0] = value
+    with pytest.raises(
+        TruthError, match=rf"must be in \[0, 1\], but got {range_}.*; undo the norm"
+    ):
+        check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE)
+
+
+def test_truth_is_brought_into_form() -> None:
+    images = torch.linspace(-0.005, 1.005, 64, dtype=torch.float64).view(1, *IMAGE.shape)
+    truth = check_truth(Truth(images=images, labels=torch.tensor([1])), IMAGE)
+    assert truth.images.dtype == torch.float32
+    assert (truth.images.min().item(), truth.images.max().item()) == (0, 1)
+    assert len(check_truth(make_truth(0), IMAGE).images) == 0
+
+
+def test_truth_may_carry_a_gradient() -> None:
+    images = torch.rand(1, *IMAGE.shape).requires_grad_()
+    assert not check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE).images.requires_grad
+
+
+def test_digest_tells_batches_apart() -> None:
+    truth = Truth(images=levels(3, IMAGE.shape), labels=torch.tensor([0, 1, 2]))
+
+    def digest(images: Tensor) -> str:
+        return truth_digest(Truth(images=images, labels=torch.zeros(len(images))))
+
+    same = truth_digest(truth)
+    assert digest(truth.images[[2, 0, 1]]) == same
+    assert digest(truth.images + 0.2 / 255 - 0.1 / 255) == same
+    brighter = truth.images.clone()
+    brighter[1, 0, 3, 3] = 1 - brighter[1, 0, 3, 3]
+    others = [brighter, truth.images[:2], truth.images[[0, 1, 1]], truth.images[[0, 1, 2, 2]]]
+    others.append(truth.images.transpose(2, 3))
+    assert len({same, *map(digest, others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_for_the_owner_and_cut_up_again(tmp_path: Path, channels: int) -> None:
+    image = ImageConfig(shape=(channels, 8, 9), mean=(0,) * channels, std=(1,) * channels)
+    truth = Truth(images=levels(3, image.shape), labels=torch.zeros(3))
+    guesses = levels(3, image.shape, 1)
+    got = scored(made_of(guesses), check_truth(truth, image), tmp_path / "pictures")
+    assert got.picture == "pictures/one.png"
+    path = tmp_path / got.picture
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    originals, answers = cut(path, 2, 3)
+    expected = truth.images.permute(0, 2, 3, 1).squeeze(-1) * 255
+    for cell, answer, wanted in zip(originals, answers, expected, strict=True):
+        assert np.array_equal(cell, wanted.round().numpy())
+        mine = list(guesses.permute(0, 2, 3, 1).squeeze(-1) * 255)
+        assert any(np.array_equal(answer, g.round().numpy()) for g in mine)
+        mse = np.mean((cell / 255.0 - answer / 255.0) ** 2)
+        assert any(mse == pytest.approx(m, abs=1e-6) for m in got.scores["mse"].each)
+
+
+def test_a_folder_that_was_open_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir(mode=0o755)
+    save_picture(folder / "one.png", [levels(1, IMAGE.shape)])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_no_picture_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert scored(made_of(make_truth(1).images), make_truth(1)).picture is None
+    assert not list(tmp_path.iterdir())
