@@ -46,7 +46,7 @@ def inverting_gradients(
     return OptimisationAttack(
         name="inverting_gradients",
         start=start.gaussian,
-        labels=labels.analytic_or_learned,
+        labels=labels.recovered,
         replay=replay.local_training,
         distance=distances.cosine,
         priors=((weight, priors.total_variation),),

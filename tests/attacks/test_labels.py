@@ -1,0 +1,90 @@
+"""Labels read off an update, against the labels that made it."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fl_privacy_audit.attacks import labels
+from fl_privacy_audit.errors import UnmetNeedError
+from tests.cases import CLASSES, LeNet, observation, photos, seeded
+
+BATCH = 16
+
+
+class ReluNet(nn.Module):
+    """Untrained, as torch starts it; with or without a last bias."""
+
+    bias = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU())
+        self.head = nn.Linear(16 * 8 * 8, CLASSES, bias=self.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.body(inputs).flatten(1))
+        return scores
+
+
+class BiaslessNet(ReluNet):
+    bias = False
+
+
+def batch(seed: int) -> tuple[Tensor, Tensor]:
+    """Crops of real photographs with labels that repeat."""
+    rng = torch.Generator().manual_seed(seed)
+    images = photos(64)
+    crops = []
+    for _ in range(BATCH):
+        which, top, left = (int(torch.randint(n, (1,), generator=rng)) for n in (4, 48, 48))
+        crops.append(images[which, :, top : top + 16, left : left + 16])
+    return torch.stack(crops), torch.randint(CLASSES, (BATCH,), generator=rng)
+
+
+def right(model: type[nn.Module], seed: int) -> float:
+    """Share of the batch whose label is recovered, as a multiset."""
+    images, truth = batch(seed)
+    seen = observation(seeded(model, seed), images, truth)
+    found = labels.counts(seen, torch.Generator().manual_seed(seed)).classes()
+    assert len(found) == BATCH
+    return (Counter(found.tolist()) & Counter(truth.tolist())).total() / BATCH
+
+
+def test_counts_are_right_on_an_untrained_network() -> None:
+    assert sum(right(ReluNet, seed) == 1 for seed in range(20)) >= 18
+
+
+def test_without_a_last_bias_most_counts_are_right() -> None:
+    shares = [right(BiaslessNet, seed) for seed in range(20)]
+    assert sum(shares) / len(shares) > 0.8
+
+
+def test_counting_needs_the_length_of_the_gradient() -> None:
+    from dataclasses import replace
+
+    images, truth = batch(0)
+    seen = replace(observation(seeded(ReluNet), images, truth), gradient_scale_known=False)
+    with pytest.raises(UnmetNeedError, match="give the local learning rate"):
+        labels.counts(seen, torch.Generator())
+    assert labels.recovered(seen, torch.Generator()).learned
+
+
+def test_one_image_is_read_by_its_sign() -> None:
+    seen = observation(seeded(LeNet), photos()[:1], torch.tensor([7]))
+    assert labels.recovered(seen, torch.Generator()).classes().tolist() == [7]
+
+
+def test_counts_over_several_steps() -> None:
+    images, truth = batch(3)
+    seen = observation(
+        seeded(ReluNet),
+        images,
+        truth,
+        learning_rate=0.001,
+        batches=[range(8), range(8, 16)],
+    )
+    assert seen.gradient is None
+    found = labels.counts(seen, torch.Generator().manual_seed(0)).classes()
+    assert (Counter(found.tolist()) & Counter(truth.tolist())).total() >= BATCH - 1
