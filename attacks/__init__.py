@@ -7,6 +7,7 @@ import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.protocols import Attack
@@ -15,16 +16,23 @@ from .dlg import dlg
 from .idlg import idlg
 from .inverting_gradients import inverting_gradients
 from .many import reconstruct_each
+from .needs import THREAT_MODELS, Needs
 
 __all__ = [
     "ATTACKS",
+    "THREAT_MODELS",
     "AttackEntry",
+    "Needs",
+    "all_attacks",
     "dlg",
     "idlg",
     "inverting_gradients",
     "make_attack",
     "reconstruct_each",
 ]
+
+ENTRY_POINTS = "fl_privacy_audit.attacks"
+"""Group under which other packages offer an `AttackEntry`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +42,16 @@ class AttackEntry:
     Attributes:
         factory: Makes the attack; its keyword arguments are the settings.
         paper: Author, year, arXiv.
-        threat_model: Letter of Carletti et al. 2025 (SoK), A to H.
-        needs: What it works on, in words.
+        threat_model: A letter of `THREAT_MODELS`.
+        needs: What it needs; checked before it starts.
+        cost: What one victim costs, in words.
     """
 
     factory: Callable[..., Attack]
     paper: str
     threat_model: str
-    needs: str
+    needs: Needs
+    cost: str
 
 
 ATTACKS: dict[str, AttackEntry] = {
@@ -49,21 +59,44 @@ ATTACKS: dict[str, AttackEntry] = {
         factory=dlg,
         paper="Zhu 2019, arXiv:1906.08935",
         threat_model="A",
-        needs="smooth network, small batch, small image",
+        needs=Needs(gradient_length=True, most_images=8, model="smooth network"),
+        cost="thousands of gradients, float64",
     ),
     "idlg": AttackEntry(
         factory=idlg,
         paper="Zhao 2020, arXiv:2001.02610",
         threat_model="A",
-        needs="as dlg, batch of one",
+        needs=Needs(gradient_length=True, most_images=1, model="smooth network"),
+        cost="thousands of gradients, float64",
     ),
     "inverting_gradients": AttackEntry(
         factory=inverting_gradients,
         paper="Geiping 2020, arXiv:2003.14053",
         threat_model="B",
-        needs="up to 32 local steps",
+        needs=Needs(model="at most 32 local steps"),
+        cost="thousands of gradients",
     ),
 }
+
+
+def all_attacks() -> dict[str, AttackEntry]:
+    """The table, and what other installed packages add to it by entry point.
+
+    Raises:
+        ConfigError: A package offers something else, or a name that is taken.
+    """
+    table = dict(ATTACKS)
+    for point in entry_points(group=ENTRY_POINTS):
+        entry = point.load()
+        if not isinstance(entry, AttackEntry):
+            raise ConfigError(
+                f"entry point {point.name!r} of group {ENTRY_POINTS} must be an AttackEntry, but "
+                f"is a {type(entry).__name__}"
+            )
+        if point.name in table:
+            raise ConfigError(f"two attacks are called {point.name!r}; rename or remove one")
+        table[point.name] = entry
+    return table
 
 
 def make_attack(name: str, settings: dict[str, int | float | str | bool] | None = None) -> Attack:
@@ -72,11 +105,12 @@ def make_attack(name: str, settings: dict[str, int | float | str | bool] | None 
     Raises:
         ConfigError: No such attack, or it takes no such setting.
     """
-    entry = ATTACKS.get(name)
+    table = all_attacks()
+    entry = table.get(name)
     if entry is None:
-        near = difflib.get_close_matches(name, ATTACKS, n=1)
+        near = difflib.get_close_matches(name, table, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"there is no attack {name!r}; there are {', '.join(ATTACKS)}.{hint}")
+        raise ConfigError(f"there is no attack {name!r}; there are {', '.join(table)}.{hint}")
     settings = settings or {}
     known = list(inspect.signature(entry.factory).parameters)
     unknown = [key for key in settings if key not in known]

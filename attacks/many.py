@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
+from fl_privacy_audit.errors import UnmetNeedError
 from fl_privacy_audit.protocols import Attack, Progress
 from fl_privacy_audit.types import Observation, Reconstruction
 
 from .engine import OptimisationAttack
+from .needs import Needs
 
 MEMORY = 1 << 30
 """Bytes that trials side by side may take, roughly: larger groups run in chunks."""
@@ -21,6 +23,7 @@ def reconstruct_each(
     observations: Sequence[Observation],
     *,
     rngs: Sequence[torch.Generator],
+    needs: Needs | None = None,
     seconds: float = float("inf"),
     progress: Progress | None = None,
 ) -> list[Reconstruction | Exception]:
@@ -30,6 +33,7 @@ def reconstruct_each(
         attack: Any attack.
         observations: Of one model; they may differ in how many images there are to rebuild.
         rngs: One for each.
+        needs: What the attack needs; an observation that lacks it is not attacked.
         seconds: For all of them, shared evenly by those still to come.
         progress: Called with steps done and in all, over the chunk that is running.
 
@@ -40,13 +44,21 @@ def reconstruct_each(
     results: list[Reconstruction | Exception] = [AssertionError("never attacked")] * len(
         observations
     )
-    chunks = _chunks(attack, observations)
-    left = len(observations)
+    able = []
+    for index, seen in enumerate(observations):
+        try:
+            (needs or Needs()).check(seen)
+            able.append(index)
+        except UnmetNeedError as error:
+            results[index] = error
+    chunks = _chunks(attack, observations, able)
+    left = len(able)
     for chunk in chunks:
         share = max(deadline - time.monotonic(), 0.0) * len(chunk) / left
         left -= len(chunk)
-        seen, own = [observations[i] for i in chunk], [rngs[i] for i in chunk]
-        for index, result in zip(chunk, _attack(attack, seen, own, share, progress), strict=True):
+        group, own = [observations[i] for i in chunk], [rngs[i] for i in chunk]
+        found = _attack(attack, group, own, share, progress)
+        for index, result in zip(chunk, found, strict=True):
             results[index] = result
     return results
 
@@ -67,13 +79,15 @@ def _attack(
         return [error] * len(seen)
 
 
-def _chunks(attack: Attack, observations: Sequence[Observation]) -> list[list[int]]:
+def _chunks(
+    attack: Attack, observations: Sequence[Observation], able: Sequence[int]
+) -> list[list[int]]:
     """Indices of victims to attack together: as many images, and no more than fit in memory."""
     if not isinstance(attack, OptimisationAttack) or not attack.separable:
-        return [[index] for index in range(len(observations))]
+        return [[index] for index in able]
     by_count: dict[int, list[int]] = {}
-    for index, seen in enumerate(observations):
-        by_count.setdefault(seen.num_images, []).append(index)
+    for index in able:
+        by_count.setdefault(observations[index].num_images, []).append(index)
     chunks = []
     for alike in by_count.values():
         size = sum(t.nbytes for t in observations[alike[0]].update.values())

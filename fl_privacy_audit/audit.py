@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fl_privacy_audit.attacks import make_attack, reconstruct_each
+from fl_privacy_audit.attacks import all_attacks, make_attack, reconstruct_each
 from fl_privacy_audit.config import AuditConfig
 from fl_privacy_audit.devices import cpu_threads, pick_device
 from fl_privacy_audit.errors import AuditError, UnmetNeedError
@@ -122,6 +122,7 @@ class Auditor:
         self.config = config
         self._model = model if isinstance(model, nn.Module) else model()
         self._attacks = [(c, make_attack(c.name, c.settings)) for c in config.attacks]
+        self._entries = all_attacks()
         self._device = pick_device(config.device)
         self._truth = truth
         self._on_progress = on_progress
@@ -245,6 +246,7 @@ class Auditor:
         for number, (config, attack) in enumerate(self._attacks):
             if not victims:
                 break
+            entry = self._entries.get(config.name)
             seconds = max(deadline - time.monotonic(), 0.0) / (len(self._attacks) - number)
             seeds = [
                 _seed(self.config.seed, server_round, str(v.reply.client), config.name)
@@ -255,6 +257,7 @@ class Auditor:
                 results = reconstruct_each(
                     attack,
                     [v.seen for v in victims],
+                    needs=None if entry is None else entry.needs,
                     rngs=[torch.Generator().manual_seed(seed) for seed in seeds],
                     seconds=seconds,
                     progress=self._reporter(server_round, victims, config.name),
@@ -263,6 +266,7 @@ class Auditor:
             for victim, seed, result, outcomes in zip(victims, seeds, results, found, strict=True):
                 blank = AttackOutcome(
                     attack=config.name,
+                    threat_model=None if entry is None else entry.threat_model,
                     settings=config.settings,
                     status="not scored",
                     reason=victim.no_truth,

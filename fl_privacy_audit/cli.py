@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fl_privacy_audit.attacks import ATTACKS
+from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks
 from fl_privacy_audit.compare import compare, last_run
 from fl_privacy_audit.errors import AuditError
 from fl_privacy_audit.ledger import read_ledger
@@ -104,12 +104,16 @@ def compare_command(directories: tuple[Path, ...], form: str) -> None:
 def attacks() -> None:
     """Print the table of attacks."""
     table = Table()
-    for heading in ("name", "paper", "threat model", "needs"):
-        table.add_column(heading)
-    for name, entry in ATTACKS.items():
-        table.add_row(name, entry.paper, entry.threat_model, entry.needs)
+    for heading in ("name", "paper", "threat model", "needs", "cost"):
+        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
+    for name, entry in all_attacks().items():
+        server = ", the server cheats" if entry.needs.server == "malicious" else ""
+        threat = f"{entry.threat_model}{server}"
+        table.add_row(name, entry.paper, threat, entry.needs.describe(), entry.cost)
     console.print(table)
-    console.print("Threat models: A to H of Carletti et al. 2025; A eavesdrops, H cheats most.")
+    console.print("Threat models (Carletti et al. 2025), each adding to those before it:")
+    for letter, meaning in THREAT_MODELS.items():
+        console.print(f"  {letter}  {meaning}", markup=False, soft_wrap=True)
 
 
 def main() -> None:

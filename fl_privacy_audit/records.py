@@ -85,6 +85,7 @@ class AttackOutcome(BaseModel):
 
     Attributes:
         attack: Name in the table of attacks.
+        threat_model: Letter of Carletti et al. 2025; None for an attack outside the table.
         settings: Settings that differ from the paper's.
         status: ``"scored"``; ``"not scored"``: attacked, but no truth to compare with; ``"not
             tested"``: not attacked; ``"failed"``: the attack raised or diverged.
@@ -104,6 +105,7 @@ class AttackOutcome(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     attack: str
+    threat_model: str | None = None
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
     status: AttackStatus
     reason: str | None = None

@@ -166,6 +166,13 @@ def test_everybody_or_all_who_are_left(spied: Build) -> None:
     assert attacked(spied(clients_per_round=9)[0], 1, nameless) == {"8", "5"}
 
 
+def test_only_updates_that_can_be_audited_are_chosen_from(spied: Build) -> None:
+    auditor, _ = spied(clients_per_round=1)
+    unfit = [make_reply(0, reason="no arrays"), make_reply(1, status="failed")]
+    for round in range(1, 9):
+        assert attacked(auditor, round, [*unfit, make_reply(2)]) == {"partition 2"}
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError("broken")])
 def test_threads_of_an_attack(spied: Build, two_threads: None, error: Exception | None) -> None:
     auditor, (spy,) = spied({"error": error}, threads=1)
@@ -206,9 +213,11 @@ def test_a_run_and_its_evaluations_are_written(tmp_path: Path) -> None:
     assert real_auditor(tmp_path).run != auditor.run
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "client"), [(1, "partition 0"), (2, "2 clients")])
+def test_progress_is_told(tmp_path: Path, count: int, client: str) -> None:
     told: list[Progress] = []
-    auditor = Auditor(audit_config(tmp_path), model=tiny_net(), on_progress=told.append)
-    auditor.audit_round(3, [make_reply(1)])
+    config = audit_config(tmp_path, clients_per_round=None)
+    auditor = Auditor(config, model=tiny_net(), on_progress=told.append)
+    auditor.audit_round(3, [make_reply(i) for i in range(count)])
     steps = [(p.round, p.client, p.attack, p.step, p.steps) for p in told]
-    assert steps == [(3, "partition 1", "inverting_gradients", n, 5) for n in range(1, 6)]
+    assert steps == [(3, client, "inverting_gradients", n, 5) for n in range(1, 6)]

@@ -62,9 +62,7 @@ def test_a_need_of_a_real_attack_that_is_not_met(tmp_path: Path) -> None:
     auditor = real_auditor(tmp_path, attacks=["idlg"], training=training)
     (outcome,) = only(auditor.audit_round(1, [make_reply(num_examples=2)])).attacks
     assert outcome.status == "not tested"
-    assert outcome.reason == (
-        "the analytic label rule needs a batch of one, but there are 2 images"
-    )
+    assert outcome.reason == ("it works on a batch of at most 1, but there are 2 images")
 
 
 def not_finite(value: float) -> ClientReply:
@@ -94,6 +92,23 @@ def test_an_attack_that_meets_overflow(tmp_path: Path) -> None:
     assert outcome.reason is not None
     assert outcome.reason.startswith("the objective was not finite at any step")
     assert repr(written(auditor)) == repr([record])
+
+
+def test_one_client_does_not_spoil_another(tmp_path: Path) -> None:
+    huge = {name: np.full_like(array, 1e38) for name, array in to_arrays(tiny_net()).items()}
+    replies = [
+        make_reply(0, sent=lambda: huge),
+        not_finite(float("inf")),
+        make_reply(2, sent=lambda: 1 // 0),
+        make_reply(3),
+        make_reply(4, truth=lambda: 1 // 0),
+    ]
+    auditor = real_auditor(tmp_path, clients_per_round=None)
+    records = auditor.audit_round(1, replies)
+    status = ["failed", "not tested", "not tested", "scored", "not scored"]
+    assert [r.attacks[0].status for r in records] == status
+    assert records[2].reason == "ZeroDivisionError: integer division or modulo by zero"
+    assert {repr(r) for r in written(auditor)} == {repr(r) for r in records}
 
 
 def test_an_attack_that_runs_out_of_time(tmp_path: Path) -> None:

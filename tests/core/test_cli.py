@@ -67,6 +67,14 @@ def test_compare_as_a_table(ledgers: list[str]) -> None:
     assert output.endswith(LOWER_BOUND + "\n")
 
 
+def test_compare_tells_of_damage(ledgers: list[str]) -> None:
+    with (Path(ledgers[1]) / "ledger.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{\n")
+    for form in ("table", "md", "json"):
+        output = ran("compare", "--format", form, *ledgers).output
+        assert "ledger.jsonl: line 4 is damaged (Invalid JSON" in output
+
+
 def test_compare_as_markdown(ledgers: list[str]) -> None:
     output = ran("compare", "--format", "md", *ledgers).output
     assert output.startswith("# Leakage by setting\n")
@@ -84,7 +92,7 @@ def test_attacks() -> None:
     for name, entry in ATTACKS.items():
         (line,) = [line for line in output.splitlines() if line.startswith(f"│ {name} ")]
         assert entry.paper in line
-        assert entry.needs in line
+        assert entry.needs.describe() in line
 
 
 def test_version_and_help() -> None:
