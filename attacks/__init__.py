@@ -12,11 +12,15 @@ from importlib.metadata import entry_points
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.protocols import Attack
 
+from .analytic import first_linear
 from .dlg import dlg
 from .idlg import idlg
+from .imprint import imprint, with_imprint
 from .inverting_gradients import inverting_gradients
 from .many import reconstruct_each
 from .needs import THREAT_MODELS, Needs
+from .rgap import rgap
+from .spear import spear
 
 __all__ = [
     "ATTACKS",
@@ -25,10 +29,15 @@ __all__ = [
     "Needs",
     "all_attacks",
     "dlg",
+    "first_linear",
     "idlg",
+    "imprint",
     "inverting_gradients",
     "make_attack",
     "reconstruct_each",
+    "rgap",
+    "spear",
+    "with_imprint",
 ]
 
 ENTRY_POINTS = "fl_privacy_audit.attacks"
@@ -75,6 +84,51 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
         cost="thousands of gradients",
+    ),
+    "first_linear": AttackEntry(
+        factory=first_linear,
+        paper="Phong 2018; Geiping 2020, arXiv:2003.14053",
+        threat_model="A",
+        needs=Needs(
+            update="gradient",
+            most_images=1,
+            model="first layer linear with bias, on the flattened image",
+        ),
+        cost="one division",
+    ),
+    "rgap": AttackEntry(
+        factory=rgap,
+        paper="Zhu 2021, arXiv:2010.07733",
+        threat_model="A",
+        needs=Needs(
+            update="gradient",
+            gradient_length=True,
+            most_images=1,
+            model="plain chain of convolutions and linear layers",
+        ),
+        cost="one linear system a layer",
+    ),
+    "spear": AttackEntry(
+        factory=spear,
+        paper="Dimitrov 2024, arXiv:2403.03945",
+        threat_model="A",
+        needs=Needs(
+            update="gradient",
+            most_images=10,
+            model="first layer linear with bias and ReLU, much wider than the batch",
+        ),
+        cost="thousands of small linear systems",
+    ),
+    "imprint": AttackEntry(
+        factory=imprint,
+        paper="Fowl 2022, arXiv:2110.13057",
+        threat_model="F",
+        needs=Needs(
+            update="gradient",
+            server="malicious",
+            model="clients trained with_imprint(model, ...)",
+        ),
+        cost="one difference a bin",
     ),
 }
 

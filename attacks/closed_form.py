@@ -1,0 +1,150 @@
+"""What the attacks that solve instead of search have in common."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fl_privacy_audit.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.types import Observation, Update
+
+from . import replay
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLinear:
+    """The fully connected layer that sees the flattened image, and its observed gradient.
+
+    Attributes:
+        name: Of the module in the model.
+        weight: ``(m, n)`` gradient, float64.
+        bias: ``(m,)`` gradient, float64.
+        relu: Whether a ReLU follows at once.
+    """
+
+    name: str
+    weight: Tensor
+    bias: Tensor
+    relu: bool
+
+
+def one_gradient(seen: Observation, attack: str) -> Update:
+    """The observed gradient in float64.
+
+    Raises:
+        UnmetNeedError: The update is not one gradient step.
+        AttackError: It is not finite.
+    """
+    if seen.gradient is None:
+        raise UnmetNeedError(
+            f"{attack} needs an update that is one plain SGD step, but this one sums "
+            f"{seen.training.steps} steps; audit a client with one local step, or use an attack "
+            "that replays several"
+        )
+    if not all(bool(t.isfinite().all()) for t in seen.gradient.values()):
+        raise AttackError(f"{attack}: the observed gradient is not finite; nothing can be solved")
+    return {name: t.detach().double() for name, t in seen.gradient.items()}
+
+
+def need_one_image(seen: Observation, attack: str, instead: str) -> None:
+    """Refuse a batch.
+
+    Raises:
+        UnmetNeedError: More than one image.
+    """
+    if seen.num_images != 1:
+        raise UnmetNeedError(
+            f"{attack} needs a batch of one, but there are {seen.num_images} images, whose "
+            f"gradients are mixed; {instead}"
+        )
+
+
+def first_linear_layer(seen: Observation, attack: str) -> FirstLinear:
+    """Find the linear layer whose input is the flattened image, by a forward pass on a probe.
+
+    Raises:
+        UnmetNeedError: There is none, or it has no trained bias.
+        AttackError: The gradient is not finite.
+    """
+    gradient = one_gradient(seen, attack)
+    model = copy.deepcopy(seen.model)
+    probe = torch.rand(2, *seen.image.shape, generator=torch.Generator().manual_seed(0))
+    probe = seen.image.normalise(probe.to(seen.device, seen.dtype))
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def remember(name: str) -> None:
+        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            if name not in outputs:
+                inputs[name], outputs[name] = given[0].detach(), output
+
+        model.get_submodule(name).register_forward_hook(hook)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            remember(name)
+    weights = {n: p.detach().requires_grad_() for n, p in seen.parameters.items()}
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        scores = functional_call(model, {**weights, **seen.buffers}, (probe,))
+    flat = probe.flatten(1)
+    found = [n for n, x in inputs.items() if x.shape == flat.shape and torch.equal(x, flat)]
+    if not found:
+        raise UnmetNeedError(
+            f"{attack} needs a fully connected layer that sees the flattened image itself, but no "
+            f"linear layer of this model does (there are {len(inputs)}); attack a model that "
+            "begins with flatten and linear, or use an attack on convolutions"
+        )
+    name = found[0]
+    if f"{name}.weight" not in gradient or f"{name}.bias" not in gradient:
+        raise UnmetNeedError(
+            f"{attack} needs the gradients of the weight and of the bias of `{name}`, but the "
+            "layer has no trained bias or weight; give the layer a bias, or use another attack"
+        )
+    before = outputs[name]
+    (slopes,) = torch.autograd.grad(scores.square().sum(), before)
+    shut = before <= 0
+    relu = bool(shut.any()) and not bool(slopes[shut].any()) and bool(slopes[~shut].any())
+    return FirstLinear(
+        name=name,
+        weight=gradient[f"{name}.weight"],
+        bias=gradient[f"{name}.bias"],
+        relu=relu,
+    )
+
+
+def residual(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+    """Length of replayed minus observed gradient over that of the observed: 0 is a perfect fit.
+
+    The best scale is divided out where the length of the observed gradient means nothing.
+    """
+    wide = replay.local_training(_double(seen))
+    with torch.enable_grad():
+        y = F.one_hot(labels, seen.num_classes).double()
+        replayed = wide(inputs.detach().double(), y)
+    guess = torch.cat([replayed[n].detach().flatten() for n in wide.target])
+    goal = torch.cat([t.flatten() for t in wide.target.values()])
+    if not seen.gradient_scale_known:
+        guess = guess * (guess @ goal) / guess.square().sum().clamp_min(1e-300)
+    return float((guess - goal).norm() / goal.norm().clamp_min(1e-300))
+
+
+def pixels(seen: Observation, inputs: Tensor) -> Tensor:
+    """Model inputs -> float images in [0, 1]; what is not a number becomes mid-grey."""
+    images = seen.image.denormalise(inputs.reshape(-1, *seen.image.shape))
+    return images.nan_to_num(nan=0.5, posinf=1.0, neginf=0.0).clamp(0, 1).float()
+
+
+def _double(seen: Observation) -> Observation:
+    def cast(tensors: Update) -> dict[str, Tensor]:
+        return {n: t.double() if t.is_floating_point() else t for n, t in tensors.items()}
+
+    return replace(
+        seen,
+        parameters=cast(seen.parameters),
+        buffers=cast(seen.buffers),
+        update=cast(seen.update),
+        gradient=None if seen.gradient is None else cast(seen.gradient),
+    )
