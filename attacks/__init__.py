@@ -13,6 +13,7 @@ from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.protocols import Attack
 
 from .analytic import first_linear
+from .deep_image_prior import deep_image_prior, latent_search
 from .dlg import dlg
 from .idlg import idlg
 from .imprint import imprint, with_imprint
@@ -20,6 +21,7 @@ from .inverting_gradients import inverting_gradients
 from .many import reconstruct_each
 from .needs import THREAT_MODELS, Needs
 from .rgap import rgap
+from .see_through_gradients import see_through_gradients
 from .spear import spear
 
 __all__ = [
@@ -28,14 +30,17 @@ __all__ = [
     "AttackEntry",
     "Needs",
     "all_attacks",
+    "deep_image_prior",
     "dlg",
     "first_linear",
     "idlg",
     "imprint",
     "inverting_gradients",
+    "latent_search",
     "make_attack",
     "reconstruct_each",
     "rgap",
+    "see_through_gradients",
     "spear",
     "with_imprint",
 ]
@@ -84,6 +89,20 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
         cost="thousands of gradients",
+    ),
+    "see_through_gradients": AttackEntry(
+        factory=see_through_gradients,
+        paper="Yin 2021, arXiv:2104.07586",
+        threat_model="E",
+        needs=Needs(model="batch norm whose running statistics are sent"),
+        cost="thousands of gradients, each with a forward pass more",
+    ),
+    "deep_image_prior": AttackEntry(
+        factory=deep_image_prior,
+        paper="Jeon 2021 (GIAS) with Ulyanov 2018, arXiv:1711.10925",
+        threat_model="B",
+        needs=Needs(model="at most 32 local steps"),
+        cost="thousands of gradients, and a small generator",
     ),
     "first_linear": AttackEntry(
         factory=first_linear,

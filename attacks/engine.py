@@ -23,16 +23,16 @@ from fl_privacy_audit.errors import AttackError
 from fl_privacy_audit.protocols import Progress
 from fl_privacy_audit.types import ImageSpec, Observation, Reconstruction, Update
 
-from .evaluators import Distance, Evaluator, Prior, Trials, Weight, choose_evaluator
+from .evaluators import Decode, Distance, Evaluator, Prior, Trials, Weight, choose_evaluator
 from .labels import LabelRule
 from .replay import Replay
 
 Start = Callable[[Observation, torch.Generator], Tensor]
-"""First guess, ``(N, C, H, W)`` model inputs."""
+"""First guess: ``(N, C, H, W)`` model inputs, or whatever `Decode` takes."""
 GradientRule = Callable[[Tensor], Tensor]
 """What the optimiser is given for the gradient of the objective."""
 Constraint = Callable[[Tensor, ImageSpec], Tensor]
-"""Moves inputs ``(T, N, C, H, W)`` back to where images can be."""
+"""Moves guesses, ``(T, N, C, H, W)`` inputs say, back to where images can be."""
 Schedule = Callable[[float], float]
 """Share of the steps done, in [0, 1) -> factor on the learning rate."""
 
@@ -52,6 +52,8 @@ class OptimisationAttack:
     Attributes:
         name: Name in the table of attacks.
         start: First guess.
+        decode: Guess -> model inputs ``(N, C, H, W)``: where a generator goes, whose latents are
+            then the guess. By default the guess is the inputs.
         labels: Label rule.
         replay: What a client would have sent.
         distance: Compares replayed and observed updates. The best iterate and the best restart
@@ -63,6 +65,8 @@ class OptimisationAttack:
             not), so that trials can share one.
         gradient_rule: Applied to the gradient first.
         constrain: Applied after each step.
+        consistency: Pulls the restarts of a victim to their mean, as a weight on the squared
+            distance to it (Yin et al. 2021, group consistency).
         schedule: Learning-rate factor.
         steps: Optimiser steps of one restart.
         restarts: Fresh starts.
@@ -79,7 +83,9 @@ class OptimisationAttack:
     separable: bool = True
     priors: tuple[tuple[Weight, Prior], ...] = ()
     gradient_rule: GradientRule = lambda gradient: gradient
-    constrain: Constraint = lambda inputs, spec: inputs
+    constrain: Constraint = lambda guesses, spec: guesses
+    decode: Decode = lambda guess, seen: guess
+    consistency: float = 0.0
     schedule: Schedule = lambda done: 1.0
     steps: int
     restarts: int = 1
@@ -172,8 +178,10 @@ class OptimisationAttack:
             return AttackError(
                 "the objective was not finite at any step; the update or the model may overflow"
             )
+        with torch.no_grad():
+            inputs = self.decode(best.guess, seen)
         return Reconstruction(
-            images=seen.image.denormalise(best.inputs).clamp(0, 1).float(),
+            images=seen.image.denormalise(inputs).clamp(0, 1).float(),
             labels=best.labels,
             objective=objective,
             steps=taken,
@@ -185,7 +193,7 @@ class OptimisationAttack:
         self, trials: Trials, deadline: float, report: Callable[[int], None]
     ) -> "list[_Outcome]":
         evaluator = choose_evaluator(self, trials, deadline)
-        leaves = [trials.inputs, *([trials.scores] if trials.learned else [])]
+        leaves = [trials.guesses, *([trials.scores] if trials.learned else [])]
         optimiser = self.optimiser(leaves)
         rates = [group["lr"] for group in optimiser.param_groups]
         keep = _Best(trials)
@@ -193,7 +201,7 @@ class OptimisationAttack:
         def evaluate() -> Tensor:
             step = evaluator(trials)
             keep.update(step.distances)
-            gradients = [step.input_gradients, step.score_gradients]
+            gradients = [self._pull(trials, step.guess_gradients), step.score_gradients]
             for leaf, gradient in zip(leaves, gradients, strict=False):
                 assert gradient is not None
                 leaf.grad = self.gradient_rule(gradient)
@@ -205,17 +213,26 @@ class OptimisationAttack:
                 group["lr"] = rate * self.schedule((step - 1) / self.steps)
             optimiser.step(evaluate)  # type: ignore[arg-type]
             with torch.no_grad():
-                trials.inputs.copy_(self.constrain(trials.inputs, trials.seen.image))
+                trials.guesses.copy_(self.constrain(trials.guesses, trials.seen.image))
             report(step)
             if time.monotonic() > deadline:
                 break
         evaluate()
         return keep.outcomes(step, evaluator)
 
+    def _pull(self, trials: Trials, gradients: Tensor) -> Tensor:
+        """Add what group consistency pulls; restarts of a victim lie side by side."""
+        if not self.consistency or self.restarts == 1 or not self.separable:
+            return gradients
+        guesses = trials.guesses.detach()
+        groups = guesses.view(-1, self.restarts, *guesses.shape[1:])
+        apart = (groups - groups.mean(dim=1, keepdim=True)).view_as(guesses)
+        return gradients + 2 * self.consistency * apart
+
 
 @dataclass(frozen=True)
 class _Outcome:
-    inputs: Tensor
+    guess: Tensor
     labels: Tensor
     distance: Tensor
     steps: int
@@ -227,24 +244,24 @@ class _Best:
 
     def __init__(self, trials: Trials) -> None:
         self._trials = trials
-        self._inputs = trials.inputs.detach().clone()
+        self._guesses = trials.guesses.detach().clone()
         self._labels = trials.scores.detach().argmax(dim=-1)
-        self._distances = torch.full_like(trials.inputs[:, 0, 0, 0, 0].detach(), float("inf"))
+        self._distances = trials.guesses.new_full((len(trials),), float("inf"))
 
     @torch.no_grad()
     def update(self, distances: Tensor) -> None:
         better = distances < self._distances
         self._distances = torch.where(better, distances, self._distances)
-        wide = better.view(-1, 1, 1, 1, 1)
-        self._inputs = torch.where(wide, self._trials.inputs, self._inputs)
+        wide = better.view(-1, *[1] * (self._guesses.ndim - 1))
+        self._guesses = torch.where(wide, self._trials.guesses, self._guesses)
         labels = self._trials.scores.argmax(dim=-1)
         self._labels = torch.where(better.view(-1, 1), labels, self._labels)
 
     def outcomes(self, steps: int, evaluator: Evaluator) -> list[_Outcome]:
         return [
-            _Outcome(inputs, labels, distance, steps, evaluator.name)
-            for inputs, labels, distance in zip(
-                self._inputs, self._labels, self._distances, strict=True
+            _Outcome(guess, labels, distance, steps, evaluator.name)
+            for guess, labels, distance in zip(
+                self._guesses, self._labels, self._distances, strict=True
             )
         ]
 

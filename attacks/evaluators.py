@@ -30,6 +30,8 @@ Distance = Callable[[Update, Update], Tensor]
 """How unlike two updates are: a scalar, 0 where they agree."""
 Prior = Callable[[Tensor, Observation], Tensor]
 """How unlike a natural image the inputs ``(N, C, H, W)`` are: a scalar."""
+Decode = Callable[[Tensor, Observation], Tensor]
+"""Guess -> model inputs ``(N, C, H, W)``."""
 Weight = Callable[[Observation], float]
 """How much a prior counts against the distance."""
 
@@ -45,23 +47,25 @@ class Trials:
 
     Attributes:
         seen: Stands for all victims: model, shapes and local training are the same.
-        inputs: ``(T, N, C, H, W)`` guesses, moved in place.
+        guesses: ``(T, ...)``, moved in place: ``(T, N, C, H, W)`` model inputs, or latents.
         scores: ``(T, N, K)`` label scores where they are learned, else one-hot.
         learned: Whether `scores` are moved too.
         run: The replay.
         parameters: Weights sent to each victim, T of them; often the same object.
         buffers: Likewise.
+        returned: Buffers that came back.
         targets: What each victim returned.
         weights: ``(T, P)`` weights of the priors.
     """
 
     seen: Observation
-    inputs: Tensor
+    guesses: Tensor
     scores: Tensor
     learned: bool
     run: Run
     parameters: Sequence[Update]
     buffers: Sequence[Update]
+    returned: Sequence[Update]
     targets: Sequence[Update]
     weights: Tensor
 
@@ -70,17 +74,18 @@ class Trials:
         cls, attack: "OptimisationAttack", seen: Observation, replay: Replay, rng: torch.Generator
     ) -> "Trials":
         """One trial with a fresh start."""
-        inputs = attack.start(seen, rng).to(seen.device, attack.dtype)
+        guess = attack.start(seen, rng).to(seen.device, attack.dtype)
         labels = attack.labels(seen, rng)
         weights = [weight(seen) for weight, _ in attack.priors]
         return cls(
             seen=seen,
-            inputs=inputs[None],
+            guesses=guess[None],
             scores=labels.scores.detach()[None],
             learned=labels.learned,
             run=replay.run,
             parameters=[replay.start[0]],
             buffers=[replay.start[1]],
+            returned=[seen.returned_buffers],
             targets=[replay.target],
             weights=torch.tensor([weights], dtype=attack.dtype, device=seen.device),
         )
@@ -91,17 +96,18 @@ class Trials:
         first = trials[0]
         return replace(
             first,
-            inputs=torch.cat([t.inputs for t in trials]).clone().requires_grad_(),
+            guesses=torch.cat([t.guesses for t in trials]).clone().requires_grad_(),
             scores=torch.cat([t.scores for t in trials]).clone().requires_grad_(first.learned),
             parameters=[p for t in trials for p in t.parameters],
             buffers=[b for t in trials for b in t.buffers],
+            returned=[b for t in trials for b in t.returned],
             targets=[u for t in trials for u in t.targets],
             weights=torch.cat([t.weights for t in trials]),
         )
 
     def __len__(self) -> int:
         """How many trials."""
-        return len(self.inputs)
+        return len(self.guesses)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class Step:
 
     objectives: Tensor
     distances: Tensor
-    input_gradients: Tensor
+    guess_gradients: Tensor
     score_gradients: Tensor | None
 
 
@@ -132,26 +138,27 @@ class Evaluator:
         """One trial after the other, by the tape."""
         found = []
         for index in range(len(trials)):
-            inputs = trials.inputs[index].detach().requires_grad_()
+            guess = trials.guesses[index].detach().requires_grad_()
             scores = trials.scores[index].detach().requires_grad_(trials.learned)
             objective, distance = _objective(
                 self._attack,
                 trials,
                 by_autograd,
-                inputs,
+                guess,
                 scores,
                 trials.parameters[index],
                 trials.buffers[index],
+                trials.returned[index],
                 trials.targets[index],
                 trials.weights[index],
                 autocast=self.autocast,
             )
-            leaves = [inputs, scores] if trials.learned else [inputs]
+            leaves = [guess, scores] if trials.learned else [guess]
             slopes = torch.autograd.grad(objective, leaves)
             found.append((objective.detach(), distance.detach(), *slopes))
         columns = [torch.stack(column) for column in zip(*found, strict=True)]
-        objectives, distances, input_gradients = columns[:3]
-        return Step(objectives, distances, input_gradients, columns[3] if trials.learned else None)
+        objectives, distances, guess_gradients = columns[:3]
+        return Step(objectives, distances, guess_gradients, columns[3] if trials.learned else None)
 
 
 class Bfloat16(Evaluator):
@@ -170,14 +177,15 @@ class Vmap(Evaluator):
         super().__init__(attack, trials)
         parameters, parameter_axis = _stack(trials.parameters)
         buffers, buffer_axis = _stack(trials.buffers)
+        returned, returned_axis = _stack(trials.returned)
         targets, target_axis = _stack(trials.targets)
-        self._fixed = (parameters, buffers, targets, trials.weights)
+        self._fixed = (parameters, buffers, returned, targets, trials.weights)
 
         def one(*arguments: Any) -> tuple[Tensor, Tensor]:
             return _objective(attack, trials, by_transform, *arguments, autocast=False)
 
         wanted = (0, 1) if trials.learned else (0,)
-        axes = (0, 0, parameter_axis, buffer_axis, target_axis, 0)
+        axes = (0, 0, parameter_axis, buffer_axis, returned_axis, target_axis, 0)
         self._all: Callable[..., Any] = vmap(
             grad_and_value(one, argnums=wanted, has_aux=True),
             in_dims=axes,
@@ -187,7 +195,7 @@ class Vmap(Evaluator):
     def __call__(self, trials: Trials) -> Step:
         """All at once."""
         slopes, (objectives, distances) = self._all(
-            trials.inputs.detach(), trials.scores.detach(), *self._fixed
+            trials.guesses.detach(), trials.scores.detach(), *self._fixed
         )
         return Step(objectives, distances, slopes[0], slopes[1] if trials.learned else None)
 
@@ -231,7 +239,7 @@ def choose_evaluator(attack: "OptimisationAttack", trials: Trials, deadline: flo
     if attack.dtype != torch.float32 or attack.steps < 50:
         return Evaluator(attack, trials)
     layout = tuple(tuple(t.shape) for t in trials.parameters[0].values())
-    key = (attack.name, layout, tuple(trials.inputs.shape), str(trials.inputs.device))
+    key = (attack.name, layout, tuple(trials.guesses.shape), str(trials.guesses.device))
     if key not in _CHOSEN:
         _CHOSEN[key] = _probe(attack, trials, deadline)
     return EVALUATORS[_CHOSEN[key]](attack, trials)
@@ -242,9 +250,9 @@ _CHOSEN: dict[tuple[object, ...], str] = {}
 
 def _probe(attack: "OptimisationAttack", trials: Trials, deadline: float) -> str:
     names = ["sequential"]
-    if has_bfloat16(trials.inputs.device):
+    if has_bfloat16(trials.guesses.device):
         names.append("bfloat16")
-    if len(trials) > 1 or trials.inputs.is_cuda:
+    if len(trials) > 1 or trials.guesses.is_cuda:
         names.append("vmap")
     if len(names) == 1:
         return names[0]
@@ -253,19 +261,19 @@ def _probe(attack: "OptimisationAttack", trials: Trials, deadline: float) -> str
         seconds["bfloat16"] *= CLEARLY_FASTER
     best = min(seconds, key=seconds.__getitem__)
     work = min(seconds[best] * attack.steps, deadline - time.monotonic())
-    return "compiled" if work > WORTH_COMPILING and can_compile(trials.inputs.device) else best
+    return "compiled" if work > WORTH_COMPILING and can_compile(trials.guesses.device) else best
 
 
 def _time(evaluator: Evaluator, trials: Trials) -> float:
     evaluator(trials)
     best = float("inf")
     for _ in range(2):
-        if trials.inputs.is_cuda:
-            torch.cuda.synchronize(trials.inputs.device)
+        if trials.guesses.is_cuda:
+            torch.cuda.synchronize(trials.guesses.device)
         started = time.perf_counter()
         evaluator(trials)
-        if trials.inputs.is_cuda:
-            torch.cuda.synchronize(trials.inputs.device)
+        if trials.guesses.is_cuda:
+            torch.cuda.synchronize(trials.guesses.device)
         best = min(best, time.perf_counter() - started)
     return best
 
@@ -287,10 +295,11 @@ def _objective(
     attack: "OptimisationAttack",
     trials: Trials,
     differentiate: Differentiate,
-    inputs: Tensor,
+    guess: Tensor,
     scores: Tensor,
     parameters: Update,
     buffers: Update,
+    returned: Update,
     target: Update,
     weights: Tensor,
     *,
@@ -299,14 +308,17 @@ def _objective(
     """Objective and distance of one trial: the one place where a recipe's parts meet."""
     probabilities = scores.softmax(dim=-1) if trials.learned else scores
     context = (
-        torch.autocast(inputs.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
+        torch.autocast(guess.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
     )
+    inputs = attack.decode(guess, trials.seen)
     with context:
-        guess = trials.run(differentiate, parameters, buffers, inputs, probabilities)
-    distance = attack.distance(guess, target)
+        update = trials.run(differentiate, parameters, buffers, inputs, probabilities)
+    distance = attack.distance(update, target)
     objective = distance
     if attack.priors:
-        seen = replace(trials.seen, parameters=parameters, buffers=buffers)
+        seen = replace(
+            trials.seen, parameters=parameters, buffers=buffers, returned_buffers=returned
+        )
         for index, (_, prior) in enumerate(attack.priors):
             objective = objective + weights[index] * prior(inputs, seen)
     return objective, distance

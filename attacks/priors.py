@@ -1,7 +1,13 @@
 """What a natural image looks like, whatever the update says."""
 
-from torch import Tensor
+from collections.abc import Callable
 
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fl_privacy_audit.errors import UnmetNeedError
 from fl_privacy_audit.types import Observation
 
 
@@ -14,3 +20,70 @@ def total_variation(inputs: Tensor, seen: Observation) -> Tensor:
     across = (inputs[..., :, 1:] - inputs[..., :, :-1]).abs().mean()
     down = (inputs[..., 1:, :] - inputs[..., :-1, :]).abs().mean()
     return across + down
+
+
+def batch_norm_statistics(inputs: Tensor, seen: Observation) -> Tensor:
+    """Distance of the guess's batch-norm statistics from the clients' (Yin et al. 2021, Eq. 7).
+
+    Mean over the batch-norm layers of the squared distances of means and of variances, each
+    relative to the mean variance of the layer. What is aimed at is `client_statistics`.
+
+    Raises:
+        UnmetNeedError: The model has no batch norm with running statistics.
+    """
+    wanted = client_statistics(seen)
+    found: list[Tensor] = []
+
+    def compare(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            del module
+            (features,) = arguments
+            axes = [axis for axis in range(features.ndim) if axis != 1]
+            mean, variance = wanted[name]
+            scale = variance.mean().clamp_min(1e-12)
+            off_mean = (features.mean(dim=axes) - mean).square().mean() / scale
+            off_variance = (features.var(dim=axes) - variance).square().mean() / scale.square()
+            found.append(off_mean + off_variance)
+
+        return hook
+
+    layers = dict(seen.model.named_modules())
+    handles = [layers[name].register_forward_pre_hook(compare(name)) for name in wanted]
+    try:
+        functional_call(seen.model, {**seen.parameters, **seen.buffers}, (inputs,))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(found).mean()
+
+
+def client_statistics(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance ``(C,)`` that each batch-norm layer saw on the client, by layer.
+
+    A client in train mode moves its running statistics towards its batch's, and sends them back:
+
+        after = (1 - momentum) before + momentum * batch,
+
+    which gives the batch's own statistics. Where the running statistics did not move (eval mode,
+    or buffers that stay at home) those of the model stand in: they are the training data's.
+
+    Raises:
+        UnmetNeedError: The model has no batch norm with running statistics.
+    """
+    statistics = {}
+    for name, module in seen.model.named_modules():
+        if not isinstance(module, _BatchNorm) or f"{name}.running_mean" not in seen.buffers:
+            continue
+        before = [seen.buffers[f"{name}.running_{which}"] for which in ("mean", "var")]
+        after = [seen.returned_buffers[f"{name}.running_{which}"] for which in ("mean", "var")]
+        share = module.momentum
+        if seen.training.mode == "eval" or not share:
+            statistics[name] = (before[0], before[1])
+            continue
+        moved = [(a - (1 - share) * b) / share for a, b in zip(after, before, strict=True)]
+        statistics[name] = (moved[0], moved[1].clamp_min(0))
+    if not statistics:
+        raise UnmetNeedError(
+            "the batch-norm prior needs a model with batch norm whose running statistics are sent"
+        )
+    return statistics

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from fl_privacy_audit.config import ImageConfig, TrainingConfig
@@ -131,7 +131,9 @@ def attacked_copy(model: nn.Module, mode: Mode, assumptions: list[str]) -> nn.Mo
     model.train(mode != "eval")
     if mode != "eval":
         for norm in batch_norms:
-            norm.track_running_stats, norm.momentum = False, 0.0
+            norm.track_running_stats = False
+            if not isinstance(norm, _BatchNorm):
+                norm.momentum = 0.0
         for dropout in dropouts:
             dropout.eval()
         if dropouts:

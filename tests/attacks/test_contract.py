@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import ATTACKS, make_attack, with_imprint
 from fl_privacy_audit.attacks.imprint import ImprintBlock, quantiles
@@ -41,6 +41,19 @@ class Perceptron(nn.Sequential):
     def __init__(self) -> None:
         hidden = nn.Linear(3 * SIZE**2, 100)
         super().__init__(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(100, CLASSES))
+
+
+class BatchNormNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.BatchNorm2d(16), nn.ReLU()
+        )
+        self.head = nn.Linear(16 * (SIZE // 2) ** 2, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.body(inputs).flatten(1))
+        return scores
 
 
 def imprinted() -> nn.Module:
@@ -79,6 +92,10 @@ CASES: dict[str, Case] = {
     "dlg": search(3, 40, restarts=1),
     "idlg": search(3, 40, restarts=1),
     "inverting_gradients": search(20, 400),
+    "see_through_gradients": replace(
+        search(10, 300, restarts=2), victim=lambda: seeded(BatchNormNet)
+    ),
+    "deep_image_prior": search(10, 300),
     "first_linear": Case(victim=lambda: seeded(Perceptron), draws=False),
     "rgap": Case(draws=False),
     "spear": Case(victim=lambda: seeded(Perceptron), draws=False),
@@ -123,7 +140,8 @@ class TestContract:
             assert result.labels.shape == (1,)
             assert 0 <= result.labels.item() < CLASSES
         assert math.isfinite(result.objective)
-        assert result.steps == CASES[name].fast.get("steps", result.steps)
+        settings = CASES[name].fast
+        assert result.steps == settings.get("steps", result.steps) * settings.get("restarts", 1)
         assert result.stopped == "finished"
 
     def test_it_carries_the_name_of_its_row(self, name: str, seen: Observation) -> None:

@@ -81,7 +81,7 @@ def test_vmap_computes_what_the_plain_loop_computes(victim: str) -> None:
     plain = evaluators.Evaluator(recipe, joined)(joined)
     fast = evaluators.Vmap(recipe, joined)(joined)
     assert len(joined) == 4
-    for name in ("objectives", "distances", "input_gradients"):
+    for name in ("objectives", "distances", "guess_gradients"):
         ours, oracle = getattr(fast, name), getattr(plain, name)
         assert torch.allclose(ours, oracle, rtol=1e-3, atol=1e-4 * oracle.abs().max()), name
     assert (fast.score_gradients is None) == (plain.score_gradients is None)
@@ -99,18 +99,18 @@ def test_compiled_computes_what_the_plain_loop_computes(victim: str) -> None:
     plain = evaluators.Evaluator(recipe, joined)(joined)
     fast = evaluators.Compiled(recipe, joined)(joined)
     assert torch.allclose(
-        fast.input_gradients,
-        plain.input_gradients,
+        fast.guess_gradients,
+        plain.guess_gradients,
         rtol=1e-3,
-        atol=1e-4 * float(plain.input_gradients.abs().max()),
+        atol=1e-4 * float(plain.guess_gradients.abs().max()),
     )
 
 
 def test_bfloat16_points_the_same_way() -> None:
     recipe = attack()
     joined = trials(recipe, victims(TinyLeNet, 1))
-    plain = evaluators.Evaluator(recipe, joined)(joined).input_gradients
-    fast = evaluators.Bfloat16(recipe, joined)(joined).input_gradients
+    plain = evaluators.Evaluator(recipe, joined)(joined).guess_gradients
+    fast = evaluators.Bfloat16(recipe, joined)(joined).guess_gradients
     assert fast.dtype == torch.float32
     similarity = nn.functional.cosine_similarity(fast.flatten(1), plain.flatten(1))
     assert similarity.min() > 0.9

@@ -125,6 +125,7 @@ def audit_config(directory: Path, /, **changes: Any) -> AuditConfig:
         "image": IMAGE,
         "directory": directory,
         "training": ONE_STEP,
+        "device": "cpu",
         "attacks": [{"name": "inverting_gradients", "settings": {"steps": 5}}],
     }
     return AuditConfig.build({**settings, **changes})

@@ -12,7 +12,7 @@ from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.provenance import describe_model
 from fl_privacy_audit.records import AuditRecord, Record, RunRecord
 
-from .builders import ONE_STEP, audit_line, evaluation_line, outcome, run_line, write_ledger
+from .builders import ONE_STEP, audit_line, evaluation_line, made, outcome, run_line, write_ledger
 
 NO_TRUTH = "a run has no published truth, so nobody can tell if the images are the same"
 COUNTS = "settings have different numbers of scored records; compare counts first"
@@ -80,6 +80,7 @@ def described(run: RunRecord, model: nn.Module) -> RunRecord:
 
 
 IMAGE = {"mean": [0.5], "std": [0.25]}
+wider = made(nn.Flatten(), nn.Linear(64, 9), nn.Sigmoid(), nn.Linear(9, 3))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,10 @@ IMAGE = {"mean": [0.5], "std": [0.25]}
         (
             [described(run_line("b"), nn.Linear(2, 2)), scored()],
             "'a' and 'b' train different models: Sequential and Linear differ in their parameters",
+        ),
+        (
+            [described(run_line("b"), wider), scored()],
+            "'a' and 'b' train different models: Sequential and Sequential differ in their param",
         ),
         (
             [run_line("b", image={"shape": [1, 8, 9], **IMAGE}), scored()],

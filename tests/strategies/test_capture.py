@@ -18,6 +18,12 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
+from flwr.serverapp import (
+    NeighboringRelation,
+    PrivacyConfig,
+    RdpAccountant,
+    SamplingMethod,
+)
 from flwr.serverapp import strategy as shipped
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedXgbBagging, Strategy
 
@@ -268,6 +274,23 @@ def test_summary_and_repr_name_the_wrapped_strategy(
         strategy.summary()
     assert "inverting_gradients" in caplog.text
     assert repr(strategy).startswith("Privacy Audit Strategy Wrapper (")
+
+
+def test_flowers_accountant_works_inside_the_audit(tmp_path: Path) -> None:
+    config = PrivacyConfig(
+        delta=1e-5,
+        sampling_method=SamplingMethod.NO_AMPLIFICATION,
+        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
+    )
+    private = shipped.DifferentialPrivacyServerSideFixedClipping(
+        FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0, fraction_train=1.0),
+        1.0,
+        0.1,
+        3,
+        accountant=RdpAccountant(config),
+    )
+    federate(make_auditor(tmp_path), honest, strategy=private, rounds=2)
+    assert private.privacy_spent().num_releases == 2
 
 
 def test_central_dp_does_not_hide_the_update_from_the_server(tmp_path: Path) -> None:
