@@ -68,7 +68,7 @@ def run_demo(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     # Flower reads its telemetry switch when it is imported.
-    from fl_privacy_audit.flower_cifar.data import MEAN, SIZE, STD, class_names
+    from fl_privacy_audit.flower_cifar.data import MEAN, SIZE, STD, class_names, load_test
     from fl_privacy_audit.flower_cifar.model import make_net
     from fl_privacy_audit.flower_cifar.simulation import simulate
 
@@ -80,6 +80,7 @@ def run_demo(
         seed=seed,
         reproducible_noise=True,
     )
+    load_test(base)  # what cannot be read is better known before anything is started
     columns = (TextColumn("{task.description:<42}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         for setting in SETTINGS:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from opacus.accountants.analysis import rdp
 from torch import Tensor
 
+from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.flower_cifar.data import class_names, load_partition, load_test
 from fl_privacy_audit.flower_cifar.model import make_net
 from fl_privacy_audit.flower_cifar.settings import Settings
@@ -162,6 +163,6 @@ def test_settings_are_checked() -> None:
 
 def test_a_folder_without_cifar10_says_what_is_missing(tmp_path: Any) -> None:
     settings = Settings(dataset="cifar10", data_root=str(tmp_path))
-    with pytest.raises(RuntimeError, match="holds no folder cifar-10-batches-py"):
+    with pytest.raises(ConfigError, match="holds no folder cifar-10-batches-py"):
         load_partition(settings, 0)
     assert len(class_names("cifar10")) == 10

@@ -278,7 +278,8 @@ def test_summary_and_repr_name_the_wrapped_strategy(
 
 def test_flowers_accountant_works_inside_the_audit(tmp_path: Path) -> None:
     config = PrivacyConfig(
-        delta=1e-5,
+        target_delta=1e-5,
+        population_size=3,
         sampling_method=SamplingMethod.NO_AMPLIFICATION,
         neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
     )
@@ -290,7 +291,9 @@ def test_flowers_accountant_works_inside_the_audit(tmp_path: Path) -> None:
         accountant=RdpAccountant(config),
     )
     federate(make_auditor(tmp_path), honest, strategy=private, rounds=2)
-    assert private.privacy_spent().num_releases == 2
+    spent = private.privacy_spent()
+    assert spent is not None
+    assert spent.num_releases == 2
 
 
 def test_central_dp_does_not_hide_the_update_from_the_server(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from skimage import data as photographs
 from skimage.transform import resize
 from torch import Tensor
 
+from fl_privacy_audit.errors import ConfigError
+
 from .settings import Settings
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -56,8 +58,7 @@ def load_partition(settings: Settings, partition: int) -> Images:
     """The images of one client; no two clients share one.
 
     Raises:
-        ValueError: CIFAR-10 has not enough images.
-        RuntimeError: CIFAR-10 can neither be read nor downloaded.
+        ConfigError: CIFAR-10 can neither be read nor downloaded, or has not enough images.
     """
     count = settings.images_per_client
     if settings.dataset == "photos":
@@ -66,7 +67,7 @@ def load_partition(settings: Settings, partition: int) -> Images:
     order = np.random.default_rng(settings.seed).permutation(len(everything.labels))
     mine = torch.from_numpy(order[partition * count : (partition + 1) * count])
     if len(mine) < count:
-        raise ValueError(f"CIFAR-10 has too few images for client {partition} to hold {count}")
+        raise ConfigError(f"CIFAR-10 has too few images for client {partition} to hold {count}")
     return Images(everything.images[mine], everything.labels[mine])
 
 
@@ -113,7 +114,7 @@ def _cifar10(split: str, root: str) -> Images:
         from torchvision.datasets import CIFAR10 as Cifar
 
         if not (Path(root) / "cifar-10-batches-py").is_dir():
-            raise RuntimeError(
+            raise ConfigError(
                 f"{root} holds no folder cifar-10-batches-py; give the folder that "
                 "torchvision.datasets.CIFAR10 takes as its root, or none to download CIFAR-10"
             )
@@ -123,7 +124,7 @@ def _cifar10(split: str, root: str) -> Images:
         try:
             from flwr_datasets import FederatedDataset
         except ImportError as error:
-            raise RuntimeError(
+            raise ConfigError(
                 "downloading CIFAR-10 needs flwr-datasets: pip install 'fl-privacy-audit[cifar10]'"
                 " - or give a local folder"
             ) from error
