@@ -23,6 +23,7 @@ from .needs import THREAT_MODELS, Needs
 from .rgap import rgap
 from .see_through_gradients import see_through_gradients
 from .spear import spear
+from .swept_inversion import swept_inversion
 
 __all__ = [
     "ATTACKS",
@@ -42,6 +43,7 @@ __all__ = [
     "rgap",
     "see_through_gradients",
     "spear",
+    "swept_inversion",
     "with_imprint",
 ]
 
@@ -89,6 +91,13 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
         cost="thousands of gradients",
+    ),
+    "swept_inversion": AttackEntry(
+        factory=swept_inversion,
+        paper="Geiping 2020, arXiv:2003.14053, changed",
+        threat_model="B",
+        needs=Needs(model="at most 32 local steps"),
+        cost="1,200 gradients; the default",
     ),
     "see_through_gradients": AttackEntry(
         factory=see_through_gradients,

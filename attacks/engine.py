@@ -59,7 +59,7 @@ class OptimisationAttack:
         distance: Compares replayed and observed updates. The best iterate and the best restart
             are chosen by it alone, without the priors.
         priors: ``(weight, prior)`` pairs added to the distance; the weight may depend on what is
-            known of the noise.
+            known of the noise, and on the restart.
         optimiser: Moves the guess.
         separable: Whether the optimiser treats every number by itself (Adam does, L-BFGS does
             not), so that trials can share one.
@@ -91,6 +91,16 @@ class OptimisationAttack:
     restarts: int = 1
     dtype: torch.dtype = torch.float32
     engine: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: Steps or restarts are not whole numbers of one or more.
+        """
+        for name, value in (("steps", self.steps), ("restarts", self.restarts)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"`{name}` must be a whole number from 1, but got {value!r}")
 
     def reconstruct(
         self,
@@ -140,11 +150,11 @@ class OptimisationAttack:
     ) -> list[Reconstruction | Exception]:
         deadline = time.monotonic() + seconds
         trials = [
-            (index, Trials.draw(self, seen, self.replay(seen), rng))
+            (index, Trials.draw(self, seen, self.replay(seen), rng, restart))
             for index, (seen, rng) in enumerate(
                 zip((_cast(o, self.dtype) for o in observations), rngs, strict=True)
             )
-            for _ in range(self.restarts)
+            for restart in range(self.restarts)
         ]
         # Trials that cannot share an optimiser run one after the other.
         groups = [trials] if self.separable else [[trial] for trial in trials]

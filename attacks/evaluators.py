@@ -32,8 +32,8 @@ Prior = Callable[[Tensor, Observation], Tensor]
 """How unlike a natural image the inputs ``(N, C, H, W)`` are: a scalar."""
 Decode = Callable[[Tensor, Observation], Tensor]
 """Guess -> model inputs ``(N, C, H, W)``."""
-Weight = Callable[[Observation], float]
-"""How much a prior counts against the distance."""
+Weight = Callable[[Observation, int], float]
+"""How much a prior counts against the distance, in restart number 0, 1, ..."""
 
 CLEARLY_FASTER = 1.25
 """How much faster bfloat16 has to be before its rounding is accepted."""
@@ -71,12 +71,17 @@ class Trials:
 
     @classmethod
     def draw(
-        cls, attack: "OptimisationAttack", seen: Observation, replay: Replay, rng: torch.Generator
+        cls,
+        attack: "OptimisationAttack",
+        seen: Observation,
+        replay: Replay,
+        rng: torch.Generator,
+        restart: int = 0,
     ) -> "Trials":
         """One trial with a fresh start."""
         guess = attack.start(seen, rng).to(seen.device, attack.dtype)
         labels = attack.labels(seen, rng)
-        weights = [weight(seen) for weight, _ in attack.priors]
+        weights = [weight(seen, restart) for weight, _ in attack.priors]
         return cls(
             seen=seen,
             guesses=guess[None],

@@ -37,7 +37,8 @@ def inverting_gradients(
             clients are known to add noise the weight grows with it: see `noise.floor`.
     """
 
-    def weight(seen: Observation) -> float:
+    def weight(seen: Observation, restart: int) -> float:
+        del restart
         return total_variation + NOISE_WEIGHT * noise.floor(seen)
 
     def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:

@@ -56,8 +56,8 @@ def see_through_gradients(
         replay=replay.local_training,
         distance=distances.cosine,
         priors=(
-            (lambda seen: batch_norm, priors.batch_norm_statistics),
-            (lambda seen: total_variation, priors.total_variation),
+            (lambda seen, restart: batch_norm, priors.batch_norm_statistics),
+            (lambda seen, restart: total_variation, priors.total_variation),
         ),
         optimiser=adam,
         gradient_rule=torch.sign,

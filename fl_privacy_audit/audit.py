@@ -128,6 +128,8 @@ class Auditor:
         self._on_progress = on_progress
         self.ledger = Ledger(config.directory)
         self.run = secrets.token_hex(6)
+        folder = self.ledger.directory / "pictures"
+        self._pictures = folder if config.keep_pictures else None
         self.ledger.append(
             [
                 RunRecord(
@@ -320,8 +322,8 @@ class Auditor:
                 outcome,
                 result,
                 victim.truth,
-                pictures=self.config.directory / "pictures" if self.config.keep_pictures else None,
-                picture_name=f"round{server_round}-{client}-{blank.attack}.png",
+                pictures=self._pictures,
+                picture_name=f"{self.run}-round{server_round}-{client}-{blank.attack}.png",
             )
         except Exception as error:
             if self.config.fail_fast:

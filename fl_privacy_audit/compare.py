@@ -47,7 +47,8 @@ class Row(BaseModel):
     Attributes:
         setting: The run's word for itself.
         attack: Name of the attack.
-        accuracy: After the last round that was evaluated; None if it never was.
+        accuracy: After the last round that was evaluated, by the server if it evaluates, else by
+            clients; None if nobody did.
         epsilon: The largest that a client reported; None if none did.
         scores: By metric.
         attacked: Records on which the attack ran to an end.
@@ -190,7 +191,9 @@ def _digests(run: LastRun) -> dict[tuple[int, str], str]:
 
 
 def _rows(run: LastRun) -> list[Row]:
-    accuracies = [e.metrics["accuracy"] for e in run.evaluations if "accuracy" in e.metrics]
+    measured = [e for e in run.evaluations if "accuracy" in e.metrics]
+    by_server = [e for e in measured if e.source == "server"]
+    accuracies = [e.metrics["accuracy"] for e in by_server or measured]
     epsilons = [a.reported["epsilon"] for a in run.audits if "epsilon" in a.reported]
     rows = []
     for attack in dict.fromkeys(c["name"] for c in run.run.config["attacks"]):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.types import ImageSpec, LocalTraining, Mode
@@ -14,7 +14,7 @@ RUN_CONFIG_PREFIX = "audit."
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ImageConfig(_Settings):
@@ -114,7 +114,7 @@ class AuditConfig(_Settings):
         setting: A word for this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
         attacks: Which attacks to run; a bare name takes the paper's settings.
         every: Attack every so many rounds, starting with round 1.
-        clients_per_round: How many clients to attack in such a round; None for all of them.
+        clients_per_round: How many clients to attack in such a round; ``"all"`` or None for all.
         seed: Chooses the clients and seeds the attacks.
         seconds_per_round: Time budget of one round, shared evenly by clients and attacks.
         device: ``"auto"`` takes the GPU if there is one.
@@ -127,7 +127,7 @@ class AuditConfig(_Settings):
     image: ImageConfig
     directory: Path = Path("audit")
     setting: str = "audit"
-    attacks: tuple[AttackConfig, ...] = (AttackConfig(name="inverting_gradients"),)
+    attacks: tuple[AttackConfig, ...] = (AttackConfig(name="swept_inversion"),)
     every: int = Field(default=1, ge=1)
     clients_per_round: int | None = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -150,8 +150,19 @@ class AuditConfig(_Settings):
             }
         return data
 
+    @field_validator("clients_per_round", mode="before")
+    @classmethod
+    def _all_clients(cls, value: Any) -> Any:
+        return None if value == "all" else value
+
     @model_validator(mode="after")
     def _has_attacks(self) -> Self:
+        names = [attack.name for attack in self.attacks]
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"`attacks` names {twice[0]!r} twice; audit once for each of its settings"
+            )
         if not self.attacks:
             raise ValueError(
                 "`attacks` must name at least one attack; see `fl-privacy-audit attacks`"
@@ -201,6 +212,10 @@ class AuditConfig(_Settings):
             place = settings
             for room in rooms:
                 place = place.setdefault(room, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(f"the run config sets both `{room}` and keys below it")
+            if isinstance(place.get(leaf), dict):
+                raise ConfigError(f"the run config sets both `{leaf}` and keys below it")
             in_list = rooms == ["image"] and isinstance(value, str)
             place[leaf] = [part.strip() for part in value.split(",")] if in_list else value
         return cls.build(settings)

@@ -34,7 +34,7 @@ CLIENTS = 6
 ROUNDS = 60
 AUDITED_CLIENTS = 2
 EVERY = 20
-ATTACK = AttackConfig(name="inverting_gradients", settings={"steps": 800, "total_variation": 1e-3})
+ATTACK = AttackConfig(name="swept_inversion")
 SECONDS_PER_ROUND = 120.0
 
 

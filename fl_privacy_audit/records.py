@@ -68,7 +68,8 @@ class Scores(BaseModel):
     """One metric over the images of one attack.
 
     Attributes:
-        each: One value per true image, in the order of the truth.
+        each: One value for each true image that a reconstruction answers, in the order of the
+            truth; `AttackOutcome.details` says how many have none.
         mean: Their mean.
         worst: The one that leaks most.
     """

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.config import ImageConfig
-from fl_privacy_audit.errors import TruthError
+from fl_privacy_audit.errors import AttackError, TruthError
 from fl_privacy_audit.matching import match
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.records import AttackOutcome, Scores
@@ -72,6 +72,12 @@ def score(
         The outcome with scores, or unchanged but for its picture where there is no truth.
     """
     images = result.images.detach().cpu()
+    if images.ndim != 4 or not len(images):
+        raise AttackError(
+            f"the attack must return images (N, C, H, W), but returned {tuple(images.shape)}"
+        )
+    if not bool(images.isfinite().all()):
+        raise AttackError("the attack returned images that are not finite")
     if truth is not None and not len(truth.images):
         return outcome.model_copy(update={"reason": "the client's batch held no image"})
     if truth is None:
@@ -85,11 +91,17 @@ def score(
         details["originals without a reconstruction"] = float((~found).sum())
     scores = {}
     for name, metric in METRICS.items():
+        if min(originals.shape[-2:]) < metric.least_side:
+            details[name] = f"unavailable: it needs images of {metric.least_side} pixels a side"
+            continue
         each = metric.function(guesses, originals).tolist()
         scores[name] = Scores(each=each, mean=float(np.mean(each)), worst=metric.worst(each))
     picture = None
     if pictures is not None:
-        picture = save_picture(pictures / picture_name, [originals, guesses])
+        try:
+            picture = save_picture(pictures / picture_name, [originals, guesses])
+        except OSError as error:
+            details["picture"] = f"not kept: {error}"
     return outcome.model_copy(
         update={
             "status": "scored",
@@ -132,6 +144,7 @@ def save_picture(path: Path, rows: list[Tensor]) -> str:
     pixels = (torch.cat(strips, dim=1).clamp(0, 1) * 255).round().to(torch.uint8)
     array = pixels.permute(1, 2, 0).numpy()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(handle, 0o600)
     with os.fdopen(handle, "wb") as file:
         Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, format="png")
     return f"{path.parent.name}/{path.name}"

@@ -49,6 +49,11 @@ def observe(
         UpdateError: Names or shapes do not fit the model, or a value is not finite.
     """
     assumptions: list[str] = []
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UpdateError(
+            "the audited model has nothing to train: every parameter is frozen. Give the Auditor "
+            "the model as clients train it"
+        )
     sent, returned = _plain_names(sent, assumptions), _plain_names(returned, assumptions)
     _check(model, sent, "sent to the client")
     _check(model, returned, "returned by the client")
@@ -154,7 +159,7 @@ def _plain_names(arrays: Arrays, assumptions: list[str]) -> Arrays:
 
 
 def _check(model: nn.Module, arrays: Arrays, which: str) -> None:
-    expected = model.state_dict()
+    expected, parameters = model.state_dict(), dict(model.named_parameters())
     missing = [name for name in expected if name not in arrays]
     extra = [name for name in arrays if name not in expected]
     if missing or extra:
@@ -168,7 +173,8 @@ def _check(model: nn.Module, arrays: Arrays, which: str) -> None:
                 f"`{name}` {which} has shape {tuple(arrays[name].shape)}, but the audited model "
                 f"has {tuple(tensor.shape)}. Give the Auditor the model that the clients train."
             )
-        if tensor.is_floating_point() and not np.isfinite(arrays[name]).all():
+        trained = name in parameters and tensor.is_floating_point()
+        if trained and not np.isfinite(arrays[name]).all():
             raise UpdateError(
                 f"`{name}` {which} holds values that are not finite; "
                 "lower the local learning rate or clip the gradient"

@@ -22,6 +22,7 @@ class Metric:
         lowest: Smallest possible value.
         highest: Largest possible value.
         unit: For tables; empty where there is none.
+        least_side: Smallest height and width it works on.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +30,7 @@ class Metric:
     lowest: float
     highest: float
     unit: str = ""
+    least_side: int = 1
 
     def worst(self, values: list[float]) -> float:
         """The value that leaks most."""
@@ -38,5 +40,5 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "mse": Metric(function=mse, leaks_when="low", lowest=0.0, highest=1.0),
     "psnr": Metric(function=psnr, leaks_when="high", lowest=0.0, highest=100.0, unit="dB"),
-    "ssim": Metric(function=ssim, leaks_when="high", lowest=-1.0, highest=1.0),
+    "ssim": Metric(function=ssim, leaks_when="high", lowest=-1.0, highest=1.0, least_side=7),
 }

@@ -92,6 +92,7 @@ CASES: dict[str, Case] = {
     "dlg": search(3, 40, restarts=1),
     "idlg": search(3, 40, restarts=1),
     "inverting_gradients": search(20, 400),
+    "swept_inversion": search(10, 150, restarts=2),
     "see_through_gradients": replace(
         search(10, 300, restarts=2), victim=lambda: seeded(BatchNormNet)
     ),

@@ -91,3 +91,9 @@ def test_what_another_package_adds_is_checked(monkeypatch: pytest.MonkeyPatch) -
     offer(monkeypatch, "dlg", "tests.attacks.test_table:ROW")
     with pytest.raises(ConfigError, match="two attacks are called 'dlg'"):
         attacks.all_attacks()
+
+
+@pytest.mark.parametrize("settings", [{"restarts": 0}, {"steps": 0}, {"steps": 1.5}])
+def test_numbers_that_make_no_sense_are_refused_before_training(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="must be a whole number from 1"):
+        attacks.make_attack("swept_inversion", settings)

@@ -190,16 +190,18 @@ def test_one_attack_does_not_spoil_another(spied: Build, value: float) -> None:
     assert record.attacks[0].status in ("scored", "failed")
 
 
+def test_images_that_are_not_numbers_are_a_failure(spied: Build) -> None:
+    auditor, _ = spied({"value": float("nan")})
+    assert only(auditor.audit_round(1, [make_reply()])).attacks[0].status == "failed"
+
+
 def test_a_result_that_cannot_be_kept(spied: Build, tmp_path: Path) -> None:
     (tmp_path / "pictures").write_text("in the way", encoding="utf-8")
     auditor, _ = spied(keep_pictures=True)
     (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
-    assert (outcome.status, outcome.objective, outcome.steps) == ("failed", 1.0, 2)
-    assert outcome.reason is not None
-    assert "cannot be scored: FileExistsError: " in outcome.reason
-    strict, _ = spied(keep_pictures=True, fail_fast=True)
-    with pytest.raises(FileExistsError):
-        strict.audit_round(1, [make_reply()])
+    assert (outcome.status, outcome.objective, outcome.steps) == ("scored", 1.0, 2)
+    assert outcome.picture is None
+    assert str(outcome.details["picture"]).startswith("not kept: ")
 
 
 def test_a_model_with_nothing_to_train(tmp_path: Path) -> None:

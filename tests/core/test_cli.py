@@ -19,7 +19,7 @@ from .builders import audit_line, evaluation_line, outcome, run_line, write_ledg
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fl_privacy_audit.cli, "console", Console(width=250))
+    monkeypatch.setattr(fl_privacy_audit.cli, "console", Console(width=500))
 
 
 @pytest.fixture

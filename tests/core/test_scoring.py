@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit import ImageConfig, Truth
-from fl_privacy_audit.errors import TruthError
+from fl_privacy_audit.errors import AttackError, TruthError
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.records import AttackOutcome
 from fl_privacy_audit.scoring import check_truth, labels_right, save_picture, score, truth_digest
@@ -192,3 +192,23 @@ def test_no_picture_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     assert scored(made_of(make_truth(1).images), make_truth(1)).picture is None
     assert not list(tmp_path.iterdir())
+
+
+def test_small_images_go_without_ssim() -> None:
+    truth = Truth(images=levels(1, (1, 5, 9)), labels=torch.tensor([0]))
+    got = scored(made_of(truth.images), truth)
+    assert set(got.scores) == {"mse", "psnr"}
+    assert got.details["ssim"] == "unavailable: it needs images of 7 pixels a side"
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(0, 1, 8, 8), "must return images"),
+        (torch.zeros(8, 8), "must return images"),
+        (torch.full((1, 1, 8, 8), float("nan")), "not finite"),
+    ],
+)
+def test_what_is_no_picture_is_refused(images: Tensor, message: str) -> None:
+    with pytest.raises(AttackError, match=message):
+        scored(made_of(images), Truth(images=levels(1, IMAGE.shape), labels=torch.tensor([0])))
