@@ -10,7 +10,10 @@
     ├── TruthError           the true batch published for scoring cannot be used
     ├── LedgerError          the audit log cannot be written or read
     ├── NotComparableError   runs differ in something other than the defence
-    └── StudyError           a table of ratings cannot be studied
+    ├── StudyError           a table of ratings cannot be studied
+    ├── CorpusError          a corpus, or answers about it, cannot be read or made
+    ├── WeightsError         weights of a network cannot be used
+    └── MetricUnavailable    a metric cannot be computed here: recorded as "unavailable"
 
 Each message says what was wrong and how to mend it.
 """
@@ -50,3 +53,15 @@ class NotComparableError(AuditError, ValueError):
 
 class StudyError(AuditError, ValueError):
     """A table of ratings cannot be studied."""
+
+
+class CorpusError(AuditError, ValueError):
+    """A corpus, or answers about it, cannot be read or made."""
+
+
+class WeightsError(AuditError, ValueError):
+    """Weights of a network cannot be used: wrong file, checksum, names or shapes."""
+
+
+class MetricUnavailable(AuditError, RuntimeError):
+    """A metric cannot be computed here; recorded as *unavailable*, with the reason."""

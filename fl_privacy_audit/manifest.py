@@ -1,0 +1,226 @@
+"""A corpus on disk: originals, what attacks made of them, and what annotators answered.
+
+::
+
+    CORPUS/
+      manifest.csv          one row a reconstruction: the columns are the fields of `Pair`
+      classes.json          {source: [class name, ...]}
+      originals/...png      paths in the manifest are relative to CORPUS
+      reconstructions/...png
+
+Answers are a table of their own, one row an answer: the columns are the fields of `Answer`.
+Everything is paired by `Pair.key`, never by the order of files or rows.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fl_privacy_audit.errors import CorpusError
+
+MANIFEST = "manifest.csv"
+CLASSES = "classes.json"
+CANNOT_TELL = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One reconstruction and the original it was made from.
+
+    Attributes:
+        key: Unique in the corpus.
+        source: Data set of the original, ``"cifar10"`` say.
+        image: Name of the original; the same in every setting of its source.
+        label: Class of the original, an index into the source's class names.
+        victim: Network that was attacked.
+        recipe: How the network was trained; ``"none"`` if it was not.
+        attack: Attack, with its settings where they matter.
+        defence: Defence on the update; ``"none"`` if there was none.
+        original: Path of the original, relative to the corpus.
+        reconstruction: Path of the reconstruction.
+    """
+
+    key: str
+    source: str
+    image: str
+    label: int
+    victim: str
+    recipe: str
+    attack: str
+    defence: str
+    original: str
+    reconstruction: str
+
+    @property
+    def setting(self) -> str:
+        """Everything but the image: what a study calls a folder."""
+        return f"{self.source}/{self.victim}/{self.recipe}/{self.attack}/{self.defence}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one annotator said of one reconstruction.
+
+    Attributes:
+        key: Of the pair.
+        annotator: Who.
+        answer: Class named, an index into the source's class names, or `CANNOT_TELL`.
+        recognisable: Whether it is recognisable beside the original; None if not asked.
+        confidence: In [0, 1]; None where the annotator gives none.
+        time: ISO 8601; empty where nobody noted it.
+    """
+
+    key: str
+    annotator: str
+    answer: int
+    recognisable: bool | None = None
+    confidence: float | None = None
+    time: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus that was read.
+
+    Attributes:
+        directory: Where it lies.
+        pairs: In the order of the manifest.
+        classes: Class names of each source.
+    """
+
+    directory: Path
+    pairs: tuple[Pair, ...]
+    classes: dict[str, list[str]]
+
+    def picture(self, path: str) -> Tensor:
+        """One picture of the corpus, ``(3, H, W)`` in [0, 1].
+
+        Raises:
+            CorpusError: It is missing or damaged; the message says which.
+        """
+        return read_picture(self.directory / path)
+
+    def pictures(self, paths: Sequence[str]) -> Tensor:
+        """Pictures of one size, ``(N, 3, H, W)`` in [0, 1].
+
+        Raises:
+            CorpusError: One is missing or damaged.
+        """
+        return torch.stack([self.picture(path) for path in paths])
+
+
+def read_corpus(directory: str | Path) -> Corpus:
+    """Read and check the manifest of a corpus; pictures are read when they are asked for.
+
+    Raises:
+        CorpusError: No corpus, or a row that does not fit, with its line.
+    """
+    directory = Path(directory)
+    pairs = []
+    seen: dict[str, int] = {}
+    path = directory / MANIFEST
+    for number, row in _rows(path, [field.name for field in fields(Pair)]):
+        try:
+            pair = Pair(**{**row, "label": int(row["label"])})  # type: ignore[arg-type]
+        except ValueError:
+            raise CorpusError(
+                f"{path}, line {number}: `label` must be a class index, but is {row['label']!r}"
+            ) from None
+        if pair.key in seen:
+            raise CorpusError(
+                f"{path}, line {number}: key {pair.key!r} stands in line {seen[pair.key]} already"
+            )
+        seen[pair.key] = number
+        pairs.append(pair)
+    try:
+        classes = json.loads((directory / CLASSES).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"the class names in {directory / CLASSES} cannot be read: {error}"
+        ) from (error)
+    missing = sorted({pair.source for pair in pairs} - classes.keys())
+    if missing:
+        raise CorpusError(f"{directory / CLASSES} names no classes for source {missing[0]!r}")
+    return Corpus(directory=directory, pairs=tuple(pairs), classes=classes)
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture file as ``(3, H, W)`` in [0, 1].
+
+    Raises:
+        CorpusError: It is missing or damaged.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except FileNotFoundError:
+        raise CorpusError(f"the picture {path} is missing; build the corpus again") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CorpusError(f"the picture {path} is damaged: {error}; build it again") from error
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
+def read_answers(path: str | Path) -> list[Answer]:
+    """Read a table of answers.
+
+    Raises:
+        CorpusError: It cannot be read, or a row does not fit, with its line.
+    """
+    path = Path(path)
+    answers = []
+    for number, row in _rows(path, [field.name for field in fields(Answer)]):
+        try:
+            answers.append(
+                Answer(
+                    key=row["key"],
+                    annotator=row["annotator"],
+                    answer=int(row["answer"]),
+                    recognisable=_WORDS[row["recognisable"]],
+                    confidence=float(row["confidence"]) if row["confidence"] else None,
+                    time=row["time"],
+                )
+            )
+        except (KeyError, ValueError) as error:
+            raise CorpusError(f"{path}, line {number} is not an answer: {error}") from error
+    return answers
+
+
+def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
+    """Write a table of answers, replacing the file."""
+    words = {value: word for word, value in _WORDS.items()}
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Answer)])
+        writer.writeheader()
+        for answer in answers:
+            confidence = "" if answer.confidence is None else f"{answer.confidence:.6g}"
+            row = {"recognisable": words[answer.recognisable], "confidence": confidence}
+            writer.writerow(asdict(answer) | row)
+
+
+_WORDS = {"": None, "yes": True, "no": False}
+
+
+def _rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """``(line number, row)`` of a table that must have these columns."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            lacking = sorted(set(columns) - set(reader.fieldnames or ()))
+            if lacking:
+                raise CorpusError(f"{path} has no column {lacking[0]!r}; it needs {columns}")
+            rows = []
+            for row in reader:
+                values = {name: row[name] for name in columns}
+                if None in values.values() or None in row:
+                    raise CorpusError(f"{path}, line {reader.line_num} has too few or many cells")
+                rows.append((reader.line_num, values))
+            return rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(f"the table {path} cannot be read: {error}") from error
