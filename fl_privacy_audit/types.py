@@ -77,6 +77,27 @@ class LocalTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownDefence:
+    """What the attacker knows of the defence that an update went through, in units of the update.
+
+    Attributes:
+        name: In the table of defences.
+        settings: Of the defence, as configured.
+        clip_norm: The longest that an update may be; None where its length is not limited.
+        noise_std: Standard deviation of what was added to each number.
+        zeros_hide: Whether a zero may stand for anything: the defence dropped that number.
+        signs_only: Whether nothing but the sign of each number is left.
+    """
+
+    name: str
+    settings: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    clip_norm: float | None = None
+    noise_std: float = 0.0
+    zeros_hide: bool = False
+    signs_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """One client's update, as the server holds it: all that an attack may see.
 
@@ -94,6 +115,7 @@ class Observation:
         num_classes: Outputs of the model.
         image: Shape and normalisation.
         training: What is known of the local training.
+        defence: What is known of the client's defence; None where it has none.
         assumptions: Whatever had to be assumed, one sentence each.
     """
 
@@ -108,6 +130,7 @@ class Observation:
     num_classes: int
     image: ImageSpec
     training: LocalTraining
+    defence: KnownDefence | None = None
     assumptions: tuple[str, ...] = ()
 
     @property

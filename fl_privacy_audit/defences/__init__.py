@@ -1,0 +1,197 @@
+"""Defences: what they do to an update, which settings are usual, and what an attacker knows.
+
+`DEFENCES` also lists those that live elsewhere, Flower's own and Opacus, so that an audit can be
+told of them. An update is returned minus sent weights, and all settings are in its units: after one
+step of SGD it is the gradient times the learning rate, so noise of 1e-3 on the *gradient* is
+``1e-3 * learning_rate`` here.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.types import Observation
+
+from .compression import Pruning, Quantisation, Sign
+from .defence import Defence, Setting, Settings, length
+from .elsewhere import ClientClipping, DpSgd, LocalDp, ServerClipping, Undefended
+from .noise import Clipping, Gaussian, Laplace
+from .soteria import Soteria
+from .weights import defend_weights
+
+__all__ = [
+    "DEFENCES",
+    "Clipping",
+    "Defence",
+    "DefenceEntry",
+    "Gaussian",
+    "Laplace",
+    "Pruning",
+    "Quantisation",
+    "Setting",
+    "Settings",
+    "Sign",
+    "Soteria",
+    "defend_weights",
+    "inform",
+    "make_defence",
+]
+
+Where = Literal["mod", "train function", "Opacus", "Flower's mod", "Flower's wrapper", "nowhere"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenceEntry:
+    """A row of the table.
+
+    Attributes:
+        factory: Takes the settings.
+        paper: Author, year, arXiv number.
+        where: What applies it: our mod, a helper in the train function, or somebody else's code.
+        usual: Settings in the literature, and by whom.
+        attacker: What the attacker is taken to know of it, and what attacks make of that.
+    """
+
+    factory: Callable[..., Defence]
+    paper: str
+    where: Where
+    usual: str
+    attacker: str
+
+
+DEFENCES: dict[str, DefenceEntry] = {
+    "none": DefenceEntry(
+        factory=Undefended,
+        paper="",
+        where="nowhere",
+        usual="",
+        attacker="there is nothing to know",
+    ),
+    "clipping": DefenceEntry(
+        factory=Clipping,
+        paper="McMahan 2018, arXiv:1710.06963",
+        where="mod",
+        usual="norm: the median length of updates (Andrew 2021, arXiv:1905.03871)",
+        attacker="the norm: the length of a clipped update says nothing, its direction all",
+    ),
+    "gaussian": DefenceEntry(
+        factory=Gaussian,
+        paper="Zhu 2019, arXiv:1906.08935",
+        where="mod",
+        usual="of the gradient: 1e-4 to 1e-1 (Zhu 2019), 1e-3 (Gao 2021, arXiv:2011.12505)",
+        attacker="std and clip_norm: the prior weighs more the more noise there is",
+    ),
+    "laplace": DefenceEntry(
+        factory=Laplace,
+        paper="Zhu 2019, arXiv:1906.08935",
+        where="mod",
+        usual="of the gradient: 1e-4 to 1e-1 (Zhu 2019)",
+        attacker="the scale, used as for gaussian",
+    ),
+    "pruning": DefenceEntry(
+        factory=Pruning,
+        paper="Zhu 2019, arXiv:1906.08935; Lin 2018, arXiv:1712.01887",
+        where="mod",
+        usual="share: 0.7 (Gao 2021), 0.99 (Sun 2021), 0.5 to 0.999 (Huang 2021)",
+        attacker="which numbers are left: only they are compared",
+    ),
+    "quantisation": DefenceEntry(
+        factory=Quantisation,
+        paper="Alistarh 2017 (QSGD), arXiv:1610.02132",
+        where="mod",
+        usual="bits: 8, 4 or 2; bucket: 512",
+        attacker="the step, from the update: its rounding counts as noise",
+    ),
+    "sign": DefenceEntry(
+        factory=Sign,
+        paper="Bernstein 2018 (signSGD), arXiv:1802.04434; Karimireddy 2019, arXiv:1901.09847",
+        where="mod",
+        usual="scale: the mean magnitude of each tensor",
+        attacker="that only signs are left: soft signs are compared",
+    ),
+    "soteria": DefenceEntry(
+        factory=Soteria,
+        paper="Sun 2021, arXiv:2012.06043",
+        where="train function",
+        usual="share: 0.01 to 0.8, of the last linear layer",
+        attacker="which columns are left: only they are compared",
+    ),
+    "dp-sgd": DefenceEntry(
+        factory=DpSgd,
+        paper="Abadi 2016, arXiv:1607.00133",
+        where="Opacus",
+        usual="noise_multiplier: 0.5 to 2; max_grad_norm: 1",
+        attacker="both settings, in `training`: the prior weighs more the more noise there is",
+    ),
+    "local-dp": DefenceEntry(
+        factory=LocalDp,
+        paper="Flower's LocalDpMod; Dwork and Roth 2014, Theorem A.1",
+        where="Flower's mod",
+        usual="sensitivity must be the clipping norm; epsilon below 1",
+        attacker="all four settings, used as for gaussian",
+    ),
+    "client-clipping": DefenceEntry(
+        factory=ClientClipping,
+        paper="McMahan 2018, arXiv:1710.06963; fixedclipping_mod",
+        where="Flower's wrapper",
+        usual="noise_multiplier: 0.5 to 2; clipping_norm: the median length of updates",
+        attacker="the norm; noise comes after the server has seen the update",
+    ),
+    "server-clipping": DefenceEntry(
+        factory=ServerClipping,
+        paper="McMahan 2018, arXiv:1710.06963",
+        where="Flower's wrapper",
+        usual="noise_multiplier: 0.5 to 2; clipping_norm: the median length of updates",
+        attacker="nothing to know: the server sees updates before it clips them",
+    ),
+}
+"""Every defence there is; see `docs/defences.md`."""
+
+
+def make_defence(name: str, settings: Settings | None = None) -> Defence:
+    """Build a defence from the table.
+
+    Raises:
+        ConfigError: No such defence, or it takes no such setting.
+    """
+    entry = DEFENCES.get(name)
+    if entry is None:
+        near = difflib.get_close_matches(name, DEFENCES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"there is no defence {name!r}; there are {', '.join(DEFENCES)}.{hint}")
+    given = dict(settings or {})
+    parameters = inspect.signature(entry.factory).parameters
+    unknown = [key for key in given if key not in parameters or key == "pruned"]
+    if unknown:
+        takes = ", ".join(key for key in parameters if key != "pruned") or "none"
+        raise ConfigError(f"defence {name!r} has no setting {unknown[0]!r}; it has {takes}")
+    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in given]
+    if missing:
+        raise ConfigError(f"defence {name!r} needs the setting {missing[0]!r}: {entry.usual}")
+    try:
+        return entry.factory(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"defence {name!r} cannot be made with {given}: {error}") from error
+
+
+def inform(seen: Observation, defence: Defence) -> Observation:
+    """Tell the attacker of a defence: how an adaptive attack gets to know what it adapts to.
+
+    Where the defence took the length of the update away, that of the gradient is not known.
+    """
+    known = defence.known(seen.update)
+    if known.name == "none":
+        return seen
+    # An update that noise made longer was not clipped to that length.
+    clipped = known.clip_norm is not None and (
+        known.noise_std > 0 or length(seen.update) > known.clip_norm * (1 - CLIPPED)
+    )
+    lost = clipped or known.signs_only
+    return replace(seen, defence=known, gradient_scale_known=seen.gradient_scale_known and not lost)
+
+
+CLIPPED = 1e-3
+"""How far below the norm a clipped update may lie: weights are float32."""

@@ -1,0 +1,178 @@
+"""Less of each update: pruned, in few levels, or only its signs. Meant to save bandwidth."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.types import KnownDefence, Update
+
+from .defence import at_least_zero, floating
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Set the smallest numbers of each tensor to zero.
+
+    Aji and Heafield 2017, arXiv:1704.05021; Lin et al. 2018, "Deep Gradient Compression",
+    arXiv:1712.01887, without the accumulation of what was dropped. Zhu et al. 2019,
+    arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of a
+    tensor stays.
+
+    Attributes:
+        share: Of the numbers dropped, in [0, 1).
+        scope: ``"tensor"``: the share of each tensor; ``"update"``: of all numbers together.
+    """
+
+    share: float
+    scope: str = "tensor"
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: With what is wrong.
+        """
+        if not 0 <= self.share < 1:
+            raise ConfigError(f"`share` must be in [0, 1), but got {self.share!r}")
+        if self.scope not in ("tensor", "update"):
+            raise ConfigError(f"`scope` must be 'tensor' or 'update', but got {self.scope!r}")
+
+    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
+        """See `Defence.apply`; draws nothing."""
+        del rng
+        found = floating(update)
+        if self.scope == "tensor":
+            return {**update, **{name: self._prune(tensor) for name, tensor in found.items()}}
+        if not found:
+            return dict(update)
+        whole = self._prune(torch.cat([t.flatten() for t in found.values()]))
+        parts = whole.split([t.numel() for t in found.values()])
+        pruned = {n: p.view_as(t) for (n, t), p in zip(found.items(), parts, strict=True)}
+        return {**update, **pruned}
+
+    def known(self, update: Update) -> KnownDefence:
+        """That zeros may hide something: which numbers are left is in the update itself."""
+        del update
+        return KnownDefence(
+            name="pruning",
+            settings={"share": self.share, "scope": self.scope},
+            zeros_hide=self.share > 0,
+        )
+
+    def _prune(self, tensor: Tensor) -> Tensor:
+        flat = tensor.flatten()
+        if not len(flat):
+            return tensor
+        kept = flat.abs().topk(max(1, round(len(flat) * (1 - self.share)))).indices
+        pruned = torch.zeros_like(flat)
+        pruned[kept] = flat[kept]
+        return pruned.view_as(tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """Round every number at random to one of few levels, right on average.
+
+    QSGD (Alistarh et al. 2017, arXiv:1610.02132, Sec. 3.1), in buckets and scaled by the largest
+    number of a bucket, as in its experiments (Sec. 4).
+
+    Attributes:
+        bits: Of one number, its sign among them; from 2 to 16. There are ``2^(bits - 1) - 1``
+            levels above zero.
+        bucket: Numbers that share a scale.
+    """
+
+    bits: int = 8
+    bucket: int = 512
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: With what is wrong.
+        """
+        if type(self.bits) is not int or not 2 <= self.bits <= 16:
+            raise ConfigError(f"`bits` must be a whole number from 2 to 16, but got {self.bits!r}")
+        if type(self.bucket) is not int or self.bucket < 1:
+            raise ConfigError(f"`bucket` must be a whole number from 1, but got {self.bucket!r}")
+
+    @property
+    def levels(self) -> int:
+        """Levels above zero."""
+        return int(2 ** (self.bits - 1)) - 1
+
+    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
+        """See `Defence.apply`."""
+        return {
+            **update,
+            **{name: self._round(tensor, rng) for name, tensor in floating(update).items()},
+        }
+
+    def known(self, update: Update) -> KnownDefence:
+        """The noise of rounding: on average a sixth of a step squared, where it is not zero.
+
+        The scale of a bucket is its largest number, which rounding leaves as it is, so the step is
+        known from the update.
+        """
+        energy, count = 0.0, 0
+        for tensor in floating(update).values():
+            rows = self._buckets(tensor)
+            step = rows.abs().amax(dim=1) / self.levels
+            energy += float(((rows != 0).sum(dim=1) * step.square()).sum()) / 6
+            count += tensor.numel()
+        return KnownDefence(
+            name="quantisation",
+            settings={"bits": self.bits, "bucket": self.bucket},
+            noise_std=(energy / max(count, 1)) ** 0.5,
+        )
+
+    def _round(self, tensor: Tensor, rng: torch.Generator) -> Tensor:
+        rows = self._buckets(tensor)
+        scale = rows.abs().amax(dim=1, keepdim=True)
+        # A bucket of zeros stays one, whatever it is divided by.
+        place = rows.abs() / scale.clamp_min(torch.finfo(rows.dtype).tiny) * self.levels
+        up = torch.rand(rows.shape, generator=rng, dtype=rows.dtype) < place - place.floor()
+        rounded = rows.sign() * scale * (place.floor() + up) / self.levels
+        return rounded.flatten()[: tensor.numel()].view(tensor.shape).to(tensor)
+
+    def _buckets(self, tensor: Tensor) -> Tensor:
+        """``(B, bucket)`` float64 on the CPU, the last one filled up with zeros."""
+        flat = tensor.detach().double().cpu().flatten()
+        return F.pad(flat, (0, -len(flat) % self.bucket)).view(-1, self.bucket)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    """Keep only the sign of each number, times one length for a tensor.
+
+    signSGD (Bernstein et al. 2018, arXiv:1802.04434), with the scale of Karimireddy et al. 2019,
+    arXiv:1901.09847: the mean magnitude of the tensor.
+
+    Attributes:
+        scale: Magnitude of every number; 0 for the tensor's own mean magnitude.
+    """
+
+    scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the setting."""
+        at_least_zero("scale", self.scale)
+
+    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
+        """See `Defence.apply`; draws nothing."""
+        del rng
+        return {
+            **update,
+            **{
+                name: tensor.sign() * (self.scale or (tensor.abs().mean() if tensor.numel() else 0))
+                for name, tensor in floating(update).items()
+            },
+        }
+
+    def known(self, update: Update) -> KnownDefence:
+        """That only signs are left."""
+        del update
+        return KnownDefence(name="sign", settings={"scale": self.scale}, signs_only=True)

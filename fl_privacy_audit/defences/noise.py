@@ -1,0 +1,117 @@
+"""Clipping, and noise on every number of the update."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fl_privacy_audit.types import KnownDefence, Update
+
+from .defence import at_least_zero, floating, length, positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    """Scale the whole update down to a length of at most `norm`.
+
+    McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models",
+    arXiv:1710.06963, Sec. 2: flat clipping. Alone it gives no differential privacy.
+
+    Attributes:
+        norm: The longest that an update may be, in its own units.
+    """
+
+    norm: float
+
+    def __post_init__(self) -> None:
+        """Check the setting."""
+        positive("norm", self.norm)
+
+    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
+        """See `Defence.apply`; draws nothing."""
+        del rng
+        return _clip(update, self.norm)
+
+    def known(self, update: Update) -> KnownDefence:
+        """The norm."""
+        del update
+        return KnownDefence(name="clipping", settings={"norm": self.norm}, clip_norm=self.norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Add normal noise to every number, after clipping if a norm is given.
+
+    Zhu et al. 2019, arXiv:1906.08935, Sec. 5.1 put it on gradients; with `clip_norm` it is the
+    local form of McMahan et al. 2018.
+
+    Attributes:
+        std: Standard deviation, in units of the update: of the *gradient* it is ``std / rate`` for
+            one step of SGD at that learning rate.
+        clip_norm: Clip to this length first; 0 for no clipping.
+    """
+
+    std: float
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        at_least_zero("std", self.std)
+        at_least_zero("clip_norm", self.clip_norm)
+
+    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
+        """See `Defence.apply`."""
+        clipped = _clip(update, self.clip_norm) if self.clip_norm else dict(update)
+        for name, tensor in floating(clipped).items():
+            drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
+            clipped[name] = tensor + (self.std * drawn).to(tensor)
+        return clipped
+
+    def known(self, update: Update) -> KnownDefence:
+        """Both settings."""
+        del update
+        return KnownDefence(
+            name="gaussian",
+            settings={"std": self.std, "clip_norm": self.clip_norm},
+            clip_norm=self.clip_norm or None,
+            noise_std=self.std,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace:
+    """Add Laplace noise to every number.
+
+    Attributes:
+        scale: Of the distribution, in units of the update; its standard deviation is sqrt(2) times
+            as much.
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        """Check the setting."""
+        at_least_zero("scale", self.scale)
+
+    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
+        """See `Defence.apply`."""
+        noisy = dict(update)
+        for name, tensor in floating(update).items():
+            # The difference of two exponential variables of the same rate is Laplace.
+            pair = torch.empty((2, *tensor.shape), dtype=torch.float64).exponential_(generator=rng)
+            noisy[name] = tensor + (self.scale * (pair[0] - pair[1])).to(tensor)
+        return noisy
+
+    def known(self, update: Update) -> KnownDefence:
+        """The noise level."""
+        del update
+        std = 2**0.5 * self.scale
+        return KnownDefence(name="laplace", settings={"scale": self.scale}, noise_std=std)
+
+
+def _clip(update: Update, norm: float) -> dict[str, Tensor]:
+    found = floating(update)
+    long = length(found)
+    if long <= norm:
+        return dict(update)
+    return {**update, **{name: tensor * (norm / long) for name, tensor in found.items()}}

@@ -1,0 +1,142 @@
+"""Soteria: hide what the first features of the last layer say about the image.
+
+Sun, Li, Wang, Wang, Chen, Li: "Soteria: Provable Defense against Privacy Leakage in Federated
+Learning from Representation Perspective", CVPR 2021, arXiv:2012.06043. A linear layer's weight
+gradient holds its input, the representation ``r = f(X)``. With a first-order inverse of f, leaving
+out those features i for which ``|r_i| / ||grad_X r_i||`` is largest moves what can be inferred of X
+furthest for a given number of them (Eq. 9 and Algorithm 1 with p = 2, q = 0).
+
+Here one set of features is chosen for a batch, by the mean over its images. An attacker who leaves
+the pruned columns out of the comparison gets past it (Balunovic et al. 2022, arXiv:2111.04706).
+"""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.types import KnownDefence, Update
+
+from .defence import floating
+
+AT_ONCE = 256
+"""Features differentiated side by side."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Soteria:
+    """Set the weight update of a linear layer to zero for the features that tell most.
+
+    It has to see the model and the batch, so it lives in the train function::
+
+        soteria = make_defence("soteria", {"share": 0.8}).measure(model, inputs)
+
+    Attributes:
+        share: Of the layer's inputs whose column is dropped, in [0, 1].
+        layer: Name of the linear layer; empty for the model's last one.
+        pruned: ``(D,)`` bool, which columns; None before `measure`.
+    """
+
+    share: float = 0.8
+    layer: str = ""
+    pruned: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: With what is wrong.
+        """
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"`share` must be in [0, 1], but got {self.share!r}")
+
+    def measure(self, model: nn.Module, inputs: Tensor) -> "Soteria":
+        """Choose the features; `model` is as it was received, and is not changed.
+
+        Args:
+            model: With the weights that the client received.
+            inputs: ``(N, C, H, W)`` model inputs of the batch, N from 1.
+
+        Raises:
+            ConfigError: There is no such linear layer, or its input is not ``(N, D)``.
+        """
+        layer = self.layer or _last_linear(model)
+        scores = _telling(model, inputs, layer)
+        drop = round(len(scores) * self.share)
+        pruned = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+        pruned[scores.topk(drop).indices] = True
+        return replace(self, layer=layer, pruned=pruned)
+
+    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
+        """See `Defence.apply`; draws nothing.
+
+        Raises:
+            ConfigError: Nothing was measured, or the update has no such layer.
+        """
+        del rng
+        if self.pruned is None:
+            raise ConfigError(
+                "soteria needs the model and the batch: call `.measure(model, inputs)` in the "
+                "train function and apply what it returns; it cannot run as a mod"
+            )
+        name = f"{self.layer}.weight"
+        weight = floating(update).get(name)
+        if weight is None or weight.ndim != 2 or weight.shape[1] != len(self.pruned):
+            raise ConfigError(
+                f"the update holds no weight `{name}` with {len(self.pruned)} columns"
+            )
+        return {**update, name: weight.masked_fill(self.pruned.to(weight.device), 0.0)}
+
+    def known(self, update: Update) -> KnownDefence:
+        """That zeros may hide something: which columns are left is in the update itself."""
+        del update
+        return KnownDefence(
+            name="soteria",
+            settings={"share": self.share, "layer": self.layer},
+            zeros_hide=self.share > 0,
+        )
+
+
+def _last_linear(model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ConfigError("soteria defends a linear layer, and this model has none")
+    return str(names[-1])
+
+
+def _telling(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
+    """``(D,)``: mean over the batch of ``|r_i| / ||grad_X r_i||``; 0 where a feature is silent."""
+    model = copy.deepcopy(model)
+    try:
+        module = model.get_submodule(layer)
+    except AttributeError:
+        module = None
+    if not isinstance(module, nn.Linear):
+        linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+        raise ConfigError(
+            f"soteria defends a linear layer, and `{layer}` is none; there are "
+            f"{', '.join(linear) or 'none'}"
+        )
+    caught: list[Tensor] = []
+    module.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
+    leaf = inputs.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        model(leaf)
+    (features,) = caught
+    if features.ndim != 2:
+        raise ConfigError(
+            f"soteria needs `{layer}` to take one row an image, but its input has shape "
+            f"{tuple(features.shape)}"
+        )
+    squares = []
+    for some in torch.eye(features.shape[1], dtype=features.dtype).split(AT_ONCE):
+        ones = some[:, None, :].expand(-1, len(features), -1).to(features.device)
+        (slopes,) = torch.autograd.grad(
+            features, leaf, ones, retain_graph=True, is_grads_batched=True
+        )
+        squares.append(slopes.flatten(2).square().sum(dim=2))
+    slope = torch.cat(squares).sqrt().T
+    told = torch.where(slope > 0, features.detach().abs() / slope, torch.zeros_like(slope))
+    return told.mean(dim=0)
