@@ -3,14 +3,17 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.types import ImageSpec, LocalTraining, Mode
+from fl_privacy_audit.types import ControlKind, ImageSpec, LocalTraining, Mode, View
 
 RUN_CONFIG_PREFIX = "audit."
+ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
+LISTS = ("views", "controls")
+"""Settings that are lists, and may be written as one text with commas between."""
 
 
 class _Settings(BaseModel):
@@ -104,6 +107,47 @@ class AttackConfig(_Settings):
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
 
+class ClaimConfig(_Settings):
+    """What the federation claims of differential privacy, and how it gets there.
+
+    The settings are those of `fl_privacy_audit.theory.DpClaim`. What is left out is taken from the
+    rest of the audit's settings where it is there, else from the defaults of that class.
+
+    Attributes:
+        mechanism: ``"dp-sgd"``, ``"local-gaussian"`` or ``"central-gaussian"``.
+        delta: Strictly between zero and one.
+        epsilon: What is claimed; leave out if nothing is.
+        epsilon_covers: The whole ``"run"``, or one ``"round"``.
+        neighbours: What the claim calls neighbours.
+        clipping_norm: By default ``training.max_grad_norm``.
+        noise_multiplier: By default ``training.noise_multiplier``.
+        sigma: Noise standard deviation, for local noise.
+        sensitivity: What the noise was scaled to, if not to the clipping norm.
+        sample_rate: Share of records in a step, or of clients in a round.
+        sampling: How records or clients are drawn.
+        steps_per_round: By default ``training.steps``, for DP-SGD.
+        accountant: Whether one accountant counts all rounds.
+        sampled_clients: Clients a round that central noise was scaled to.
+        clipped_by: For central DP, who clips.
+    """
+
+    mechanism: Literal["dp-sgd", "local-gaussian", "central-gaussian"] = "dp-sgd"
+    delta: float = Field(gt=0, lt=1)
+    epsilon: float | None = Field(default=None, gt=0)
+    epsilon_covers: Literal["run", "round"] = "run"
+    neighbours: Literal["add-or-remove", "replace-one"] = "add-or-remove"
+    clipping_norm: float | None = Field(default=None, gt=0)
+    noise_multiplier: float | None = Field(default=None, ge=0)
+    sigma: float | None = Field(default=None, ge=0)
+    sensitivity: float | None = Field(default=None, ge=0)
+    sample_rate: float = Field(default=1.0, gt=0, le=1)
+    sampling: Literal["poisson", "fixed", "unknown"] = "unknown"
+    steps_per_round: int | None = Field(default=None, ge=1)
+    accountant: Literal["persistent", "per-round", "unknown"] = "unknown"
+    sampled_clients: int | None = Field(default=None, ge=1)
+    clipped_by: Literal["client", "server"] = "client"
+
+
 class AuditConfig(_Settings):
     """Everything an audit needs to know. Unknown keys are refused.
 
@@ -120,6 +164,13 @@ class AuditConfig(_Settings):
         device: ``"auto"`` takes the GPU if there is one.
         threads: CPU threads of an attack. One is fastest beside busy clients.
         training: What is known of local training.
+        views: ``"server"``: each client's update, as the server receives it. ``"release"``: what
+            the aggregate that becomes the next global model tells, of all clients' images at
+            once. Each view gets an even share of the time budget.
+        controls: Controls that a verdict needs, run for each attacked record whose truth is known:
+            ``true`` for all, ``false`` for none, or a list of kinds. They are the same attack on
+            something else, side by side with it, and share its time budget.
+        claim: What the federation claims of differential privacy, to be checked.
         keep_pictures: Write reconstructions beside the ledger. They are personal data.
         fail_fast: Raise when an audit fails, instead of recording it.
     """
@@ -135,6 +186,9 @@ class AuditConfig(_Settings):
     device: str = "auto"
     threads: int = Field(default=1, ge=1)
     training: TrainingConfig = TrainingConfig()
+    views: tuple[View, ...] = ("server",)
+    controls: tuple[ControlKind, ...] = ALL_CONTROLS
+    claim: ClaimConfig | None = None
     keep_pictures: bool = False
     fail_fast: bool = False
 
@@ -148,12 +202,27 @@ class AuditConfig(_Settings):
                 **data,
                 "attacks": [{"name": a.strip()} if isinstance(a, str) else a for a in names],
             }
+        if isinstance(data, dict):
+            data = {k: _listed(v) if k in LISTS else v for k, v in data.items()}
+            if isinstance(data.get("controls"), bool):
+                data["controls"] = ALL_CONTROLS if data["controls"] else ()
         return data
 
     @field_validator("clients_per_round", mode="before")
     @classmethod
     def _all_clients(cls, value: Any) -> Any:
         return None if value == "all" else value
+
+    @field_validator(*LISTS, mode="after")
+    @classmethod
+    def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(values))
+
+    @model_validator(mode="after")
+    def _has_views(self) -> Self:
+        if not self.views:
+            raise ValueError('`views` must name "server", "release" or both')
+        return self
 
     @model_validator(mode="after")
     def _has_attacks(self) -> Self:
@@ -219,6 +288,10 @@ class AuditConfig(_Settings):
             in_list = rooms == ["image"] and isinstance(value, str)
             place[leaf] = [part.strip() for part in value.split(",")] if in_list else value
         return cls.build(settings)
+
+
+def _listed(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _explain(error: ValidationError) -> str:

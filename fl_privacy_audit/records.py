@@ -1,21 +1,27 @@
-"""What the ledger holds: three kinds of line, each a pydantic model with a schema version."""
+"""What the ledger holds: three kinds of line, each a pydantic model with a schema version.
+
+Version 1 knew no controls and no release view. Its lines are read as they are: what they lack is
+empty here.
+"""
 
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-from fl_privacy_audit.types import View
+from fl_privacy_audit.types import ControlKind, View
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
+NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
+"""Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
 
 
 class _Line(BaseModel):
     # ser_json_inf_nan: a diverged objective must stay readable as such.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     time: str
 
 
@@ -28,6 +34,8 @@ class RunRecord(_Line):
         config: The whole `AuditConfig`.
         model: Class name, parameter count and a fingerprint of names and shapes.
         versions: Of Python and the packages that matter.
+        arrays: Every array of the model's state -> its dtype, ``"float32"``; what Flower's own
+            noise is added to. Empty in ledgers of version 1.
     """
 
     kind: Literal["run"] = "run"
@@ -36,6 +44,7 @@ class RunRecord(_Line):
     config: dict[str, Any]
     model: dict[str, str | int]
     versions: dict[str, str]
+    arrays: dict[str, str] = Field(default_factory=dict)
 
 
 class ThreatModel(BaseModel):
@@ -43,7 +52,8 @@ class ThreatModel(BaseModel):
 
     Attributes:
         server: ``"honest but curious"``: it follows the protocol and looks at what it gets.
-        view: ``"server"``: it sees each client's update.
+        view: ``"server"``: it sees each client's update. ``"release"``: it sees the global model
+            of each round, and nothing else.
         update_form: What the update was taken for.
         local_training: Known settings of local training; None where not known.
         image: Shape and normalisation, taken as known.
@@ -81,6 +91,41 @@ class Scores(BaseModel):
     worst: float
 
 
+class ControlOutcome(BaseModel):
+    """What the same attack, from the same start, makes of something else than the update.
+
+    It is scored against the same true batch as the attack it belongs to, so that scores can be
+    compared pair by pair.
+
+    Attributes:
+        kind: ``"noise"``: Gaussian noise, tensor by tensor as long as the update. ``"other
+            client"``: the update of another client of the round, who trained on other images.
+            ``"grey"``: one colour, the mean that the clients subtract; no attack is needed.
+            ``"undefended"``: the positive control, what the client would have sent for its true
+            batch by plain training without any defence.
+        status: ``"scored"``, ``"not tested"`` or ``"failed"``.
+        reason: Why, for every status but ``"scored"``.
+        scores: By metric.
+        objective: The attack's own objective; None where no attack ran.
+        steps: Optimiser steps, summed over restarts.
+        stopped: Why the attack ended.
+        seconds: Wall time; 0 where a reconstruction was there already.
+        seed: Seed of the noise; None where there is none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    kind: ControlKind
+    status: AttackStatus
+    reason: str | None = None
+    scores: dict[str, Scores] = Field(default_factory=dict)
+    objective: float | None = None
+    steps: int = 0
+    stopped: str | None = None
+    seconds: float = 0.0
+    seed: int | None = None
+
+
 class AttackOutcome(BaseModel):
     """What one attack did to one observation.
 
@@ -101,6 +146,7 @@ class AttackOutcome(BaseModel):
         scores: By metric.
         details: Further figures of the attack.
         picture: File with original and reconstruction, if pictures are kept.
+        controls: At most one of each kind; none where there is no truth to score them with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -120,6 +166,11 @@ class AttackOutcome(BaseModel):
     scores: dict[str, Scores] = Field(default_factory=dict)
     details: dict[str, float | str] = Field(default_factory=dict)
     picture: str | None = None
+    controls: list[ControlOutcome] = Field(default_factory=list)
+
+    def control(self, kind: ControlKind) -> ControlOutcome | None:
+        """The control of this kind, if there is one."""
+        return next((c for c in self.controls if c.kind == kind), None)
 
     @field_validator("details", mode="before")
     @classmethod
@@ -130,13 +181,14 @@ class AttackOutcome(BaseModel):
 
 
 class AuditRecord(_Line):
-    """One round, one client, one view.
+    """One round, one view, one client; in the release view, all clients of the round.
 
     Attributes:
         run: The run it belongs to.
         round: Server round, from 1.
-        client: ``partition 3`` where the partition is known, else Flower's node id.
-        node_id: Flower's node id.
+        client: ``partition 3`` where the partition is known, else Flower's node id; ``all
+            clients`` in the release view.
+        node_id: Flower's node id; 0 in the release view.
         partition: The client's partition, if it was published.
         view: What the attacker sees.
         client_status: Whether the client returned an update.
@@ -147,6 +199,7 @@ class AuditRecord(_Line):
         reported: Other numbers the client reported, ``epsilon`` say.
         truth_digest: Fingerprint of the true batch, to pair runs; None where there is no truth.
         attacks: One outcome for each attack.
+        clients: Whose updates the release is made of; empty in the server view.
     """
 
     kind: Literal["audit"] = "audit"
@@ -164,6 +217,7 @@ class AuditRecord(_Line):
     reported: dict[str, float] = Field(default_factory=dict)
     truth_digest: str | None = None
     attacks: list[AttackOutcome] = Field(default_factory=list)
+    clients: list[str] = Field(default_factory=list)
 
 
 class EvaluationRecord(_Line):

@@ -106,8 +106,8 @@ def test_a_torn_line_is_all_that_a_crash_loses(tmp_path: Path) -> None:
         (b'{"kind": "audit", "round": 1}', "audit.time: Field required"),
         (b'{"kind": "gossip"}', "Input tag 'gossip' found using 'kind' does not match any of the"),
         (
-            evaluation_line().model_copy(update={"schema_version": 2}).model_dump_json().encode(),
-            "evaluation.schema_version: Input should be 1",
+            evaluation_line().model_copy(update={"schema_version": 3}).model_dump_json().encode(),
+            "evaluation.schema_version: Input should be 1 or 2",
         ),
         (evaluation_line().model_dump_json().encode()[:-1] + b',"x":1}', "evaluation.x: Extra"),
     ],

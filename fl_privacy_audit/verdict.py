@@ -1,0 +1,152 @@
+"""From scores and controls to a verdict, for each setting, view and attack.
+
+*Leaked*: the attack shows clearly more of the true images than every null control does, or single
+records leaked beyond doubt. *Withstood these attacks*: the same attack succeeded on undefended
+copies of the same updates, and here shows no more than a null control. *Inconclusive*: anything
+between, the attack being too weak and there being too few records included. *Not tested*: no
+attack ran.
+
+The judge is `PRIMARY`'s first metric that was measured. The others are reported beside it; one of
+them that says *leaked* is enough to make *withstood* inconclusive. An audit is a lower bound: a
+defence that withstood these attacks may fall to others.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fl_privacy_audit.types import ControlKind, View
+
+Word = Literal["leaked", "withstood these attacks", "inconclusive", "not tested"]
+WORST_FIRST: Final[tuple[Word, ...]] = (
+    "leaked",
+    "inconclusive",
+    "withstood these attacks",
+    "not tested",
+)
+"""The verdict of a setting is the worst of its attacks', in this order."""
+
+PRIMARY: Final = ("semsim", "ssim", "psnr", "mse")
+"""Which metric judges: the first that was measured."""
+
+LEVEL: Final = 0.99
+"""Confidence of the intervals of one setting in one view, all attacks together: with ``m`` attacks
+each gets ``1 - (1 - LEVEL) / m`` (Bonferroni), so that trying more attacks does not make a false
+*leaked* more likely. It does not depend on what a setting is compared with."""
+
+FEWEST: Final = 5
+"""Batches of images below which nothing is concluded. If nothing leaks, an attack and two null
+controls come first, second and third by chance, so the attack wins five times out of five in one
+case of 243."""
+
+MARGINS: Final[Mapping[str, float]] = {"mse": 0.005, "psnr": 1.0, "ssim": 0.05}
+"""How much more than a null control is worth a verdict, in units of the metric."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class NetLeakage(_Model):
+    """A score minus a control's, over the records that have both. Above zero, the score leaks more.
+
+    Attributes:
+        metric: Name in the table of metrics.
+        of: What is measured: the attack, or its positive control.
+        against: The null control that is subtracted.
+        mean: Over true batches; of one batch, over its records. In units of the metric, turned
+            such that more leakage is higher.
+        low: Lower end of its interval at the verdict's confidence; None with one batch.
+        high: Upper end, likewise.
+        records: Records with both scores.
+        batches: Different true batches among them: these are drawn by the bootstrap.
+    """
+
+    metric: str
+    of: Literal["attack", "undefended"]
+    against: ControlKind
+    mean: float
+    low: float | None
+    high: float | None
+    records: int
+    batches: int
+
+
+class RecordLeakage(_Model):
+    """One record by the metric that judges, every score turned such that higher leaks more.
+
+    Attributes:
+        round: Server round.
+        client: As in the ledger.
+        attack: Name of the attack.
+        score: The attack's, as the metric gives it: not turned.
+        net: Score minus that of the record's own best null control, turned; None without one.
+        undefended: The same of the positive control; None without one.
+        alone: Whether this record leaked beyond doubt by itself: see `judge`.
+        picture: File with original and reconstruction, relative to the run's directory, if kept.
+    """
+
+    round: int
+    client: str
+    attack: str
+    score: float
+    net: float | None
+    undefended: float | None
+    alone: bool
+    picture: str | None = None
+
+
+class Verdict(_Model):
+    """What may be said of one setting, in one view, under one attack.
+
+    Attributes:
+        word: The verdict.
+        reason: Why, in one sentence, with the figures that decide.
+        metric: The metric that judged; None if nothing was scored.
+        net: Against the null control that leaves least: this is the headline figure.
+        undefended: The same of the positive control; None without one.
+        nets: Every metric against every null control, attack and positive control.
+        agreement: Each metric's own word; the judge's is among them.
+        confidence: Of every interval here.
+        records: Records scored.
+        batches: Different true batches among them.
+        worst: The record that leaks most; None if nothing was scored.
+        leaked_alone: How many records leaked beyond doubt by themselves.
+    """
+
+    setting: str
+    view: View
+    attack: str
+    word: Word
+    reason: str
+    metric: str | None = None
+    net: NetLeakage | None = None
+    undefended: NetLeakage | None = None
+    nets: list[NetLeakage] = []
+    agreement: dict[str, Word] = {}
+    confidence: float = LEVEL
+    records: int = 0
+    batches: int = 0
+    worst: RecordLeakage | None = None
+    leaked_alone: int = 0
+
+
+class SettingVerdict(_Model):
+    """What may be said of one setting in one view: the worst over its attacks.
+
+    Attributes:
+        word: The verdict.
+        reason: Of the attack that decides.
+        attack: The attack that decides.
+        worst: The record that leaks most, over all attacks.
+        attacks: One verdict for each attack.
+    """
+
+    setting: str
+    view: View
+    word: Word
+    reason: str
+    attack: str
+    worst: RecordLeakage | None
+    attacks: list[Verdict]
