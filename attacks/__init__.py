@@ -97,7 +97,7 @@ ATTACKS: dict[str, AttackEntry] = {
         paper="Geiping 2020, arXiv:2003.14053, changed",
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
-        cost="1,200 gradients; the default",
+        cost="300 gradients; the default",
     ),
     "see_through_gradients": AttackEntry(
         factory=see_through_gradients,

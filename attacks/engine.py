@@ -59,7 +59,9 @@ class OptimisationAttack:
         distance: Compares replayed and observed updates. The best iterate and the best restart
             are chosen by it alone, without the priors.
         priors: ``(weight, prior)`` pairs added to the distance; the weight may depend on what is
-            known of the noise, and on the restart.
+            known of the noise, on the restart, and change along the way.
+        balanced: Whether the weights are in units of the balance: 1 is the weight at which a prior
+            pulls the first guess as hard as the distance does.
         optimiser: Moves the guess.
         separable: Whether the optimiser treats every number by itself (Adam does, L-BFGS does
             not), so that trials can share one.
@@ -82,6 +84,7 @@ class OptimisationAttack:
     optimiser: Optimiser
     separable: bool = True
     priors: tuple[tuple[Weight, Prior], ...] = ()
+    balanced: bool = False
     gradient_rule: GradientRule = lambda gradient: gradient
     constrain: Constraint = lambda guesses, spec: guesses
     decode: Decode = lambda guess, seen: guess
@@ -221,6 +224,7 @@ class OptimisationAttack:
         for step in range(1, self.steps + 1):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * self.schedule((step - 1) / self.steps)
+            trials.move_weights((step - 1) / self.steps)
             optimiser.step(evaluate)  # type: ignore[arg-type]
             with torch.no_grad():
                 trials.guesses.copy_(self.constrain(trials.guesses, trials.seen.image))

@@ -32,8 +32,9 @@ Prior = Callable[[Tensor, Observation], Tensor]
 """How unlike a natural image the inputs ``(N, C, H, W)`` are: a scalar."""
 Decode = Callable[[Tensor, Observation], Tensor]
 """Guess -> model inputs ``(N, C, H, W)``."""
-Weight = Callable[[Observation, int], float]
-"""How much a prior counts against the distance, in restart number 0, 1, ..."""
+Weight = Callable[[Observation, int], float | tuple[float, float]]
+"""How much a prior counts against the distance, in restart number 0, 1, ...: all along, or at the
+start and at the end, with a geometric path between."""
 
 CLEARLY_FASTER = 1.25
 """How much faster bfloat16 has to be before its rounding is accepted."""
@@ -55,7 +56,8 @@ class Trials:
         buffers: Likewise.
         returned: Buffers that came back.
         targets: What each victim returned.
-        weights: ``(T, P)`` weights of the priors.
+        path: ``(T, P, 2)`` weights of the priors at the start and at the end.
+        weights: ``(T, P)`` weights now, moved in place.
     """
 
     seen: Observation
@@ -67,6 +69,7 @@ class Trials:
     buffers: Sequence[Update]
     returned: Sequence[Update]
     targets: Sequence[Update]
+    path: Tensor
     weights: Tensor
 
     @classmethod
@@ -81,8 +84,10 @@ class Trials:
         """One trial with a fresh start."""
         guess = attack.start(seen, rng).to(seen.device, attack.dtype)
         labels = attack.labels(seen, rng)
-        weights = [weight(seen, restart) for weight, _ in attack.priors]
-        return cls(
+        found = [weight(seen, restart) for weight, _ in attack.priors]
+        ends = [w if isinstance(w, tuple) else (w, w) for w in found]
+        path = torch.tensor(ends, dtype=attack.dtype, device=seen.device).view(1, -1, 2)
+        trial = cls(
             seen=seen,
             guesses=guess[None],
             scores=labels.scores.detach()[None],
@@ -92,8 +97,12 @@ class Trials:
             buffers=[replay.start[1]],
             returned=[seen.returned_buffers],
             targets=[replay.target],
-            weights=torch.tensor([weights], dtype=attack.dtype, device=seen.device),
+            path=path,
+            weights=torch.zeros_like(path[..., 0]),
         )
+        if attack.balanced:
+            trial.path.mul_(_balance(attack, trial)[None, :, None])
+        return trial
 
     @classmethod
     def join(cls, trials: Sequence["Trials"]) -> "Trials":
@@ -107,12 +116,19 @@ class Trials:
             buffers=[b for t in trials for b in t.buffers],
             returned=[b for t in trials for b in t.returned],
             targets=[u for t in trials for u in t.targets],
-            weights=torch.cat([t.weights for t in trials]),
+            path=torch.cat([t.path for t in trials]),
+            weights=torch.cat([t.path[..., 0] for t in trials]),
         )
 
     def __len__(self) -> int:
         """How many trials."""
         return len(self.guesses)
+
+    def move_weights(self, done: float) -> None:
+        """Move the priors' weights to where they are after a share of the steps, in [0, 1]."""
+        first, last = self.path.unbind(dim=-1)
+        between = first ** (1 - done) * last**done
+        self.weights.copy_(torch.where(first == last, first, between))
 
 
 @dataclass(frozen=True)
@@ -327,6 +343,21 @@ def _objective(
         for index, (_, prior) in enumerate(attack.priors):
             objective = objective + weights[index] * prior(inputs, seen)
     return objective, distance
+
+
+def _balance(attack: "OptimisationAttack", trial: Trials) -> Tensor:
+    """``(P,)``: for each prior the weight at which it pulls the guess as hard as the distance.
+
+    The mean absolute gradient of the distance with respect to the guess, over that of the prior.
+    """
+    guess = trial.guesses[0].detach().requires_grad_()
+    probabilities = trial.scores[0].softmax(dim=-1) if trial.learned else trial.scores[0]
+    inputs = attack.decode(guess, trial.seen)
+    update = trial.run(by_autograd, trial.parameters[0], trial.buffers[0], inputs, probabilities)
+    terms = [attack.distance(update, trial.targets[0])]
+    terms += [prior(inputs, trial.seen) for _, prior in attack.priors]
+    pulls = [torch.autograd.grad(t, guess, retain_graph=True)[0].abs().mean() for t in terms]
+    return torch.stack([pulls[0] / pull for pull in pulls[1:]]).detach()
 
 
 def _stack(tensors: Sequence[Update]) -> tuple[Update, int | None]:

@@ -1,10 +1,14 @@
-"""Inverting Gradients with the prior's weight as a restart dimension, on a short schedule.
+"""Inverting Gradients with a prior that fades, on a short schedule.
 
-Geiping et al. 2020, arXiv:2003.14053, Eq. 4, with two changes that are this project's own. The best
-weight of the total variation differs from victim to victim by an order of magnitude or more, so each
-restart has its own, and the restart with the least cosine distance to the observed update wins: the
-prior does not vote. And the learning rate falls along a half cosine from the start instead of in
-late drops, which leaves out most of the steps. Threat model B of Carletti et al. 2025.
+Geiping et al. 2020, arXiv:2003.14053, Eq. 4, with three changes that are this project's own.
+
+The best weight of the total variation differs from victim to victim by five orders of magnitude,
+since the gradient of the cosine distance does. Here it is given in units of the balance, the weight
+at which the prior pulls the first guess as hard as the distance does; in these units victims are
+alike. It fades from there to a thousandth: smooth pictures first, details later. And the learning
+rate falls along a half cosine from the start instead of in late drops, which leaves out most of the
+steps. The restart with the least cosine distance to the observed update wins: the prior does not
+vote. Threat model B of Carletti et al. 2025.
 """
 
 import math
@@ -18,30 +22,34 @@ from fl_privacy_audit.types import Observation
 
 from . import noise
 from .engine import OptimisationAttack
-from .inverting_gradients import NOISE_WEIGHT, inverting_gradients
+from .inverting_gradients import inverting_gradients
 from .priors import total_variation
 
-WEIGHTS = (1e-3, 1e-6, 1e-2, 1e-1)
-"""Of the total variation, restart by restart, and round again."""
+PATHS = ((1.0, 1e-3), (0.3, 1e-3))
+"""Weight of the total variation at the start and at the end, restart by restart, and round again."""
+
+NOISE_WEIGHT = 3.0
+"""The weight, start to end, for an update that is nothing but noise."""
 
 
 def swept_inversion(
-    *, steps: int = 300, restarts: int = 4, learning_rate: float = 0.1
+    *, steps: int = 300, restarts: int = 1, learning_rate: float = 0.1
 ) -> OptimisationAttack:
-    """Signed Adam on the cosine distance, one weight of the total variation a restart.
+    """Signed Adam on the cosine distance, with total variation that fades.
 
-    Where clients are known to add noise the least distance would choose the restart that fits the
-    noise best, so all restarts take the weight that the noise calls for: see `noise.floor`.
+    Where clients are known to add noise a faded prior would fit that noise, so its weight stays at
+    what the noise calls for: see `noise.floor`.
 
     Args:
         steps: Adam steps of a restart.
-        restarts: Fresh starts; the first four have a weight each from 1e-6 to 1e-1.
+        restarts: Fresh starts, on paths of the prior's weight in turn.
         learning_rate: At the start, in normalised pixel units.
     """
 
-    def weight(seen: Observation, restart: int) -> float:
-        floor = noise.floor(seen)
-        return WEIGHTS[restart % len(WEIGHTS)] if floor == 0 else NOISE_WEIGHT * floor
+    def weight(seen: Observation, restart: int) -> float | tuple[float, float]:
+        first, last = PATHS[restart % len(PATHS)]
+        floor = NOISE_WEIGHT * noise.floor(seen)
+        return max(first, floor), max(last, floor)
 
     def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(leaves, lr=learning_rate)
@@ -50,6 +58,7 @@ def swept_inversion(
         inverting_gradients(steps=steps, restarts=restarts),
         name="swept_inversion",
         priors=((weight, total_variation),),
+        balanced=True,
         optimiser=adam,
         schedule=half_cosine,
     )
