@@ -27,6 +27,7 @@ class _Lazy(click.Group):
     """A group that imports its heavier commands only when they are asked for."""
 
     later: ClassVar[dict[str, tuple[str, str]]] = {
+        "annotate": ("fl_privacy_audit.annotate.command", "annotate_command"),
         "study": ("fl_privacy_audit.study.command", "study_command"),
     }
 

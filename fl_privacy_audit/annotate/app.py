@@ -1,0 +1,250 @@
+"""The page: one question at a time, as plain forms; the script adds keys and patience.
+
+No address holds a file name, a class or a key: what is in the page cannot give the answer away.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+from flask import Flask, Response, abort, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as Reply
+
+from fl_privacy_audit.errors import ConfigError, CorpusError
+from fl_privacy_audit.manifest import CANNOT_TELL, Corpus, read_picture
+
+from .guard import protect
+from .items import Item, path_inside, png, size_shown
+from .plan import Settings, candidates, plan
+from .store import LONGEST_NAME, Annotator, Store, Task
+
+DIGITS = "1234567890"
+"""Keys of the classes where there are ten or fewer; with more, one types the name."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What a running page knows.
+
+    Attributes:
+        corpus: For the pictures.
+        store: For the answers.
+        settings: Of this collection; never changed.
+        items: Pictures that can be shown, by key; one that goes bad is taken out.
+    """
+
+    corpus: Corpus
+    store: Store
+    settings: Settings
+    items: dict[str, Item] = field(repr=False)
+
+    def open_tasks(self, annotator: Annotator) -> tuple[list[Task], list[Task]]:
+        """``(answered, open)`` questions whose pictures can be shown."""
+        tasks = [task for task in self.store.tasks(annotator) if task.key in self.items]
+        return (
+            [task for task in tasks if task.value is not None],
+            [task for task in tasks if task.value is None],
+        )
+
+    def choices(self, task: Task) -> list[int]:
+        """Values that answer a question."""
+        if task.stage == "beside":
+            return [1, 0]
+        item = self.items[task.key]
+        label, classes = item.pair.label, len(item.classes)
+        return [*candidates(task.key, label, classes, self.settings), CANNOT_TELL]
+
+    def join(self, name: str) -> Annotator:
+        """Let someone in; pictures that are new to them are planned.
+
+        Raises:
+            ConfigError: The name cannot be used.
+        """
+        found = self.store.find(name=name)
+        planned = {task.key for task in self.store.tasks(found)} if found else set()
+        new = [key for key in self.items if key not in planned]
+        name = found.name if found else name
+        return self.store.join(name, plan(new, self.settings, annotator=name) if new else [])
+
+    def picture(self, task: Task, which: str) -> bytes:
+        """A picture of a question, as PNG.
+
+        Raises:
+            CorpusError: It went missing or bad since the start; its questions are left out.
+        """
+        pair = self.items[task.key].pair
+        try:
+            return png(self.corpus, pair.original if which == "original" else pair.reconstruction)
+        except CorpusError as error:
+            self.items.pop(task.key, None)
+            _LOG.warning("left out: %s: %s", task.key, error)
+            raise
+
+
+def create_app(
+    corpus: Corpus, store: Store, items: dict[str, Item], *, host: str = "127.0.0.1"
+) -> Flask:
+    """The page as a WSGI application.
+
+    Args:
+        corpus: What is judged.
+        store: Where answers go; made already.
+        items: From `check_corpus`.
+        host: Where it will listen; says which `Host` headers are ours.
+    """
+    service = Service(corpus=corpus, store=store, settings=store.settings(), items=dict(items))
+    token = store.token()
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    protect(app, host=host, token=token)
+    app.context_processor(lambda: {"token": token, "longest": LONGEST_NAME})
+
+    def known(ticket: str) -> Annotator:
+        annotator = store.find(ticket=ticket)
+        if annotator is None:
+            abort(404, "Nobody judges at this address. Begin at the first page.")
+        return annotator
+
+    def start() -> str:
+        return render_template("start.html", beside=service.settings.beside)
+
+    def join() -> str | Reply | tuple[str, int]:
+        name = request.form.get("name", "")
+        found = store.find(name=name) if name.strip() else None
+        if found and not request.form.get("same"):
+            done = len(service.open_tasks(found)[0])
+            return render_template("again.html", name=found.name, done=done)
+        try:
+            annotator = service.join(name)
+        except ConfigError as error:
+            page = render_template(
+                "start.html", error=str(error), name=name, beside=service.settings.beside
+            )
+            return page, 400
+        return redirect(url_for("judge", ticket=annotator.ticket), 303)
+
+    def judge(ticket: str) -> str:
+        annotator = known(ticket)
+        while True:
+            done, todo = service.open_tasks(annotator)
+            if not todo:
+                return render_template(
+                    "done.html", who=annotator, last=_last(done), count=len(done)
+                )
+            try:
+                return _question(service, annotator, done, todo)
+            except CorpusError:
+                continue  # left out by now; on to the next
+
+    def answer(ticket: str) -> Reply:
+        annotator = known(ticket)
+        task, value = _number("task"), _number("value")
+        done, todo = service.open_tasks(annotator)
+        asked = {item.id: item for item in done + todo}.get(task)
+        if asked is None or value not in service.choices(asked):
+            abort(400, "This is no answer to that question. Load the page again.")
+        if asked.stage == "beside" and any(other.stage == "name" for other in todo):
+            abort(400, "Originals come after all pictures are named. Load the page again.")
+        taken = store.answer(annotator, task, value, milliseconds=_milliseconds())
+        stands = next((item.value for item in store.tasks(annotator) if item.id == task), None)
+        note = None if taken or stands == value else "first"
+        return redirect(url_for("judge", ticket=ticket, note=note), 303)
+
+    def undo(ticket: str) -> Reply:
+        annotator = known(ticket)
+        done, todo = service.open_tasks(annotator)
+        last = _undoable(done, todo)
+        if last and last.event == _number("event"):
+            store.undo(annotator, last.event)
+        return redirect(url_for("judge", ticket=ticket), 303)
+
+    def picture(ticket: str, task: int, which: str) -> Response:
+        done, todo = service.open_tasks(known(ticket))
+        asked = {item.id: item for item in done + todo}.get(task)
+        early = (
+            asked
+            and which == "original"
+            and (asked.stage == "name" or any(other.stage == "name" for other in todo))
+        )
+        if asked is None or early:
+            abort(404, "There is no such picture.")
+        try:
+            return Response(service.picture(asked, which), mimetype="image/png")
+        except CorpusError:
+            abort(404, "This picture cannot be shown any more. Load the page again.")
+
+    def refused(error: Exception) -> tuple[str, int]:
+        code = getattr(error, "code", None) or 500
+        what = getattr(error, "description", None) or "Something went wrong here."
+        return render_template("refused.html", what=what), code
+
+    app.add_url_rule("/", view_func=start)
+    app.add_url_rule("/join", view_func=join, methods=["POST"])
+    app.add_url_rule("/judge/<ticket>", view_func=judge)
+    app.add_url_rule("/judge/<ticket>/answer", view_func=answer, methods=["POST"])
+    app.add_url_rule("/judge/<ticket>/undo", view_func=undo, methods=["POST"])
+    app.add_url_rule(
+        "/judge/<ticket>/<int:task>/<any(reconstruction, original):which>.png", view_func=picture
+    )
+    for code in (400, 403, 404, 405, 413):
+        app.register_error_handler(code, refused)
+    return app
+
+
+def _question(service: Service, annotator: Annotator, done: list[Task], todo: list[Task]) -> str:
+    task = todo[0]
+    item = service.items[task.key]
+    service.picture(task, "reconstruction")
+    if task.stage == "beside":
+        service.picture(task, "original")
+    height, width = read_picture(path_inside(service.corpus, item.pair.reconstruction)).shape[1:]
+    classes = (
+        [
+            (index, item.classes[index].replace("_", " "))
+            for index in service.choices(task)
+            if index != CANNOT_TELL
+        ]
+        if task.stage == "name"
+        else []
+    )
+    passed = [other for other in done if other.stage == task.stage]
+    left = [other for other in todo if other.stage == task.stage]
+    return render_template(
+        "question.html",
+        who=annotator,
+        task=task,
+        question=service.settings.question,
+        classes=sorted(classes, key=lambda row: row[1].casefold()),
+        digits=DIGITS if len(classes) <= len(DIGITS) else "",
+        size=size_shown(width, height),
+        done=len(passed),
+        total=len(passed) + len(left),
+        parts=2 if service.settings.beside else 1,
+        last=_undoable(done, todo),
+        note=request.args.get("note"),
+    )
+
+
+def _last(done: list[Task]) -> Task | None:
+    return max(done, key=lambda task: task.event or 0, default=None)
+
+
+def _undoable(done: list[Task], todo: list[Task]) -> Task | None:
+    """The last answer, unless an original has been shown since: then the blind answer stands."""
+    last = _last(done)
+    blind_again = last and last.stage == "name" and todo and todo[0].stage == "beside"
+    return None if blind_again else last
+
+
+def _number(name: str) -> int:
+    try:
+        return int(request.form[name])
+    except (KeyError, ValueError):
+        abort(400, "This form is not complete. Load the page again.")
+
+
+def _milliseconds() -> int | None:
+    """How long the picture was looked at; None without the script."""
+    text = request.form.get("milliseconds", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None

@@ -1,0 +1,301 @@
+"""``fl-privacy-audit annotate CORPUS``: serve the page, export the answers, or judge them."""
+
+import logging
+import math
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from fl_privacy_audit.errors import AuditError, ConfigError, CorpusError
+from fl_privacy_audit.manifest import Corpus, read_corpus
+
+from .app import create_app
+from .export import answers, check_form, chosen, export, ratings_table
+from .guard import is_loopback
+from .items import Item, check_corpus
+from .plan import Settings
+from .reliability import Reliability, collected
+from .store import Store
+
+DATABASE = "annotations.sqlite"
+OnProgress = Callable[[int, int], None]
+
+
+@click.command("annotate", short_help="Collect people's judgements on a local web page.")
+@click.argument("corpus", type=click.Path(path_type=Path))
+@click.option(
+    "--database",
+    type=click.Path(path_type=Path),
+    help=f"Where answers are kept.  [default: CORPUS/{DATABASE}]",
+)
+@click.option("--candidates", type=int, help="Classes to choose from; 0 is all.  [default: 0]")
+@click.option(
+    "--beside/--blind-only",
+    default=None,
+    help="Also ask, after all names, whether each is recognisable beside its original.",
+)
+@click.option("--repeat", type=float, help="Share of pictures asked twice.  [default: 0.05]")
+@click.option("--question", help="What is asked.")
+@click.option("--seed", type=int, help="Of orders, repeats and candidates.  [default: 0]")
+@click.option("--strict", is_flag=True, help="Refuse a corpus with a picture that cannot be shown.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option(
+    "--export",
+    "target",
+    type=click.Path(path_type=Path),
+    help="Write the answers to FILE.csv or FILE.parquet instead of serving.",
+)
+@click.option("--ratings", is_flag=True, help="With --export: the table that `study` reads.")
+@click.option("--log", is_flag=True, help="With --export: everything, undone and repeated too.")
+@click.option("--agreement", is_flag=True, help="Print how far annotators agree, then stop.")
+@click.option(
+    "--annotator",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="With --export or --agreement: only this one; repeat as needed.",
+)
+def annotate_command(
+    corpus: Path,
+    database: Path | None,
+    candidates: int | None,
+    beside: bool | None,
+    repeat: float | None,
+    question: str | None,
+    seed: int | None,
+    strict: bool,
+    host: str,
+    port: int,
+    target: Path | None,
+    ratings: bool,
+    log: bool,
+    agreement: bool,
+    names: tuple[str, ...],
+) -> None:
+    """Ask people what the reconstructions in CORPUS show, on a web page of this machine.
+
+    Answers are kept in CORPUS/annotations.sqlite. Stop with Ctrl-C and start again as you like:
+    nothing is lost, and everybody goes on where they were.
+    """
+    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    asked = {
+        "candidates": candidates,
+        "beside": beside,
+        "repeat": repeat,
+        "question": question,
+        "seed": seed,
+    }
+    try:
+        if ratings + log > 1 or ((ratings or log) and target is None):
+            raise ConfigError("--ratings and --log are two forms of --export FILE; give one")
+        read = read_corpus(corpus)
+        store = Store(database or corpus / DATABASE)
+        if target is not None:
+            check_form(target)
+            with _progress(errors, "comparing pictures") as progress:
+                _export(target, read, store, names, ratings=ratings, log=log, progress=progress)
+            console.print(f"Wrote {target}", markup=False, highlight=False)
+            if ratings:
+                for i, who in enumerate(chosen(store, names), start=1):
+                    console.print(f"  rater{i}: {who.name}", markup=False, highlight=False)
+        if agreement:
+            _print(collected(store, read, chosen(store, names))[1], console)
+        if target is None and not agreement:
+            _serve(read, store, asked, host=host, port=port, strict=strict, console=errors)
+    except AuditError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def prepare(
+    corpus: Corpus,
+    store: Store,
+    asked: Mapping[str, object],
+    *,
+    strict: bool = False,
+    progress: OnProgress | None = None,
+) -> tuple[dict[str, Item], list[str]]:
+    """Settle the settings, make the file of answers if it is new, and check the pictures.
+
+    Args:
+        corpus: What is to be judged.
+        store: Its answers.
+        asked: Fields of `Settings` that were told; None where not.
+        strict: Whether one bad picture is too many.
+        progress: Called as ``(done, total)``.
+
+    Returns:
+        What can be shown, and a line on each picture that cannot.
+
+    Raises:
+        ConfigError: A setting differs from those the collection was begun with.
+        CorpusError: Nothing to show, or a bad picture and `strict`.
+    """
+    told = {name: value for name, value in asked.items() if value is not None}
+    begun = store.settings() if store.exists() else None
+    settings = replace(begun or Settings(), **told)  # type: ignore[arg-type]
+    if begun and (different := begun.differences(settings)):
+        name = different[0]
+        raise ConfigError(
+            f"this collection was begun with --{name} {getattr(begun, name)!r}, not "
+            f"{getattr(settings, name)!r}: everybody must get the same questions. Leave --{name} "
+            "out, or begin another collection with --database"
+        )
+    known = store.digests() if begun else {}
+    items, problems = check_corpus(corpus, beside=settings.beside, known=known, progress=progress)
+    if problems and strict:
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise CorpusError(
+            f"{len(problems)} of {len(corpus.pairs)} pictures cannot be shown:\n  "
+            + "\n  ".join(problems[:20])
+            + more
+        )
+    if not items:
+        first = f", the first because {problems[0]}" if problems else ": the manifest is empty"
+        raise CorpusError(f"no picture of {corpus.directory} can be shown{first}")
+    if not begun:
+        store.create(settings)
+    store.remember({key: item.digest for key, item in items.items()})
+    return items, problems
+
+
+def _serve(
+    corpus: Corpus,
+    store: Store,
+    asked: Mapping[str, object],
+    *,
+    host: str,
+    port: int,
+    strict: bool,
+    console: Console,
+) -> None:
+    with _progress(console, "checking pictures") as progress:
+        items, problems = prepare(corpus, store, asked, strict=strict, progress=progress)
+    if problems:
+        console.print(f"{len(problems)} of {len(corpus.pairs)} pictures are left out:")
+        for problem in problems:
+            console.print(f"  {problem}", markup=False, highlight=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = _listen(create_app(corpus, store, items, host=host), host, port)
+    if not is_loopback(host):
+        console.print(
+            f"Warning: --host {host} lets everyone who can reach this machine see the pictures and "
+            "answer under any name; nothing is encrypted. Use it on a network that you trust.",
+            style="bold red",
+        )
+    shown = f"[{host}]" if ":" in host else host
+    console.print(f"{len(items)} pictures. Answers go to {store.path}", markup=False)
+    console.print(
+        f"Open http://{shown}:{server.server_address[1]}/ and stop with Ctrl-C.", markup=False
+    )
+    try:
+        server.serve_forever()
+    finally:
+        server.server_close()
+
+
+def _listen(app: object, host: str, port: int) -> BaseWSGIServer:
+    """A server on that address.
+
+    Raises:
+        ConfigError: It is taken, or not of this machine.
+    """
+    try:
+        # Werkzeug would print and exit; a socket of our own raises.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind((host, port))
+            free.listen()
+            return make_server(host, port, app, threaded=True, fd=free.fileno())  # type: ignore[arg-type]
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; give another --port or --host"
+        ) from error
+
+
+def _export(
+    target: Path,
+    corpus: Corpus,
+    store: Store,
+    names: tuple[str, ...],
+    *,
+    ratings: bool,
+    log: bool,
+    progress: OnProgress,
+) -> None:
+    people = chosen(store, names)
+    if log:
+        wanted = {who.name for who in people}
+        rows = [row for row in store.log() if row["annotator"] in wanted]
+        numbers = {"value": "Int64", "milliseconds": "Int64"}
+        export(target, pd.DataFrame(rows).astype(numbers))
+    elif ratings:
+        export(target, ratings_table(corpus, answers(store, people), progress=progress))
+    else:
+        export(target, answers(store, people))
+
+
+def _print(found: Reliability, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("answers compared as", no_wrap=True)
+    for heading in (
+        "Fleiss'\nkappa",
+        "pictures\nof all",
+        "Krippendorff's\nalpha",
+        "of two\nor more",
+    ):
+        table.add_column(heading, justify="right")
+    for coding in found.codings.values():
+        table.add_row(
+            coding.meaning,
+            _figure(coding.fleiss),
+            str(coding.complete),
+            _figure(coding.krippendorff),
+            str(coding.shared),
+        )
+    console.print(table)
+    console.print()
+    people = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    people.add_column("annotator")
+    for heading in ("answers", "right", "cannot\ntell", "same when\nasked twice", "alpha"):
+        people.add_column(heading, justify="right")
+    for name, habits in found.annotators.items():
+        same = f"{habits.same} of {habits.repeats}" if habits.repeats else "-"
+        people.add_row(
+            Text(name),
+            str(habits.answers),
+            f"{habits.right:.0%}",
+            f"{habits.cannot_tell:.0%}",
+            same,
+            _figure(habits.alpha) if habits.repeats else "-",
+        )
+    console.print(people)
+
+
+def _figure(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[OnProgress]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

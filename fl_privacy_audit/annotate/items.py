@@ -1,0 +1,113 @@
+"""The pictures of a corpus, checked before anybody is asked about them."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.manifest import Corpus, Pair, read_picture
+
+SIDE = 448
+"""Longest side of a picture on the page, in CSS pixels: a multiple of 32, 64, 112 and 224."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A pair whose pictures can be shown.
+
+    Attributes:
+        pair: Its row of the manifest.
+        classes: Class names of its source.
+        digest: SHA-256 of the reconstruction's file: answers are about these bytes.
+    """
+
+    pair: Pair
+    classes: tuple[str, ...]
+    digest: str
+
+
+def check_corpus(
+    corpus: Corpus,
+    *,
+    beside: bool,
+    known: dict[str, str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Item], list[str]]:
+    """Open every picture once.
+
+    Args:
+        corpus: What was read.
+        beside: Whether originals are shown, and so must be there as well.
+        known: Digests of pictures that were judged already, by key.
+        progress: Called as ``(done, total)``.
+
+    Returns:
+        ``{key: item}`` of the pairs that can be shown, and a line on each that cannot.
+    """
+    items, problems = {}, []
+    for done, pair in enumerate(corpus.pairs):
+        if progress:
+            progress(done, len(corpus.pairs))
+        try:
+            item = _item(corpus, pair, beside=beside)
+            if known and known.get(pair.key, item.digest) != item.digest:
+                raise CorpusError(
+                    f"the picture {corpus.directory / pair.reconstruction} is not the one that was "
+                    "judged; keep the old corpus, or give the new one another --database"
+                )
+            items[pair.key] = item
+        except CorpusError as error:
+            problems.append(f"{pair.key}: {error}")
+    return items, problems
+
+
+def path_inside(corpus: Corpus, path: str) -> Path:
+    """Where a picture lies.
+
+    Raises:
+        CorpusError: Outside the corpus; nothing there is ever shown.
+    """
+    whole = (corpus.directory / path).resolve()
+    if not whole.is_relative_to(corpus.directory.resolve()):
+        raise CorpusError(f"the picture {path!r} lies outside the corpus; copy it in")
+    return whole
+
+
+def png(corpus: Corpus, path: str) -> bytes:
+    """A picture as PNG without the file's notes: a comment in it could name the class.
+
+    Raises:
+        CorpusError: Missing, damaged, or outside the corpus.
+    """
+    pixels = (read_picture(path_inside(corpus, path)) * 255).round().byte()
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, format="PNG")
+    return file.getvalue()
+
+
+def size_shown(width: int, height: int) -> tuple[int, int]:
+    """Size on the page: whole multiples, so that every pixel is a square.
+
+    >>> size_shown(32, 32), size_shown(64, 48), size_shown(500, 250)
+    ((448, 448), (448, 336), (500, 250))
+    """
+    times = max(1, SIDE // max(width, height))
+    return width * times, height * times
+
+
+def _item(corpus: Corpus, pair: Pair, *, beside: bool) -> Item:
+    classes = tuple(corpus.classes[pair.source])
+    if not 0 <= pair.label < len(classes):
+        raise CorpusError(
+            f"label {pair.label} is no class of {pair.source!r}, which has {len(classes)}; "
+            "mend the manifest or classes.json"
+        )
+    path = path_inside(corpus, pair.reconstruction)
+    read_picture(path)
+    if beside:
+        read_picture(path_inside(corpus, pair.original))
+    return Item(pair=pair, classes=classes, digest=hashlib.sha256(path.read_bytes()).hexdigest())

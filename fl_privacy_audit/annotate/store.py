@@ -1,0 +1,288 @@
+"""Answers in SQLite: one file, only ever added to, each answer on the disk before the reply.
+
+An undone answer stays in the table `event`; an ``undo`` after it says that it no longer counts.
+Every call opens the file for itself, so threads and a second server share nothing but the file.
+"""
+
+import os
+import secrets
+import sqlite3
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fl_privacy_audit.errors import ConfigError, CorpusError
+
+from .plan import Settings, Stage, Step
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE picture (key TEXT PRIMARY KEY, digest TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE annotator (
+    id INTEGER PRIMARY KEY, ticket TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
+    folded TEXT NOT NULL UNIQUE, joined TEXT NOT NULL
+) STRICT;
+CREATE TABLE task (
+    id INTEGER PRIMARY KEY, annotator INTEGER NOT NULL REFERENCES annotator,
+    stage TEXT NOT NULL CHECK (stage IN ('name', 'beside')), key TEXT NOT NULL,
+    visit INTEGER NOT NULL, UNIQUE (annotator, stage, key, visit)
+) STRICT;
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, task INTEGER NOT NULL REFERENCES task,
+    kind TEXT NOT NULL CHECK (kind IN ('answer', 'undo')), value INTEGER,
+    milliseconds INTEGER, time TEXT NOT NULL
+) STRICT;
+CREATE INDEX event_of_task ON event (task);
+CREATE VIEW standing AS SELECT * FROM event AS e WHERE kind = 'answer'
+    AND id = (SELECT max(id) FROM event WHERE task = e.task);
+"""
+VERSION = 1
+LONGEST_NAME = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotator:
+    """Someone who judges. `ticket` stands in the address of their page, `name` is what they typed.
+
+    Attributes:
+        id: Row.
+        ticket: Random, so that nobody's page is opened by counting.
+        name: As typed the first time.
+    """
+
+    id: int
+    ticket: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A question to one annotator, and the answer that stands.
+
+    Attributes:
+        id: Row.
+        key: Of the pair.
+        stage: Name its class, or judge it beside the original.
+        visit: 1, or 2 for a repeat.
+        event: Row of the standing answer; None while it is open.
+        value: Class or -1; 1 or 0 for yes or no; None while it is open.
+        time: When it was given, ISO 8601, UTC.
+    """
+
+    id: int
+    key: str
+    stage: Stage
+    visit: int
+    event: int | None
+    value: int | None
+    time: str | None
+
+
+class Store:
+    """The answers about one corpus."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        """Whether anybody could have answered yet."""
+        return self.path.is_file()
+
+    def create(self, settings: Settings) -> None:
+        """Make the file, readable by its owner only.
+
+        Raises:
+            ConfigError: It cannot be made.
+        """
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        facts = asdict(settings) | {"version": VERSION, "token": secrets.token_urlsafe(16)}
+        try:
+            draft.unlink(missing_ok=True)
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            with closing(sqlite3.connect(draft)) as db, db:
+                db.executescript(SCHEMA)
+                rows = [(name, str(value)) for name, value in facts.items()]
+                db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+            os.link(draft, self.path)  # whole or not at all, and never over older answers
+            draft.unlink()
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"the answers cannot be kept in {self.path} ({error}); give another --database"
+            ) from error
+
+    def settings(self) -> Settings:
+        """What the file was begun with.
+
+        Raises:
+            ConfigError: It is no file of answers, or of another version.
+        """
+        facts = self._facts()
+        return Settings(
+            seed=int(facts["seed"]),
+            candidates=int(facts["candidates"]),
+            beside=facts["beside"] == "True",
+            repeat=float(facts["repeat"]),
+            question=facts["question"],
+        )
+
+    def token(self) -> str:
+        """A secret of this file that every form carries; an open page outlives a restart."""
+        return self._facts()["token"]
+
+    def digests(self) -> dict[str, str]:
+        """Digests of the pictures that were ever served, by key."""
+        with self._opened() as db:
+            return dict(db.execute("SELECT key, digest FROM picture").fetchall())
+
+    def remember(self, digests: Mapping[str, str]) -> None:
+        """Note which bytes belong to which key; the first note stays."""
+        with self._writing() as db:
+            db.executemany("INSERT OR IGNORE INTO picture VALUES (?, ?)", digests.items())
+
+    def annotators(self) -> list[Annotator]:
+        """Everyone who joined, in that order."""
+        with self._opened() as db:
+            rows = db.execute("SELECT id, ticket, name FROM annotator ORDER BY id").fetchall()
+        return [Annotator(id=row[0], ticket=row[1], name=row[2]) for row in rows]
+
+    def find(self, *, name: str = "", ticket: str = "") -> Annotator | None:
+        """By name, whatever the case, or by ticket."""
+        for annotator in self.annotators():
+            if annotator.ticket == ticket or (name and _folded(annotator.name) == _folded(name)):
+                return annotator
+        return None
+
+    def join(self, name: str, steps: Sequence[Step]) -> Annotator:
+        """Let someone in, or back in; steps that are new to them come after the old ones.
+
+        Raises:
+            ConfigError: The name is empty, too long, or not printable.
+        """
+        name = tidy_name(name)
+        with self._writing() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO annotator (ticket, name, folded, joined) VALUES (?, ?, ?, ?)",
+                (secrets.token_urlsafe(9), name, _folded(name), now()),
+            )
+            (who,) = db.execute(
+                "SELECT id FROM annotator WHERE folded = ?", (_folded(name),)
+            ).fetchone()
+            db.executemany(
+                "INSERT OR IGNORE INTO task (annotator, stage, key, visit) VALUES (?, ?, ?, ?)",
+                [(who, step.stage, step.key, step.visit) for step in steps],
+            )
+        found = self.find(name=name)
+        assert found is not None
+        return found
+
+    def tasks(self, annotator: Annotator) -> list[Task]:
+        """All questions of one annotator in the order of asking: naming first."""
+        with self._opened() as db:
+            rows = db.execute(
+                "SELECT t.id, t.key, t.stage, t.visit, s.id, s.value, s.time FROM task AS t "
+                "LEFT JOIN standing AS s ON s.task = t.id WHERE t.annotator = ? "
+                "ORDER BY t.stage = 'beside', t.id",
+                (annotator.id,),
+            ).fetchall()
+        names = ("id", "key", "stage", "visit", "event", "value", "time")
+        return [Task(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def answer(
+        self, annotator: Annotator, task: int, value: int, *, milliseconds: int | None = None
+    ) -> bool:
+        """Write an answer to the disk; False if the question was not open for this annotator."""
+        with self._writing() as db:
+            done = db.execute(
+                "INSERT INTO event (task, kind, value, milliseconds, time) "
+                "SELECT t.id, 'answer', ?, ?, ? FROM task AS t WHERE t.id = ? AND t.annotator = ? "
+                "AND NOT EXISTS (SELECT 1 FROM standing WHERE task = t.id)",
+                (value, milliseconds, now(), task, annotator.id),
+            )
+            return done.rowcount == 1
+
+    def undo(self, annotator: Annotator, event: int) -> bool:
+        """Take back an answer that stands; False if it does not stand, or is someone else's."""
+        with self._writing() as db:
+            done = db.execute(
+                "INSERT INTO event (task, kind, time) SELECT s.task, 'undo', ? "
+                "FROM standing AS s JOIN task AS t ON t.id = s.task "
+                "WHERE s.id = ? AND t.annotator = ?",
+                (now(), event, annotator.id),
+            )
+            return done.rowcount == 1
+
+    def log(self) -> list[dict[str, Any]]:
+        """Everything that was ever answered or undone, in order."""
+        columns = ["event", "annotator", "key", "stage", "visit", "kind", "value"]
+        columns += ["milliseconds", "time"]
+        with self._opened() as db:
+            rows = db.execute(
+                "SELECT e.id, a.name, t.key, t.stage, t.visit, e.kind, e.value, e.milliseconds, "
+                "e.time FROM event AS e JOIN task AS t ON t.id = e.task "
+                "JOIN annotator AS a ON a.id = t.annotator ORDER BY e.id"
+            ).fetchall()
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def _facts(self) -> dict[str, str]:
+        try:
+            with self._opened() as db:
+                facts = dict(db.execute("SELECT name, value FROM meta").fetchall())
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"{self.path} is no file of answers ({error}); give another --database"
+            ) from error
+        if facts.get("version") != str(VERSION):
+            raise ConfigError(
+                f"{self.path} has layout {facts.get('version')}, but this package reads {VERSION}"
+            )
+        return facts
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        if not self.exists():
+            raise CorpusError(f"there are no answers in {self.path} yet; serve the corpus first")
+        # isolation_level=None: transactions are begun and ended by hand.
+        with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
+            db.execute("PRAGMA foreign_keys = ON")
+            yield db
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._opened() as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")  # a commit returns once it is on the disk
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+
+def tidy_name(name: str) -> str:
+    """A name as it is kept: composed letters, single spaces.
+
+    Raises:
+        ConfigError: Empty, too long, or not printable.
+
+    >>> tidy_name("  Ann   Lee ")
+    'Ann Lee'
+    """
+    name = " ".join(unicodedata.normalize("NFC", name).split())
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise ConfigError(f"A name must be 1 to {LONGEST_NAME} printable characters.")
+    return name
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _folded(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
