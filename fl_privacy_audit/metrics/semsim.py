@@ -1,0 +1,241 @@
+"""SemSim: distance of two pictures in an embedding trained on what annotators recognise.
+
+Sun et al. (2023, arXiv:2309.13038): a ResNet18 with a 3x3 stem and no max-pool, its pooled features
+trained by a triplet loss with the original as anchor, a recognisable reconstruction as positive and
+an unrecognisable one as negative. The distance is the score; low means more leakage.
+
+Differences from the released code, on purpose: embeddings have length one in training *and* in
+scoring, pictures are resized with antialiasing, and a pair is a pair by position, never by a
+listing of files. Every picture passes at 32x32.
+"""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as read_safetensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fl_privacy_audit.errors import MetricUnavailable, WeightsError
+
+SIDE = 32
+MEAN = (0.5071, 0.4867, 0.4408)
+STD = (0.2675, 0.2565, 0.2761)
+"""Of CIFAR-100, the constants of the paper's code; used in training and in scoring."""
+WEIGHTS = Path(__file__).parents[1] / "data" / "semsim.safetensors"
+"""The weights that come with the package."""
+SHA256 = ""
+"""Of `WEIGHTS`."""
+_COUNTER = "num_batches_tracked"
+
+
+class SemSimNet(nn.Module):
+    """ResNet18 without a classifier: pictures at 32x32 in, pooled features out.
+
+    Args:
+        width: Channels of the first stage; the paper's is 64. The embedding has eight times as many.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.width = width
+        self.stem = _convolution(3, width, 3, 1)
+        stages, channels = [], width
+        for number in range(4):
+            wide = width * 2**number
+            first = _Block(channels, wide, 1 if number == 0 else 2)
+            stages.append(nn.Sequential(first, _Block(wide, wide, 1)))
+            channels = wide
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of prepared pictures.
+
+        Args:
+            x: ``(N, 3, 32, 32)`` from `prepare`.
+
+        Returns:
+            ``(N, 8 * width)``, each row of length one.
+        """
+        features: Tensor = self.stages(F.relu(self.stem(x))).mean(dim=(2, 3))
+        return F.normalize(features, dim=1)
+
+
+def prepare(images: Tensor) -> Tensor:
+    """Bring pictures to what the network sees: RGB, 32x32, normalised.
+
+    Args:
+        images: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3; values outside are clamped.
+
+    Returns:
+        ``(N, 3, 32, 32)`` float32 on the same device.
+
+    Raises:
+        ValueError: Another shape.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"images to embed must be (N, 1 or 3, H, W) in [0, 1], but got {tuple(images.shape)}"
+        )
+    x = images.detach().float().clamp(0, 1)
+    if tuple(x.shape[-2:]) != (SIDE, SIDE):
+        x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+    return (x.expand(-1, 3, -1, -1) - _column(MEAN, x)) / _column(STD, x)
+
+
+@torch.no_grad()
+def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 256) -> Tensor:
+    """Embeddings of pictures, computed in batches on their device.
+
+    Args:
+        images: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3, of any size.
+        net: In evaluation mode, on the device of the images; the shipped one if None.
+        batch: Pictures at a time.
+
+    Returns:
+        ``(N, D)`` float32, each row of length one.
+
+    Raises:
+        MetricUnavailable: No network is given and the package holds no weights.
+        ValueError: Another shape.
+    """
+    net = load_semsim(device=images.device) if net is None else net
+    if not len(images):
+        return torch.empty(0, 8 * net.width, device=images.device)
+    return torch.cat([net(prepare(part)) for part in images.split(batch)])
+
+
+def semsim(reconstructions: Tensor, originals: Tensor, *, net: SemSimNet | None = None) -> Tensor:
+    """SemSim of each pair: Euclidean distance of the two embeddings.
+
+    Args:
+        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``.
+        originals: As many, already paired; their size may differ.
+        net: As in `embed`.
+
+    Returns:
+        ``(N,)`` float64 in ``[0, 2]``; lower means more leakage. Equal pictures are 0.
+
+    Raises:
+        MetricUnavailable: No network is given and the package holds no weights.
+        ValueError: Shapes differ.
+    """
+    if len(reconstructions) != len(originals):
+        raise ValueError(
+            "images to compare must be paired, but got "
+            f"{len(reconstructions)} reconstructions and {len(originals)} originals"
+        )
+    guesses, truths = embed(reconstructions, net=net), embed(originals, net=net)
+    distance: Tensor = (guesses.double() - truths.double()).norm(dim=1).clamp(max=2)
+    return distance
+
+
+def load_semsim(
+    path: str | Path | None = None, *, device: torch.device | str = "cpu", sha256: str | None = None
+) -> SemSimNet:
+    """The network with its weights, in evaluation mode; loaded once for each file and device.
+
+    Only safetensors files are read, so nothing is ever unpickled.
+
+    Args:
+        path: Weights of your own; those of the package if None.
+        device: Where to.
+        sha256: What the file must hash to; not checked if None, always checked for the package's.
+
+    Raises:
+        MetricUnavailable: The package holds no weights.
+        WeightsError: The file cannot be read, or its checksum, names or shapes are wrong.
+    """
+    if path is None:
+        if not WEIGHTS.is_file():
+            raise MetricUnavailable(
+                f"the weights of SemSim are not in this installation ({WEIGHTS}); install the "
+                "package again, or train your own with `fl-privacy-audit semsim train`"
+            )
+        path, sha256 = WEIGHTS, SHA256
+    return _loaded(Path(path), str(device), sha256)
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path, device: str, sha256: str | None) -> SemSimNet:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"the weights {path} cannot be read: {error.strerror}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise WeightsError(
+            f"the weights {path} have sha256 {found[:16]}..., but {sha256[:16]}... is expected; "
+            "the file was changed or damaged: get it again"
+        )
+    try:
+        tensors = read_safetensors(content)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+    return from_tensors(tensors, name=str(path)).to(device)
+
+
+def from_tensors(tensors: dict[str, Tensor], *, name: str) -> SemSimNet:
+    """A network in evaluation mode from stored tensors; its width is read off the stem.
+
+    Args:
+        tensors: As `to_tensors` makes them.
+        name: Of the file, for messages.
+
+    Raises:
+        WeightsError: A name is missing, unknown, or of another shape.
+    """
+    stem = tensors.get("stem.0.weight")
+    if stem is None or stem.ndim != 4:
+        raise WeightsError(f"{name} holds no weights of SemSim: it lacks `stem.0.weight`")
+    with torch.random.fork_rng(devices=[]):  # loading must not move anybody's random numbers
+        net = SemSimNet(len(stem))
+    wanted = {key: value for key, value in net.state_dict().items() if not key.endswith(_COUNTER)}
+    for key in sorted(wanted.keys() ^ tensors.keys()):
+        what = "lacks" if key in wanted else "holds an unknown"
+        raise WeightsError(f"{name} holds no weights of SemSim: it {what} `{key}`")
+    for key, value in wanted.items():
+        if tensors[key].shape != value.shape:
+            raise WeightsError(
+                f"{name}: `{key}` must be {tuple(value.shape)}, but is {tuple(tensors[key].shape)}"
+            )
+        if not bool(tensors[key].isfinite().all()):
+            raise WeightsError(f"{name}: `{key}` holds values that are not finite")
+    net.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
+    return net.requires_grad_(False).eval()
+
+
+def to_tensors(net: SemSimNet) -> dict[str, Tensor]:
+    """What is stored: filters in half precision, everything else in single."""
+    return {
+        key: (value.half() if value.ndim == 4 else value.float()).detach().cpu().contiguous()
+        for key, value in net.state_dict().items()
+        if not key.endswith(_COUNTER)
+    }
+
+
+class _Block(nn.Module):
+    """The basic block of He et al. (2016, arXiv:1512.03385)."""
+
+    def __init__(self, channels: int, wide: int, stride: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels, wide, 3, stride)
+        self.second = _convolution(wide, wide, 3, 1)
+        same = stride == 1 and channels == wide
+        self.skip = nn.Identity() if same else _convolution(channels, wide, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.second(F.relu(self.first(x)))
+        return F.relu(inner + self.skip(x))
+
+
+def _convolution(channels: int, wide: int, side: int, stride: int) -> nn.Sequential:
+    filters = nn.Conv2d(channels, wide, side, stride, padding=side // 2, bias=False)
+    return nn.Sequential(filters, nn.BatchNorm2d(wide))
+
+
+def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device).view(1, -1, 1, 1)

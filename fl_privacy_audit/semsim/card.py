@@ -1,0 +1,225 @@
+"""The card beside trained weights: data, labels' origin, protocol, figures."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from fl_privacy_audit.errors import WeightsError
+from fl_privacy_audit.metrics.semsim import MEAN, SIDE, STD, SemSimNet
+from fl_privacy_audit.provenance import versions
+from fl_privacy_audit.study.report import table
+
+from .evaluation import Evaluation
+from .examples import Examples
+from .protocols import FIELDS, Selection
+from .report import AGAINST_HEADER, HEADER, against_rows, rows
+from .settings import TrainSettings
+from .training import Epoch
+
+By = Literal["people", "machines"]
+SCHEMA = 1
+ORIGIN: dict[By, str] = {
+    "people": "People judged the reconstructions.",
+    "machines": (
+        "**No person judged these reconstructions.** Machine annotators did: classifiers that name "
+        "a class from the reconstruction alone, or say that they cannot tell."
+    ),
+}
+
+
+def make_card(
+    examples: Examples,
+    settings: TrainSettings,
+    net: SemSimNet,
+    history: Sequence[Epoch],
+    validation: Evaluation | None,
+    weights: Path,
+    *,
+    labelled_by: By,
+    without: Sequence[Selection] = (),
+    start: str = "none",
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Everything a reader of the weights has to know, as plain data.
+
+    Args:
+        examples: What was trained on, originals held back included.
+        settings: Of the training.
+        net: What came out.
+        history: Of the training.
+        validation: On the originals held back; None if there were none.
+        weights: The file.
+        labelled_by: Who the annotators are.
+        without: What was left out.
+        start: Fingerprint of the weights that it began from.
+        notes: Licences and whatever else should be known.
+    """
+    counts = {
+        field: dict(sorted(Counter(getattr(pair, field) for pair in examples.pairs).items()))
+        for field in FIELDS
+    }
+    return {
+        "schema": SCHEMA,
+        "weights": {
+            "file": weights.name,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "bytes": weights.stat().st_size,
+            "width": net.width,
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "input": {"side": SIDE, "mean": MEAN, "std": STD},
+        },
+        "data": {
+            "reconstructions": len(examples.pairs),
+            "originals": len(examples.originals),
+            "counts": counts,
+            "recognisable": float(examples.recognisable.double().mean()),
+            "fingerprint": examples.fingerprint(),
+        },
+        "labels": {
+            "by": labelled_by,
+            "annotators": list(examples.annotators),
+            "rule": examples.rule,
+            "threshold": examples.threshold,
+        },
+        "protocol": {
+            "settings": asdict(settings),
+            "left_out": [str(s) for s in without],
+            "start": start,
+        },
+        "history": [
+            asdict(epoch) | {"auc": None if math.isnan(epoch.auc) else epoch.auc}
+            for epoch in history
+        ],
+        "validation": None if validation is None else _figures(validation),
+        "versions": versions(),
+        "notes": list(notes),
+    }
+
+
+def card_markdown(card: Mapping[str, Any]) -> str:
+    """The card as a page."""
+    weights, data, labels = card["weights"], card["data"], card["labels"]
+    settings, validation = card["protocol"]["settings"], card["validation"]
+    lines = [
+        "# SemSim weights",
+        (
+            f"`{weights['file']}`, {weights['bytes'] / 1e6:.1f} MB, sha256 `{weights['sha256']}`. "
+            f"ResNet18 of width {weights['width']} without a classifier, "
+            f"{weights['parameters'] / 1e6:.1f} M parameters. Distance of two pictures, in [0, 2]; "
+            "low means that the one gives away the other."
+        ),
+        "## Labels",
+        (
+            f"{ORIGIN[labels['by']]} Annotators: {', '.join(labels['annotators'])}. A "
+            f"reconstruction counts as recognisable when more than {labels['threshold']:.0%} of them "
+            + (
+                "named the true class."
+                if labels["rule"] == "named"
+                else "said so beside the original."
+            )
+        ),
+        "## Data",
+        (
+            f"{data['reconstructions']:,} reconstructions of {data['originals']:,} originals, "
+            f"{data['recognisable']:.0%} of them recognisable (fingerprint "
+            f"`{data['fingerprint']}`)."
+        ),
+        *(
+            f"- {field}: " + ", ".join(f"{name} ({count:,})" for name, count in counted.items())
+            for field, counted in data["counts"].items()
+        ),
+        "## Protocol",
+        (
+            "Triplet loss (Sun et al. 2023, arXiv:2309.13038): anchor the original, positive a "
+            "recognisable reconstruction of it, negative an unrecognisable one. "
+            f"{len(card['history'])} epochs; settings: "
+            + ", ".join(f"{name} {value}" for name, value in settings.items())
+            + ". Left out: "
+            + (", ".join(card["protocol"]["left_out"]) or "nothing")
+            + f". Begun from weights: {card['protocol']['start']}."
+        ),
+        "## Figures on originals held back",
+    ]
+    if validation is None:
+        lines.append("None were held back.")
+    else:
+        lines += [
+            (
+                f"{validation['pairs']:,} reconstructions of {validation['originals']:,} originals, "
+                "judged by the same annotators under the same settings: an upper end, not what to "
+                "expect elsewhere."
+            ),
+            *(table(cells[0], cells[1:]) for cells in validation["tables"]),
+        ]
+    lines += ["## Notes", *(f"- {note}" for note in card["notes"] or ["none"])]
+    return "\n\n".join(lines).replace("\n\n- ", "\n- ") + "\n"
+
+
+def write_card(card: Mapping[str, Any], out_dir: Path) -> tuple[Path, Path]:
+    """Write ``semsim.json`` and ``semsim.md``."""
+    data, page = out_dir / "semsim.json", out_dir / "semsim.md"
+    data.write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    page.write_text(card_markdown(card), encoding="utf-8")
+    return data, page
+
+
+def read_card(weights: Path) -> dict[str, Any] | None:
+    """The card beside the weights, or None where there is none.
+
+    Raises:
+        WeightsError: It cannot be read, or is of other weights.
+    """
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        expected = card["weights"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"the card {path} cannot be read: {error!r}") from error
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if found != expected:
+        raise WeightsError(
+            f"the card {path} is of weights with sha256 {expected[:16]}..., but {weights} has "
+            f"{found[:16]}...; put the right card beside them, or remove it"
+        )
+    return card
+
+
+def seen_in_training(card: Mapping[str, Any] | None, found: Evaluation) -> list[str]:
+    """What an evaluation shares with the training of its weights, as sentences."""
+    if card is None:
+        return ["No card lies beside the weights, so what they were trained on is not known."]
+    counts = card["data"]["counts"]
+    sentences = []
+    for words, ours, theirs in (
+        ("sources", found.sources, counts["source"]),
+        ("victims", found.victims, counts["victim"]),
+        ("attacks", found.attacks, counts["attack"]),
+        ("defences", found.defences, counts["defence"]),
+        ("annotators", found.annotators, card["labels"]["annotators"]),
+    ):
+        shared = sorted(set(ours) & set(theirs))
+        new = sorted(set(ours) - set(theirs))
+        sentences.append(
+            f"Of the {words}, new to SemSim: {', '.join(new) or 'none'}; seen in training: "
+            f"{', '.join(shared) or 'none'}."
+        )
+    return sentences
+
+
+def _figures(found: Evaluation) -> dict[str, Any]:
+    return {
+        "pairs": found.pairs,
+        "originals": found.originals,
+        "settings": found.settings,
+        "tables": [
+            [list(HEADER), *rows(found)],
+            [list(AGAINST_HEADER), *against_rows(found)],
+        ],
+    }

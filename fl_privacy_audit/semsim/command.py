@@ -1,0 +1,295 @@
+"""``fl-privacy-audit semsim train | evaluate``."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fl_privacy_audit.metrics.semsim import WEIGHTS, load_semsim
+
+from .card import By, make_card, read_card, seen_in_training, write_card
+from .evaluation import Evaluation, evaluate
+from .examples import Judged, Rule, read_examples, read_judged
+from .protocols import Selection, original_of
+from .report import HEADER, rows, verdict, write
+from .settings import TrainSettings
+from .training import WEIGHTS as WEIGHTS_NAME
+from .training import Epoch, fingerprint, split, train
+
+_DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
+SHIPPED = Path("SHIPPED")
+Command = Callable[..., None]
+
+
+def _shared(command: Command) -> Command:
+    """Options of both commands."""
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option(
+            "--rule",
+            type=click.Choice(["named", "beside"]),
+            default="named",
+            show_default=True,
+            help="Recognisable means: the true class was named, or so judged beside the original.",
+        ),
+        click.option(
+            "--annotator",
+            "annotators",
+            multiple=True,
+            metavar="NAME",
+            help="Whose answers count; repeat as needed; everyone's unless told.",
+        ),
+        click.option(
+            "--answers",
+            type=path,
+            multiple=True,
+            required=True,
+            help="Table of answers; repeat as needed.",
+        ),
+        click.argument("corpora", metavar="CORPUS...", type=path, nargs=-1, required=True),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group("semsim", short_help="Train SemSim, or judge it against other metrics.")
+def semsim_group() -> None:
+    """Train SemSim on a corpus and answers about it, or judge it against other metrics."""
+
+
+@semsim_group.command("train")
+@_shared
+@click.option(
+    "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for weights."
+)
+@click.option(
+    "--labelled-by",
+    type=click.Choice(["people", "machines"]),
+    required=True,
+    help="Who the annotators are; the card says so.",
+)
+@click.option(
+    "--leave-out",
+    multiple=True,
+    metavar="FIELD=PATTERN",
+    help="Keep these pairs away: victim=resnet20, attack=dlg*, source=faces; repeat as needed.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="Recognisable means: more than this share of annotators found it so.",
+)
+@click.option("--width", type=int, default=_DEFAULTS["width"], show_default=True)
+@click.option("--epochs", type=int, default=_DEFAULTS["epochs"], show_default=True)
+@click.option("--batch", type=int, default=_DEFAULTS["batch"], show_default=True)
+@click.option("--rate", type=float, default=_DEFAULTS["rate"], show_default=True)
+@click.option("--margin", type=float, default=_DEFAULTS["margin"], show_default=True)
+@click.option(
+    "--across",
+    type=float,
+    default=_DEFAULTS["across"],
+    show_default=True,
+    help="Weight of the hinge over all originals of a batch.",
+)
+@click.option(
+    "--other",
+    type=float,
+    default=_DEFAULTS["other"],
+    show_default=True,
+    help="Weight of the hinge against other originals.",
+)
+@click.option(
+    "--joint/--apart",
+    default=_DEFAULTS["joint"],
+    show_default=True,
+    help="Crop and mirror the pictures of a triplet alike, or each by itself.",
+)
+@click.option("--held-back", type=float, default=_DEFAULTS["held_back"], show_default=True)
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    help="Weights to begin from; random ones unless told. SHIPPED for those of the package.",
+)
+@click.option("--note", "notes", multiple=True, help="A line for the card; repeat as needed.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the folder.")
+def train_command(
+    corpora: tuple[Path, ...],
+    answers: tuple[Path, ...],
+    annotators: tuple[str, ...],
+    rule: str,
+    out_dir: Path,
+    labelled_by: str,
+    leave_out: tuple[str, ...],
+    threshold: float,
+    start: Path | None,
+    notes: tuple[str, ...],
+    resume: bool,
+    **settings: Any,
+) -> None:
+    """Train on the pairs of CORPUS that were judged; write weights and their card.
+
+    A checkpoint is kept after every epoch; --resume goes on from it.
+    """
+    chosen = TrainSettings(**settings)
+    without = [Selection.parse(text) for text in leave_out]
+    begun = None if start is None else load_semsim(None if start == SHIPPED else start)
+    judged = read_judged(
+        corpora, answers, rule=cast(Rule, rule), annotators=annotators, without=without
+    )
+    console = Console()
+    with _progress() as bar:
+        reading = bar.add_task("reading pictures", total=len(judged.pairs))
+        examples = read_examples(
+            judged,
+            rule=cast(Rule, rule),
+            threshold=threshold,
+            on_picture=lambda done, _: bar.update(reading, completed=done + 1),
+        )
+        all_epochs = bar.add_task("epochs", total=chosen.epochs)
+        steps = bar.add_task("steps", total=None)
+
+        def on_epoch(epoch: Epoch) -> None:
+            bar.update(all_epochs, completed=epoch.number)
+            console.print(
+                f"epoch {epoch.number:3d}  loss {epoch.loss:.4f}  AUC held back {epoch.auc:.3f}",
+                highlight=False,
+            )
+
+        net, history = train(
+            examples,
+            chosen,
+            out_dir,
+            start=begun,
+            resume=resume,
+            on_step=lambda done, total, loss: bar.update(
+                steps, completed=done, total=total, description=f"steps, loss {loss:.3f}"
+            ),
+            on_epoch=on_epoch,
+        )
+    names = {examples.originals[i] for i in split(examples, chosen)[1].tolist()}
+    away = _of_originals(judged, names)
+    validation = evaluate(away, net=net) if away.pairs else None
+    card = make_card(
+        examples,
+        chosen,
+        net,
+        history,
+        validation,
+        out_dir / WEIGHTS_NAME,
+        labelled_by=cast(By, labelled_by),
+        without=without,
+        start=fingerprint(begun),
+        notes=notes,
+    )
+    files = (out_dir / WEIGHTS_NAME, *write_card(card, out_dir))
+    if validation:
+        _print(validation, console)
+    for file in files:
+        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+
+
+@semsim_group.command("evaluate")
+@_shared
+@click.option(
+    "--out",
+    "out_dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the report.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="The shipped ones unless told.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="FIELD=PATTERN",
+    help="Judge these pairs alone: victim=resnet20, attack=dlg*; repeat as needed.",
+)
+@click.option("--without", multiple=True, metavar="FIELD=PATTERN", help="Leave these pairs out.")
+@click.option(
+    "--bootstraps", type=int, default=2000, show_default=True, help="Draws behind each interval."
+)
+@click.option("--title", "name", default="SemSim against other metrics", show_default=True)
+def evaluate_command(
+    corpora: tuple[Path, ...],
+    answers: tuple[Path, ...],
+    annotators: tuple[str, ...],
+    rule: str,
+    seed: int,
+    out_dir: Path,
+    weights: Path | None,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    bootstraps: int,
+    name: str,
+) -> None:
+    """Judge SemSim, PSNR, SSIM, MSE and LPIPS against annotators who answered about CORPUS."""
+    net = load_semsim(weights)
+    card = read_card(weights or WEIGHTS)
+    judged = read_judged(
+        corpora,
+        answers,
+        rule=cast(Rule, rule),
+        annotators=annotators,
+        only=[Selection.parse(text) for text in only],
+        without=[Selection.parse(text) for text in without],
+    )
+    with _progress() as bar:
+        task = bar.add_task("metrics", total=len(judged.pairs))
+        found = evaluate(
+            judged,
+            net=net,
+            bootstraps=bootstraps,
+            seed=seed,
+            on_step=lambda what, done, total: bar.update(
+                task, description=what, completed=done, total=total
+            ),
+        )
+    console = Console()
+    files = write(found, out_dir, name=name, seen=seen_in_training(card, found))
+    _print(found, console)
+    for file in files:
+        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    errors = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as bar:
+        yield bar
+
+
+def _of_originals(judged: Judged, names: set[str]) -> Judged:
+    rows = [i for i, pair in enumerate(judged.pairs) if original_of(pair) in names]
+    return replace(
+        judged,
+        pairs=tuple(judged.pairs[i] for i in rows),
+        folders=tuple(judged.folders[i] for i in rows),
+        verdicts=tuple(judged.verdicts[i] for i in rows),
+    )
+
+
+def _print(found: Evaluation, console: Console) -> None:
+    short = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for i, heading in enumerate(HEADER):
+        short.add_column(heading, justify="left" if i == 0 else "right")
+    for row in rows(found):
+        short.add_row(row[0], *(cell.split(" [")[0] for cell in row[1:]))
+    console.print(short)
+    console.print(verdict(found), markup=False, highlight=False)

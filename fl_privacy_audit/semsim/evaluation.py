@@ -1,0 +1,248 @@
+"""Does SemSim follow annotators better than other metrics do? The study's figures, on a corpus."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fl_privacy_audit.errors import CorpusError, MetricUnavailable
+from fl_privacy_audit.manifest import Pair, read_picture
+from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.metrics.semsim import SemSimNet, semsim
+from fl_privacy_audit.study.bootstrap import Draws, Estimate, draw, share
+from fl_privacy_audit.study.image_level import ImageLevel, image_level
+from fl_privacy_audit.study.model_level import Difference, ModelLevel, model_level
+from fl_privacy_audit.study.rank import pair_signs
+from fl_privacy_audit.study.table import CANNOT_TELL, Floats, Ratings
+
+from .examples import Judged
+from .protocols import original_of
+
+RIVALS = ("psnr", "ssim", "mse", "lpips")
+"""What SemSim is compared with, as far as it is there."""
+BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """SemSim minus another metric, on the same draws; above zero means SemSim is closer."""
+
+    pooled: Estimate
+    same_original: Estimate
+    spearman: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        pairs: Reconstructions judged.
+        originals: Different originals among them.
+        settings: Different settings.
+        sources: Data sets, sorted; likewise `victims`, `attacks` and `defences`.
+        annotators: Whose verdict counts.
+        dropped: Pairs that not all of them judged.
+        bootstraps: Draws behind each interval.
+        seed: Of the draws.
+        image_level: As in the study.
+        model_level: As in the study.
+        against: For each other metric.
+        unavailable: Metrics that could not be computed, with the reason.
+    """
+
+    pairs: int
+    originals: int
+    settings: int
+    sources: tuple[str, ...]
+    victims: tuple[str, ...]
+    attacks: tuple[str, ...]
+    defences: tuple[str, ...]
+    annotators: tuple[str, ...]
+    dropped: int
+    bootstraps: int
+    seed: int
+    image_level: ImageLevel
+    model_level: ModelLevel
+    against: dict[str, Against]
+    unavailable: dict[str, str]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """SemSim first."""
+        return tuple(self.image_level.rankings)
+
+
+def evaluate(
+    judged: Judged,
+    *,
+    net: SemSimNet | None = None,
+    bootstraps: int = 2000,
+    seed: int = 0,
+    on_step: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Judge SemSim and its rivals against annotators.
+
+    A reconstruction counts as recognised when more than half of the annotators found it
+    recognisable. Intervals resample originals (and settings, for Spearman).
+
+    Args:
+        judged: Pairs and verdicts.
+        net: The shipped one if None.
+        bootstraps: Draws behind each interval, 100 or more.
+        seed: Of the draws.
+        on_step: Called as ``(what is being done, pairs done, pairs in all)``.
+
+    Raises:
+        CorpusError: No pair has a verdict of all annotators, or a picture cannot be read.
+        MetricUnavailable: No weights.
+        StudyError: Too few draws.
+    """
+    rows = [i for i, v in enumerate(judged.verdicts) if len(v) == len(judged.annotators)]
+    if not rows:
+        raise CorpusError(
+            f"no pair was judged by all of {', '.join(judged.annotators)}; choose fewer annotators"
+        )
+    values, unavailable = _measure(judged, rows, net, on_step)
+    ratings = _ratings(judged, rows, values)
+    draws = draw(len(ratings.originals), len(ratings.settings), bootstraps=bootstraps, seed=seed)
+    if on_step:
+        on_step("statistics", len(rows), len(rows))
+    by_image = image_level(ratings, draws)
+    by_model = model_level(ratings, draws)
+    pairs = [judged.pairs[i] for i in rows]
+    return Evaluation(
+        pairs=len(rows),
+        originals=len(ratings.originals),
+        settings=len(ratings.settings),
+        sources=_all(pairs, "source"),
+        victims=_all(pairs, "victim"),
+        attacks=_all(pairs, "attack"),
+        defences=_all(pairs, "defence"),
+        annotators=judged.annotators,
+        dropped=len(judged.pairs) - len(rows),
+        bootstraps=bootstraps,
+        seed=seed,
+        image_level=by_image,
+        model_level=by_model,
+        against={
+            name: _against(name, ratings, draws, by_image, by_model)
+            for name in ratings.metrics
+            if name != "semsim"
+        },
+        unavailable=unavailable,
+    )
+
+
+def _measure(
+    judged: Judged,
+    rows: list[int],
+    net: SemSimNet | None,
+    on_step: Callable[[str, int, int], None] | None,
+) -> tuple[dict[str, Floats], dict[str, str]]:
+    """Values of every metric on the rows, computed in batches of one picture size."""
+    values = {name: np.full(len(rows), np.nan) for name in ("semsim", *RIVALS) if _known(name)}
+    unavailable = {name: "this version has no such metric" for name in RIVALS if not _known(name)}
+    done = 0
+    remaining = iter(range(len(rows)))
+    while batch := list(islice(remaining, BATCH)):
+        groups: dict[tuple[int, ...], list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+        for place in batch:
+            pair, folder = judged.pairs[rows[place]], judged.folders[rows[place]]
+            truth, guess = _both(pair, folder)
+            groups.setdefault(tuple(truth.shape), []).append((place, guess, truth))
+        for group in groups.values():
+            places = [place for place, _, _ in group]
+            guesses = torch.stack([guess for _, guess, _ in group])
+            truths = torch.stack([truth for _, _, truth in group])
+            for name in list(values):
+                try:
+                    values[name][places] = _values(name, guesses, truths, net)
+                except MetricUnavailable as error:
+                    if name == "semsim":
+                        raise
+                    unavailable[name] = str(error)
+                    del values[name]
+        done += len(batch)
+        if on_step:
+            on_step("metrics", done, len(rows))
+    return values, unavailable
+
+
+def _known(name: str) -> bool:
+    return name == "semsim" or name in METRICS
+
+
+def _values(
+    name: str, guesses: torch.Tensor, truths: torch.Tensor, net: SemSimNet | None
+) -> Floats:
+    if name == "semsim":
+        return np.asarray(semsim(guesses, truths, net=net).numpy())
+    metric = METRICS[name]
+    side = min(truths.shape[-2:])
+    if side < metric.least_side:
+        raise MetricUnavailable(f"it needs {metric.least_side} pixels a side; a picture has {side}")
+    return np.asarray(metric.function(guesses, truths).numpy())
+
+
+def _both(pair: Pair, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    truth = read_picture(folder / pair.original)
+    guess = read_picture(folder / pair.reconstruction)
+    if truth.shape != guess.shape:
+        raise CorpusError(
+            f"pair {pair.key!r} in {folder}: the original is {tuple(truth.shape)}, its "
+            f"reconstruction {tuple(guess.shape)}; build it again"
+        )
+    return truth, guess
+
+
+def _ratings(judged: Judged, rows: list[int], values: dict[str, Floats]) -> Ratings:
+    """The study's table; a verdict of "recognisable" stands there as the true class named."""
+    pairs = [judged.pairs[i] for i in rows]
+    setting, settings = _index([pair.setting for pair in pairs])
+    original, originals = _index([original_of(pair) for pair in pairs])
+    label = np.array([pair.label for pair in pairs])
+    yes = np.array([[judged.verdicts[i][name] for name in judged.annotators] for i in rows])
+    return Ratings(
+        settings=settings,
+        originals=originals,
+        setting=setting,
+        original=original,
+        true_label=label,
+        raters=judged.annotators,
+        answers=np.where(yes, label[:, None], CANNOT_TELL),
+        metrics=values,
+        leaks_when={
+            name: "low" if name == "semsim" else METRICS[name].leaks_when for name in values
+        },
+    )
+
+
+def _against(
+    name: str, ratings: Ratings, draws: Draws, by_image: ImageLevel, by_model: ModelLevel
+) -> Against:
+    def found(differences: tuple[Difference, ...]) -> Estimate:
+        pair = ("semsim", name)
+        return next(d.estimate for d in differences if (d.first, d.second) == pair)
+
+    verdicts = pair_signs(ratings.grid(ratings.recognised))
+    signs = [pair_signs(ratings.grid(ratings.leakage(metric))) for metric in ("semsim", name)]
+    ahead = verdicts * (signs[0].astype(np.float64) - signs[1]) / 2
+    return Against(
+        pooled=found(by_image.pooled_differences),
+        same_original=share(ahead.sum(axis=0), (verdicts != 0).sum(axis=0).astype(float), draws),
+        spearman=found(by_model.spearman_differences),
+    )
+
+
+def _index(names: list[str]) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], tuple[str, ...]]:
+    places: dict[str, int] = {}
+    index = np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int64)
+    return index, tuple(places)
+
+
+def _all(pairs: list[Pair], field: str) -> tuple[str, ...]:
+    return tuple(sorted({getattr(pair, field) for pair in pairs}))

@@ -1,0 +1,201 @@
+"""An evaluation as a Markdown page, as JSON and as a figure."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.study.bootstrap import Estimate
+from fl_privacy_audit.study.report import number, table
+from fl_privacy_audit.study.table import title
+
+from .evaluation import Evaluation
+
+MARKDOWN, JSON, FIGURE = "evaluation.md", "evaluation.json", "evaluation.png"
+SCHEMA = 1
+HEADER = ("metric", "pooled AUC", "within setting", "same original", "Spearman", "Kendall")
+AGAINST_HEADER = ("SemSim minus", "pooled AUC", "same original", "Spearman")
+COLOURS = ("#c8553d", "#1b3a5c", "#5b84ad", "#9db8d2", "0.6")
+
+LIMITS = """\
+- The reference is the verdict of the annotators named above, asked this question. Where they are
+  machines, the figures say how well a metric follows machines, not people.
+- Intervals over originals keep the settings. A claim about other attacks, victims or defences needs
+  the interval over settings, which is far wider and means little under ten settings or so.
+- Settings that succeed always or never are easy to rank, so a Spearman over very different settings
+  flatters every metric. The AUC within a setting and on the same original do not have that help.
+- Metrics see the picture that was attacked, unshifted; an attack that returns a shifted or mirrored
+  picture is punished by pixel metrics and less so by SemSim."""
+
+
+def write(found: Evaluation, out_dir: Path, *, name: str, seen: Sequence[str]) -> tuple[Path, ...]:
+    """Write page, data and figure; files of an earlier evaluation are replaced.
+
+    Args:
+        found: What to write.
+        out_dir: Made if missing.
+        name: Heading of the page.
+        seen: Notes on what the weights were trained on.
+
+    Raises:
+        ConfigError: The folder cannot be written to.
+    """
+    files = tuple(out_dir / file for file in (MARKDOWN, JSON, FIGURE))
+    page, data, figure = files
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        page.write_text(markdown(found, name=name, seen=seen), encoding="utf-8")
+        content = {"schema": SCHEMA, "name": name, "seen": list(seen), **_plain(asdict(found))}
+        data.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        draw(found, figure)
+    except OSError as error:
+        raise ConfigError(f"{out_dir} cannot be written to: {error.strerror}") from error
+    return files
+
+
+def markdown(found: Evaluation, *, name: str, seen: Sequence[str] = ()) -> str:
+    """The page."""
+    level = found.image_level
+    parts = [
+        f"# {name}",
+        (
+            f"{found.pairs:,} reconstructions of {found.originals:,} originals under "
+            f"{found.settings} settings; {level.recognised:.0%} recognised by more than half of "
+            f"{len(found.annotators)} annotators ({', '.join(found.annotators)})."
+            + (f" {found.dropped:,} pairs not judged by all are left out." if found.dropped else "")
+        ),
+        (
+            f"Sources: {', '.join(found.sources)}. Victims: {', '.join(found.victims)}. "
+            f"Attacks: {', '.join(found.attacks)}. Defences: {', '.join(found.defences)}."
+        ),
+        *([" ".join(seen)] if seen else []),
+        (
+            "AUC for recognition: pooled, within a setting, between reconstructions of the same "
+            f"original ({level.pairs_used:,} such pairs). Spearman and Kendall between the mean of "
+            "a metric and the share of recognised answers, over settings. Everything is signed: "
+            "more is closer to the annotators. Brackets: 95 % percentile intervals of "
+            f"{found.bootstraps:,} bootstrap draws of originals (seed {found.seed}); after the "
+            "semicolon, of settings."
+        ),
+        table(HEADER, rows(found)),
+        table(AGAINST_HEADER, against_rows(found)),
+        verdict(found),
+        *(f"{title(metric)}: unavailable ({why})." for metric, why in found.unavailable.items()),
+        "## What this cannot show",
+        LIMITS,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows(found: Evaluation) -> list[list[str]]:
+    """One row a metric."""
+    return [
+        [
+            title(metric),
+            cell(found.image_level.rankings[metric].pooled),
+            cell(found.image_level.rankings[metric].within_setting),
+            cell(found.image_level.rankings[metric].same_original),
+            cell(found.model_level.correlations[metric].spearman),
+            cell(found.model_level.correlations[metric].kendall),
+        ]
+        for metric in found.metrics
+    ]
+
+
+def against_rows(found: Evaluation) -> list[list[str]]:
+    """One row a rival."""
+    return [
+        [title(name), cell(one.pooled), cell(one.same_original), cell(one.spearman)]
+        for name, one in found.against.items()
+    ]
+
+
+def verdict(found: Evaluation) -> str:
+    """What the differences allow to be said, a sentence a figure."""
+    sentences = []
+    for figure, words in (
+        ("pooled", "pooled AUC"),
+        ("same_original", "same-original AUC"),
+        ("spearman", "Spearman over settings"),
+    ):
+        above, below, open_ = [], [], []
+        for name, one in found.against.items():
+            difference: Estimate = getattr(one, figure)
+            span = difference.over_images
+            if math.isnan(difference.value):
+                open_.append(title(name))
+            elif span.low > 0:
+                above.append(title(name))
+            elif span.high < 0:
+                below.append(title(name))
+            else:
+                open_.append(title(name))
+        parts = [
+            f"{word} {', '.join(names)}"
+            for word, names in (("above", above), ("below", below), ("not told apart from", open_))
+            if names
+        ]
+        sentences.append(f"By {words}, SemSim is {'; '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def cell(estimate: Estimate) -> str:
+    """``.83 [.80, .86; .61, .92]``: the figure, over originals, over settings."""
+    if math.isnan(estimate.value):
+        return number(estimate.value)
+    spans = [estimate.over_images]
+    if estimate.over_settings is not None:
+        spans.append(estimate.over_settings)
+    inside = "; ".join(f"{number(span.low)}, {number(span.high)}" for span in spans)
+    return f"{number(estimate.value)} [{inside}]"
+
+
+def draw(found: Evaluation, path: Path) -> None:
+    """Bars with intervals: the AUCs, and Spearman."""
+    figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1.2))
+    rankings = found.image_level.rankings
+    for place, metric in enumerate(found.metrics):
+        ranking = rankings[metric]
+        across = [k + (place - (len(found.metrics) - 1) / 2) * 0.16 for k in range(3)]
+        figures = (ranking.pooled, ranking.within_setting, ranking.same_original)
+        for x, estimate in zip(across, figures, strict=True):
+            _mark(left, x, estimate, place, title(metric) if x == across[0] else "")
+        _mark(right, place, found.model_level.correlations[metric].spearman, place, "")
+    left.set_xticks(range(3), ["pooled", "within setting", "same original"])
+    left.axhline(0.5, color="0.7", lw=0.8)
+    left.set_ylabel("AUC for recognition")
+    left.legend(frameon=False, fontsize=8, ncols=len(found.metrics), loc="lower center",
+                bbox_to_anchor=(0.5, 1))  # fmt: skip
+    right.set_xticks(range(len(found.metrics)), [title(m) for m in found.metrics], rotation=30)
+    right.set_ylabel("Spearman over settings")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.92")
+        axes.set_axisbelow(True)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _mark(axes: Axes, x: float, estimate: Estimate, place: int, label: str) -> None:
+    colour = COLOURS[place % len(COLOURS)]
+    span = estimate.over_images
+    axes.plot([x, x], [span.low, span.high], color=colour, lw=2.5, solid_capstyle="butt")
+    axes.plot(x, estimate.value, "o", color=colour, ms=6, label=label)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case float() if math.isnan(value):
+            return None
+        case _:
+            return value

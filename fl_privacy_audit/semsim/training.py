@@ -1,0 +1,297 @@
+"""Training: triplets in, weights out, with a checkpoint after every epoch."""
+
+import hashlib
+import math
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from torch.nn import functional as F
+
+from fl_privacy_audit.errors import ConfigError, CorpusError
+from fl_privacy_audit.metrics.semsim import (
+    SemSimNet,
+    embed,
+    from_tensors,
+    prepare,
+    to_tensors,
+)
+from fl_privacy_audit.study.rank import auc
+
+from .examples import Examples
+from .protocols import is_held_back
+from .settings import TrainSettings
+from .triplets import draw_triplets, pictures
+
+WEIGHTS, CHECKPOINT = "semsim.safetensors", "checkpoint.pt"
+WARM_UP = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One line of the history.
+
+    Attributes:
+        number: From 1.
+        triplets: Used.
+        loss: Mean over the steps.
+        auc: Pooled, on originals held back; NaN where there is nothing to tell apart.
+    """
+
+    number: int
+    triplets: int
+    loss: float
+    auc: float
+
+
+@dataclass(kw_only=True)
+class _State:
+    net: SemSimNet
+    optimiser: torch.optim.SGD
+    history: list[Epoch] = field(default_factory=list)
+
+
+def train(
+    examples: Examples,
+    settings: TrainSettings,
+    out_dir: str | Path,
+    *,
+    start: SemSimNet | None = None,
+    resume: bool = False,
+    stop_after: int | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> tuple[SemSimNet, tuple[Epoch, ...]]:
+    """Train a network and write its weights.
+
+    The same examples, settings and machine give the same weights, also over an interruption:
+    order and augmentation of an epoch are drawn from the seed and the number of that epoch.
+
+    Args:
+        examples: What annotators judged.
+        settings: See there.
+        out_dir: Gets `WEIGHTS` at the end, `CHECKPOINT` until then.
+        start: Network to begin from, of the same width; random weights if None.
+        resume: Go on from the checkpoint, if there is one.
+        stop_after: Epochs after which to leave off with a checkpoint.
+        on_step: Called as ``(steps done, steps in this epoch, loss)``.
+        on_epoch: Called with each finished epoch.
+
+    Returns:
+        The network in evaluation mode, as it is read back from the file, and the history.
+
+    Raises:
+        ConfigError: The folder holds another training, or `start` is of another width.
+        CorpusError: Not both kinds of reconstruction to train on.
+    """
+    out_dir = Path(out_dir)
+    training, held_back = split(examples, settings)
+    mark = settings.fingerprint(f"{examples.fingerprint()} {fingerprint(start)}")
+    state = _begin(settings, start)
+    if (out_dir / WEIGHTS).exists():
+        raise ConfigError(f"{out_dir} holds trained weights already; choose another folder")
+    if (out_dir / CHECKPOINT).exists():
+        if not resume:
+            raise ConfigError(
+                f"{out_dir} holds an unfinished training; go on with --resume, or choose another "
+                "folder"
+            )
+        _restore(state, out_dir / CHECKPOINT, mark)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out_dir} cannot be made a folder: {error.strerror}") from error
+    for number in range(len(state.history) + 1, settings.epochs + 1):
+        loss, triplets = _epoch(state, examples, training, settings, number, on_step)
+        record = Epoch(
+            number=number,
+            triplets=triplets,
+            loss=loss,
+            auc=pooled_auc(state.net, examples, held_back),
+        )
+        state.history.append(record)
+        _save(state, out_dir / CHECKPOINT, mark)
+        if on_epoch:
+            on_epoch(record)
+        if number == stop_after:
+            break
+    net = from_tensors(to_tensors(state.net), name=WEIGHTS)
+    if len(state.history) == settings.epochs:
+        header = {"format": "pt", "of": "fl-privacy-audit SemSim"}
+        _replace(out_dir / WEIGHTS, to_safetensors(to_tensors(state.net), metadata=header))
+        (out_dir / CHECKPOINT).unlink()
+    return net, tuple(state.history)
+
+
+def split(examples: Examples, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+    """Indices of the originals to train on and of those held back.
+
+    Raises:
+        CorpusError: None is left to train on.
+    """
+    away = torch.tensor(
+        [
+            is_held_back(name, share=settings.held_back, seed=settings.seed)
+            for name in examples.originals
+        ]
+    )
+    if bool(away.all()):
+        raise CorpusError(
+            f"all {len(away)} originals are held back for validation; lower `held_back`, or build "
+            "a larger corpus"
+        )
+    return (~away).nonzero().flatten(), away.nonzero().flatten()
+
+
+def triplet_loss(features: Tensor, anchors: Tensor, settings: TrainSettings) -> Tensor:
+    """Hinges on the distances of B triplets.
+
+    The first is the paper's: ``relu(d(a, p) - d(a, n) + margin)`` within each triplet. The second
+    compares every ``d(a, p)`` with every ``d(a, n)`` of the batch. The third compares ``d(a, p)``
+    with the distance from ``p`` to every other original.
+
+    Args:
+        features: ``(3 B, D)``: anchors, positives, negatives.
+        anchors: ``(B,)`` index of the original, to know which ones differ.
+        settings: Margin and weights.
+    """
+    anchor, positive, negative = features.chunk(3)
+    near, far = _distance(anchor, positive), _distance(anchor, negative)
+    loss = F.relu(near - far + settings.margin).mean()
+    if settings.across:
+        every = near[:, None] - far[None, :] + settings.margin
+        loss = loss + settings.across * F.relu(every).mean()
+    if settings.other:
+        strange = _distance(positive[:, None], anchor[None, :])
+        hinge = F.relu(near[:, None] - strange + settings.margin)
+        differs = anchors[:, None] != anchors[None, :]
+        loss = loss + settings.other * (hinge * differs).sum() / differs.sum().clamp(min=1)
+    return loss
+
+
+def pooled_auc(net: SemSimNet, examples: Examples, originals: Tensor) -> float:
+    """How well the distance tells recognisable from unrecognisable, over these originals."""
+    rows = torch.isin(examples.original, originals).nonzero().flatten()
+    if not len(rows):
+        return math.nan
+    net.eval()
+    truths = embed(examples.truths[originals].float() / 255, net=net)
+    guesses = embed(examples.guesses[rows].float() / 255, net=net)
+    place = torch.full((len(examples.originals),), -1)
+    place[originals] = torch.arange(len(originals))
+    distance = (guesses - truths[place[examples.original[rows]]]).norm(dim=1)
+    score = -distance.double().numpy()
+    return float(auc(np.asarray(score), examples.recognisable[rows].numpy())[0])
+
+
+def fingerprint(net: SemSimNet | None) -> str:
+    """Of the weights of a network; "none" without one."""
+    if net is None:
+        return "none"
+    return hashlib.sha256(to_safetensors(to_tensors(net))).hexdigest()[:16]
+
+
+def _begin(settings: TrainSettings, start: SemSimNet | None) -> _State:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        net = SemSimNet(settings.width)
+    if start is not None:
+        if start.width != settings.width:
+            raise ConfigError(
+                f"the weights to start from are of width {start.width}, but `width` is "
+                f"{settings.width}; set it to {start.width}"
+            )
+        net.load_state_dict(start.state_dict())
+    optimiser = torch.optim.SGD(
+        net.parameters(),
+        lr=settings.rate,
+        momentum=settings.momentum,
+        weight_decay=settings.decay,
+        nesterov=settings.momentum > 0,
+    )
+    return _State(net=net, optimiser=optimiser)
+
+
+def _epoch(
+    state: _State,
+    examples: Examples,
+    training: Tensor,
+    settings: TrainSettings,
+    number: int,
+    on_step: Callable[[int, int, float], None] | None,
+) -> tuple[float, int]:
+    rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
+    triplets = draw_triplets(examples, training, rng=rng)
+    starts = range(0, len(triplets), settings.batch)
+    losses: list[float] = []
+    state.net.train()
+    for step, start in enumerate(starts):
+        rows = slice(start, start + settings.batch)
+        images = pictures(examples, triplets, rows, joint=settings.joint, rng=rng)
+        done = (number - 1 + step / len(starts)) / settings.epochs
+        for group in state.optimiser.param_groups:
+            group["lr"] = settings.rate * _schedule(done)
+        features = state.net(prepare(images))
+        loss = triplet_loss(features, triplets.anchor[rows], settings)
+        state.optimiser.zero_grad()
+        loss.backward()
+        state.optimiser.step()
+        losses.append(loss.item())
+        if on_step:
+            on_step(step + 1, len(starts), losses[-1])
+    return float(np.mean(losses)), len(triplets)
+
+
+def _schedule(done: float) -> float:
+    """Factor of the learning rate when this share of the training is done."""
+    rising = min(1.0, (done + 0.002) / WARM_UP)
+    return rising * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _distance(x: Tensor, y: Tensor) -> Tensor:
+    # The root of zero has no gradient: an original that is its own positive may get there.
+    return ((x - y).square().sum(dim=-1) + 1e-8).sqrt()
+
+
+def _save(state: _State, path: Path, mark: str) -> None:
+    temporary = path.with_suffix(".part")
+    content: dict[str, Any] = {
+        "mark": mark,
+        "net": state.net.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "history": [asdict(record) for record in state.history],
+    }
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def _restore(state: _State, path: Path, mark: str) -> None:
+    try:
+        # Tensors and plain containers only: nothing foreign is unpickled.
+        content = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"the checkpoint {path} cannot be read: {reason}; delete it to start again"
+        ) from error
+    if content["mark"] != mark:
+        raise ConfigError(
+            f"the checkpoint {path} is of other settings, answers or pictures; resume with those, "
+            "or choose another folder"
+        )
+    state.net.load_state_dict(content["net"])
+    state.optimiser.load_state_dict(content["optimiser"])
+    state.history.extend(Epoch(**record) for record in content["history"])
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
