@@ -1,5 +1,6 @@
 """Spies in place of attacks."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 import torch
 
 from fl_privacy_audit import Auditor
+from fl_privacy_audit.metrics import perceptual
+from fl_privacy_audit.metrics.backbone import ALEXNET, ALEXNET_SHAPES, INCEPTION
+from fl_privacy_audit.metrics.semsim import SemSimNet
 from fl_privacy_audit.types import Observation, Reconstruction
 
 from .builders import audit_config, tiny_net
@@ -64,3 +68,38 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made_up_networks() -> Iterator[None]:
+    """Random weights in place of AlexNet's and SemSim's: what a metric keeps, it keeps with any."""
+    rng = torch.Generator().manual_seed(0)
+    features = {}
+    for index, shape in ALEXNET_SHAPES.items():
+        fan_in = shape[1] * shape[2] * shape[3]
+        weight = torch.randn(shape, generator=rng) * (2 / fan_in) ** 0.5
+        features[f"features.{index}.weight"] = weight
+        features[f"features.{index}.bias"] = torch.zeros(shape[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = SemSimNet(8).eval()
+    # `fl_privacy_audit.metrics.semsim` as an attribute is the function, not its module.
+    module = sys.modules["fl_privacy_audit.metrics.semsim"]
+    perceptual._network.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perceptual, "alexnet_features", lambda: features)
+        patch.setattr(module, "load_semsim", lambda **_: net)
+        yield
+    perceptual._network.cache_clear()
+
+
+@pytest.fixture
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without pretrained weights: no file named, an empty hub cache, no package."""
+    for backbone in (ALEXNET, INCEPTION):
+        monkeypatch.delenv(backbone.variable, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(sys.modules["fl_privacy_audit.metrics.backbone"], "PACKAGE", "not_here")
+    perceptual._network.cache_clear()
+    yield
+    perceptual._network.cache_clear()

@@ -1,3 +1,6 @@
+"""What every pairwise metric keeps, and the pixel metrics against scikit-image."""
+
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -5,18 +8,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from fl_privacy_audit.metrics import METRICS, Metric, mse, psnr, ssim
-from fl_privacy_audit.metrics.pixel import PSNR_CEILING, Pixels
+from fl_privacy_audit import AuditConfig
+from fl_privacy_audit.metrics import METRICS, Metric, mse, pairs, psnr, ssim
+from fl_privacy_audit.metrics.pixel import PSNR_CEILING
 
-from .builders import QUICK
+from .builders import IMAGE, QUICK
 
+Pixels = NDArray[np.float64]
+PIXEL = ("mse", "psnr", "ssim")
 every_metric = pytest.mark.parametrize("name", METRICS)
-images = st.tuples(
-    st.integers(1, 3), st.sampled_from([1, 2, 3]), st.integers(7, 10), st.integers(7, 10)
-)
+pixel_metric = pytest.mark.parametrize("name", PIXEL)
+pytestmark = pytest.mark.usefixtures("made_up_networks")
 
 
 def draw(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -28,78 +34,127 @@ def extreme(metric: Metric) -> float:
 
 
 def test_the_table() -> None:
-    rows = {n: (m.leaks_when, m.lowest, m.highest, m.unit) for n, m in METRICS.items()}
+    rows = {
+        n: (m.leaks_when, m.lowest, m.highest, m.unit, m.least_side) for n, m in METRICS.items()
+    }
     assert rows == {
-        "mse": ("low", 0.0, 1.0, ""),
-        "psnr": ("high", 0.0, 100.0, "dB"),
-        "ssim": ("high", -1.0, 1.0, ""),
+        "semsim": ("low", 0.0, 2.0, "", 1),
+        "lpips": ("low", 0.0, math.inf, "", 16),
+        "mse": ("low", 0.0, 1.0, "", 1),
+        "psnr": ("high", 0.0, 100.0, "dB", 1),
+        "ssim": ("high", -1.0, 1.0, "", 7),
+        "ms_ssim": ("high", 0.0, 1.0, "", 11),
     }
 
 
+def test_an_audit_computes_the_defaults_of_the_table() -> None:
+    assert AuditConfig(image=IMAGE).metrics == tuple(n for n, m in METRICS.items() if m.default)
+
+
 @every_metric
-@QUICK
-@given(shape=images, seed=st.integers(0, 99), spread=st.sampled_from([0.0, 1e-3, 0.1, 1.0, 9.0]))
-def test_shape_type_and_range(
-    name: str, shape: tuple[int, int, int, int], seed: int, spread: float
-) -> None:
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 9.0])
+def test_shape_type_range_and_order(name: str, channels: int, spread: float) -> None:
     metric = METRICS[name]
-    originals = draw(shape, seed)
-    guesses = originals + spread * (draw(shape, seed + 1) - 0.5)
+    originals = draw((5, channels, 16, 18), 0)
+    guesses = originals + spread * (draw(originals.shape, 1) - 0.5)
     values = metric.function(guesses, originals)
-    assert values.shape == (shape[0],)
+    assert values.shape == (5,)
     assert values.dtype == torch.float64
     assert bool(((values >= metric.lowest) & (values <= metric.highest)).all())
-    order = torch.randperm(shape[0], generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(metric.function(guesses[order], originals[order]), values[order])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    again = metric.function(guesses[order], originals[order])
+    assert torch.allclose(again, values[order], rtol=1e-5, atol=1e-6)
+    single = torch.cat([metric.function(guesses[i : i + 1], originals[i : i + 1]) for i in order])
+    assert torch.allclose(single, values[order], rtol=1e-5, atol=1e-6)
+
+
+@every_metric
+def test_no_pairs(name: str) -> None:
+    nothing = torch.zeros(0, 3, 16, 16)
+    assert METRICS[name].function(nothing, nothing).shape == (0,)
+
+
+@every_metric
+def test_equal_images_are_the_extreme(name: str) -> None:
+    x = draw((3, 3, 17, 23), 2)
+    assert METRICS[name].function(x, x.clone()).tolist() == [extreme(METRICS[name])] * 3
+
+
+@every_metric
+def test_either_image_may_come_first(name: str) -> None:
+    x, y = draw((3, 3, 16, 16), 3), draw((3, 3, 16, 16), 4)
+    function = METRICS[name].function
+    assert torch.allclose(function(x, y), function(y, x), rtol=1e-5, atol=1e-7)
 
 
 @every_metric
 def test_less_noise_leaks_more(name: str) -> None:
     metric = METRICS[name]
-    originals = draw((1, 3, 16, 16), 0) * 0.6 + 0.2
-    noise = draw((1, 3, 16, 16), 1) - 0.5
+    originals = draw((1, 3, 24, 24), 0) * 0.6 + 0.2
+    noise = draw((1, 3, 24, 24), 1) - 0.5
     scores = [metric.function(originals + s * noise, originals).item() for s in (0.4, 0.2, 0.1, 0)]
     assert scores == sorted(scores, reverse=metric.leaks_when == "low")
     assert len(set(scores)) == 4
-    assert scores[-1] == extreme(metric)
     assert metric.worst(scores) == scores[-1]
 
 
 @every_metric
-def test_opposite_images_are_far_apart(name: str) -> None:
-    black, white = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
-    value = METRICS[name].function(black, white).item()
-    assert value == pytest.approx({"mse": 1.0, "psnr": 0.0, "ssim": 0.0}[name], abs=1e-3)
-
-
-@every_metric
 def test_pixels_outside_the_range_are_clipped(name: str) -> None:
-    originals = draw((2, 1, 8, 8), 3)
-    wild = 4 * draw((2, 1, 8, 8), 4) - 2
+    originals = draw((2, 1, 16, 16), 3)
+    wild = 4 * draw((2, 1, 16, 16), 4) - 2
     function = METRICS[name].function
     assert torch.equal(function(wild, originals), function(wild.clamp(0, 1), originals))
 
 
 @every_metric
 def test_gradients_and_precision_of_the_input_do_not_matter(name: str) -> None:
-    x, y = draw((2, 1, 8, 8), 5), draw((2, 1, 8, 8), 6)
+    x, y = draw((2, 1, 16, 16), 5), draw((2, 1, 16, 16), 6)
     function = METRICS[name].function
-    assert torch.equal(function(x.double().requires_grad_(), y), function(x, y.double()))
+    values = function(x.double().requires_grad_(), y)
+    assert torch.equal(values, function(x, y.double()))
+    assert not values.requires_grad
 
 
 @every_metric
+def test_the_images_are_left_alone(name: str) -> None:
+    x, y = 2 * draw((2, 3, 16, 16), 7) - 0.5, draw((2, 3, 16, 16), 8)
+    kept = x.clone(), y.clone()
+    state = torch.get_rng_state()
+    METRICS[name].function(x, y)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", [n for n in METRICS if n != "semsim"])
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ((1, 1, 8, 8), (2, 1, 8, 8)),
-        ((1, 1, 8, 8), (1, 3, 8, 8)),
-        ((1, 1, 8, 9), (1, 1, 9, 8)),
-        ((1, 8, 8), (1, 8, 8)),
+        ((1, 1, 16, 16), (2, 1, 16, 16)),
+        ((1, 1, 16, 16), (1, 3, 16, 16)),
+        ((1, 1, 16, 17), (1, 1, 17, 16)),
+        ((1, 16, 16), (1, 16, 16)),
     ],
 )
 def test_shapes_must_agree(name: str, first: tuple[int, ...], second: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"^images to compare must both be \(N, C, H, W\), but go"):
         METRICS[name].function(torch.zeros(first), torch.zeros(second))
+
+
+@pytest.mark.parametrize("name", [n for n in METRICS if n != "semsim"])
+def test_pieces_make_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = draw((7, 3, 16, 16), 9), draw((7, 3, 16, 16), 10)
+    whole = METRICS[name].function(x, y)
+    monkeypatch.setattr(pairs, "VALUES_AT_ONCE", {"cpu": 2 * 3 * 16 * 16})
+    assert torch.allclose(METRICS[name].function(x, y), whole, rtol=1e-5, atol=1e-7)
+
+
+@pixel_metric
+def test_opposite_images_are_far_apart(name: str) -> None:
+    black, white = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    value = METRICS[name].function(black, white).item()
+    assert value == pytest.approx({"mse": 1.0, "psnr": 0.0, "ssim": 0.0}[name], abs=1e-3)
 
 
 def test_ssim_needs_its_window() -> None:
@@ -129,12 +184,20 @@ ORACLES: dict[str, Callable[[Pixels, Pixels], float]] = {
 }
 
 
-@every_metric
+@pixel_metric
 @QUICK
-@given(shape=images, seed=st.integers(0, 99))
-def test_scikit_image_agrees(name: str, shape: tuple[int, int, int, int], seed: int) -> None:
+@given(
+    shape=st.tuples(
+        st.integers(1, 3), st.sampled_from([1, 2, 3]), st.integers(7, 10), st.integers(7, 10)
+    ),
+    seed=st.integers(0, 99),
+    share=st.sampled_from([1e-3, 0.3, 1.0]),
+)
+def test_scikit_image_agrees(
+    name: str, shape: tuple[int, int, int, int], seed: int, share: float
+) -> None:
     originals, noise = draw(shape, seed), draw(shape, seed + 100)
-    guesses = (0.7 * originals + 0.3 * noise).clamp(0, 1)
+    guesses = ((1 - share) * originals + share * noise).clamp(0, 1)
     values = METRICS[name].function(guesses, originals)
     pairs = zip(originals.double().numpy(), guesses.double().numpy(), strict=True)
     expected = [ORACLES[name](x, y) for x, y in pairs]

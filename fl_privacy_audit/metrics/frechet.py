@@ -1,0 +1,159 @@
+"""Frechet distances between two sets of images: FID, and the same over SemSim's embedding."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from fl_privacy_audit.errors import MetricUnavailable, WeightsError
+
+from .backbone import inception
+from .semsim import embed
+
+INCEPTION_SIDE = 299
+"""Side of Inception's input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetScore:
+    """One number about a set of pairs.
+
+    Attributes:
+        value: The number.
+        count: Reconstructions it is made of.
+        chance: What reconstructions that know nothing would get; None where that has no meaning.
+        dimension: Length of a feature vector; None where there is none.
+        note: What a reader has to know; empty where there is nothing.
+    """
+
+    value: float
+    count: int
+    chance: float | None = None
+    dimension: int | None = None
+    note: str = ""
+
+
+def fid(reconstructions: Tensor, originals: Tensor) -> SetScore:
+    """Frechet distance over Inception features (Heusel et al. 2017), with torchvision's network.
+
+    Images are enlarged to 299x299 (bilinear); features are the 2,048 after the last pooling.
+    Published FIDs use another port of Inception: figures cannot be set side by side.
+
+    Args:
+        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3.
+        originals: ``(M, C, H, W)`` in ``[0, 1]``; need not be paired.
+
+    Returns:
+        0 or more; lower means more leakage.
+
+    Raises:
+        MetricUnavailable: No weights here, too few images, or neither grey nor RGB.
+        WeightsError: Weights are here but are not torchvision's.
+    """
+    return _distance(inception_features(reconstructions), inception_features(originals))
+
+
+def frechet_semsim(reconstructions: Tensor, originals: Tensor) -> SetScore:
+    """Frechet distance over SemSim's embedding.
+
+    Args:
+        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``.
+        originals: ``(M, C, H, W)`` in ``[0, 1]``; need not be paired.
+
+    Returns:
+        0 or more; lower means more leakage.
+
+    Raises:
+        MetricUnavailable: No weights here, or too few images.
+    """
+    return _distance(embed(reconstructions), embed(originals))
+
+
+def _distance(first: Tensor, second: Tensor) -> SetScore:
+    count, dimension = min(len(first), len(second)), first.shape[1]
+    if count < 2:
+        raise MetricUnavailable(f"a Frechet distance needs two images a side, but got {count}")
+    note = ""
+    if count <= dimension:
+        note = (
+            f"{count} images in {dimension} dimensions: the covariances are not of full rank and "
+            "the distance is biased upwards; compare only sets of the same size"
+        )
+    value = frechet_distance(first, second)
+    return SetScore(value=value, count=len(first), dimension=dimension, note=note)
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Squared Wasserstein-2 distance of two Gaussians fitted to points (Dowson and Landau 1982).
+
+    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``. With centred points A and B, divided by the
+    roots of their numbers less one, ``S1 = A'A`` and ``S2 = B'B``; the trace of the root is the sum
+    of the singular values of ``A B'``. QR makes that matrix no larger than the dimension. No
+    matrix root is taken, so sets smaller than the dimension need no crutch.
+
+    Args:
+        first: ``(N, D)``, two points or more.
+        second: ``(M, D)``, two points or more.
+
+    >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+    >>> round(frechet_distance(points, points + 1), 6)
+    2.0
+    """
+    a, b = first.detach().cpu().double(), second.detach().cpu().double()
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    a, b = (a - mean_a) / (len(a) - 1) ** 0.5, (b - mean_b) / (len(b) - 1) ** 0.5
+    _, root_a = torch.linalg.qr(a)
+    _, root_b = torch.linalg.qr(b)
+    shared = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    spread = a.square().sum() + b.square().sum() - 2 * shared
+    return max(0.0, float((mean_a - mean_b).square().sum() + spread))
+
+
+def inception_features(images: Tensor) -> Tensor:
+    """Features of torchvision's Inception-v3 after its last pooling.
+
+    Args:
+        images: ``(N, 1 or 3, H, W)`` in ``[0, 1]``.
+
+    Returns:
+        ``(N, 2048)`` float64 on the CPU.
+
+    Raises:
+        MetricUnavailable: No weights here, or neither one nor three channels.
+        WeightsError: Weights are here but are not torchvision's.
+    """
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        raise MetricUnavailable(f"FID needs grey or RGB images, but these have {channels} channels")
+    network = _inception(str(images.device))
+    with torch.no_grad():
+        pieces = [network(_enlarge(piece)).cpu().double() for piece in images.split(32)]
+    return torch.cat(pieces)
+
+
+def _enlarge(images: Tensor) -> Tensor:
+    """To Inception's side and its ``[-1, 1]``."""
+    images = images.float().clamp(0, 1).expand(-1, 3, -1, -1)
+    size = (INCEPTION_SIDE, INCEPTION_SIDE)
+    return 2 * interpolate(images, size=size, mode="bilinear", align_corners=False) - 1
+
+
+@functools.lru_cache(maxsize=2)
+def _inception(device: str) -> nn.Module:
+    state = inception()
+    from torchvision.models import inception_v3
+
+    network: nn.Module = inception_v3(
+        weights=None, init_weights=False, transform_input=False, aux_logits=True
+    )
+    try:
+        network.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise WeightsError(
+            "the Inception-v3 weights do not fit torchvision's network: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+    network.fc = nn.Identity()
+    return network.requires_grad_(False).eval().to(device)
