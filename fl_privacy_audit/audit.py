@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from fl_privacy_audit import scoring
 from fl_privacy_audit.attacks import all_attacks, make_attack, reconstruct_each
 from fl_privacy_audit.config import AuditConfig
 from fl_privacy_audit.devices import cpu_threads, pick_device
@@ -30,7 +31,6 @@ from fl_privacy_audit.records import (
     RunRecord,
     ThreatModel,
 )
-from fl_privacy_audit.scoring import check_truth, score, truth_digest
 from fl_privacy_audit.types import Client, Observation, Reconstruction, Truth
 from fl_privacy_audit.updates import Arrays, observe, update_norm
 
@@ -107,7 +107,7 @@ class Auditor:
         on_progress: Called during attacks.
 
     Raises:
-        ConfigError: Unknown attack or setting, or no such device.
+        ConfigError: Unknown attack, metric or setting, or no such device.
         LedgerError: The directory cannot be written.
     """
 
@@ -123,6 +123,7 @@ class Auditor:
         self._model = model if isinstance(model, nn.Module) else model()
         self._attacks = [(c, make_attack(c.name, c.settings)) for c in config.attacks]
         self._entries = all_attacks()
+        scoring.check_metrics(config.metrics)
         self._device = pick_device(config.device)
         self._truth = truth
         self._on_progress = on_progress
@@ -234,7 +235,7 @@ class Auditor:
             truth = self._truth(server_round, reply.client) if self._truth else reply.truth()
             if truth is None:
                 return _Victim(reply, seen, None, "no true batch was published or provided")
-            return _Victim(reply, seen, check_truth(truth, self.config.image), None)
+            return _Victim(reply, seen, scoring.check_truth(truth, self.config.image), None)
         except Exception as error:
             if self.config.fail_fast:
                 raise
@@ -244,7 +245,7 @@ class Auditor:
         self, server_round: int, victims: "Sequence[_Victim]", deadline: float
     ) -> list[list[AttackOutcome]]:
         """One outcome for each attack, for each victim."""
-        found: list[list[AttackOutcome]] = [[] for _ in victims]
+        found: list[list[scoring.Answered]] = [[] for _ in victims]
         for number, (config, attack) in enumerate(self._attacks):
             if not victims:
                 break
@@ -277,14 +278,15 @@ class Auditor:
                     seed=seed,
                 )
                 outcomes.append(self._outcome(server_round, victim, blank, result))
-        return found
+        with cpu_threads(self.config.threads):
+            names, strict = self.config.metrics, self.config.fail_fast
+            return scoring.score_all(found, metrics=names, device=self._device, strict=strict)
 
     def _reporter(
         self, server_round: int, victims: "Sequence[_Victim]", attack: str
     ) -> Callable[[int, int], None]:
         tell = self._on_progress
-        many = len(victims) > 1
-        client = f"{len(victims)} clients" if many else str(victims[0].reply.client)
+        client = f"{len(victims)} clients" if len(victims) > 1 else str(victims[0].reply.client)
 
         def report(step: int, steps: int) -> None:
             if tell is not None:
@@ -301,14 +303,13 @@ class Auditor:
         victim: "_Victim",
         blank: AttackOutcome,
         result: Reconstruction | Exception,
-    ) -> AttackOutcome:
+    ) -> scoring.Answered:
         if isinstance(result, Exception):
             if self.config.fail_fast:
                 raise result
             unmet = isinstance(result, UnmetNeedError)
-            status: Literal["not tested", "failed"] = "not tested" if unmet else "failed"
-            return blank.model_copy(update={"status": status, "reason": _say(result)})
-        client = str(victim.reply.client).replace(" ", "")
+            found = {"status": "not tested" if unmet else "failed", "reason": _say(result)}
+            return scoring.Answered(outcome=blank.model_copy(update=found))
         outcome = blank.model_copy(
             update={
                 "stopped": result.stopped,
@@ -317,19 +318,18 @@ class Auditor:
                 "details": dict(result.details),
             }
         )
+        client = str(victim.reply.client).replace(" ", "")
+        name = f"{self.run}-round{server_round}-{client}-{blank.attack}.png"
         try:
-            return score(
-                outcome,
-                result,
-                victim.truth,
-                pictures=self._pictures,
-                picture_name=f"{self.run}-round{server_round}-{client}-{blank.attack}.png",
+            return scoring.answer(
+                outcome, result, victim.truth, pictures=self._pictures, picture_name=name
             )
         except Exception as error:
             if self.config.fail_fast:
                 raise
-            reason = f"the attack ran, but its result cannot be scored: {_say(error)}"
-            return outcome.model_copy(update={"status": "failed", "reason": reason})
+            text = f"the attack ran, but its result cannot be scored: {_say(error)}"
+            failed = {"status": "failed", "reason": text}
+            return scoring.Answered(outcome=outcome.model_copy(update=failed))
 
     def _blank(self, server_round: int, reply: ClientReply, reason: str) -> AuditRecord:
         outcomes = [
@@ -359,7 +359,9 @@ class Auditor:
                 "reason": None,
                 "threat_model": self._threat_model(victim.seen),
                 "update_norm": update_norm(victim.seen.update),
-                "truth_digest": None if victim.truth is None else truth_digest(victim.truth),
+                "truth_digest": None
+                if victim.truth is None
+                else scoring.truth_digest(victim.truth),
                 "attacks": outcomes,
             }
         )
@@ -381,14 +383,9 @@ class Auditor:
 
     def _tell(self, server_round: int, records: Sequence[AuditRecord]) -> None:
         outcomes = [o for r in records for o in r.attacks if o.status != "not tested"]
-        worst = [o.scores["psnr"].worst for o in outcomes if "psnr" in o.scores]
-        log.info(
-            "audit round %d: %d of %d clients attacked%s",
-            server_round,
-            sum(r.reason is None for r in records),
-            len(records),
-            f", worst PSNR {max(worst):.1f} dB" if worst else "",
-        )
+        attacked, worst = sum(r.reason is None for r in records), scoring.worst_scores(outcomes)
+        text = "audit round %d: %d of %d clients attacked%s"
+        log.info(text, server_round, attacked, len(records), worst)
 
 
 def _seed(*parts: int | str) -> int:

@@ -18,6 +18,7 @@ FREE_KEYS = {
     "keep_pictures",
     "fail_fast",
     "device",
+    "metrics",
     "threads",
     "training.max_grad_norm",
     "training.noise_multiplier",
@@ -104,13 +105,27 @@ def last_run(contents: LedgerContents) -> LastRun:
     notes = [f"{contents.path}: line {n} is damaged ({why})" for n, why in contents.damaged]
     if len(contents.runs) > 1:
         notes.append(f"{contents.path} holds {len(contents.runs)} runs; the last one counts")
+    audits = [a for a in contents.audits if a.run == run.run]
+    notes += unavailable(audits)
     return LastRun(
         path=contents.path,
         run=run,
-        audits=[a for a in contents.audits if a.run == run.run],
+        audits=audits,
         evaluations=[e for e in contents.evaluations if e.run == run.run],
         notes=notes,
     )
+
+
+def unavailable(audits: Sequence[AuditRecord]) -> list[str]:
+    """Which scores could not be had, and why, each reason once."""
+    found = (
+        f"{name} is {o.details[name]}"
+        for audit in audits
+        for o in audit.attacks
+        for name in METRICS
+        if name in o.details and name not in o.scores
+    )
+    return list(dict.fromkeys(found))
 
 
 def compare(directories: Sequence[str | Path]) -> Comparison:
@@ -123,7 +138,7 @@ def compare(directories: Sequence[str | Path]) -> Comparison:
     runs = [last_run(read_ledger(directory)) for directory in directories]
     if not runs:
         raise NotComparableError("there is nothing to compare: give at least one directory")
-    notes = [note for run in runs for note in run.notes]
+    notes = list(dict.fromkeys(note for run in runs for note in run.notes))
     differences = [d for other in runs[1:] for d in _differences(runs[0], other)]
     if differences:
         raise NotComparableError(
@@ -132,7 +147,7 @@ def compare(directories: Sequence[str | Path]) -> Comparison:
     if len(runs) > 1 and not all(_digests(run) for run in runs):
         notes.append("a run has no published truth, so nobody can tell if the images are the same")
     rows = [row for run in runs for row in _rows(run)]
-    if len({row.scores["psnr"].count for row in rows if "psnr" in row.scores}) > 1:
+    if len({max(s.count for s in row.scores.values()) for row in rows if row.scores}) > 1:
         notes.append("settings have different numbers of scored records; compare counts first")
     return Comparison(rows=rows, notes=notes, runs={str(r.path.parent): r.run.run for r in runs})
 

@@ -157,6 +157,7 @@ class AuditConfig(_Settings):
             directory is that of the first SuperLink, not yours.
         setting: A word for this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
         attacks: Which attacks to run; a bare name takes the paper's settings.
+        metrics: Which scores to compute, by name; see `fl-privacy-audit metrics`.
         every: Attack every so many rounds, starting with round 1.
         clients_per_round: How many clients to attack in such a round; ``"all"`` or None for all.
         seed: Chooses the clients and seeds the attacks.
@@ -179,6 +180,7 @@ class AuditConfig(_Settings):
     directory: Path = Path("audit")
     setting: str = "audit"
     attacks: tuple[AttackConfig, ...] = (AttackConfig(name="swept_inversion"),)
+    metrics: tuple[str, ...] = ("semsim", "lpips", "mse", "psnr", "ssim")
     every: int = Field(default=1, ge=1)
     clients_per_round: int | None = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -207,6 +209,14 @@ class AuditConfig(_Settings):
             if isinstance(data.get("controls"), bool):
                 data["controls"] = ALL_CONTROLS if data["controls"] else ()
         return data
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _metric_names(cls, value: Any) -> Any:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, (list, tuple)) or not names:
+            raise ValueError("`metrics` must name at least one metric")
+        return tuple(dict.fromkeys(n.strip() if isinstance(n, str) else n for n in names))
 
     @field_validator("clients_per_round", mode="before")
     @classmethod

@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -15,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_privacy_audit.compare import Comparison, LastRun
-from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import AttackOutcome
+from fl_privacy_audit.metrics import METRICS, format_range
+from fl_privacy_audit.records import AttackOutcome, AuditRecord
 
 NOTHING = "-"
 LOWER_BOUND = (
@@ -27,60 +28,85 @@ LEAKS = {"high": "higher leaks more", "low": "lower leaks more"}
 
 
 def rounds_table(run: LastRun) -> Table:
-    """One line for each record that was attacked; the others of a round are gathered by reason."""
+    """One line for each attacked record, the worst on top; then the others, gathered by reason."""
     names = [attack["name"] for attack in run.run.config["attacks"]]
     several = len(names) > 1
     title = f"{run.run.setting}: {', '.join(names)}  ({run.path})"
+    pairs = [(record, o) for record in run.audits if not record.reason for o in record.attacks]
+    metrics = _shown([outcome.scores for _, outcome in pairs])
     table = Table(title=escape(title), title_justify="left")
-    for heading in ("round", "client", *(["attack"] if several else []), "outcome", *METRICS, "s"):
+    for heading in ("round", "client", *(["attack"] if several else []), "outcome", *metrics, "s"):
         table.add_column(heading, justify="left" if heading in ("attack", "outcome") else "right")
+    for record, outcome in worst_first(pairs):
+        attack = [outcome.attack] if several else []
+        cells = [str(record.round), record.client, *attack, *_outcome_cells(outcome, metrics)]
+        table.add_row(*map(escape, cells))
     for server_round in sorted({record.round for record in run.audits}):
         records = [record for record in run.audits if record.round == server_round]
-        for record in records:
-            if record.reason is None:
-                for outcome in record.attacks:
-                    attack = [outcome.attack] if several else []
-                    cells = [str(server_round), record.client, *attack, *_outcome_cells(outcome)]
-                    table.add_row(*map(escape, cells))
         reasons = Counter(r.reason for r in records if r.reason is not None)
         for reason, count in reasons.items():
             one = next(r.client for r in records if r.reason == reason)
             who = one if count == 1 else f"{count} clients"
             attack = [NOTHING] if several else []
-            blanks = [NOTHING] * (len(METRICS) + 1)
+            blanks = [NOTHING] * (len(metrics) + 1)
             cells = [str(server_round), who, *attack, f"not tested: {reason}", *blanks]
             table.add_row(*map(escape, cells))
     return table
 
 
-def _outcome_cells(outcome: AttackOutcome) -> list[str]:
+def worst_first(
+    pairs: Sequence[tuple[AuditRecord, AttackOutcome]],
+) -> list[tuple[AuditRecord, AttackOutcome]]:
+    """Sort by the image that leaks most: by SemSim where every score has it, else by PSNR.
+
+    Records of the same value stay in the order of rounds, and records without a score come last.
+    """
+    scored = [outcome for _, outcome in pairs if outcome.scores]
+    by = "semsim" if scored and all("semsim" in o.scores for o in scored) else "psnr"
+    sign = 1 if METRICS[by].leaks_when == "low" else -1
+
+    def key(pair: tuple[AuditRecord, AttackOutcome]) -> tuple[float, int]:
+        score = pair[1].scores.get(by)
+        return (math.inf if score is None else sign * score.worst, pair[0].round)
+
+    return sorted(pairs, key=key)
+
+
+def _shown(scores: Iterable[Mapping[str, object]]) -> list[str]:
+    """Columns: every metric that an audit computes by default, and others where there are any."""
+    present = {name for each in scores for name in each}
+    return [name for name, metric in METRICS.items() if metric.default or name in present]
+
+
+def _outcome_cells(outcome: AttackOutcome, metrics: Sequence[str]) -> list[str]:
     text = outcome.status if outcome.reason is None else f"{outcome.status}: {outcome.reason}"
     if outcome.stopped == "out of time":
         text += " (out of time)"
-    scores = [
-        format_score(name, outcome.scores[name].mean) if name in outcome.scores else NOTHING
-        for name in METRICS
-    ]
-    return [
-        text,
-        *scores,
-        f"{outcome.seconds:.1f}" if outcome.seconds else NOTHING,
-    ]
+    cells = []
+    for name in metrics:
+        score = outcome.scores.get(name)
+        cell = NOTHING if score is None else format_score(name, score.mean)
+        if score is not None and len(score.each) > 1:
+            cell += f" ({format_score(name, score.worst)})"
+        cells.append(cell)
+    return [text, *cells, f"{outcome.seconds:.1f}" if outcome.seconds else NOTHING]
 
 
 def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the comparison, as text; a score is its mean, then the worst record."""
     several = len({row.attack for row in comparison.rows}) > 1
     heads = ["setting", *(["attack"] if several else []), "accuracy", "epsilon"]
-    for name, metric in METRICS.items():
-        heads.append(f"{name} [{metric.unit}]" if metric.unit else name)
+    metrics = _shown([row.scores for row in comparison.rows])
+    for name in metrics:
+        unit = METRICS[name].unit
+        heads.append(f"{name} [{unit}]" if unit else name)
     heads += ["records"]
     rows = []
     for row in comparison.rows:
         cells = [row.setting, *([row.attack] if several else [])]
         cells.append(NOTHING if row.accuracy is None else f"{row.accuracy:.1%}")
         cells.append("none" if row.epsilon is None else format_epsilon(row.epsilon))
-        for name in METRICS:
+        for name in metrics:
             summary = row.scores.get(name)
             cells.append(
                 NOTHING
@@ -96,13 +122,17 @@ def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """The comparison for a terminal."""
+    """The comparison for a terminal: below each mean, in brackets, the worst record."""
     heads, rows = comparison_cells(comparison)
-    table = Table()
+    table = Table(padding=0)  # nine columns have to fit 80 characters
     for index, head in enumerate(heads):
-        table.add_column(escape(head), justify="right" if index else "left")
+        short = 0 < index < len(heads) - 1  # figures stay whole; names and reasons may wrap
+        side: Literal["left", "right"] = "right" if index else "left"
+        title = escape(head.replace(" [", "\n["))
+        table.add_column(title, justify=side, no_wrap=short, overflow="fold")
     for cells in rows:
-        table.add_row(*map(escape, cells))
+        setting, *figures = cells
+        table.add_row(*map(escape, [setting, *(cell.replace(" (", "\n(") for cell in figures)]))
     return table
 
 
@@ -114,8 +144,9 @@ def comparison_markdown(comparison: Comparison) -> str:
         "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows
     ]
     directions = "; ".join(
-        f"{name}: {LEAKS[m.leaks_when]}, {m.lowest:g} to {m.highest:g}{' ' + m.unit if m.unit else ''}"
+        f"{name}: {LEAKS[m.leaks_when]}, {format_range(m.lowest, m.highest, m.unit)}"
         for name, m in METRICS.items()
+        if name in _shown([row.scores for row in comparison.rows])
     )
     notes = [
         LOWER_BOUND,

@@ -3,6 +3,8 @@
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,20 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.config import ImageConfig
-from fl_privacy_audit.errors import AttackError, TruthError
+from fl_privacy_audit.errors import (
+    AttackError,
+    AuditError,
+    ConfigError,
+    MetricUnavailable,
+    TruthError,
+)
 from fl_privacy_audit.matching import match
-from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.metrics import METRICS, Metric
 from fl_privacy_audit.records import AttackOutcome, Scores
 from fl_privacy_audit.types import Reconstruction, Truth
+
+DEFAULTS = tuple(name for name, metric in METRICS.items() if metric.default)
+"""What an audit computes unless told otherwise."""
 
 
 def check_truth(truth: Truth, image: ImageConfig) -> Truth:
@@ -44,6 +55,17 @@ def check_truth(truth: Truth, image: ImageConfig) -> Truth:
     return Truth(images=images.float().cpu().clamp(0, 1), labels=truth.labels.cpu())
 
 
+def check_metrics(names: Sequence[str]) -> None:
+    """Refuse metrics that are not in the table.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ConfigError(f"there is no metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
+
+
 def truth_digest(truth: Truth) -> str:
     """Fingerprint of a batch, whatever its order, to tell whether two runs saw the same images."""
     pixels = (truth.images * 255).round().to(torch.uint8).numpy()
@@ -51,15 +73,29 @@ def truth_digest(truth: Truth) -> str:
     return hashlib.sha256("".join(each).encode()).hexdigest()[:16]
 
 
-def score(
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """An attack's outcome and the pairs that its scores will be made of.
+
+    Attributes:
+        outcome: What is known before scoring.
+        pairs: ``(N, C, H, W)`` reconstructions in ``[0, 1]`` and the true images that they answer,
+            in the order of the truth, on the CPU; None where there is nothing to score.
+    """
+
+    outcome: AttackOutcome
+    pairs: tuple[Tensor, Tensor] | None = None
+
+
+def answer(
     outcome: AttackOutcome,
     result: Reconstruction,
     truth: Truth | None,
     *,
     pictures: Path | None,
     picture_name: str,
-) -> AttackOutcome:
-    """Fill in the scores of an attack that ran.
+) -> Answered:
+    """Pair the images of an attack that ran with the truth, and keep their picture.
 
     Args:
         outcome: What is known so far; its status is "not scored".
@@ -69,7 +105,10 @@ def score(
         picture_name: File name in it.
 
     Returns:
-        The outcome with scores, or unchanged but for its picture where there is no truth.
+        The pairs, to be scored by `score_all`; without any where there is no truth.
+
+    Raises:
+        AttackError: What the attack returned is not images.
     """
     images = result.images.detach().cpu()
     if images.ndim != 4 or not len(images):
@@ -79,41 +118,132 @@ def score(
     if not bool(images.isfinite().all()):
         raise AttackError("the attack returned images that are not finite")
     if truth is not None and not len(truth.images):
-        return outcome.model_copy(update={"reason": "the client's batch held no image"})
+        reason = "the client's batch held no image"
+        return Answered(outcome=outcome.model_copy(update={"reason": reason}))
     if truth is None:
         name = None if pictures is None else save_picture(pictures / picture_name, [images])
-        return outcome.model_copy(update={"picture": name})
-    answer = match(images, truth.images)
-    found = answer >= 0
-    guesses, originals = images[answer[found]], truth.images[found]
+        return Answered(outcome=outcome.model_copy(update={"picture": name}))
+    if images.shape[1:] != truth.images.shape[1:]:
+        raise AttackError(
+            f"the attack must return images of {tuple(truth.images.shape[1:])}, but returned "
+            f"{tuple(images.shape[1:])}"
+        )
+    which = match(images, truth.images)
+    found = which >= 0
+    guesses, originals = images[which[found]], truth.images[found]
     details = dict(outcome.details)
     if not bool(found.all()):
         details["originals without a reconstruction"] = float((~found).sum())
-    scores = {}
-    for name, metric in METRICS.items():
-        if min(originals.shape[-2:]) < metric.least_side:
-            details[name] = f"unavailable: it needs images of {metric.least_side} pixels a side"
-            continue
-        each = metric.function(guesses, originals).tolist()
-        scores[name] = Scores(each=each, mean=float(np.mean(each)), worst=metric.worst(each))
     picture = None
     if pictures is not None:
         try:
             picture = save_picture(pictures / picture_name, [originals, guesses])
         except OSError as error:
             details["picture"] = f"not kept: {error}"
-    return outcome.model_copy(
+    right = None if result.labels is None else labels_right(result.labels, truth.labels)
+    outcome = outcome.model_copy(
         update={
             "status": "scored",
             "reason": None,
-            "scores": scores,
             "details": details,
             "picture": picture,
-            "labels_right": None
-            if result.labels is None
-            else labels_right(result.labels, truth.labels),
+            "labels_right": right,
         }
     )
+    return Answered(outcome=outcome, pairs=(guesses, originals))
+
+
+def score(
+    outcome: AttackOutcome,
+    result: Reconstruction,
+    truth: Truth | None,
+    *,
+    pictures: Path | None,
+    picture_name: str,
+    metrics: Sequence[str] = DEFAULTS,
+) -> AttackOutcome:
+    """One attack alone: `answer`, then `score_all`.
+
+    Raises:
+        AttackError: What the attack returned is not images.
+    """
+    one = answer(outcome, result, truth, pictures=pictures, picture_name=picture_name)
+    ((scored,),) = score_all([[one]], metrics=metrics)
+    return scored
+
+
+def score_all(
+    answered: Sequence[Sequence[Answered]],
+    *,
+    metrics: Sequence[str],
+    device: torch.device | str = "cpu",
+    strict: bool = False,
+) -> list[list[AttackOutcome]]:
+    """Fill in the scores of a round: each metric sees the pairs of all victims and attacks at once.
+
+    Args:
+        answered: For each victim, one for each attack; all of one image shape.
+        metrics: Names in `METRICS`.
+        device: Where metrics are computed.
+        strict: Whether an error that a metric did not foresee is raised.
+
+    Returns:
+        The outcomes, in the same order. A metric that cannot be had is *unavailable* in their
+        details, with the reason; outcomes without pairs are unchanged.
+    """
+    pairs = [one.pairs for each in answered for one in each if one.pairs is not None]
+    if not pairs:
+        return [[one.outcome for one in each] for each in answered]
+    guesses, originals = (
+        torch.cat([pair[side].float() for pair in pairs]).to(device) for side in (0, 1)
+    )
+    scores: list[dict[str, Scores]] = [{} for _ in pairs]
+    absent: dict[str, str] = {}
+    for name in metrics:
+        metric = METRICS[name]
+        try:
+            values = _values(metric, guesses, originals)
+        except Exception as error:
+            # The reconstruction, and what other metrics say of it, must not be lost with this one.
+            foreseen = isinstance(error, AuditError)
+            if strict and not foreseen:
+                raise
+            reason = str(error) if foreseen else f"{type(error).__name__}: {error}"
+            absent[name] = f"unavailable: {reason}"
+            continue
+        pieces = values.split([len(originals) for _, originals in pairs])
+        for mine, piece in zip(scores, pieces, strict=True):
+            each = piece.tolist()
+            mine[name] = Scores(each=each, mean=float(np.mean(each)), worst=metric.worst(each))
+    in_order = iter(scores)
+
+    def complete(one: Answered) -> AttackOutcome:
+        if one.pairs is None:
+            return one.outcome
+        details = {**one.outcome.details, **absent}
+        return one.outcome.model_copy(update={"scores": next(in_order), "details": details})
+
+    return [[complete(one) for one in each] for each in answered]
+
+
+def _values(metric: Metric, guesses: Tensor, originals: Tensor) -> Tensor:
+    if min(originals.shape[-2:]) < metric.least_side:
+        raise MetricUnavailable(f"it needs images of {metric.least_side} pixels a side")
+    values = metric.function(guesses, originals).cpu()
+    if not bool(values.isfinite().all()):
+        raise MetricUnavailable("it gave a value that is not finite")
+    return values
+
+
+def worst_scores(outcomes: Sequence[AttackOutcome]) -> str:
+    """The image that leaks most, by SemSim and by PSNR, as the end of a sentence."""
+    text = ""
+    for name in ("semsim", "psnr"):
+        values = [o.scores[name].worst for o in outcomes if name in o.scores]
+        if values:
+            metric = METRICS[name]
+            text += f", worst {name} {metric.worst(values):.3g} {metric.unit}".rstrip()
+    return text
 
 
 def labels_right(guessed: Tensor, true: Tensor) -> float:

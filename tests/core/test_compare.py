@@ -172,6 +172,7 @@ def test_what_may_differ(tmp_path: Path) -> None:
         "keep_pictures": True,
         "fail_fast": True,
         "device": "cuda",
+        "metrics": ["psnr"],
         "threads": 4,
         "training": training,
     }
@@ -218,3 +219,13 @@ def test_an_infinite_epsilon_is_kept(tmp_path: Path) -> None:
     comparison = compare([write_ledger(tmp_path, [run_line(), line])])
     assert comparison.rows[0].epsilon == float("inf")
     assert json.loads(comparison.model_dump_json())["rows"][0]["epsilon"] is not None
+
+
+def test_scores_that_cannot_be_had_are_noted_once(tmp_path: Path) -> None:
+    why = {"lpips": "unavailable: no weights", "ssim": "unavailable: too small", "steps": 3.0}
+    lines = [audit_line(outcome({"psnr": 20.0}, details=why), round=r) for r in (1, 2)]
+    directories = pair(tmp_path, [run_line("a"), *lines], [run_line("b"), *lines])
+    assert compare(directories).notes == [
+        "lpips is unavailable: no weights",
+        "ssim is unavailable: too small",
+    ]

@@ -1,4 +1,5 @@
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,26 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit import ImageConfig, Truth
-from fl_privacy_audit.errors import AttackError, TruthError
+from fl_privacy_audit.errors import AttackError, ConfigError, TruthError
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.records import AttackOutcome
-from fl_privacy_audit.scoring import check_truth, labels_right, save_picture, score, truth_digest
+from fl_privacy_audit.scoring import (
+    Answered,
+    answer,
+    check_metrics,
+    check_truth,
+    labels_right,
+    save_picture,
+    score,
+    score_all,
+    truth_digest,
+    worst_scores,
+)
 from fl_privacy_audit.types import Reconstruction
 
-from .builders import IMAGE, make_truth
+from .builders import IMAGE, make_truth, outcome
 
+PIXEL = ("mse", "psnr", "ssim")
 RAN = AttackOutcome(attack="dlg", status="not scored", reason="waiting", objective=0.5, steps=3)
 
 
@@ -28,7 +41,7 @@ def made_of(images: Tensor, labels: Tensor | None = None) -> Reconstruction:
 def scored(
     result: Reconstruction, truth: Truth | None, pictures: Path | None = None
 ) -> AttackOutcome:
-    return score(RAN, result, truth, pictures=pictures, picture_name="one.png")
+    return score(RAN, result, truth, pictures=pictures, picture_name="one.png", metrics=PIXEL)
 
 
 def levels(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
@@ -49,8 +62,9 @@ def test_scores_in_the_order_of_the_truth() -> None:
     assert (got.status, got.reason, got.labels_right) == ("scored", None, 1.0)
     assert (got.objective, got.steps, got.attack) == (0.5, 3, "dlg")
     assert got.details == {}
-    assert set(got.scores) == set(METRICS)
-    for name, metric in METRICS.items():
+    assert tuple(got.scores) == PIXEL
+    for name in PIXEL:
+        metric = METRICS[name]
         expected = metric.function(guesses, truth.images).tolist()
         assert got.scores[name].each == expected
         assert got.scores[name].mean == pytest.approx(sum(expected) / 3)
@@ -173,11 +187,11 @@ def test_pictures_are_for_the_owner_and_cut_up_again(tmp_path: Path, channels: i
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     originals, answers = cut(path, 2, 3)
     expected = truth.images.permute(0, 2, 3, 1).squeeze(-1) * 255
-    for cell, answer, wanted in zip(originals, answers, expected, strict=True):
+    for cell, guess, wanted in zip(originals, answers, expected, strict=True):
         assert np.array_equal(cell, wanted.round().numpy())
         mine = list(guesses.permute(0, 2, 3, 1).squeeze(-1) * 255)
-        assert any(np.array_equal(answer, g.round().numpy()) for g in mine)
-        mse = np.mean((cell / 255.0 - answer / 255.0) ** 2)
+        assert any(np.array_equal(guess, g.round().numpy()) for g in mine)
+        mse = np.mean((cell / 255.0 - guess / 255.0) ** 2)
         assert any(mse == pytest.approx(m, abs=1e-6) for m in got.scores["mse"].each)
 
 
@@ -207,8 +221,78 @@ def test_small_images_go_without_ssim() -> None:
         (torch.zeros(0, 1, 8, 8), "must return images"),
         (torch.zeros(8, 8), "must return images"),
         (torch.full((1, 1, 8, 8), float("nan")), "not finite"),
+        (torch.zeros(1, 1, 8, 9), r"return images of \(1, 8, 8\), but returned \(1, 8, 9\)$"),
     ],
 )
 def test_what_is_no_picture_is_refused(images: Tensor, message: str) -> None:
     with pytest.raises(AttackError, match=message):
         scored(made_of(images), Truth(images=levels(1, IMAGE.shape), labels=torch.tensor([0])))
+
+
+def answered(count: int, seed: int) -> Answered:
+    truth = Truth(images=levels(count, (3, 16, 16), seed), labels=torch.zeros(count))
+    guesses = (truth.images + 0.1 * levels(count, (3, 16, 16), seed + 50)).clamp(0, 1)
+    return answer(RAN, made_of(guesses), truth, pictures=None, picture_name="")
+
+
+@pytest.mark.usefixtures("made_up_networks")
+def test_a_round_is_scored_as_its_attacks_one_by_one() -> None:
+    none = Answered(outcome=RAN)
+    together = [[answered(2, 0), none], [answered(1, 1), answered(3, 2)]]
+    found = score_all(together, metrics=tuple(METRICS))
+    assert [[len(o.scores) for o in each] for each in found] == [[6, 0], [6, 6]]
+    assert found[0][1] == RAN
+    for row, each in zip(together, found, strict=True):
+        for one, got in zip(row, each, strict=True):
+            ((alone,),) = score_all([[one]], metrics=tuple(METRICS))
+            for name, scores in alone.scores.items():
+                assert got.scores[name].each == pytest.approx(scores.each, rel=1e-5, abs=1e-7)
+                assert got.scores[name].worst == METRICS[name].worst(got.scores[name].each)
+
+
+def test_each_metric_sees_all_pairs_of_a_round_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def count(guesses: Tensor, originals: Tensor) -> Tensor:
+        seen.append(len(guesses))
+        return torch.zeros(len(originals), dtype=torch.float64)
+
+    monkeypatch.setitem(METRICS, "mse", replace(METRICS["mse"], function=count))
+    score_all([[answered(2, 0)], [answered(1, 1), answered(3, 2)]], metrics=("mse",))
+    assert seen == [6]
+
+
+def broken(guesses: Tensor, originals: Tensor) -> Tensor:
+    raise RuntimeError("out of memory")
+
+
+def test_a_metric_that_breaks_costs_no_other_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "mse", replace(METRICS["mse"], function=broken))
+    ((got,),) = score_all([[answered(1, 0)]], metrics=("mse", "psnr"))
+    assert got.status == "scored"
+    assert set(got.scores) == {"psnr"}
+    assert got.details == {"mse": "unavailable: RuntimeError: out of memory"}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        score_all([[answered(1, 0)]], metrics=("mse", "psnr"), strict=True)
+
+
+def test_what_is_no_number_is_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nan(guesses: Tensor, originals: Tensor) -> Tensor:
+        return torch.full((len(originals),), float("nan"), dtype=torch.float64)
+
+    monkeypatch.setitem(METRICS, "ssim", replace(METRICS["ssim"], function=nan))
+    ((got,),) = score_all([[answered(1, 0)]], metrics=("ssim",), strict=True)
+    assert got.scores == {}
+    assert got.details == {"ssim": "unavailable: it gave a value that is not finite"}
+
+
+def test_unknown_metrics() -> None:
+    check_metrics(tuple(METRICS))
+    with pytest.raises(ConfigError, match=r"^there is no metric 'vif'; there are: semsim, lpips, "):
+        check_metrics(("psnr", "vif"))
+
+
+def test_the_worst_in_words() -> None:
+    assert worst_scores([RAN]) == ""
+    both = [outcome({"semsim": 0.5, "psnr": 9.0}), outcome({"semsim": 0.25, "psnr": 8.0})]
+    assert worst_scores(both) == ", worst semsim 0.25, worst psnr 9 dB"
