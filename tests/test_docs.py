@@ -7,6 +7,7 @@ from pathlib import Path
 from fl_privacy_audit import AuditConfig
 from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli
+from fl_privacy_audit.metrics import METRICS, SET_METRICS, format_range
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +18,28 @@ def test_the_guide_names_every_attack() -> None:
     assert [
         name for name in ATTACKS if f"`{name}`" not in guide and name != "inverting_gradients"
     ] == []
+
+
+def test_the_page_of_metrics_says_what_the_tables_say() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        for line in page.splitlines()
+        if line.startswith("| `")
+    ]
+    pairs = {row[0].strip("`"): row[2:6] for row in rows if len(row) == 6}
+    sets = {row[0].strip("`"): row[2:5] for row in rows if len(row) == 5}
+    for name, metric in METRICS.items():
+        assert pairs.pop(name) == [
+            metric.leaks_when,
+            format_range(metric.lowest, metric.highest, metric.unit),
+            f"{metric.least_side} px",
+            metric.needs or "-",
+        ]
+    for name, many in SET_METRICS.items():
+        span = format_range(many.lowest, many.highest)
+        assert sets.pop(name) == [many.leaks_when, span, many.needs or "-"]
+    assert pairs == sets == {}
 
 
 def test_the_settings_of_the_readme_are_an_audit() -> None:

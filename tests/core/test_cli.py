@@ -11,6 +11,7 @@ import fl_privacy_audit.cli
 from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli, main
 from fl_privacy_audit.compare import Comparison
+from fl_privacy_audit.metrics import METRICS, SET_METRICS
 from fl_privacy_audit.records import Record
 from fl_privacy_audit.report import LOWER_BOUND
 
@@ -59,7 +60,7 @@ def test_show_tells_of_damage(ledgers: list[str]) -> None:
 def test_compare_as_a_table(ledgers: list[str]) -> None:
     output = ran("compare", *ledgers).output
     rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in output.splitlines()]
-    assert [cells for cells in rows if cells] == [
+    assert [cells for cells in rows if any(cells)] == [
         ["plain", "25.0%", "none"],
         ["noisy", "25.0%", "none"],
     ]
@@ -78,7 +79,7 @@ def test_compare_tells_of_damage(ledgers: list[str]) -> None:
 def test_compare_as_markdown(ledgers: list[str]) -> None:
     output = ran("compare", "--format", "md", *ledgers).output
     assert output.startswith("# Leakage by setting\n")
-    assert "| plain | 25.0% | none | - | 34.5 (34.5) | - | 1 |\n" in output
+    assert "| plain | 25.0% | none | - | - | - | 34.5 (34.5) | - | 1 |\n" in output
 
 
 def test_compare_as_json(ledgers: list[str]) -> None:
@@ -154,3 +155,26 @@ def test_as_a_module(tmp_path: Path) -> None:
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: there is no audit log at ")
+
+
+def test_metrics_says_what_is_not_here(no_weights: None) -> None:
+    output = ran("metrics").output
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines()]
+    here = {row[0]: row[-1] for row in rows if row and row[0]}
+    assert set(here) == {*METRICS, *SET_METRICS}
+    assert {here[name] for name in ("lpips", "identification_lpips", "fid")} == {"no"}
+    assert (here["psnr"], here["ms_ssim"]) == ("yes", "if asked")
+    assert "AlexNet's weights are not here; `fl-privacy-audit metrics --download" in output
+
+
+def test_metrics_fetches_only_when_asked(no_weights: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    assert CliRunner().invoke(cli, ["metrics"]).exit_code == 0
+    asked = CliRunner().invoke(cli, ["metrics", "--download", "alexnet"])
+    assert asked.exit_code == 1
+    assert (
+        "Error: AlexNet's weights cannot be fetched from https://download.pytorch" in asked.output
+    )
