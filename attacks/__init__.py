@@ -19,10 +19,13 @@ from .idlg import idlg
 from .imprint import imprint, with_imprint
 from .inverting_gradients import inverting_gradients
 from .many import reconstruct_each
+from .modern_inversion import modern_inversion
 from .needs import THREAT_MODELS, Needs
+from .order_invariant import order_invariant
 from .rgap import rgap
 from .see_through_gradients import see_through_gradients
 from .spear import spear
+from .surrogate_model_extension import surrogate_model_extension
 from .swept_inversion import swept_inversion
 
 __all__ = [
@@ -39,10 +42,13 @@ __all__ = [
     "inverting_gradients",
     "latent_search",
     "make_attack",
+    "modern_inversion",
+    "order_invariant",
     "reconstruct_each",
     "rgap",
     "see_through_gradients",
     "spear",
+    "surrogate_model_extension",
     "swept_inversion",
     "with_imprint",
 ]
@@ -98,6 +104,27 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
         cost="300 gradients; the default",
+    ),
+    "modern_inversion": AttackEntry(
+        factory=modern_inversion,
+        paper="Geiping 2020, arXiv:2003.14053, settings of breaching 2022",
+        threat_model="E",
+        needs=Needs(model="at most 32 local steps; uses batch-norm statistics where there are"),
+        cost="2,400 gradients",
+    ),
+    "surrogate_model_extension": AttackEntry(
+        factory=surrogate_model_extension,
+        paper="Zhu 2023, arXiv:2306.00127",
+        threat_model="B",
+        needs=Needs(model="any number of local steps, known or not"),
+        cost="1,000 gradients, however many local steps",
+    ),
+    "order_invariant": AttackEntry(
+        factory=order_invariant,
+        paper="Dimitrov 2022, arXiv:2206.12395",
+        threat_model="C",
+        needs=Needs(model="whole epochs of shuffled batches, at most 32 local steps"),
+        cost="1,000 times the local steps",
     ),
     "see_through_gradients": AttackEntry(
         factory=see_through_gradients,

@@ -13,6 +13,9 @@ from torch import Tensor
 from . import distances, labels, replay, start
 from .engine import OptimisationAttack
 
+PATIENCE = 20
+"""Outer steps without progress after which a restart ends: L-BFGS at a constant rate is stuck."""
+
 
 def dlg(*, steps: int = 100, restarts: int = 2, learning_rate: float = 1.0) -> OptimisationAttack:
     """L-BFGS on the squared distance between gradients, labels learned beside the images.
@@ -44,6 +47,7 @@ def dlg(*, steps: int = 100, restarts: int = 2, learning_rate: float = 1.0) -> O
         distance=distances.squared,
         optimiser=lbfgs,
         separable=False,
+        patience=PATIENCE,
         steps=steps,
         restarts=restarts,
         dtype=torch.float64,

@@ -12,9 +12,9 @@ Inside the engine images are model inputs (normalised); `Reconstruction.images` 
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, final
+from typing import Literal, Protocol, final
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from fl_privacy_audit.errors import AttackError
 from fl_privacy_audit.protocols import Progress
 from fl_privacy_audit.types import ImageSpec, Observation, Reconstruction, Update
 
+from .consistency import GroupConsistency
 from .evaluators import Decode, Distance, Evaluator, Prior, Trials, Weight, choose_evaluator
 from .labels import LabelRule
 from .replay import Replay
@@ -33,6 +34,9 @@ GradientRule = Callable[[Tensor], Tensor]
 """What the optimiser is given for the gradient of the objective."""
 Constraint = Callable[[Tensor, ImageSpec], Tensor]
 """Moves guesses, ``(T, N, C, H, W)`` inputs say, back to where images can be."""
+Finish = Callable[[Tensor, Tensor, Observation], tuple[Tensor, Tensor]]
+"""Best inputs ``(M, C, H, W)`` and labels ``(M,)`` -> the N that are returned."""
+Stopped = Literal["finished", "converged", "out of time"]
 Schedule = Callable[[float], float]
 """Share of the steps done, in [0, 1) -> factor on the learning rate."""
 
@@ -41,7 +45,7 @@ class Optimiser(Protocol):
     """Builds a fresh optimiser over the guess."""
 
     def __call__(self, leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """``leaves``: the images, and the label scores where they are learned."""
+        """``leaves``: the images, the label scores where learned, the replay's own unknowns."""
 
 
 @final
@@ -67,8 +71,13 @@ class OptimisationAttack:
             not), so that trials can share one.
         gradient_rule: Applied to the gradient first.
         constrain: Applied after each step.
-        consistency: Pulls the restarts of a victim to their mean, as a weight on the squared
-            distance to it (Yin et al. 2021, group consistency).
+        consistency: Pulls the restarts of a victim to their mean: see `consistency`.
+        register: Steps between two registrations of the restarts to their mean; 0 for none.
+        finish: Makes the images and labels that are returned out of the best guess's.
+        patience: Stop when no trial's least distance fell by the share `tolerance` in so many
+            steps; 0 for never. Not for recipes whose learning rate falls: a distance that stalls
+            at one rate falls again at the next.
+        tolerance: See `patience`.
         schedule: Learning-rate factor.
         steps: Optimiser steps of one restart.
         restarts: Fresh starts.
@@ -89,6 +98,10 @@ class OptimisationAttack:
     constrain: Constraint = lambda guesses, spec: guesses
     decode: Decode = lambda guess, seen: guess
     consistency: float = 0.0
+    register: int = 0
+    finish: Finish = lambda inputs, labels, seen: (inputs, labels)
+    patience: int = 0
+    tolerance: float = 1e-3
     schedule: Schedule = lambda done: 1.0
     steps: int
     restarts: int = 1
@@ -163,6 +176,8 @@ class OptimisationAttack:
         groups = [trials] if self.separable else [[trial] for trial in trials]
         best: dict[int, _Outcome] = {}
         taken = dict.fromkeys(range(len(observations)), 0)
+        short = dict.fromkeys(range(len(observations)), self.restarts)
+        describe = self.replay(observations[0]).describe
         for number, group in enumerate(groups):
 
             def report(step: int, base: int = number * self.steps) -> None:
@@ -172,17 +187,23 @@ class OptimisationAttack:
             outcomes = self._run(Trials.join([t for _, t in group]), deadline, report)
             for (index, _), outcome in zip(group, outcomes, strict=True):
                 taken[index] += outcome.steps
+                short[index] -= outcome.converged or outcome.steps == self.steps
                 if index not in best or bool(outcome.distance < best[index].distance):
                     best[index] = outcome
             if time.monotonic() > deadline:
                 break
         return [
-            self._result(seen, best.get(index), taken[index])
+            self._result(seen, best.get(index), taken[index], short[index] > 0, describe)
             for index, seen in enumerate(observations)
         ]
 
     def _result(
-        self, seen: Observation, best: "_Outcome | None", taken: int
+        self,
+        seen: Observation,
+        best: "_Outcome | None",
+        taken: int,
+        short: bool,
+        describe: Callable[[Tensor], Mapping[str, float]],
     ) -> Reconstruction | Exception:
         if best is None:
             return AttackError("the time was up before this update's turn; allow more seconds")
@@ -192,35 +213,37 @@ class OptimisationAttack:
                 "the objective was not finite at any step; the update or the model may overflow"
             )
         with torch.no_grad():
-            inputs = self.decode(best.guess, seen)
+            inputs, labels = self.finish(self.decode(best.guess, seen), best.labels, seen)
+        whole: Stopped = "finished" if taken == self.steps * self.restarts else "converged"
         return Reconstruction(
             images=seen.image.denormalise(inputs).clamp(0, 1).float(),
-            labels=best.labels,
+            labels=labels,
             objective=objective,
             steps=taken,
-            stopped="finished" if taken == self.steps * self.restarts else "out of time",
-            details={"engine": best.engine},
+            stopped="out of time" if short else whole,
+            details={"engine": best.engine, **describe(best.extra)},
         )
 
     def _run(
         self, trials: Trials, deadline: float, report: Callable[[int], None]
     ) -> "list[_Outcome]":
         evaluator = choose_evaluator(self, trials, deadline)
-        leaves = [trials.guesses, *([trials.scores] if trials.learned else [])]
+        leaves = list(trials.leaves().values())
         optimiser = self.optimiser(leaves)
         rates = [group["lr"] for group in optimiser.param_groups]
+        consistency = GroupConsistency(self.consistency, self.restarts, self.register)
         keep = _Best(trials)
 
         def evaluate() -> Tensor:
             step = evaluator(trials)
             keep.update(step.distances)
-            gradients = [self._pull(trials, step.guess_gradients), step.score_gradients]
-            for leaf, gradient in zip(leaves, gradients, strict=False):
-                assert gradient is not None
+            pulled = consistency(trials.guesses.detach(), step.guess_gradients)
+            found = (pulled, step.score_gradients, step.extra_gradients)
+            for leaf, gradient in zip(leaves, (g for g in found if g is not None), strict=True):
                 leaf.grad = self.gradient_rule(gradient)
             return step.objectives.sum()
 
-        step = 0
+        step, converged = 0, False
         for step in range(1, self.steps + 1):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * self.schedule((step - 1) / self.steps)
@@ -231,25 +254,23 @@ class OptimisationAttack:
             report(step)
             if time.monotonic() > deadline:
                 break
+            if self.patience and step % self.patience == 0 and keep.stalled(self.tolerance):
+                converged = step < self.steps
+                break
         evaluate()
-        return keep.outcomes(step, evaluator)
-
-    def _pull(self, trials: Trials, gradients: Tensor) -> Tensor:
-        """Add what group consistency pulls; restarts of a victim lie side by side."""
-        if not self.consistency or self.restarts == 1 or not self.separable:
-            return gradients
-        guesses = trials.guesses.detach()
-        groups = guesses.view(-1, self.restarts, *guesses.shape[1:])
-        apart = (groups - groups.mean(dim=1, keepdim=True)).view_as(guesses)
-        return gradients + 2 * self.consistency * apart
+        if converged:
+            report(self.steps)
+        return keep.outcomes(step, evaluator, converged)
 
 
 @dataclass(frozen=True)
 class _Outcome:
     guess: Tensor
     labels: Tensor
+    extra: Tensor
     distance: Tensor
     steps: int
+    converged: bool
     engine: str
 
 
@@ -260,7 +281,9 @@ class _Best:
         self._trials = trials
         self._guesses = trials.guesses.detach().clone()
         self._labels = trials.scores.detach().argmax(dim=-1)
+        self._extra = trials.extra.detach().clone()
         self._distances = trials.guesses.new_full((len(trials),), float("inf"))
+        self._before = self._distances
 
     @torch.no_grad()
     def update(self, distances: Tensor) -> None:
@@ -270,12 +293,19 @@ class _Best:
         self._guesses = torch.where(wide, self._trials.guesses, self._guesses)
         labels = self._trials.scores.argmax(dim=-1)
         self._labels = torch.where(better.view(-1, 1), labels, self._labels)
+        self._extra = torch.where(better.view(-1, 1), self._trials.extra, self._extra)
 
-    def outcomes(self, steps: int, evaluator: Evaluator) -> list[_Outcome]:
+    def stalled(self, tolerance: float) -> bool:
+        """Whether no trial came closer by this share since it was asked last."""
+        moved = self._distances < (1 - tolerance) * self._before
+        self._before = self._distances
+        return not bool(moved.any())
+
+    def outcomes(self, steps: int, evaluator: Evaluator, converged: bool) -> list[_Outcome]:
         return [
-            _Outcome(guess, labels, distance, steps, evaluator.name)
-            for guess, labels, distance in zip(
-                self._guesses, self._labels, self._distances, strict=True
+            _Outcome(guess, labels, extra, distance, steps, converged, evaluator.name)
+            for guess, labels, extra, distance in zip(
+                self._guesses, self._labels, self._extra, self._distances, strict=True
             )
         ]
 

@@ -51,6 +51,7 @@ class Trials:
         guesses: ``(T, ...)``, moved in place: ``(T, N, C, H, W)`` model inputs, or latents.
         scores: ``(T, N, K)`` label scores where they are learned, else one-hot.
         learned: Whether `scores` are moved too.
+        extra: ``(T, P)`` unknowns of the replay itself, moved too; P is 0 where it has none.
         run: The replay.
         parameters: Weights sent to each victim, T of them; often the same object.
         buffers: Likewise.
@@ -64,6 +65,7 @@ class Trials:
     guesses: Tensor
     scores: Tensor
     learned: bool
+    extra: Tensor
     run: Run
     parameters: Sequence[Update]
     buffers: Sequence[Update]
@@ -92,6 +94,7 @@ class Trials:
             guesses=guess[None],
             scores=labels.scores.detach()[None],
             learned=labels.learned,
+            extra=replay.extra.detach().to(seen.device, attack.dtype)[None],
             run=replay.run,
             parameters=[replay.start[0]],
             buffers=[replay.start[1]],
@@ -112,6 +115,7 @@ class Trials:
             first,
             guesses=torch.cat([t.guesses for t in trials]).clone().requires_grad_(),
             scores=torch.cat([t.scores for t in trials]).clone().requires_grad_(first.learned),
+            extra=torch.cat([t.extra for t in trials]).clone().requires_grad_(),
             parameters=[p for t in trials for p in t.parameters],
             buffers=[b for t in trials for b in t.buffers],
             returned=[b for t in trials for b in t.returned],
@@ -130,6 +134,15 @@ class Trials:
         between = first ** (1 - done) * last**done
         self.weights.copy_(torch.where(first == last, first, between))
 
+    def leaves(self) -> dict[str, Tensor]:
+        """What the optimiser moves, by name; the first axis is the trial."""
+        leaves = {"guesses": self.guesses}
+        if self.learned:
+            leaves["scores"] = self.scores
+        if self.extra.shape[1]:
+            leaves["extra"] = self.extra
+        return leaves
+
 
 @dataclass(frozen=True)
 class Step:
@@ -139,6 +152,16 @@ class Step:
     distances: Tensor
     guess_gradients: Tensor
     score_gradients: Tensor | None
+    extra_gradients: Tensor | None
+
+    @classmethod
+    def of(
+        cls, trials: Trials, objectives: Tensor, distances: Tensor, slopes: Sequence[Tensor]
+    ) -> "Step":
+        """From the gradients for `Trials.leaves`, in order."""
+        by_name = dict(zip(trials.leaves(), slopes, strict=True))
+        found = (by_name.get(name) for name in ("scores", "extra"))
+        return cls(objectives, distances, by_name["guesses"], *found)
 
 
 class Evaluator:
@@ -159,14 +182,17 @@ class Evaluator:
         """One trial after the other, by the tape."""
         found = []
         for index in range(len(trials)):
-            guess = trials.guesses[index].detach().requires_grad_()
-            scores = trials.scores[index].detach().requires_grad_(trials.learned)
+            leaves = {
+                name: leaf[index].detach().requires_grad_()
+                for name, leaf in trials.leaves().items()
+            }
             objective, distance = _objective(
                 self._attack,
                 trials,
                 by_autograd,
-                guess,
-                scores,
+                leaves["guesses"],
+                leaves.get("scores", trials.scores[index].detach()),
+                leaves.get("extra", trials.extra[index].detach()),
                 trials.parameters[index],
                 trials.buffers[index],
                 trials.returned[index],
@@ -174,12 +200,10 @@ class Evaluator:
                 trials.weights[index],
                 autocast=self.autocast,
             )
-            leaves = [guess, scores] if trials.learned else [guess]
-            slopes = torch.autograd.grad(objective, leaves)
+            slopes = torch.autograd.grad(objective, list(leaves.values()))
             found.append((objective.detach(), distance.detach(), *slopes))
         columns = [torch.stack(column) for column in zip(*found, strict=True)]
-        objectives, distances, guess_gradients = columns[:3]
-        return Step(objectives, distances, guess_gradients, columns[3] if trials.learned else None)
+        return Step.of(trials, columns[0], columns[1], columns[2:])
 
 
 class Bfloat16(Evaluator):
@@ -205,8 +229,8 @@ class Vmap(Evaluator):
         def one(*arguments: Any) -> tuple[Tensor, Tensor]:
             return _objective(attack, trials, by_transform, *arguments, autocast=False)
 
-        wanted = (0, 1) if trials.learned else (0,)
-        axes = (0, 0, parameter_axis, buffer_axis, returned_axis, target_axis, 0)
+        wanted = tuple(("guesses", "scores", "extra").index(name) for name in trials.leaves())
+        axes = (0, 0, 0, parameter_axis, buffer_axis, returned_axis, target_axis, 0)
         self._all: Callable[..., Any] = vmap(
             grad_and_value(one, argnums=wanted, has_aux=True),
             in_dims=axes,
@@ -216,9 +240,9 @@ class Vmap(Evaluator):
     def __call__(self, trials: Trials) -> Step:
         """All at once."""
         slopes, (objectives, distances) = self._all(
-            trials.guesses.detach(), trials.scores.detach(), *self._fixed
+            trials.guesses.detach(), trials.scores.detach(), trials.extra.detach(), *self._fixed
         )
-        return Step(objectives, distances, slopes[0], slopes[1] if trials.learned else None)
+        return Step.of(trials, objectives, distances, slopes)
 
 
 class Compiled(Vmap):
@@ -318,6 +342,7 @@ def _objective(
     differentiate: Differentiate,
     guess: Tensor,
     scores: Tensor,
+    extra: Tensor,
     parameters: Update,
     buffers: Update,
     returned: Update,
@@ -333,7 +358,9 @@ def _objective(
     )
     inputs = attack.decode(guess, trials.seen)
     with context:
-        update = trials.run(differentiate, parameters, buffers, inputs, probabilities)
+        update = trials.run(
+            differentiate, parameters, buffers, inputs, probabilities, extra, target
+        )
     distance = attack.distance(update, target)
     objective = distance
     if attack.priors:

@@ -22,6 +22,23 @@ def total_variation(inputs: Tensor, seen: Observation) -> Tensor:
     return across + down
 
 
+def double_opponent_variation(inputs: Tensor, seen: Observation) -> Tensor:
+    """Isotropic total variation of the channels and of their differences (Geiping et al. 2022).
+
+    Mean over pixels and channels of the length of the gradient. Edges of natural images lie in the
+    same place in all colours, so the differences red-green, green-blue and blue-red are smooth too.
+    """
+    del seen
+    parts = [inputs]
+    if inputs.shape[1] == 3:
+        parts.append(inputs - inputs.roll(1, dims=1))
+    both = torch.cat(parts, dim=1)
+    across = both[..., 1:, 1:] - both[..., 1:, :-1]
+    down = both[..., 1:, 1:] - both[..., :-1, 1:]
+    # The small number keeps the slope of the root finite where an image is flat.
+    return (across.square() + down.square() + 1e-8).sqrt().mean()
+
+
 def batch_norm_statistics(inputs: Tensor, seen: Observation) -> Tensor:
     """Distance of the guess's batch-norm statistics from the clients' (Yin et al. 2021, Eq. 7).
 

@@ -1,7 +1,9 @@
 """What a client would have sent for a guess: one gradient, or several local steps."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,26 @@ MOST_UNROLLED_STEPS = 32
 
 Differentiate = Callable[[Callable[[Update], Tensor], Update], Update]
 """``(loss of the weights, weights) -> gradient``, itself differentiable."""
-Run = Callable[[Differentiate, Update, Update, Tensor, Tensor], Update]
-"""``(differentiate, parameters, buffers, inputs (N, C, H, W), probabilities (N, K)) -> Update``."""
+NOTHING = torch.zeros(0)
+"""What a replay without unknowns of its own learns."""
+NO_UPDATE: Update = MappingProxyType({})
+
+
+class Run(Protocol):
+    """The computation as a pure function."""
+
+    def __call__(
+        self,
+        differentiate: Differentiate,
+        parameters: Update,
+        buffers: Update,
+        inputs: Tensor,
+        probabilities: Tensor,
+        extra: Tensor = NOTHING,
+        observed: Update = NO_UPDATE,
+        /,
+    ) -> Update:
+        """``inputs (N, C, H, W)``, ``probabilities (N, K)``, ``extra (P,)``, the target itself."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +49,21 @@ class Replay:
         target: The observed gradient, or the observed weight difference.
         run: The computation as a pure function of weights, buffers, inputs and labels.
         start: Weights and buffers the client was sent.
+        extra: ``(P,)`` first guess of unknowns of the replay itself, which are learned together
+            with the images; none by default.
+        describe: What `extra` means, by name, for the record.
     """
 
     target: Update
     run: Run
     start: tuple[Update, Update]
+    extra: Tensor = NOTHING
+    describe: Callable[[Tensor], Mapping[str, float]] = field(default=lambda extra: {})
 
     def __call__(self, inputs: Tensor, probabilities: Tensor) -> Update:
         """Replay one guess: an update comparable with `target`, differentiable in both."""
-        return self.run(by_autograd, *self.start, inputs, probabilities)
+        start, target = self.start, self.target
+        return self.run(by_autograd, *start, inputs, probabilities, self.extra, target)
 
 
 def by_autograd(loss: Callable[[Update], Tensor], weights: Update) -> Update:
@@ -68,15 +94,60 @@ def local_training(seen: Observation) -> Replay:
         return unrolled(seen)
 
     def run(
-        differentiate: Differentiate, weights: Update, buffers: Update, x: Tensor, y: Tensor
+        differentiate: Differentiate,
+        weights: Update,
+        buffers: Update,
+        x: Tensor,
+        y: Tensor,
+        extra: Tensor = NOTHING,
+        observed: Update = NO_UPDATE,
+        /,
     ) -> Update:
+        del extra, observed
         return differentiate(_loss(seen.model, buffers, x, y), weights)
 
     return Replay(seen.gradient, run, (seen.parameters, seen.buffers))
 
 
-def unrolled(seen: Observation) -> Replay:
+def surrogate(seen: Observation) -> Replay:
+    """One gradient at a weight between those that were sent and those that came back.
+
+    Zhu, Yao, Blaschko 2023: the observed difference ``w0 - wT`` of any number of local steps is
+    nearly parallel to the gradient at ``alpha w0 + (1 - alpha) wT`` for some alpha in [0, 1], which
+    is learned together with the images, from 0.5. Here ``extra`` is the logit of alpha, which keeps
+    it inside.
+    """
+
+    def run(
+        differentiate: Differentiate,
+        sent: Update,
+        buffers: Update,
+        x: Tensor,
+        y: Tensor,
+        extra: Tensor = NOTHING,
+        observed: Update = NO_UPDATE,
+        /,
+    ) -> Update:
+        way = extra[0].neg().sigmoid()
+        weights = {name: tensor - way * observed[name] for name, tensor in sent.items()}
+        return differentiate(_loss(seen.model, buffers, x, y), weights)
+
+    return Replay(
+        {name: -delta for name, delta in seen.update.items()},
+        run,
+        (seen.parameters, seen.buffers),
+        torch.zeros(1, dtype=seen.dtype, device=seen.device),
+        lambda extra: {"alpha": float(extra[0].sigmoid())},
+    )
+
+
+def unrolled(seen: Observation, *, epochs_apart: bool = False) -> Replay:
     """Replay every local SGD step: batches in order, round and round over the images.
+
+    Args:
+        seen: The observation.
+        epochs_apart: The guess has images of its own for every epoch, one epoch after the other,
+            for clients that shuffle (Dimitrov et al. 2022).
 
     Raises:
         UnmetNeedError: Steps or learning rate not known, or too many steps.
@@ -92,12 +163,20 @@ def unrolled(seen: Observation) -> Replay:
         )
 
     def run(
-        differentiate: Differentiate, start: Update, buffers: Update, x: Tensor, y: Tensor
+        differentiate: Differentiate,
+        start: Update,
+        buffers: Update,
+        x: Tensor,
+        y: Tensor,
+        extra: Tensor = NOTHING,
+        observed: Update = NO_UPDATE,
+        /,
     ) -> Update:
+        del extra, observed
         weights = dict(start)
         velocity: dict[str, Tensor] = {}
         for step in range(steps):
-            batch = _batch(step, training.batch_size, count)
+            batch = _batch(step, training.batch_size, count, epochs_apart)
             gradient = differentiate(_loss(model, buffers, x[batch], y[batch]), weights)
             for name, slope in gradient.items():
                 slope = slope + training.weight_decay * weights[name]
@@ -110,12 +189,17 @@ def unrolled(seen: Observation) -> Replay:
     return Replay(seen.update, run, (seen.parameters, seen.buffers))
 
 
-def _batch(step: int, size: int, count: int) -> slice:
+def steps_of_an_epoch(size: int, count: int) -> int:
+    """Batches of `size` that `count` images make."""
+    return -(-count // min(size, count))
+
+
+def _batch(step: int, size: int, count: int, epochs_apart: bool) -> slice:
     """Which images step number `step` uses: batches in order, starting again after the last."""
-    size = min(size, count)
-    batches = -(-count // size)
-    first = (step % batches) * size
-    return slice(first, min(first + size, count))
+    epoch, number = divmod(step, steps_of_an_epoch(size, count))
+    first = number * min(size, count)
+    before = epoch * count if epochs_apart else 0
+    return slice(before + first, before + min(first + size, count))
 
 
 def _loss(model: nn.Module, buffers: Update, x: Tensor, y: Tensor) -> Callable[[Update], Tensor]:

@@ -2,9 +2,8 @@
 
 Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov: "See through Gradients: Image Batch Recovery via
 GradInversion", CVPR 2021, arXiv:2104.07586. Threat model E of Carletti et al. 2025: the statistics
-of the client's batch, which clients in train mode send back with their buffers. The paper's
-registration of the restarts before their mean is taken is left out: here they are averaged as
-they are.
+of the client's batch, which clients in train mode send back with their buffers. The restarts are
+registered to their mean by a rigid shift, where the paper takes RANSAC-flow: see `consistency`.
 """
 
 from collections.abc import Iterable
@@ -27,6 +26,7 @@ def see_through_gradients(
     batch_norm: float = 1e-2,
     total_variation: float = 1e-4,
     consistency: float = 1e-4,
+    register: int = 50,
 ) -> OptimisationAttack:
     """Gradient matching with the batch-norm prior and restarts that agree.
 
@@ -40,6 +40,7 @@ def see_through_gradients(
         batch_norm: Weight of the batch-norm prior.
         total_variation: Weight of the total variation.
         consistency: Weight of the group consistency.
+        register: Steps between two registrations of the restarts; 0 for none.
     """
 
     def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -63,6 +64,7 @@ def see_through_gradients(
         gradient_rule=torch.sign,
         constrain=constraints.box,
         consistency=consistency,
+        register=register,
         schedule=tenfold_drops,
         steps=steps,
         restarts=restarts,

@@ -96,6 +96,9 @@ CASES: dict[str, Case] = {
     "see_through_gradients": replace(
         search(10, 300, restarts=2), victim=lambda: seeded(BatchNormNet)
     ),
+    "modern_inversion": search(10, 300),
+    "surrogate_model_extension": search(20, 400),
+    "order_invariant": search(20, 400),
     "deep_image_prior": search(10, 300),
     "first_linear": Case(victim=lambda: seeded(Perceptron), draws=False),
     "rgap": Case(draws=False),
@@ -200,10 +203,12 @@ class TestContract:
         assert calls[-1][0] == calls[-1][1] == CASES[name].fast.get("steps", calls[-1][1])
 
     def test_an_update_that_is_not_a_number_is_an_error(self, name: str, seen: Observation) -> None:
-        assert seen.gradient is not None
-        broken = {n: torch.full_like(t, float("nan")) for n, t in seen.gradient.items()}
+        broken = {n: torch.full_like(t, float("nan")) for n, t in seen.update.items()}
         with pytest.raises(AttackError, match="not finite"):
-            run(make_attack(name, CASES[name].fast), replace(seen, gradient=broken))
+            run(
+                make_attack(name, CASES[name].fast),
+                replace(seen, gradient=broken, update=broken),
+            )
 
     def test_noise_of_equal_norm_gives_nothing(self, name: str, seen: Observation) -> None:
         truth = photos(SIZE)[1:2]

@@ -1,0 +1,151 @@
+"""Data leakage in federated averaging: epochs of shuffled mini-batches.
+
+Dimitrov, Balunovic, Konstantinov, Vechev: "Data Leakage in Federated Averaging", TMLR 2022,
+arXiv:2206.12395. Threat model C of Carletti et al. 2025 (parameter-aware): the number of local
+steps, the batch size and the learning rate. A client that goes through its images in a new order
+every epoch cannot be replayed with one set of images in one order, so here every epoch has guesses
+of its own. They are the same images, in another order: what does not depend on the order must be
+the same for all epochs. At the end the epochs are matched and averaged.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from fl_privacy_audit.errors import UnmetNeedError
+from fl_privacy_audit.types import Observation
+
+from . import constraints, distances, labels, priors
+from .engine import OptimisationAttack
+from .inverting_gradients import tenfold_drops
+from .labels import Labels
+from .replay import Replay, local_training, steps_of_an_epoch, unrolled
+
+OTHER_CLASS = 1e6
+"""Cost of matching images of different classes: never, where there is another way."""
+
+
+def order_invariant(
+    *,
+    steps: int = 1000,
+    restarts: int = 1,
+    learning_rate: float = 0.1,
+    total_variation: float = 1e-4,
+    invariance: float = 1.0,
+) -> OptimisationAttack:
+    """Unrolled epochs with images of their own, tied by the mean and maximum over each epoch.
+
+    The authors' settings on CIFAR-100 are 200 steps of Adam at 0.1, total variation 2e-4, and
+    6.075 on the distance of maxima of random convolutions; here the images themselves are
+    aggregated, by mean and maximum. Beyond the paper: signed steps in the pixel box.
+
+    Args:
+        steps: Adam steps of a restart.
+        restarts: Fresh starts.
+        learning_rate: In normalised pixel units, with the drops of Inverting Gradients.
+        total_variation: Weight of the prior.
+        invariance: Weight of the distance between the epochs' aggregates.
+    """
+
+    def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(leaves, lr=learning_rate)
+
+    return OptimisationAttack(
+        name="order_invariant",
+        start=start_each_epoch,
+        labels=labels_each_epoch,
+        replay=replay_epochs,
+        distance=distances.cosine,
+        priors=(
+            (lambda seen, restart: total_variation, priors.total_variation),
+            (lambda seen, restart: invariance, order_invariance),
+        ),
+        optimiser=adam,
+        gradient_rule=torch.sign,
+        constrain=constraints.box,
+        schedule=tenfold_drops,
+        finish=matched_mean,
+        steps=steps,
+        restarts=restarts,
+    )
+
+
+def epochs(seen: Observation) -> int:
+    """How often the client went through its images.
+
+    Raises:
+        UnmetNeedError: Not a whole number of times.
+    """
+    if seen.gradient is not None:
+        return 1
+    each = steps_of_an_epoch(seen.training.batch_size, seen.num_images)
+    steps = seen.training.steps or each
+    if steps % each:
+        raise UnmetNeedError(
+            f"it needs whole epochs, but {steps} local steps are not a multiple of {each}, the "
+            "batches of one epoch; give the numbers of steps and images, and the batch size"
+        )
+    return steps // each
+
+
+def replay_epochs(seen: Observation) -> Replay:
+    """The local steps, with images of its own for each epoch; or the one gradient."""
+    if seen.gradient is not None:
+        return local_training(seen)
+    return unrolled(seen, epochs_apart=True)
+
+
+def start_each_epoch(seen: Observation, rng: torch.Generator) -> Tensor:
+    """Standard normal inputs, ``(E N, C, H, W)``, one epoch after the other."""
+    shape = (epochs(seen) * seen.num_images, *seen.image.shape)
+    return torch.randn(shape, generator=rng, dtype=seen.dtype)
+
+
+def labels_each_epoch(seen: Observation, rng: torch.Generator) -> Labels:
+    """``(E N, K)``: the batch's labels in another order every epoch, since batches mix classes."""
+    found = labels.recovered(seen, rng)
+    times = epochs(seen)
+    if times == 1:
+        return found
+    orders = [torch.randperm(seen.num_images, generator=rng) for _ in range(times)]
+    scores = torch.cat([found.scores[order.to(found.scores.device)] for order in orders])
+    return Labels(scores=scores, learned=found.learned)
+
+
+def order_invariance(inputs: Tensor, seen: Observation) -> Tensor:
+    """Mean squared distance of the epochs' aggregates from their mean, mean and maximum alike.
+
+    For aggregates ``g`` this is half the mean over all ordered pairs of epochs of
+    ``|g(X_i) - g(X_j)|^2`` (Dimitrov et al. 2022, Eq. 7), in one pass.
+    """
+    sets = inputs.view(-1, seen.num_images, *inputs.shape[1:])
+    mean = sets.mean(dim=1)
+    extreme = sets.amax(dim=1)
+    return sum(
+        ((part - part.mean(dim=0, keepdim=True)).square().mean() for part in (mean, extreme)),
+        start=inputs.new_zeros(()),
+    )
+
+
+def matched_mean(inputs: Tensor, classes: Tensor, seen: Observation) -> tuple[Tensor, Tensor]:
+    """Images of all epochs assigned to those of the first, class by class, and averaged.
+
+    Args:
+        inputs: ``(E N, C, H, W)``.
+        classes: ``(E N,)``.
+        seen: The observation.
+
+    Returns:
+        ``(N, C, H, W)`` and ``(N,)``.
+    """
+    count = seen.num_images
+    sets, kinds = inputs.view(-1, count, *inputs.shape[1:]), classes.view(-1, count)
+    total = sets[0].clone()
+    for images, kind in zip(sets[1:], kinds[1:], strict=True):
+        cost = torch.cdist(sets[0].flatten(1), images.flatten(1)).square()
+        cost = cost + OTHER_CLASS * (kinds[0][:, None] != kind[None])
+        _, order = linear_sum_assignment(cost.cpu().numpy())
+        total = total + images[torch.from_numpy(order).to(images.device)]
+    return total / len(sets), kinds[0]
