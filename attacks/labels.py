@@ -1,15 +1,28 @@
 """Where an attack gets the labels from: the update itself."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.types import Observation, Update
+
+from .lookalikes import lookalikes
+
+STAND_INS = 128
+"""Random images that stand in for the client's when their predictions are estimated."""
+STAND_INS_WITHOUT_BIAS = 512
+"""More, where a direction among the features is sought too."""
+SCALES = tuple(1.25 ** (step / 9) for step in range(-9, 10))
+"""Of the stand-ins' features, or of the slope where there is no bias; tried in turn."""
+TRUST = 10.0
+"""Cost of a scale's squared logarithm beside squared remainders of the counts."""
+RIDGE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,32 +83,55 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
 
         count_k = B (mean predicted probability_k - bias gradient_k).
 
-    The predictions for the true images are not known; those for random inputs stand in for them,
-    which is close on an untrained network and rough on a trained one. Where there is no bias, each
-    row sum of the weight gradient is divided by the mean sum of the last layer's inputs, estimated
-    in the same way; images whose features are stronger then count for more than one. The B largest
-    remainders decide.
+    The predictions for the true images are not known; those for random fields with the statistics
+    of photographs stand in for them. The update says more: the bias and weight gradients of the last
+    layer give the mean of its inputs, to which those of the stand-ins are scaled, one by one; and of
+    scales close to that, the one whose counts are nearest to whole numbers is taken.
+
+    Where there is no bias its gradient is read off the weight's, along the direction in which the
+    stand-ins' features are most nearly 1; images whose features are stronger then count for more.
+    After several steps the predictions are the mean of those at the weights that were sent and
+    that came back (Dimitrov et al. 2022 interpolate between them). The B largest remainders decide.
 
     Raises:
-        UnmetNeedError: No last layer with one row a class, or the length of the gradient is not
-            known.
+        UnmetNeedError: No last linear layer with one row a class, or the length of the gradient is
+            not known.
     """
     count = seen.num_images
     if seen.gradient is not None and not seen.gradient_scale_known:
         raise UnmetNeedError(
             "counting labels needs the length of the gradient: give the local learning rate"
         )
-    gradient = last_layer_gradient(seen)
-    predicted, feature_sum = _typical(seen, rng)
-    if not _ends_with_bias(seen):
-        gradient = gradient / feature_sum
-    wanted = (count * (predicted - gradient)).clamp_min(0)
-    found = wanted.floor().long()
-    while int(found.sum()) > count:
-        found[(found - wanted).masked_fill(found == 0, -torch.inf).argmax()] -= 1
-    while int(found.sum()) < count:
-        found[(wanted - found).argmax()] += 1
-    classes = torch.repeat_interleave(torch.arange(seen.num_classes, device=seen.device), found)
+    last_layer_gradient(seen)
+    layer = _last_layer(seen)
+    inputs = seen.image.normalise(
+        lookalikes(seen.image, STAND_INS, rng).to(seen.device, seen.dtype)
+    )
+    ends = [seen.parameters]
+    if seen.gradient is None:
+        ends.append({name: tensor + seen.update[name] for name, tensor in seen.parameters.items()})
+    features = [_features(seen, layer.name, weights, inputs) for weights in ends]
+    if layer.bias is None:
+        towards_one = _constant(features[0])
+        slope = layer.weight @ towards_one
+    else:
+        slope = layer.bias
+        mean = slope @ layer.weight / slope.square().sum().clamp_min(1e-30)
+        features = [f * (mean / f.mean(dim=0).clamp_min(1e-9)).clamp(0, 4) for f in features]
+    best = None
+    for scale in SCALES:
+        predicted = torch.zeros_like(slope)
+        for weights, found in zip(ends, features, strict=True):
+            times = scale if layer.bias is not None else 1.0
+            predicted += _predictions(layer.name, weights, found * times) / len(ends)
+        times = 1.0 if layer.bias is not None else scale
+        wanted = (count * (predicted - times * slope)).clamp_min(0)
+        whole = _rounded(wanted, count)
+        cost = float((wanted - whole).square().sum()) + TRUST * math.log(scale) ** 2
+        if best is None or cost < best[0]:
+            best = (cost, whole)
+    assert best is not None
+    classes = torch.repeat_interleave(torch.arange(seen.num_classes, device=seen.device), best[1])
     return Labels(scores=F.one_hot(classes, seen.num_classes).to(seen.dtype), learned=False)
 
 
@@ -117,11 +153,7 @@ def last_layer_gradient(seen: Observation) -> Tensor:
     Raises:
         UnmetNeedError: The last parameters do not have one row a class.
     """
-    source = seen.gradient
-    if source is None:
-        steps, rate = seen.training.steps or 1, seen.training.learning_rate or 1.0
-        source = {name: -delta / (steps * rate) for name, delta in seen.update.items()}
-    last = list(source.values())[-1]
+    last = list(_source(seen).values())[-1]
     if last.shape[0] != seen.num_classes or last.ndim > 2:
         raise UnmetNeedError(
             "the label rule needs a last layer with one row a class, but the last parameter has "
@@ -130,20 +162,70 @@ def last_layer_gradient(seen: Observation) -> Tensor:
     return last if last.ndim == 1 else last.sum(dim=1)
 
 
-def _ends_with_bias(seen: Observation) -> bool:
-    return list(seen.update.values())[-1].ndim == 1
+def _source(seen: Observation) -> Update:
+    """The gradient, or the mean gradient over known steps."""
+    if seen.gradient is not None:
+        return seen.gradient
+    steps, rate = seen.training.steps or 1, seen.training.learning_rate or 1.0
+    return {name: -delta / (steps * rate) for name, delta in seen.update.items()}
 
 
-def _typical(seen: Observation, rng: torch.Generator, draws: int = 64) -> tuple[Tensor, Tensor]:
-    """Mean predictions ``(K,)`` for random inputs, and the mean sum of the last layer's inputs."""
-    shape = (draws, *seen.image.shape)
-    inputs = torch.randn(shape, generator=rng, dtype=seen.dtype).to(seen.device)
-    last = list(seen.parameters)[-1]
-    bias_free = {**seen.parameters}
-    leaf = seen.parameters[last].detach().requires_grad_()
-    bias_free[last] = leaf
-    with torch.enable_grad():
-        scores = functional_call(seen.model, {**bias_free, **seen.buffers}, (inputs,))
-        # Each row of the last weight has the layer's inputs for its gradient.
-        (slope,) = torch.autograd.grad(scores[:, 0].mean(), leaf)
-    return scores.detach().softmax(dim=1).mean(dim=0), slope[0].sum()
+@dataclass(frozen=True)
+class _LastLayer:
+    """Name of a linear layer, and the gradients of its weight ``(K, D)`` and bias ``(K,)``."""
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None
+
+
+def _last_layer(seen: Observation) -> _LastLayer:
+    source = _source(seen)
+    name = list(source)[-1].rpartition(".")[0]
+    layer = dict(seen.model.named_modules()).get(name)
+    weight = source.get(f"{name}.weight")
+    if not isinstance(layer, nn.Linear) or weight is None:
+        raise UnmetNeedError("counting labels needs a last layer that is linear, weight included")
+    return _LastLayer(name, weight, source.get(f"{name}.bias"))
+
+
+def _features(seen: Observation, layer: str, weights: Update, inputs: Tensor) -> Tensor:
+    """``(M, D)`` inputs of the last layer for model inputs ``(M, C, H, W)``."""
+    caught: list[Tensor] = []
+
+    def catch(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        del module
+        caught.append(arguments[0].detach())
+
+    handle = seen.model.get_submodule(layer).register_forward_pre_hook(catch)
+    try:
+        with torch.no_grad():
+            functional_call(seen.model, {**weights, **seen.buffers}, (inputs,))
+    finally:
+        handle.remove()
+    if len(caught) != 1 or caught[0].ndim != 2:
+        raise UnmetNeedError("counting labels needs a last layer that sees each image once")
+    return caught[0]
+
+
+def _predictions(layer: str, weights: Update, features: Tensor) -> Tensor:
+    """``(K,)`` mean probabilities."""
+    scores = F.linear(features, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"))
+    return scores.softmax(dim=1).mean(dim=0)
+
+
+def _constant(features: Tensor) -> Tensor:
+    """``(D,)``: ridge regression of 1 on the features ``(M, D)``."""
+    product = features @ features.T
+    ridge = RIDGE * product.diagonal().mean() * torch.eye(len(product)).to(product)
+    return features.T @ torch.linalg.solve(product + ridge, torch.ones_like(product[0]))
+
+
+def _rounded(wanted: Tensor, count: int) -> Tensor:
+    """``(K,)`` whole numbers with this sum, near to those that are wanted."""
+    found = wanted.floor().long()
+    while int(found.sum()) > count:
+        found[(found - wanted).masked_fill(found == 0, -torch.inf).argmax()] -= 1
+    while int(found.sum()) < count:
+        found[(wanted - found).argmax()] += 1
+    return found

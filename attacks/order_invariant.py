@@ -33,7 +33,7 @@ def order_invariant(
     restarts: int = 1,
     learning_rate: float = 0.1,
     total_variation: float = 1e-4,
-    invariance: float = 1.0,
+    invariance: float = 0.01,
 ) -> OptimisationAttack:
     """Unrolled epochs with images of their own, tied by the mean and maximum over each epoch.
 

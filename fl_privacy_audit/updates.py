@@ -75,6 +75,11 @@ def observe(
     parameters = pick(sent, trainable)
     after = pick(returned, trainable)
     update = {name: after[name] - parameters[name] for name in parameters}
+    if training.mode == "eval" and _statistics_moved(sent, returned):
+        assumptions.append(
+            "batch-norm running statistics moved, which eval mode does not do; attacked in eval "
+            'mode as `mode` says: if clients train in train mode, set it to "train"'
+        )
     gradient, scale_known = _as_gradient(update, parameters, training, assumptions)
     return Observation(
         model=model,
@@ -144,6 +149,14 @@ def attacked_copy(model: nn.Module, mode: Mode, assumptions: list[str]) -> nn.Mo
         if dropouts:
             assumptions.append("the client's dropout masks are not known; replayed without dropout")
     return model
+
+
+def _statistics_moved(sent: Arrays, returned: Arrays) -> bool:
+    return any(
+        not np.array_equal(array, returned[name])
+        for name, array in sent.items()
+        if name.endswith(("running_mean", "running_var"))
+    )
 
 
 def _plain_names(arrays: Arrays, assumptions: list[str]) -> Arrays:
