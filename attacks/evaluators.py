@@ -37,7 +37,7 @@ Weight = Callable[[Observation, int], float | tuple[float, float]]
 start and at the end, with a geometric path between."""
 
 CLEARLY_FASTER = 1.25
-"""How much faster bfloat16 has to be before its rounding is accepted."""
+"""How much faster bfloat16 must be before its rounding is accepted."""
 WORTH_COMPILING = 300.0
 """Seconds of plain work from which a minute of compiling pays."""
 
@@ -380,8 +380,9 @@ def _balance(attack: "OptimisationAttack", trial: Trials) -> Tensor:
     guess = trial.guesses[0].detach().requires_grad_()
     probabilities = trial.scores[0].softmax(dim=-1) if trial.learned else trial.scores[0]
     inputs = attack.decode(guess, trial.seen)
-    update = trial.run(by_autograd, trial.parameters[0], trial.buffers[0], inputs, probabilities)
-    terms = [attack.distance(update, trial.targets[0])]
+    start, target = (trial.parameters[0], trial.buffers[0]), trial.targets[0]
+    update = trial.run(by_autograd, *start, inputs, probabilities, trial.extra[0], target)
+    terms = [attack.distance(update, target)]
     terms += [prior(inputs, trial.seen) for _, prior in attack.priors]
     pulls = [torch.autograd.grad(t, guess, retain_graph=True)[0].abs().mean() for t in terms]
     return torch.stack([pulls[0] / pull for pull in pulls[1:]]).detach()
