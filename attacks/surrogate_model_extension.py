@@ -8,6 +8,7 @@ which is learned together with the images: see `replay.surrogate`.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +43,11 @@ def surrogate_model_extension(
 
     def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
         *moved, alpha = leaves
-        slow = {"params": [alpha], "lr": alpha_learning_rate}
-        return torch.optim.Adam([{"params": moved}, slow], lr=learning_rate)
+        groups: list[dict[str, Any]] = [
+            {"params": moved},
+            {"params": [alpha], "lr": alpha_learning_rate},
+        ]
+        return torch.optim.Adam(groups, lr=learning_rate)
 
     return OptimisationAttack(
         name="surrogate_model_extension",
