@@ -218,7 +218,10 @@ def _constant(features: Tensor) -> Tensor:
     """``(D,)``: ridge regression of 1 on the features ``(M, D)``."""
     product = features @ features.T
     ridge = RIDGE * product.diagonal().mean() * torch.eye(len(product)).to(product)
-    return features.T @ torch.linalg.solve(product + ridge, torch.ones_like(product[0]))
+    direction: Tensor = features.T @ torch.linalg.solve(
+        product + ridge, torch.ones_like(product[0])
+    )
+    return direction
 
 
 def _rounded(wanted: Tensor, count: int) -> Tensor:

@@ -25,4 +25,5 @@ def lookalikes(image: ImageSpec, count: int, rng: torch.Generator) -> Tensor:
     contrast = 0.05 + 0.3 * torch.rand(count, 1, 1, 1, generator=rng)
     brightness = 0.15 + 0.7 * torch.rand(count, 1, 1, 1, generator=rng)
     tint = 0.1 * torch.randn(count, channels, 1, 1, generator=rng)
-    return (brightness + tint + contrast * field).clamp(0, 1)
+    images: Tensor = (brightness + tint + contrast * field).clamp(0, 1)
+    return images
