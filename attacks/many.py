@@ -31,7 +31,8 @@ def reconstruct_each(
 
     Args:
         attack: Any attack.
-        observations: Of one model; they may differ in how many images there are to rebuild.
+        observations: Of one model; they may differ in how many images there are to rebuild, and
+            in what is known of local training and defence.
         rngs: One for each.
         needs: What the attack needs; an observation that lacks it is not attacked.
         seconds: For all of them, shared evenly by those still to come.
@@ -82,14 +83,16 @@ def _attack(
 def _chunks(
     attack: Attack, observations: Sequence[Observation], able: Sequence[int]
 ) -> list[list[int]]:
-    """Indices of victims to attack together: as many images, and no more than fit in memory."""
+    """Indices of victims to attack together: alike, and no more than fit in memory."""
     if not isinstance(attack, OptimisationAttack) or not attack.separable:
         return [[index] for index in able]
-    by_count: dict[int, list[int]] = {}
+    groups: dict[tuple[int, str], list[int]] = {}
     for index in able:
-        by_count.setdefault(observations[index].num_images, []).append(index)
+        seen = observations[index]
+        known = repr((seen.training, seen.defence))
+        groups.setdefault((seen.num_images, known), []).append(index)
     chunks = []
-    for alike in by_count.values():
+    for alike in groups.values():
         size = sum(t.nbytes for t in observations[alike[0]].update.values())
         most = max(1, MEMORY // max(size * COPIES * attack.restarts, 1))
         chunks += [alike[at : at + most] for at in range(0, len(alike), most)]

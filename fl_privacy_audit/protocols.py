@@ -1,7 +1,7 @@
 """What a stranger can plug in."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -34,6 +34,16 @@ class Attack(Protocol):
         Raises:
             UnmetNeedError: The observation lacks something this attack needs.
             AttackError: The attack could not run.
+        """
+
+
+class Sink(Protocol):
+    """Takes records as they are written, to show them somewhere else than in the ledger."""
+
+    def write(self, record: Any) -> None:
+        """Take one record of `fl_privacy_audit.records`, after it was appended to the ledger.
+
+        May raise: the audit logs it and goes on.
         """
 
 

@@ -28,3 +28,11 @@ def describe_model(model: nn.Module) -> dict[str, str | int]:
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "layout": hashlib.sha256("\n".join(layout).encode()).hexdigest()[:16],
     }
+
+
+def array_types(model: nn.Module) -> dict[str, str]:
+    """Every array of the model's state, buffers included -> its dtype, ``"float32"``."""
+    return {
+        name: str(tensor.dtype).removeprefix("torch.")
+        for name, tensor in model.state_dict().items()
+    }

@@ -1,6 +1,7 @@
 """A strategy wrapper that audits what every client returns, and changes nothing.
 
-It goes outermost, around Flower's own wrappers: what it sees is what the server receives.
+It goes outermost, around Flower's own wrappers: what it sees is what the server receives, and what
+it gets back from them is what the server releases.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fl_privacy_audit.audit import Auditor
 
 from . import side_channel
-from .capture import Captured, Sent, capture, snapshot
+from .capture import Captured, Sent, capture, copy_record, release, snapshot
 
 log = logging.getLogger("fl_privacy_audit")
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -55,6 +56,7 @@ class AuditedStrategy(Strategy):
         self.strategy = strategy
         self.auditor = auditor
         self._sent: dict[int, list[Sent]] = {}
+        self._before: dict[int, ArrayRecord] = {}
 
     def __repr__(self) -> str:
         """Name of the wrapper and of what it wraps."""
@@ -104,6 +106,8 @@ class AuditedStrategy(Strategy):
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         with self._guard(f"what round {server_round} sends could not be captured"):
             self._sent[server_round] = snapshot(messages)
+            if "release" in self.auditor.config.views:
+                self._before[server_round] = copy_record(arrays)
         return messages
 
     def aggregate_train(
@@ -118,7 +122,8 @@ class AuditedStrategy(Strategy):
         try:
             aggregated = self.strategy.aggregate_train(server_round, replies)
             with self._guard(f"round {server_round} could not be audited"):
-                self.auditor.audit_round(server_round, captured.replies)
+                released = release(self._before.pop(server_round, None), aggregated[0])
+                self.auditor.audit_round(server_round, captured.replies, released)
         finally:
             side_channel.discard(captured.batches)
         return aggregated

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-from fl_privacy_audit.audit import ClientReply
+from fl_privacy_audit.audit import ClientReply, Release
 from fl_privacy_audit.types import Client, ImageSpec, Truth
 from fl_privacy_audit.updates import Arrays
 
@@ -38,7 +38,7 @@ class Captured:
 
 def snapshot(messages: Iterable[Message]) -> list[Sent]:
     """Remember what is sent. The bytes of an array are immutable, so only names are copied."""
-    return [Sent(m, [_copy(r) for r in m.content.array_records.values()]) for m in messages]
+    return [Sent(m, [copy_record(r) for r in m.content.array_records.values()]) for m in messages]
 
 
 def capture(sent: Sequence[Sent], replies: Sequence[Message], image: ImageSpec) -> Captured:
@@ -60,6 +60,13 @@ def capture(sent: Sequence[Sent], replies: Sequence[Message], image: ImageSpec) 
     return captured
 
 
+def release(before: ArrayRecord | None, after: ArrayRecord | None) -> Release | None:
+    """What a round made public; None where it released nothing, or nobody remembers the start."""
+    if before is None or after is None:
+        return None
+    return Release(before=_decoder(before), after=_decoder(copy_record(after)))
+
+
 def _reply(sent: Sent | None, reply: Message, image: ImageSpec, batches: list[str]) -> ClientReply:
     source = reply.metadata.src_node_id if sent is None else sent.message.metadata.dst_node_id
     if reply.has_error():
@@ -77,7 +84,7 @@ def _reply(sent: Sent | None, reply: Message, image: ImageSpec, batches: list[st
             truth = _reader(tokens, image)
     numbers = _numbers(reply.content.metric_records.values())
     examples = numbers.pop(NUM_EXAMPLES, None)
-    records = [_copy(record) for record in reply.content.array_records.values()]
+    records = [copy_record(record) for record in reply.content.array_records.values()]
     return ClientReply(
         client=Client(source, partition),
         reason=_why_not(sent, records),
@@ -107,7 +114,8 @@ def _is_float(dtype: str) -> bool:
     return not dtype or dtype.startswith(("float", "bfloat"))
 
 
-def _copy(record: ArrayRecord) -> ArrayRecord:
+def copy_record(record: ArrayRecord) -> ArrayRecord:
+    """Remember an array record: its bytes are immutable, so only names are copied."""
     return ArrayRecord(dict(record))
 
 

@@ -126,6 +126,7 @@ def audit_config(directory: Path, /, **changes: Any) -> AuditConfig:
         "directory": directory,
         "training": ONE_STEP,
         "device": "cpu",
+        "controls": False,
         "attacks": [{"name": "inverting_gradients", "settings": {"steps": 5}}],
     }
     return AuditConfig.build({**settings, **changes})
