@@ -8,7 +8,7 @@ is started again in the same directory finds a torn last line, ends it, and goes
 
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fl_privacy_audit.errors import LedgerError
+from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.records import RECORD, AuditRecord, EvaluationRecord, Record, RunRecord
 
 FILE_NAME = "ledger.jsonl"
@@ -132,3 +133,43 @@ def read_ledger(directory: str | Path) -> LedgerContents:
             + (f"; line {damaged[0][0]} is damaged ({damaged[0][1]})" if damaged else "")
         )
     return contents
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRun:
+    """The last run of a ledger; a ledger has several where an audit was started again."""
+
+    path: Path
+    run: RunRecord
+    audits: list[AuditRecord]
+    evaluations: list[EvaluationRecord]
+    notes: list[str]
+
+
+def last_run(contents: LedgerContents) -> LastRun:
+    """Pick the lines of the last run, and note what is left out."""
+    run = contents.runs[-1]
+    notes = [f"{contents.path}: line {n} is damaged ({why})" for n, why in contents.damaged]
+    if len(contents.runs) > 1:
+        notes.append(f"{contents.path} holds {len(contents.runs)} runs; the last one counts")
+    audits = [a for a in contents.audits if a.run == run.run]
+    notes += unavailable(audits)
+    return LastRun(
+        path=contents.path,
+        run=run,
+        audits=audits,
+        evaluations=[e for e in contents.evaluations if e.run == run.run],
+        notes=notes,
+    )
+
+
+def unavailable(audits: Sequence[AuditRecord]) -> list[str]:
+    """Which scores could not be had, and why, each reason once."""
+    found = (
+        f"{name} is {o.details[name]}"
+        for audit in audits
+        for o in audit.attacks
+        for name in METRICS
+        if name in o.details and name not in o.scores
+    )
+    return list(dict.fromkeys(found))

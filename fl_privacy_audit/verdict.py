@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from fl_privacy_audit.types import ControlKind, View
 
+Side = Literal["attack", "undefended"]
+SIDES: Final[tuple[Side, ...]] = ("attack", "undefended")
 Word = Literal["leaked", "withstood these attacks", "inconclusive", "not tested"]
 WORST_FIRST: Final[tuple[Word, ...]] = (
     "leaked",
@@ -27,7 +29,7 @@ WORST_FIRST: Final[tuple[Word, ...]] = (
 )
 """The verdict of a setting is the worst of its attacks', in this order."""
 
-PRIMARY: Final = ("semsim", "ssim", "psnr", "mse")
+PRIMARY: Final = ("semsim", "lpips", "ssim", "psnr", "mse")
 """Which metric judges: the first that was measured."""
 
 LEVEL: Final = 0.99
@@ -40,8 +42,19 @@ FEWEST: Final = 5
 controls come first, second and third by chance, so the attack wins five times out of five in one
 case of 243."""
 
-MARGINS: Final[Mapping[str, float]] = {"mse": 0.005, "psnr": 1.0, "ssim": 0.05}
+REACH: Final = 0.5
+"""A single record that gets this far of what its undefended copy leaks counts by itself."""
+
+MARGINS: Final[Mapping[str, float]] = {"mse": 0.005, "psnr": 1.0, "ssim": 0.05, "lpips": 0.05}
 """How much more than a null control is worth a verdict, in units of the metric."""
+DEFAULT_MARGIN: Final = 0.05
+
+NULL_WORDS: Final[Mapping[ControlKind, str]] = {
+    "noise": "noise of equal norm",
+    "other client": "another client's update",
+    "grey": "a grey picture",
+    "undefended": "the undefended copy",
+}
 
 
 class _Model(BaseModel):
@@ -64,7 +77,7 @@ class NetLeakage(_Model):
     """
 
     metric: str
-    of: Literal["attack", "undefended"]
+    of: Side
     against: ControlKind
     mean: float
     low: float | None
@@ -83,7 +96,7 @@ class RecordLeakage(_Model):
         score: The attack's, as the metric gives it: not turned.
         net: Score minus that of the record's own best null control, turned; None without one.
         undefended: The same of the positive control; None without one.
-        alone: Whether this record leaked beyond doubt by itself: see `judge`.
+        alone: Whether this record leaked beyond doubt by itself: see `fl_privacy_audit.judge.judge`.
         picture: File with original and reconstruction, relative to the run's directory, if kept.
     """
 

@@ -1,0 +1,88 @@
+"""Intervals of a mean from few independent values, by the bootstrap."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
+
+Floats = NDArray[np.float64]
+
+DRAWS = 10_000
+MOST_KEPT = 5_000_000
+"""Counts that are kept to be used again; for more values they are drawn in chunks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A mean and where it may lie.
+
+    Attributes:
+        mean: Of the values.
+        low: Lower end; minus infinity for one value.
+        high: Upper end; infinity for one value.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def draw_means(values: Floats, *, seed: int = 0) -> Floats:
+    """Means of `DRAWS` samples with replacement: the same samples for the same number of values.
+
+    Args:
+        values: ``(U,)``, or ``(U, K)`` for several quantities of the same units.
+        seed: Of the samples.
+
+    Returns:
+        ``(DRAWS,)`` or ``(DRAWS, K)``.
+    """
+    units = len(values)
+    if units * DRAWS <= MOST_KEPT:
+        return np.asarray(_counts(units, DRAWS, seed) @ values / units)
+    chunk = max(1, MOST_KEPT // units)
+    sizes = [min(chunk, DRAWS - done) for done in range(0, DRAWS, chunk)]
+    parts = [_counts(units, n, seed + i) @ values / units for i, n in enumerate(sizes)]
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=8)
+def _counts(units: int, draws: int, seed: int) -> NDArray[np.int64]:
+    """``(draws, units)``, how often each unit counts."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(units, np.full(units, 1 / units), size=draws)
+
+
+def tail(units: int, confidence: float) -> float:
+    """The share of the bootstrap's draws that each side of the interval leaves out.
+
+    The percentile interval of few values is too narrow. Hesterberg 2015 (arXiv:1411.5279), the
+    expanded percentile interval, widens it to about that of Student's:
+    ``Phi(-sqrt(n / (n - 1)) t_{1 - alpha / 2, n - 1})`` in place of ``alpha / 2``.
+
+    >>> round(tail(10, 0.95), 4), round(tail(1000, 0.95), 4)
+    (0.0086, 0.0248)
+    """
+    alpha = 1 - confidence
+    student = -float(stdtrit(units - 1, alpha / 2))
+    return float(ndtr(-np.sqrt(units / (units - 1)) * student))
+
+
+def spread(values: Floats, *, confidence: float, seed: int = 0) -> Spread:
+    """Mean of independent values with its two-sided interval.
+
+    Where the tail is thinner than one draw, the end is the outermost draw.
+
+    Args:
+        values: ``(U,)``, at least one, finite.
+        confidence: Of both sides together.
+        seed: Of the draws.
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Spread(mean=mean, low=-np.inf, high=np.inf)
+    outside = tail(len(values), confidence)
+    low, high = np.quantile(draw_means(values, seed=seed), [outside, 1 - outside])
+    return Spread(mean=mean, low=float(low), high=float(high))

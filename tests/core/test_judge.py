@@ -1,0 +1,243 @@
+"""The rules of a verdict on ledgers written by hand."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_privacy_audit.judge import judge, judge_run, views_of
+from fl_privacy_audit.records import AttackOutcome, AuditRecord, ControlOutcome, Scores
+from fl_privacy_audit.types import ControlKind
+from fl_privacy_audit.verdict import FEWEST, LEVEL, Verdict
+
+from .builders import audit_line, kept, outcome, run_line
+
+NAME = "inverting_gradients"
+
+
+def control(kind: ControlKind, **scores: float) -> ControlOutcome:
+    found = {name: Scores(each=[v], mean=v, worst=v) for name, v in scores.items()}
+    return ControlOutcome(kind=kind, status="scored", scores=found)
+
+
+def record(number: int, *, attack: float, **controls: float) -> AuditRecord:
+    """One SSIM each; control kinds are written with underscores."""
+    made = [control(kind.replace("_", " "), ssim=v) for kind, v in controls.items()]  # type: ignore[arg-type]
+    return audit_line(
+        outcome({"ssim": attack}, controls=made), round=number, digest=f"batch {number}"
+    )
+
+
+def spread_around(centre: float, count: int, seed: int = 0) -> list[float]:
+    return [float(v) for v in centre + 0.01 * np.random.default_rng(seed).standard_normal(count)]
+
+
+def judged(
+    attack: Sequence[float],
+    *,
+    undefended: float | None = 0.9,
+    noise: float = 0.02,
+    other: float = 0.02,
+    grey: float = 0.1,
+    attacks: int = 1,
+) -> Verdict:
+    nulls = {"noise": noise, "other_client": other, "grey": grey}
+    extra = {} if undefended is None else {"undefended": undefended}
+    records = [record(i, attack=v, **nulls, **extra) for i, v in enumerate(attack, start=1)]
+    return judge("a", "server", NAME, records, attacks=attacks)
+
+
+def test_clearly_more_than_every_null_is_leaked() -> None:
+    verdict = judged(spread_around(0.8, 8), undefended=None)
+    assert verdict.word == "leaked"
+    assert verdict.net is not None
+    assert (verdict.metric, verdict.net.against) == ("ssim", "grey")
+    assert verdict.net.mean == pytest.approx(0.7, abs=0.02)
+    assert verdict.net.low is not None and verdict.net.low > 0.6
+    assert verdict.reason.startswith("clearly more than every null control: net ssim +0.7")
+    assert verdict.reason.endswith("against a grey picture; 8 batches")
+    assert (verdict.records, verdict.batches, verdict.undefended) == (8, 8, None)
+    assert {n.against for n in verdict.nets} == {"noise", "other client", "grey"}
+
+
+def test_one_null_that_scores_as_well_is_enough_to_doubt() -> None:
+    for null in ("noise", "other", "grey"):
+        verdict = judged(spread_around(0.8, 8), **{null: 0.8})  # type: ignore[arg-type]
+        assert verdict.word == "withstood these attacks", null
+        assert judged(spread_around(0.8, 8), undefended=0.85, **{null: 0.8}).word == (  # type: ignore[arg-type]
+            "inconclusive"
+        )
+
+
+def test_no_more_than_a_null_is_withstood_only_if_the_attack_works_without_defence() -> None:
+    low = spread_around(0.02, 8)
+    assert judged(low).word == "withstood these attacks"
+    assert judged(low).reason.startswith("no more than a null control: net ssim -0.08")
+    weak = judged(low, undefended=0.05)
+    assert weak.word == "inconclusive"
+    assert weak.reason.startswith("the attack is too weak here, it fails without defence; undef")
+    absent = judged(low, undefended=None)
+    assert absent.word == "inconclusive"
+    assert absent.reason.startswith("not clearly leaked, and no positive control: net ssim")
+
+
+def test_too_few_batches_are_said() -> None:
+    verdict = judged([0.9] * (FEWEST - 1))
+    assert verdict.word == "inconclusive"
+    assert verdict.reason == "too few: 4 batches attacked and scored, at least 5 are needed"
+    assert judged([0.9] * FEWEST).word == "leaked"
+    assert judged([0.9]).net is not None and judged([0.9]).net.low is None  # type: ignore[union-attr]
+
+
+def test_records_of_one_batch_count_once() -> None:
+    same = [record(1, attack=0.9, noise=0.0, grey=0.1) for _ in range(12)]
+    verdict = judge("a", "server", NAME, same)
+    assert (verdict.records, verdict.batches, verdict.word) == (12, 1, "inconclusive")
+    nameless = [r.model_copy(update={"truth_digest": None, "round": i}) for i, r in enumerate(same)]
+    assert judge("a", "server", NAME, nameless).batches == 12
+
+
+def test_without_a_null_attack_nothing_is_said() -> None:
+    records = [record(i, attack=0.9, grey=0.1) for i in range(8)]
+    reason = "no null control was attacked, so nobody knows what chance gives"
+    found = judge("a", "server", NAME, records)
+    assert (found.word, found.reason) == ("inconclusive", reason)
+    bare = judge("a", "server", NAME, [record(i, attack=0.9) for i in range(8)])
+    assert (bare.word, bare.reason) == ("inconclusive", reason)
+
+
+def test_a_single_record_that_leaks_is_a_leak() -> None:
+    verdict = judged([*spread_around(0.02, 19), 0.85])
+    assert verdict.word == "leaked"
+    assert verdict.reason.startswith("1 of 20 records leaked beyond doubt; on average net ssim")
+    assert verdict.leaked_alone == 1
+    assert verdict.worst is not None
+    assert (verdict.worst.round, verdict.worst.score, verdict.worst.alone) == (20, 0.85, True)
+    assert verdict.worst.net == pytest.approx(0.75)
+    assert verdict.worst.undefended == pytest.approx(0.8)
+
+
+def test_a_record_that_comes_half_the_way_forbids_withstood() -> None:
+    records = [record(i, attack=0.02, noise=0.02, grey=0.1, undefended=0.9) for i in range(19)]
+    records.append(record(19, attack=0.55, noise=0.02, grey=0.1, undefended=0.9))
+    # Another record's null scores even better by luck, so this one is not beyond doubt.
+    records.append(record(20, attack=0.02, noise=0.6, grey=0.1, undefended=0.9))
+    verdict = judge("a", "server", NAME, records)
+    assert verdict.word == "inconclusive"
+    assert verdict.reason.startswith("1 of 21 records came half as far as without defence; on aver")
+
+
+def test_between_is_said() -> None:
+    verdict = judged([0.05, 0.3, 0.12, 0.28, 0.2, 0.1])
+    assert verdict.word == "inconclusive"
+    assert verdict.reason.startswith("neither clearly more than the null controls nor not: net")
+
+
+def test_lower_is_more_for_an_error() -> None:
+    records = []
+    for number in range(8):
+        made = [control("noise", mse=0.1), control("grey", mse=0.05), control("undefended", mse=0)]
+        line = outcome({"mse": 0.001}, controls=made)
+        records.append(audit_line(line, round=number, digest=str(number)))
+    verdict = judge("a", "server", NAME, records)
+    assert (verdict.word, verdict.metric) == ("leaked", "mse")
+    assert verdict.net is not None and verdict.net.mean == pytest.approx(0.049)
+
+
+def test_another_metric_that_says_leaked_forbids_withstood() -> None:
+    def line(number: int) -> AuditRecord:
+        controls = [
+            control("noise", ssim=0.1, psnr=8.0),
+            control("undefended", ssim=0.9, psnr=40.0),
+        ]
+        scores = outcome({"ssim": 0.1, "psnr": 25.0}, controls=controls)
+        return audit_line(scores, round=number, digest=str(number))
+
+    verdict = judge("a", "server", NAME, [line(i) for i in range(8)])
+    assert verdict.word == "inconclusive"
+    assert verdict.reason == "the metrics disagree: psnr says leaked, ssim does not"
+    assert verdict.agreement == {"psnr": "leaked", "ssim": "inconclusive"}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "word", "reason"),
+    [
+        ([], "not tested", "no record of this view"),
+        ([("not tested", "not due")] * 2, "not tested", "not due"),
+        (
+            [("failed", "it broke"), ("not tested", "not due")],
+            "inconclusive",
+            "the attack failed on every record: it broke",
+        ),
+        (
+            [("not scored", "no true batch")],
+            "inconclusive",
+            "attacked, but nothing to compare with: no true batch",
+        ),
+    ],
+)
+def test_without_scores(outcomes: list[tuple[Any, str]], word: str, reason: str) -> None:
+    records = [audit_line(outcome(status=s, reason=r)) for s, r in outcomes]
+    verdict = judge("a", "server", NAME, records)
+    assert (verdict.word, verdict.reason, verdict.net) == (word, reason, None)
+
+
+def test_more_attacks_share_the_confidence() -> None:
+    values = spread_around(0.8, 8)
+    one, three = judged(values), judged(values, attacks=3)
+    assert one.confidence == LEVEL
+    assert three.confidence == pytest.approx(1 - (1 - LEVEL) / 3)
+    assert one.net is not None and three.net is not None
+    assert three.net.low is not None and one.net.low is not None
+    assert three.net.low <= one.net.low
+
+
+def attacked(attack: str, score: float, number: int) -> AttackOutcome:
+    controls = [control(k, ssim=v) for k, v in (("noise", 0.02), ("undefended", 0.9))]  # type: ignore[arg-type]
+    return outcome({"ssim": score}, attack=attack, controls=controls, seed=number)
+
+
+def test_the_worst_attack_decides_and_views_stay_apart(tmp_path: Any) -> None:
+    run = run_line(attacks=["dlg", "idlg"], views=["server", "release"], controls=True)
+    lines = [
+        audit_line(
+            attacked("dlg", 0.02, i),
+            attacked("idlg", 0.8, i),
+            round=i,
+            digest=f"{i}",
+            view="server",
+        )
+        for i in range(6)
+    ]
+    lines += [
+        audit_line(
+            attacked("dlg", 0.02, i),
+            attacked("idlg", 0.02, i),
+            round=i,
+            digest=f"{i}",
+            view="release",
+        )
+        for i in range(6)
+    ]
+    server, release = judge_run(kept(tmp_path, [run, *lines]))
+    assert (server.view, server.word, server.attack) == ("server", "leaked", "idlg")
+    assert [a.word for a in server.attacks] == ["withstood these attacks", "leaked"]
+    assert server.worst is not None and server.worst.attack == "idlg"
+    assert (release.view, release.word) == ("release", "withstood these attacks")
+
+
+def test_old_ledgers_are_judged_too(tmp_path: Any) -> None:
+    run = run_line()
+    old = {k: v for k, v in run.config.items() if k not in ("views", "controls", "claim")}
+    found = kept(
+        tmp_path,
+        [
+            run.model_copy(update={"config": old, "schema_version": 1}),
+            audit_line(outcome({"ssim": 1})),
+        ],
+    )
+    assert views_of(found) == ["server"]
+    (verdict,) = judge_run(found)
+    assert verdict.word == "inconclusive"
+    assert verdict.reason.startswith("no null control was attacked")
