@@ -199,12 +199,15 @@ class Observed:
             taken to have been in all rounds, and clients are not counted.
         parameters: Numbers in an update, to tell local noise from a long update.
         weights: Round -> client -> its weight in the mean (``num-examples``), all clients of it.
+        participation: Client -> how many rounds it returned an update in, where that is known
+            better than from `update_norms`.
     """
 
     update_norms: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     complete: bool = False
     parameters: int | None = None
     weights: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    participation: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for number, norms in self.update_norms.items():

@@ -77,9 +77,11 @@ def client_epsilons(claim: DpClaim, seen: Observed) -> tuple[ClientEpsilon, ...]
     all_rounds = seen_rounds if seen.complete and seen_rounds else max(claim.rounds, seen_rounds)
     names = {name for norms in seen.update_norms.values() for name in norms}
     lines = []
-    for name in sorted(names | set(claim.reported_epsilon)) or [ANY_CLIENT]:
+    names |= set(claim.reported_epsilon) | set(seen.participation)
+    for name in sorted(names) or [ANY_CLIENT]:
         joined = sum(name in norms for norms in seen.update_norms.values())
         rounds = joined if seen.complete and joined else all_rounds
+        rounds = seen.participation.get(name, rounds)
         lines.append(_client(claim, name, multiplier, rounds, all_rounds))
     return tuple(lines)
 
