@@ -1,0 +1,156 @@
+"""The ledger as a tidy table for other tools: one row a record, attack and metric.
+
+Controls are rows too: ``control`` is empty for the attack itself. An attack without a score has one
+row, with an empty metric, so that nothing that was tried is lost.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from fl_privacy_audit.errors import AuditError, ConfigError
+from fl_privacy_audit.ledger import read_ledger
+from fl_privacy_audit.records import (
+    AttackOutcome,
+    AuditRecord,
+    ControlOutcome,
+    RunRecord,
+    Scores,
+)
+
+COLUMNS = {
+    "setting": "string",
+    "run": "string",
+    "time": "string",
+    "round": "Int64",
+    "view": "string",
+    "client": "string",
+    "partition": "Int64",
+    "node_id": "string",
+    "client_status": "string",
+    "attack": "string",
+    "control": "string",
+    "status": "string",
+    "reason": "string",
+    "metric": "string",
+    "mean": "Float64",
+    "worst": "Float64",
+    "images": "Int64",
+    "labels_right": "Float64",
+    "objective": "Float64",
+    "steps": "Int64",
+    "seconds": "Float64",
+    "seed": "Int64",
+    "stopped": "string",
+    "update_norm": "Float64",
+    "num_examples": "Int64",
+    "epsilon": "Float64",
+    "truth_digest": "string",
+}
+"""Column -> pandas dtype. ``node_id`` is text: Flower's are unsigned 64-bit numbers."""
+
+Row = dict[str, Any]
+
+
+def records_frame(*directories: str | Path) -> pd.DataFrame:
+    """Every audited record of one or more ledgers, all their runs, in the order written.
+
+    Returns:
+        The columns of `COLUMNS`; ``mean`` and ``worst`` are in units of the metric, over the
+        images of a record.
+
+    Raises:
+        LedgerError: A ledger cannot be read.
+    """
+    rows: list[Row] = []
+    for directory in directories:
+        contents = read_ledger(directory)
+        runs = {run.run: run for run in contents.runs}
+        for record in contents.audits:
+            rows += _rows(runs.get(record.run), record)
+    columns = {
+        name: pd.array([row.get(name) for row in rows], dtype=kind)  # type: ignore[call-overload]
+        for name, kind in COLUMNS.items()
+    }
+    return pd.DataFrame(columns)
+
+
+def export(directories: list[Path], to: Path) -> int:
+    """Write the table; the ending says how: ``.parquet`` or ``.csv``.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        ConfigError: Another ending.
+        LedgerError: A ledger cannot be read.
+        AuditError: The file cannot be written.
+    """
+    if to.suffix not in (".parquet", ".csv"):
+        raise ConfigError(f"the table is written as .parquet or .csv, but got {to.name!r}")
+    frame = records_frame(*directories)
+    try:
+        if to.suffix == ".parquet":
+            frame.to_parquet(to, index=False)
+        else:
+            frame.to_csv(to, index=False)
+    except OSError as error:
+        raise AuditError(f"the table cannot be written to {to}: {error.strerror}") from error
+    return len(frame)
+
+
+def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
+    base: Row = {
+        "setting": None if run is None else run.setting,
+        "run": record.run,
+        "time": record.time,
+        "round": record.round,
+        "view": record.view,
+        "client": record.client,
+        "partition": record.partition,
+        "node_id": str(record.node_id),
+        "client_status": record.client_status,
+        "update_norm": record.update_norm,
+        "num_examples": record.num_examples,
+        "epsilon": record.reported.get("epsilon"),
+        "truth_digest": record.truth_digest,
+    }
+    for outcome in record.attacks:
+        base = {**base, "attack": outcome.attack}
+        own = {"labels_right": outcome.labels_right}
+        yield from _scores({**base, **own, **_common(outcome)}, outcome.scores)
+        for control in outcome.controls:
+            kind = {"control": control.kind}
+            yield from _scores({**base, **kind, **_common(control)}, control.scores)
+
+
+def _common(outcome: AttackOutcome | ControlOutcome) -> Row:
+    names = ("status", "reason", "objective", "steps", "seconds", "seed", "stopped")
+    return {name: getattr(outcome, name) for name in names}
+
+
+def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
+    if not scores:
+        yield row
+    for metric, found in scores.items():
+        yield {
+            **row,
+            "metric": metric,
+            "mean": found.mean,
+            "worst": found.worst,
+            "images": len(found.each),
+        }
+
+
+@click.command("export", short_help="Write records as a Parquet or CSV table.")
+@click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."
+)
+def export_command(directories: tuple[Path, ...], to: Path) -> None:
+    """Write the records of audits as one table: a row for each record, attack and metric."""
+    count = export(list(directories), to)
+    click.echo(f"{to}: {count} rows")
