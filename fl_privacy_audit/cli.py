@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,16 +12,23 @@ from rich.table import Table
 
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks
 from fl_privacy_audit.compare import compare, last_run
+from fl_privacy_audit.dp_check import check_run
 from fl_privacy_audit.errors import AuditError
+from fl_privacy_audit.judge import judge_run
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.report import (
     LOWER_BOUND,
     comparison_markdown,
     comparison_table,
+    dp_lines,
     rounds_table,
+    verdict_lines,
 )
+from fl_privacy_audit.verdict import SettingVerdict
 
 console = Console()
+VERDICT_FAILED = 3
+"""Exit code where a verdict is one that ``--fail-on`` names."""
 
 
 class _Lazy(click.Group):
@@ -28,6 +36,7 @@ class _Lazy(click.Group):
 
     later: ClassVar[dict[str, tuple[str, str]]] = {
         "annotate": ("fl_privacy_audit.annotate.command", "annotate_command"),
+        "export": ("fl_privacy_audit.export", "export_command"),
         "metrics": ("fl_privacy_audit.metrics.command", "metrics_command"),
         "semsim": ("fl_privacy_audit.semsim.command", "semsim_group"),
         "study": ("fl_privacy_audit.study.command", "study_command"),
@@ -69,16 +78,37 @@ def demo(out: Path, dataset: str, data_root: str, seed: int) -> None:
     run_demo(out.absolute(), dataset=dataset, data_root=data_root, seed=seed, console=console)
 
 
+fail_on = click.option(
+    "--fail-on",
+    type=click.Choice(["leaked", "inconclusive", "not tested"]),
+    multiple=True,
+    help=f"End with exit code {VERDICT_FAILED} if a setting has this verdict; may be repeated.",
+)
+
+
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-def show(directory: Path) -> None:
-    """Print the rounds of one audit as a table."""
+@fail_on
+def show(directory: Path, fail_on: tuple[str, ...]) -> None:
+    """Print the rounds of one audit as a table, and its verdict."""
     contents = read_ledger(directory)
     run = last_run(contents)
     console.print(rounds_table(run))
+    verdicts = judge_run(run)
+    check = check_run(run)
+    lines = verdict_lines(verdicts) + dp_lines({run.run.setting: check} if check else {})
+    for line in lines:
+        console.print(line, markup=False)
     for note in run.notes:
         console.print(f"Note: {note}", markup=False)
     console.print(LOWER_BOUND)
+    _fail(verdicts, fail_on)
+
+
+def _fail(verdicts: Sequence[SettingVerdict], words: tuple[str, ...]) -> None:
+    """End with an exit code of its own if a verdict is one of these words."""
+    if any(verdict.word in words for verdict in verdicts):
+        sys.exit(VERDICT_FAILED)
 
 
 @cli.command(name="compare")
@@ -90,7 +120,8 @@ def show(directory: Path) -> None:
     default="table",
     show_default=True,
 )
-def compare_command(directories: tuple[Path, ...], form: str) -> None:
+@fail_on
+def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str, ...]) -> None:
     """Print several audits side by side; refuse those that are not comparable."""
     comparison = compare(directories)
     if form == "json":
@@ -99,8 +130,10 @@ def compare_command(directories: tuple[Path, ...], form: str) -> None:
         click.echo(comparison_markdown(comparison))
     else:
         console.print(comparison_table(comparison))
-        for note in [*comparison.notes, LOWER_BOUND]:
+        lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
+        for note in [*lines, *comparison.notes, LOWER_BOUND]:
             console.print(note, markup=False)
+    _fail(comparison.verdicts, fail_on)
 
 
 @cli.command()

@@ -1,16 +1,21 @@
 """Settings side by side: leakage beside accuracy beside epsilon, or a refusal that says why."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from fl_privacy_audit.dp_check import DpCheck, check_run
 from fl_privacy_audit.errors import NotComparableError
-from fl_privacy_audit.ledger import LedgerContents, read_ledger
+from fl_privacy_audit.judge import judge_run, views_of
+from fl_privacy_audit.ledger import LastRun, last_run, read_ledger
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import AttackOutcome, AuditRecord, EvaluationRecord, RunRecord
+from fl_privacy_audit.records import AttackOutcome
+from fl_privacy_audit.types import View
+from fl_privacy_audit.verdict import NetLeakage, SettingVerdict, Word
+
+__all__ = ["FREE_KEYS", "Comparison", "LastRun", "MetricSummary", "Row", "compare", "last_run"]
 
 FREE_KEYS = {
     "directory",
@@ -22,6 +27,9 @@ FREE_KEYS = {
     "threads",
     "training.max_grad_norm",
     "training.noise_multiplier",
+    "views",
+    "controls",
+    "claim",
 }
 """Audit settings in which comparable runs may differ."""
 
@@ -56,6 +64,10 @@ class Row(BaseModel):
         not_scored: Of those, records without truth.
         failed: Records on which the attack failed.
         not_tested: Records it was not run on.
+        view: What the attacker saw.
+        verdict: The word of `fl_privacy_audit.verdict` for this row; None in tables made by hand.
+        reason: Why.
+        net: Net leakage against the null control that leaves least; None without controls.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -69,6 +81,10 @@ class Row(BaseModel):
     not_scored: int
     failed: int
     not_tested: int
+    view: View = "server"
+    verdict: Word | None = None
+    reason: str | None = None
+    net: NetLeakage | None = None
 
 
 class Comparison(BaseModel):
@@ -78,54 +94,18 @@ class Comparison(BaseModel):
         rows: In the order of the directories.
         notes: What a reader has to know.
         runs: Run id of each directory.
+        verdicts: One for each setting and view: the worst of its rows.
+        dp: Setting -> what became of its DP claim, for settings that have something to check.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
-    schema_version: int = 1
+    schema_version: int = 2
     rows: list[Row]
     notes: list[str]
     runs: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LastRun:
-    """The last run of a ledger; a ledger has several where an audit was started again."""
-
-    path: Path
-    run: RunRecord
-    audits: list[AuditRecord]
-    evaluations: list[EvaluationRecord]
-    notes: list[str]
-
-
-def last_run(contents: LedgerContents) -> LastRun:
-    """Pick the lines of the last run, and note what is left out."""
-    run = contents.runs[-1]
-    notes = [f"{contents.path}: line {n} is damaged ({why})" for n, why in contents.damaged]
-    if len(contents.runs) > 1:
-        notes.append(f"{contents.path} holds {len(contents.runs)} runs; the last one counts")
-    audits = [a for a in contents.audits if a.run == run.run]
-    notes += unavailable(audits)
-    return LastRun(
-        path=contents.path,
-        run=run,
-        audits=audits,
-        evaluations=[e for e in contents.evaluations if e.run == run.run],
-        notes=notes,
-    )
-
-
-def unavailable(audits: Sequence[AuditRecord]) -> list[str]:
-    """Which scores could not be had, and why, each reason once."""
-    found = (
-        f"{name} is {o.details[name]}"
-        for audit in audits
-        for o in audit.attacks
-        for name in METRICS
-        if name in o.details and name not in o.scores
-    )
-    return list(dict.fromkeys(found))
+    verdicts: list[SettingVerdict] = []
+    dp: dict[str, DpCheck] = {}
 
 
 def compare(directories: Sequence[str | Path]) -> Comparison:
@@ -146,10 +126,19 @@ def compare(directories: Sequence[str | Path]) -> Comparison:
         )
     if len(runs) > 1 and not all(_digests(run) for run in runs):
         notes.append("a run has no published truth, so nobody can tell if the images are the same")
-    rows = [row for run in runs for row in _rows(run)]
-    if len({max(s.count for s in row.scores.values()) for row in rows if row.scores}) > 1:
+    verdicts = [judge_run(run) for run in runs]
+    rows = [row for run, found in zip(runs, verdicts, strict=True) for row in _rows(run, found)]
+    counts = {(r.view, max(s.count for s in r.scores.values())) for r in rows if r.scores}
+    if len(counts) > len({view for view, _ in counts}):
         notes.append("settings have different numbers of scored records; compare counts first")
-    return Comparison(rows=rows, notes=notes, runs={str(r.path.parent): r.run.run for r in runs})
+    checks = {run.run.setting: check_run(run) for run in runs}
+    return Comparison(
+        rows=rows,
+        notes=notes,
+        runs={str(r.path.parent): r.run.run for r in runs},
+        verdicts=[verdict for found in verdicts for verdict in found],
+        dp={setting: check for setting, check in checks.items() if check is not None},
+    )
 
 
 def _differences(first: LastRun, other: LastRun) -> list[str]:
@@ -164,7 +153,8 @@ def _differences(first: LastRun, other: LastRun) -> list[str]:
         )
     for key, here, there in _flat_differences(first.run.config, other.run.config):
         found.append(f"{names} differ in the audit setting `{key}`: {here!r} and {there!r}")
-    where, elsewhere = _attacked(first), _attacked(other)
+    views = {*views_of(first)} & {*views_of(other)}
+    where, elsewhere = _attacked(first, views), _attacked(other, views)
     if where != elsewhere:
         odd = sorted(where ^ elsewhere)
         found.append(
@@ -197,34 +187,49 @@ def _flat_differences(
     return found
 
 
-def _attacked(run: LastRun) -> set[tuple[int, str]]:
-    return {(a.round, a.client) for a in run.audits if a.reason is None}
+def _attacked(run: LastRun, views: Collection[View]) -> set[tuple[int, str]]:
+    """Rounds and clients; the release goes by a name of its own."""
+    return {(a.round, a.client) for a in run.audits if a.reason is None and a.view in views}
 
 
 def _digests(run: LastRun) -> dict[tuple[int, str], str]:
     return {(a.round, a.client): a.truth_digest for a in run.audits if a.truth_digest}
 
 
-def _rows(run: LastRun) -> list[Row]:
+def accuracy_of(run: LastRun) -> float | None:
+    """After the last round that was evaluated, by the server if it evaluates, else by clients."""
     measured = [e for e in run.evaluations if "accuracy" in e.metrics]
     by_server = [e for e in measured if e.source == "server"]
     accuracies = [e.metrics["accuracy"] for e in by_server or measured]
-    epsilons = [a.reported["epsilon"] for a in run.audits if "epsilon" in a.reported]
+    return accuracies[-1] if accuracies else None
+
+
+def epsilon_of(run: LastRun) -> float | None:
+    """The largest that a client reported."""
+    return max((a.reported["epsilon"] for a in run.audits if "epsilon" in a.reported), default=None)
+
+
+def _rows(run: LastRun, verdicts: Sequence[SettingVerdict]) -> list[Row]:
     rows = []
-    for attack in dict.fromkeys(c["name"] for c in run.run.config["attacks"]):
-        outcomes = [o for a in run.audits for o in a.attacks if o.attack == attack]
+    for verdict in (one for setting in verdicts for one in setting.attacks):
+        records = [a for a in run.audits if a.view == verdict.view]
+        outcomes = [o for a in records for o in a.attacks if o.attack == verdict.attack]
         status = [o.status for o in outcomes]
         rows.append(
             Row(
                 setting=run.run.setting,
-                attack=attack,
-                accuracy=accuracies[-1] if accuracies else None,
-                epsilon=max(epsilons) if epsilons else None,
+                attack=verdict.attack,
+                accuracy=accuracy_of(run),
+                epsilon=epsilon_of(run),
                 scores=_summaries(outcomes),
                 attacked=status.count("scored") + status.count("not scored"),
                 not_scored=status.count("not scored"),
                 failed=status.count("failed"),
                 not_tested=status.count("not tested"),
+                view=verdict.view,
+                verdict=verdict.word,
+                reason=verdict.reason,
+                net=verdict.net,
             )
         )
     return rows

@@ -16,13 +16,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_privacy_audit.compare import Comparison, LastRun
+from fl_privacy_audit.dp_check import DpCheck
 from fl_privacy_audit.metrics import METRICS, format_range
 from fl_privacy_audit.records import AttackOutcome, AuditRecord
+from fl_privacy_audit.verdict import NetLeakage, SettingVerdict
 
 NOTHING = "-"
 LOWER_BOUND = (
     "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
     "attacks it did not try."
+)
+NET = (
+    "Net leakage: the score minus that of the null control that scores best, turned such that more "
+    "leakage is higher, with its interval over batches of images."
 )
 LEAKS = {"high": "higher leaks more", "low": "lower leaks more"}
 
@@ -95,7 +101,11 @@ def _outcome_cells(outcome: AttackOutcome, metrics: Sequence[str]) -> list[str]:
 def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the comparison, as text; a score is its mean, then the worst record."""
     several = len({row.attack for row in comparison.rows}) > 1
-    heads = ["setting", *(["attack"] if several else []), "accuracy", "epsilon"]
+    views = len({row.view for row in comparison.rows}) > 1
+    judged = any(row.verdict is not None for row in comparison.rows)
+    heads = ["setting", *(["view"] if views else []), *(["attack"] if several else [])]
+    heads += ["verdict", "net leakage"] if judged else []
+    heads += ["accuracy", "epsilon"]
     metrics = _shown([row.scores for row in comparison.rows])
     for name in metrics:
         unit = METRICS[name].unit
@@ -103,7 +113,8 @@ def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     heads += ["records"]
     rows = []
     for row in comparison.rows:
-        cells = [row.setting, *([row.attack] if several else [])]
+        cells = [row.setting, *([row.view] if views else []), *([row.attack] if several else [])]
+        cells += [row.verdict or NOTHING, format_net(row.net)] if judged else []
         cells.append(NOTHING if row.accuracy is None else f"{row.accuracy:.1%}")
         cells.append("none" if row.epsilon is None else format_epsilon(row.epsilon))
         for name in metrics:
@@ -153,6 +164,9 @@ def comparison_markdown(comparison: Comparison) -> str:
         f"Attack: {', '.join(dict.fromkeys(row.attack for row in comparison.rows))}.",
         f"Scores: the mean over records, then the worst record. {directions}.",
         "Records: how many attacked updates were scored.",
+        *([NET] if any(row.net for row in comparison.rows) else []),
+        *(line.strip() for line in verdict_lines(comparison.verdicts)),
+        *dp_lines(comparison.dp),
         *comparison.notes,
     ]
     return "\n".join(["# Leakage by setting", "", *lines, "", *(f"- {note}" for note in notes), ""])
@@ -163,6 +177,49 @@ def format_score(name: str, value: float) -> str:
     if name == "psnr":
         return f"{value:.1f}"
     return f"{value:.2f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"
+
+
+def format_net(net: NetLeakage | None) -> str:
+    """Net leakage with its interval and the metric that judged."""
+    if net is None:
+        return NOTHING
+    figure = f"{net.metric} {format_score(net.metric, net.mean)}"
+    if net.low is None or net.high is None:
+        return figure
+    low, high = (format_score(net.metric, end) for end in (net.low, net.high))
+    return f"{figure} ({low} to {high})"
+
+
+def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
+    """Each verdict with its reason, its worst record and the metrics that say otherwise."""
+    lines = []
+    for setting in verdicts:
+        lines.append(f"{setting.setting}, {setting.view} view: {setting.word}: {setting.reason}")
+        if setting.worst is not None:
+            worst = setting.worst
+            lines[-1] += f"; worst: round {worst.round}, {worst.client}"
+        for one in setting.attacks:
+            others = [m for m, word in one.agreement.items() if word != one.word]
+            if others:
+                said = ", ".join(f"{m}: {one.agreement[m]}" for m in others)
+                lines.append(f"  {one.attack}: judged by {one.metric}; {said}")
+    return lines
+
+
+def dp_lines(checks: Mapping[str, DpCheck]) -> list[str]:
+    """What is wrong with DP claims, and the epsilon in effect."""
+    lines = []
+    for setting, check in checks.items():
+        if check.clients:
+            most = max(check.clients, key=lambda c: c.cumulative.pld)
+            lines.append(
+                f"{setting}: epsilon in effect {format_epsilon(most.cumulative.pld)} for "
+                f"{most.client} after {most.rounds} rounds (PLD, add-or-remove, delta "
+                f"{check.delta:g}); RDP {format_epsilon(most.cumulative.rdp)}"
+            )
+        lines += [f"{setting}: DP {flag.severity}: {flag.message}" for flag in check.flags]
+        lines += [f"{setting}: {text}" for text in check.unchecked if not check.clients]
+    return lines
 
 
 def format_epsilon(value: float) -> str:

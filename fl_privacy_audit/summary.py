@@ -4,15 +4,29 @@
 and of its controls, DP claims, notes and versions. Nothing that reads it has to open a ledger.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fl_privacy_audit.compare import Comparison
-from fl_privacy_audit.dp_check import DpCheck
-from fl_privacy_audit.records import ThreatModel
+from fl_privacy_audit.compare import Comparison, accuracy_of, compare, epsilon_of
+from fl_privacy_audit.dp_check import DpCheck, reported_epsilons
+from fl_privacy_audit.judge import views_of
+from fl_privacy_audit.ledger import LastRun, last_run, now, read_ledger
+from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.records import (
+    NULLS,
+    AttackOutcome,
+    AttackStatus,
+    AuditRecord,
+    ThreatModel,
+)
+from fl_privacy_audit.report import LOWER_BOUND
 from fl_privacy_audit.types import ControlKind, View
-from fl_privacy_audit.verdict import SettingVerdict
+from fl_privacy_audit.verdict import DEFAULT_MARGIN, MARGINS, SettingVerdict
 
 
 class _Model(BaseModel):
@@ -210,3 +224,150 @@ class AuditSummary(_Model):
             if setting.setting == name:
                 return setting
         raise KeyError(name)
+
+
+def summarise(directories: Sequence[str | Path]) -> AuditSummary:
+    """Read the last run of each directory, judge it, and gather all that a report shows.
+
+    Raises:
+        LedgerError: A ledger cannot be read.
+        NotComparableError: The runs differ in more than the defence.
+    """
+    comparison = compare(directories)
+    runs = [last_run(read_ledger(directory)) for directory in directories]
+    settings = [_setting(run, comparison) for run in runs]
+    judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
+    measured = {name for s in settings for r in s.records for name in r.scores}
+    return AuditSummary(
+        made=now(),
+        comparison=comparison,
+        settings=settings,
+        metrics=[
+            MetricInfo(
+                name=name,
+                leaks_when=metric.leaks_when,
+                lowest=metric.lowest,
+                highest=metric.highest,
+                unit=metric.unit,
+                margin=MARGINS.get(name, DEFAULT_MARGIN),
+            )
+            for name, metric in METRICS.items()
+            if name in measured
+        ],
+        primary=judged[0] if judged else None,
+        lower_bound=LOWER_BOUND,
+    )
+
+
+def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
+    records = [_scores(run, r, o) for r in run.audits for o in r.attacks if o.status == "scored"]
+    times = [run.run.time, *(r.time for r in run.audits), *(e.time for e in run.evaluations)]
+    models = [r.threat_model for r in run.audits if r.reason is None and r.threat_model]
+    return SettingSummary(
+        setting=run.run.setting,
+        directory=str(run.path.parent.absolute()),
+        run=run.run.run,
+        started=run.run.time,
+        ended=max(times),
+        config=run.run.config,
+        model=run.run.model,
+        versions=run.run.versions,
+        verdicts=[v for v in comparison.verdicts if v.setting == run.run.setting],
+        accuracy=accuracy_of(run),
+        epsilon=epsilon_of(run),
+        quality=[
+            Quality(round=e.round, source=e.source, metrics=e.metrics) for e in run.evaluations
+        ],
+        reported_epsilon=reported_epsilons(run),
+        records=records,
+        series=_series(records),
+        attacks=_tried(run),
+        threat_models=[m for i, m in enumerate(models) if m not in models[:i]],
+        dp=comparison.dp.get(run.run.setting),
+        notes=run.notes,
+    )
+
+
+def _scores(run: LastRun, record: AuditRecord, outcome: AttackOutcome) -> RecordScores:
+    picture = outcome.picture
+    return RecordScores(
+        round=record.round,
+        client=record.client,
+        view=record.view,
+        attack=outcome.attack,
+        scores={name: s.mean for name, s in outcome.scores.items()},
+        each={name: s.each for name, s in outcome.scores.items()},
+        controls={
+            control.kind: {name: s.mean for name, s in control.scores.items()}
+            for control in outcome.controls
+            if control.status == "scored"
+        },
+        labels_right=outcome.labels_right,
+        seconds=outcome.seconds,
+        picture=None if picture is None else str((run.path.parent / picture).absolute()),
+    )
+
+
+def _series(records: Sequence[RecordScores]) -> list[RoundPoint]:
+    """Every metric in every round, by view and attack."""
+    groups: dict[tuple[int, View, str], list[RecordScores]] = {}
+    for record in records:
+        groups.setdefault((record.round, record.view, record.attack), []).append(record)
+    points = []
+    for (number, view, attack), group in sorted(groups.items()):
+        for name, metric in METRICS.items():
+            there = [r for r in group if name in r.scores]
+            if not there:
+                continue
+            nulls = [m for kind in NULLS if (m := _mean(there, kind, name)) is not None]
+            points.append(
+                RoundPoint(
+                    round=number,
+                    view=view,
+                    attack=attack,
+                    metric=name,
+                    mean=fmean(r.scores[name] for r in there),
+                    worst=metric.worst([value for r in there for value in r.each[name]]),
+                    null=metric.worst(nulls) if nulls else None,
+                    undefended=_mean(there, "undefended", name),
+                    records=len(there),
+                )
+            )
+    return points
+
+
+def _mean(records: Sequence[RecordScores], kind: ControlKind, metric: str) -> float | None:
+    values = [r.controls[kind][metric] for r in records if metric in r.controls.get(kind, {})]
+    return fmean(values) if values else None
+
+
+def _tried(run: LastRun) -> list[AttackTried]:
+    tried = []
+    for view in views_of(run):
+        for attack in run.run.config["attacks"]:
+            found = [
+                o
+                for record in run.audits
+                if record.view == view
+                for o in record.attacks
+                if o.attack == attack["name"]
+            ]
+            by_status = Counter(o.status for o in found)
+            tried.append(
+                AttackTried(
+                    attack=attack["name"],
+                    view=view,
+                    settings=attack["settings"],
+                    scored=by_status["scored"],
+                    not_scored=by_status["not scored"],
+                    failed=_reasons(found, "failed"),
+                    not_tested=_reasons(found, "not tested"),
+                    seconds=sum(o.seconds for o in found),
+                    steps=sum(o.steps for o in found),
+                )
+            )
+    return tried
+
+
+def _reasons(outcomes: Sequence[AttackOutcome], status: AttackStatus) -> dict[str, int]:
+    return dict(Counter(str(o.reason) for o in outcomes if o.status == status))

@@ -12,7 +12,7 @@ from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli, main
 from fl_privacy_audit.compare import Comparison
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
-from fl_privacy_audit.records import Record
+from fl_privacy_audit.records import ControlOutcome, Record, Scores
 from fl_privacy_audit.report import LOWER_BOUND
 
 from .builders import audit_line, evaluation_line, outcome, run_line, write_ledger
@@ -178,3 +178,40 @@ def test_metrics_fetches_only_when_asked(no_weights: None, monkeypatch: pytest.M
     assert (
         "Error: AlexNet's weights cannot be fetched from https://download.pytorch" in asked.output
     )
+
+
+def leaking(directory: Path, name: str, psnr: float) -> str:
+    null = Scores(each=[8.0], mean=8.0, worst=8.0)
+    noise = ControlOutcome(kind="noise", status="scored", scores={"psnr": null})
+    lines: list[Record] = [run_line(name)]
+    lines += [
+        audit_line(outcome({"psnr": psnr}, controls=[noise]), round=n, digest=f"{n}")
+        for n in range(1, 7)
+    ]
+    return str(write_ledger(directory, lines))
+
+
+def test_a_verdict_is_told_and_may_fail_a_build(tmp_path: Path) -> None:
+    open_, shut = (
+        leaking(tmp_path / "a", "plain", 40.0),
+        leaking(tmp_path / "b", "noisy", 8.0),
+    )
+    assert "plain, server view: leaked: clearly more than" in ran("show", open_).output
+    assert "noisy, server view: inconclusive: not clearly" in ran("show", shut).output
+    ran("show", shut, "--fail-on", "leaked")
+    for command in (
+        ("show", open_),
+        ("compare", shut, open_),
+        ("compare", open_, "--format", "json"),
+    ):
+        result = CliRunner().invoke(cli, [*command, "--fail-on", "leaked"])
+        assert result.exit_code == 3
+        assert "leaked" in result.output
+    result = CliRunner().invoke(
+        cli, ["show", shut, "--fail-on", "leaked", "--fail-on", "inconclusive"]
+    )
+    assert result.exit_code == 3
+    head, *_ = [
+        line for line in ran("compare", open_, shut).output.splitlines() if "setting" in line
+    ]
+    assert "verdict" in head and "net leakage" in head
