@@ -37,6 +37,7 @@ class _Lazy(click.Group):
     later: ClassVar[dict[str, tuple[str, str]]] = {
         "annotate": ("fl_privacy_audit.annotate.command", "annotate_command"),
         "export": ("fl_privacy_audit.export", "export_command"),
+        "annotators": ("fl_privacy_audit.annotators.command", "annotators_command"),
         "metrics": ("fl_privacy_audit.metrics.command", "metrics_command"),
         "semsim": ("fl_privacy_audit.semsim.command", "semsim_group"),
         "study": ("fl_privacy_audit.study.command", "study_command"),

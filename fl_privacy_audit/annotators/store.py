@@ -1,0 +1,146 @@
+"""An annotator on disk: weights as safetensors, and a card as JSON that says what it is."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fl_privacy_audit.errors import CorpusError, WeightsError
+
+from .networks import make_network
+
+Panel = Literal["training", "reference"]
+PANELS: tuple[Panel, ...] = ("training", "reference")
+"""Answers of the first may train a metric; answers of the second only judge it."""
+SEEN = "seen"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotator:
+    """One annotator of one source, ready to answer.
+
+    Attributes:
+        name: The same for every source.
+        panel: Of `PANELS`.
+        source: Whose pictures it names.
+        classes: In the order of its scores.
+        network: Name of the network.
+        side: Pictures are brought to this side first.
+        temperature: Scores are divided by it.
+        threshold: Least confidence of an answer.
+        model: Pixels in [0, 1] -> scores, in evaluation mode.
+        seen: Fingerprints of the pictures that it was trained and calibrated on.
+    """
+
+    name: str
+    panel: Panel
+    source: str
+    classes: Sequence[str]
+    network: str
+    side: int
+    temperature: float
+    threshold: float
+    model: nn.Module
+    seen: Tensor
+
+
+def paths(directory: Path, source: str, name: str) -> tuple[Path, Path]:
+    """Weights and card of an annotator."""
+    stem = f"{source}-{name}"
+    return directory / f"{stem}.safetensors", directory / f"{stem}.json"
+
+
+def save(annotator: Annotator, directory: Path, history: dict[str, Any]) -> None:
+    """Write an annotator; the card comes last, so that a card means a whole annotator.
+
+    Args:
+        annotator: What to write.
+        directory: It must exist.
+        history: For the card: how it was trained and calibrated.
+    """
+    weights, card = paths(directory, annotator.source, annotator.name)
+    tensors = {key: value.contiguous() for key, value in annotator.model.state_dict().items()}
+    save_file({**tensors, SEEN: annotator.seen}, weights)
+    rest = {key: value for key, value in asdict_shallow(annotator).items() if key not in _LARGE}
+    rest["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    beside = card.with_suffix(".part")
+    beside.write_text(json.dumps({**rest, **history}, indent=1, default=asdict), encoding="utf-8")
+    beside.replace(card)
+
+
+_LARGE = ("model", "seen")
+
+
+def asdict_shallow(annotator: Annotator) -> dict[str, Any]:
+    """Its fields as they are: `asdict` would copy the network."""
+    return dict(vars(annotator))
+
+
+def load_all(
+    directory: Path, *, panel: Panel | None = None, names: Sequence[str] = ()
+) -> list[Annotator]:
+    """Every annotator of a folder, or those of one panel or of some names, by file name.
+
+    Raises:
+        CorpusError: There are none.
+        WeightsError: One cannot be used.
+    """
+    found = [load(card) for card in sorted(directory.glob("*.json"))]
+    chosen = [
+        one
+        for one in found
+        if (panel is None or one.panel == panel) and (not names or one.name in names)
+    ]
+    if not chosen:
+        which = f" of panel {panel!r}" if panel else ""
+        raise CorpusError(
+            f"there is no annotator{which} in {directory}; make some by "
+            "`fl-privacy-audit annotators train`"
+        )
+    return chosen
+
+
+def load(card: Path) -> Annotator:
+    """Read one annotator by its card.
+
+    Raises:
+        WeightsError: The card or the weights are damaged, or do not belong together.
+    """
+    weights = card.with_suffix(".safetensors")
+    try:
+        told = json.loads(card.read_text(encoding="utf-8"))
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        if digest != told["sha256"]:
+            raise WeightsError(
+                f"the weights {weights} are not those of its card: SHA-256 {digest}, but the card "
+                f"says {told['sha256']}; train the annotator again"
+            )
+        tensors = load_file(weights)
+        model = make_network(told["network"], len(told["classes"]))
+        seen = tensors.pop(SEEN)
+        model.load_state_dict(tensors)
+        return Annotator(
+            name=told["name"],
+            panel=told["panel"],
+            source=told["source"],
+            classes=tuple(told["classes"]),
+            network=told["network"],
+            side=int(told["side"]),
+            temperature=float(told["temperature"]),
+            threshold=float(told["threshold"]),
+            model=model.eval().to(memory_format=torch.channels_last),
+            seen=seen,
+        )
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"the annotator {card} cannot be read: {error}; train it again"
+        ) from error

@@ -1,0 +1,168 @@
+"""Training one annotator on clean pictures that were corrupted on purpose.
+
+One picture in seven or so shows nothing at all, and the annotator is taught to be unsure of it.
+Training goes in laps of a fixed number of steps; each lap has its own seed and ends with a
+checkpoint, so a run that was stopped goes on as if it had not been.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+
+from fl_privacy_audit.errors import CorpusError
+
+from .corruption import blank, corrupt
+from .pictures import Pictures
+
+LAP = 20
+"""Steps between two checkpoints."""
+BLANK_SHARE = 0.15
+"""Of each batch: pictures that show nothing."""
+WARM_UP = 0.1
+"""Share of the steps over which the learning rate rises."""
+
+Progress = Callable[[int, int], None]
+"""Told how many steps of how many are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How an annotator is trained: SGD with Nesterov momentum, the rate a half cosine.
+
+    Attributes:
+        steps: Batches.
+        batch: Pictures in one.
+        rate: Highest learning rate.
+        decay: Weight decay.
+        hardest: Highest severity of the corruptions, in [0, 1].
+        mirror: Mirror half of the pictures.
+        room: Random crops move a picture by up to so many of 32 pixels.
+        seed: Of weights, batches and corruptions.
+    """
+
+    steps: int = 300
+    batch: int = 128
+    rate: float = 0.05
+    decay: float = 5e-4
+    hardest: float = 1.0
+    mirror: bool = True
+    room: int = 4
+    seed: int = 0
+
+
+def train(
+    model: nn.Module,
+    pictures: Pictures,
+    training: Training,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda done, steps: None,
+) -> None:
+    """Train in place, and leave the model in evaluation mode.
+
+    Args:
+        model: Pixels in [0, 1] -> class scores.
+        pictures: Clean ones.
+        training: How.
+        checkpoint: Where laps are recorded; a file that is there is gone on from.
+        progress: Told after each lap.
+
+    Raises:
+        CorpusError: No picture to train on, or a checkpoint of something else.
+    """
+    if not len(pictures):
+        raise CorpusError("no picture is left to train an annotator on")
+    model.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=training.rate, momentum=0.9, nesterov=True,
+        weight_decay=training.decay,
+    )  # fmt: skip
+    done = _resume(model, optimiser, checkpoint) if checkpoint and checkpoint.exists() else 0
+    model.train()
+    while done < training.steps:
+        rng = Generator().manual_seed(training.seed * 100_003 + done)
+        order = torch.cat([torch.randperm(len(pictures), generator=rng) for _ in range(
+            -(-LAP * training.batch // len(pictures)))])  # fmt: skip
+        for at in range(min(LAP, training.steps - done)):
+            for group in optimiser.param_groups:
+                group["lr"] = training.rate * _pace(done / training.steps)
+            chosen = order[at * training.batch : (at + 1) * training.batch]
+            loss = _loss(model, pictures.take(chosen), training, rng)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            done += 1
+        if checkpoint:
+            _record(model, optimiser, checkpoint, done)
+        progress(done, training.steps)
+    model.eval()
+
+
+def _loss(model: nn.Module, batch: Pictures, training: Training, rng: Generator) -> Tensor:
+    """Cross-entropy on corrupted pictures, and against the even distribution on blank ones."""
+    pixels = batch.pixels.float() / 255
+    blanks = max(1, round(BLANK_SHARE * len(batch)))
+    shown = corrupt(augment(pixels[blanks:], training, rng), rng, hardest=training.hardest)
+    inputs = torch.cat([blank(pixels[:blanks], rng), shown])
+    scores = model(inputs.contiguous(memory_format=torch.channels_last))
+    named = F.cross_entropy(scores[blanks:], batch.labels[blanks:], reduction="sum")
+    unsure = -F.log_softmax(scores[:blanks], dim=1).mean(dim=1).sum()
+    return (named + unsure) / len(batch)
+
+
+def augment(pixels: Tensor, training: Training, rng: Generator) -> Tensor:
+    """Crop and mirror at random, ``(N, 3, H, W)``; what a crop uncovers repeats the edge."""
+    count, side = len(pixels), pixels.shape[-1]
+    if training.mirror:
+        turned = torch.rand(count, generator=rng) < 0.5
+        pixels = torch.where(turned.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+    room = round(training.room * side / 32)
+    if not room:
+        return pixels
+    padded = F.pad(pixels, (room,) * 4, mode="replicate").permute(0, 2, 3, 1)
+    top, left = torch.randint(2 * room + 1, (2, count, 1), generator=rng)
+    edge = torch.arange(side)[None]
+    which = torch.arange(count)[:, None, None]
+    cut = padded[which, (top + edge)[:, :, None], (left + edge)[:, None, :]]
+    return cut.permute(0, 3, 1, 2)
+
+
+def _pace(share: float) -> float:
+    """The learning rate at a share of the steps, in [0, 1]."""
+    if share < WARM_UP:
+        return 0.1 + 0.9 * share / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
+
+
+def _record(model: nn.Module, optimiser: torch.optim.SGD, checkpoint: Path, done: int) -> None:
+    """Written beside and moved into place, so that a stop in between loses one lap at most."""
+    tensors = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
+    for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
+        tensors[f"momentum.{index}"] = optimiser.state[parameter]["momentum_buffer"].contiguous()
+    tensors["done"] = torch.tensor(done)
+    beside = checkpoint.with_suffix(".part")
+    save_file(tensors, beside)
+    beside.replace(checkpoint)
+
+
+def _resume(model: nn.Module, optimiser: torch.optim.SGD, checkpoint: Path) -> int:
+    try:
+        tensors = load_file(checkpoint)
+        model.load_state_dict(
+            {key.removeprefix("model."): value for key, value in tensors.items()
+             if key.startswith("model.")}
+        )  # fmt: skip
+        for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
+            optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].clone()
+        return int(tensors["done"])
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise CorpusError(
+            f"the checkpoint {checkpoint} is not of this annotator; delete it to begin anew: "
+            f"{error}"
+        ) from error
