@@ -32,8 +32,8 @@ def answer(
 ) -> list[Answer]:
     """Ask every annotator about every pair of the sources that it knows.
 
-    An annotator sees one picture and the names of the source's classes; never the label, the other
-    picture, or the setting.
+    An annotator sees one picture and the names of the source's classes (or of those that occur, see
+    `Annotator.candidates`); never its label, the other picture, or the setting.
 
     Args:
         corpus: Whose pairs.
@@ -55,7 +55,11 @@ def answer(
     done = 0
     for source, panel in members.items():
         mine = [pair for pair in pairs if pair.source == source]
-        orders = [_order(one, corpus.classes[source]) for one in panel]
+        occurring = sorted({pair.label for pair in mine})
+        orders = [
+            _order(one, corpus.classes[source], occurring if one.candidates else None)
+            for one in panel
+        ]
         for at in range(0, len(mine), BATCH):
             some = mine[at : at + BATCH]
             for annotator, order in zip(panel, orders, strict=True):
@@ -90,20 +94,27 @@ def _by_source(
     return dict(members)
 
 
-def _order(annotator: Annotator, classes: Sequence[str]) -> torch.Tensor:
-    """Where each class of the corpus stands in the annotator's scores."""
+def _order(
+    annotator: Annotator, classes: Sequence[str], candidates: Sequence[int] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The candidates, indices into the corpus's classes, and where they stand in the scores."""
+    chosen = list(range(len(classes))) if candidates is None else list(candidates)
     places = {name: index for index, name in enumerate(annotator.classes)}
-    unknown = [name for name in classes if name not in places]
+    unknown = [classes[index] for index in chosen if classes[index] not in places]
     if unknown:
         raise CorpusError(
             f"annotator {annotator.name!r} does not know the class {unknown[0]!r} of source "
             f"{annotator.source!r}; train it on pictures with the corpus's class names"
         )
-    return torch.tensor([places[name] for name in classes])
+    return torch.tensor(chosen), torch.tensor([places[classes[index]] for index in chosen])
 
 
 def _answers(
-    corpus: Corpus, pairs: Sequence[Pair], annotator: Annotator, order: torch.Tensor, what: What
+    corpus: Corpus,
+    pairs: Sequence[Pair],
+    annotator: Annotator,
+    order: tuple[torch.Tensor, torch.Tensor],
+    what: What,
 ) -> list[Answer]:
     shown = torch.cat(
         [as_bytes(corpus.picture(getattr(pair, what))[None], annotator.side) for pair in pairs]
@@ -115,9 +126,10 @@ def _answers(
             f"annotator {annotator.name!r} was trained or calibrated on the {what} of pair "
             f"{pair.key!r}, so it cannot judge it; train it with --corpus {corpus.directory}"
         )
-    scores = score(annotator.model, shown.float() / 255)[..., order]
+    candidates, places = order
+    scores = score(annotator.model, shown.float() / 255)[..., places]
     confidence, named = likeliest(scores, annotator.temperature)
-    answers = decide(confidence, named, annotator.threshold)
+    answers = decide(confidence, candidates[named], annotator.threshold)
     return [
         Answer(key=pair.key, annotator=annotator.name, answer=int(one), confidence=float(sure))
         for pair, one, sure in zip(pairs, answers, confidence, strict=True)

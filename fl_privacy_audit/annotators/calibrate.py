@@ -97,6 +97,7 @@ def calibrate(
     rounds: int = 2,
     seed: int = 0,
     details: bool = True,
+    candidates: int = 0,
 ) -> Calibration:
     """Choose temperature and threshold.
 
@@ -107,6 +108,8 @@ def calibrate(
         rounds: Each picture is corrupted so often.
         seed: Of the corruptions.
         details: Tell how it fares under each corruption, too.
+        candidates: Calibrate a choice among so many of the classes, drawn among those that are
+            held out; 0 for all classes.
 
     Raises:
         CorpusError: There are too few pictures.
@@ -116,6 +119,8 @@ def calibrate(
             f"{len(held_out)} held-out pictures are too few to calibrate on; give {LEAST} or more"
         )
     rng = Generator().manual_seed(seed)
+    if candidates:
+        held_out, model = _among(held_out, model, candidates, rng)
     pixels = held_out.pixels.float() / 255
     hidden = [corrupt(pixels, rng) for _ in range(rounds)]
     count = max(len(BLANKS), round(BLANK_SHARE / (1 - BLANK_SHARE) * rounds * len(held_out)))
@@ -154,6 +159,30 @@ def calibrate(
         error=error,
         habits=habits,
     )
+
+
+class _Chosen(nn.Module):
+    """Some of the scores of a network."""
+
+    def __init__(self, model: nn.Module, classes: Tensor) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        scores: Tensor = self.model(pixels)[:, self.classes]
+        return scores
+
+
+def _among(
+    held_out: Pictures, model: nn.Module, candidates: int, rng: Generator
+) -> tuple[Pictures, nn.Module]:
+    """Pictures of some classes only, with a network that knows no others."""
+    there = held_out.labels.unique()
+    classes = there[torch.randperm(len(there), generator=rng)[:candidates]].sort().values
+    some = held_out.take(torch.isin(held_out.labels, classes))
+    names = tuple(held_out.classes[index] for index in classes.tolist())
+    labels = torch.searchsorted(classes, some.labels)
+    return Pictures(classes=names, pixels=some.pixels, labels=labels), _Chosen(model, classes)
 
 
 def decide(confidence: Tensor, named: Tensor, threshold: float) -> Tensor:

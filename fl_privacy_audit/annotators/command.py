@@ -61,6 +61,12 @@ def annotators_command() -> None:
 )
 @click.option("--mirror/--no-mirror", default=True, show_default=True, help="Mirror half of them.")
 @click.option("--light", is_flag=True, help="Cheaper networks, for sources of few pictures.")
+@click.option(
+    "--candidates",
+    type=click.IntRange(0),
+    default=0,
+    help="Choose among so many classes, told which occur; 0: among all.",
+)
 @click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Side.")
 @click.option(
     "--precision",
@@ -82,6 +88,7 @@ def train_command(
     halves: bool,
     mirror: bool,
     light: bool,
+    candidates: int,
     size: int,
     precision: float,
 ) -> None:
@@ -107,6 +114,7 @@ def train_command(
             steps=steps,
             mirror=mirror,
             light=light,
+            candidates=candidates,
         )
         for name in names or USUAL:
             with _bar(console, f"{source} {name}") as progress:

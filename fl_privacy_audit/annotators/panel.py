@@ -93,6 +93,7 @@ class Order:
         mirror: Mirror half of the pictures.
         room: Of random crops, in 32 pixels.
         light: Use the cheaper networks.
+        candidates: See `store.Annotator`.
     """
 
     source: str
@@ -106,6 +107,7 @@ class Order:
     mirror: bool = True
     room: int = 4
     light: bool = False
+    candidates: int = 0
 
 
 def make(
@@ -172,7 +174,13 @@ def make(
     if order.steps:
         train(model, learnt, training, checkpoint=checkpoint, progress=progress)
     calibration = calibrate(
-        model.eval(), aside, precision=order.precision, seed=member.seed, details=order.steps > 0
+        model.eval(),
+        aside,
+        precision=order.precision,
+        rounds=2 if order.steps else 1,
+        seed=member.seed,
+        details=order.steps > 0,
+        candidates=order.candidates,
     )
     annotator = Annotator(
         name=name,
@@ -183,6 +191,7 @@ def make(
         side=int(pictures.pixels.shape[-1]),
         temperature=calibration.temperature,
         threshold=calibration.threshold,
+        candidates=order.candidates,
         model=model,
         seen=torch.cat([fingerprints(learnt.pixels), fingerprints(aside.pixels)]),
     )

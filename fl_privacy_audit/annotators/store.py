@@ -35,6 +35,8 @@ class Annotator:
         side: Pictures are brought to this side first.
         temperature: Scores are divided by it.
         threshold: Least confidence of an answer.
+        candidates: It was calibrated to choose among so many classes, and is told which classes
+            occur in a corpus, as people are given candidates; 0 for all classes.
         model: Pixels in [0, 1] -> scores, in evaluation mode.
         seen: Fingerprints of the pictures that it was trained and calibrated on.
     """
@@ -47,6 +49,7 @@ class Annotator:
     side: int
     temperature: float
     threshold: float
+    candidates: int
     model: nn.Module
     seen: Tensor
 
@@ -135,6 +138,7 @@ def load(card: Path) -> Annotator:
             side=int(told["side"]),
             temperature=float(told["temperature"]),
             threshold=float(told["threshold"]),
+            candidates=int(told.get("candidates", 0)),
             model=model.eval().to(memory_format=torch.channels_last),
             seen=seen,
         )

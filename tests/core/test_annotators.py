@@ -238,6 +238,15 @@ def test_agreement_of_two_who_agree_and_two_who_do_not(corpus: Path) -> None:
         agreement_of(read, told("a", 0))
 
 
+def test_candidates_are_the_classes_that_occur(folder: Path, corpus: Path) -> None:
+    read = read_corpus(corpus)
+    (member,) = load_all(folder, panel="training")
+    two = replace(read, pairs=tuple(pair for pair in read.pairs if pair.label in (1, 3)))
+    told = replace(member, candidates=2, threshold=0.0)
+    assert {one.answer for one in answer(two, [told])} == {1, 3}
+    assert {one.answer for one in answer(two, [replace(told, candidates=0)])} - {1, 3}
+
+
 def test_unknown_sources_classes_and_members_are_named(folder: Path, corpus: Path) -> None:
     read, members = read_corpus(corpus), load_all(folder)
     with pytest.raises(CorpusError, match="the corpus has no source 'cats'; it has shapes"):

@@ -140,6 +140,12 @@ def test_asking_for_more_precision_means_fewer_answers() -> None:
     assert shares[0] > shares[-1]
 
 
+def test_a_choice_among_fewer_classes_is_easier() -> None:
+    every, two = (calibrate(Brightest(), colours(300), candidates=some) for some in (0, 2))
+    assert two.pictures == 200 * 2 + 100
+    assert two.habits["corrupted"].right > every.habits["corrupted"].right
+
+
 def test_too_few_pictures_to_calibrate_on() -> None:
     with pytest.raises(CorpusError, match="9 held-out pictures are too few to calibrate on"):
         calibrate(Brightest(), colours(9))
