@@ -116,16 +116,21 @@ def _answers(
     order: tuple[torch.Tensor, torch.Tensor],
     what: What,
 ) -> list[Answer]:
-    shown = torch.cat(
-        [as_bytes(corpus.picture(getattr(pair, what))[None], annotator.side) for pair in pairs]
-    )
-    known = torch.isin(fingerprints(shown), annotator.seen)
-    if known.any():
-        pair = pairs[int(known.nonzero()[0])]
-        raise CorpusError(
-            f"annotator {annotator.name!r} was trained or calibrated on the {what} of pair "
-            f"{pair.key!r}, so it cannot judge it; train it with --corpus {corpus.directory}"
+    pictures = {
+        which: torch.cat(
+            [as_bytes(corpus.picture(getattr(pair, which))[None], annotator.side) for pair in pairs]
         )
+        for which in ("reconstruction", "original")
+    }
+    for which, pixels in pictures.items():
+        known = torch.isin(fingerprints(pixels), annotator.seen)
+        if known.any():
+            pair = pairs[int(known.nonzero()[0])]
+            raise CorpusError(
+                f"annotator {annotator.name!r} was trained or calibrated on the {which} of pair "
+                f"{pair.key!r}, so it cannot judge it; train it with --corpus {corpus.directory}"
+            )
+    shown = pictures[what]
     candidates, places = order
     scores = score(annotator.model, shown.float() / 255)[..., places]
     confidence, named = likeliest(scores, annotator.temperature)

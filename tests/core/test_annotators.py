@@ -85,7 +85,10 @@ def test_answers_do_not_depend_on_the_label_or_on_other_pairs(folder: Path, corp
     read = read_corpus(corpus)
     members = load_all(folder)
     blind = replace(
-        read, pairs=tuple(replace(pair, label=0, original="none") for pair in read.pairs[5:9])
+        read,
+        pairs=tuple(
+            replace(pair, label=0, original=pair.reconstruction) for pair in read.pairs[5:9]
+        ),
     )
     whole = {(one.key, one.annotator): one.answer for one in answer(read, members)}
     alone = answer(blind, members)
@@ -108,12 +111,16 @@ def test_classes_are_matched_by_name(folder: Path, corpus: Path) -> None:
         assert other.answer == (CANNOT_TELL if plain.answer == CANNOT_TELL else 3 - plain.answer)
 
 
-def test_a_picture_of_training_is_refused_as_a_reconstruction(folder: Path, tmp_path: Path) -> None:
+def test_a_pair_with_a_picture_of_training_is_refused(folder: Path, tmp_path: Path) -> None:
     pictures = shapes(480)
     mine = pictures.take(torch.arange(8))
-    corpus = read_corpus(save_corpus(mine, mine.pixels, tmp_path / "c"))
-    with pytest.raises(CorpusError, match=r"'machine-.*' was trained or calibrated on the"):
-        answer(corpus, load_all(folder))
+    dim = (mine.pixels * 0.5).to(torch.uint8)
+    guesses = read_corpus(save_corpus(replace(mine, pixels=dim), mine.pixels, tmp_path / "guess"))
+    with pytest.raises(CorpusError, match=r"trained or calibrated on the reconstruction of pair"):
+        answer(guesses, load_all(folder))
+    originals = read_corpus(save_corpus(mine, dim, tmp_path / "original"))
+    with pytest.raises(CorpusError, match=r"trained or calibrated on the original of pair"):
+        answer(originals, load_all(folder))
 
 
 def test_originals_of_a_corpus_are_left_out_of_training(tmp_path: Path) -> None:
