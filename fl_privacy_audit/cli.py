@@ -39,6 +39,7 @@ class _Lazy(click.Group):
         "export": ("fl_privacy_audit.export", "export_command"),
         "annotators": ("fl_privacy_audit.annotators.command", "annotators_command"),
         "metrics": ("fl_privacy_audit.metrics.command", "metrics_command"),
+        "report": ("fl_privacy_audit.html_report.command", "report_command"),
         "semsim": ("fl_privacy_audit.semsim.command", "semsim_group"),
         "study": ("fl_privacy_audit.study.command", "study_command"),
     }

@@ -1,0 +1,109 @@
+"""Whether the metrics say the same: each one's own word, and how alike they rank the records."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from fl_privacy_audit.summary import AuditSummary
+from fl_privacy_audit.types import View
+from fl_privacy_audit.verdict import Word
+
+from .lines import MINUS, deciding, interval_text, net_text, numbered, title_of, verdict_of
+from .words import SYMBOLS
+
+FEWEST = 5
+"""Records below which no correlation is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What one metric says of one setting.
+
+    Attributes:
+        word: Its own verdict; None where it was not measured.
+        symbol: Of the word.
+        net: Net leakage against the null control that leaves least, with its interval.
+    """
+
+    word: Word | None
+    symbol: str
+    net: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Every metric on every setting of one view.
+
+    Attributes:
+        heads: Titles of the metrics, the judge's first.
+        rows: Number, setting, and what each metric says.
+        ranks: Title of a metric, and its rank correlation with each metric, as text.
+        records: Records behind `ranks`.
+    """
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[int, str, tuple[Said, ...]], ...]
+    ranks: tuple[tuple[str, tuple[str, ...]], ...]
+    records: int
+
+
+def agreement(summary: AuditSummary, view: View) -> Agreement | None:
+    """None where nothing was scored in this view."""
+    names = [m.name for m in summary.metrics]
+    names.sort(key=lambda name: name != summary.primary)
+    rows = []
+    for number, setting in numbered(summary):
+        verdict = verdict_of(setting, view)
+        one = deciding(verdict) if verdict else None
+        if one is None or not one.agreement:
+            continue
+        said = []
+        for name in names:
+            nets = [n for n in one.nets if n.metric == name and n.of == "attack"]
+            net = min(nets, key=lambda n: n.mean, default=None)
+            interval = interval_text(net)
+            word = one.agreement.get(name)
+            said.append(
+                Said(
+                    word=word,
+                    symbol=SYMBOLS[word] if word else "",
+                    net=net_text(net) + (f" ({interval})" if interval else ""),
+                )
+            )
+        rows.append((number, setting.setting, tuple(said)))
+    if not rows:
+        return None
+    ranks, records = _ranks(summary, view, names)
+    heads = tuple(title_of(name) for name in names)
+    return Agreement(heads=heads, rows=tuple(rows), ranks=ranks, records=records)
+
+
+def _ranks(
+    summary: AuditSummary, view: View, names: list[str]
+) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], int]:
+    """Spearman's correlation between metrics over records, every metric turned to leak high."""
+    signs = {m.name: 1 if m.leaks_when == "high" else -1 for m in summary.metrics}
+    table = [
+        [signs[name] * r.scores[name] for name in names]
+        for s in summary.settings
+        for r in s.records
+        if r.view == view and all(math.isfinite(r.scores.get(name, math.nan)) for name in names)
+    ]
+    if len(table) < FEWEST or len(names) < 2:
+        return (), len(table)
+    ranks = np.apply_along_axis(rankdata, 0, np.asarray(table, dtype=np.float64))
+    spread = ranks.std(axis=0)
+    centred = ranks - ranks.mean(axis=0)
+    rows = []
+    for i, name in enumerate(names):
+        cells = []
+        for j in range(len(names)):
+            if spread[i] == 0 or spread[j] == 0:
+                cells.append("-")
+            else:
+                value = float((centred[:, i] * centred[:, j]).mean() / (spread[i] * spread[j]))
+                cells.append(f"{value:+.2f}".replace("-", MINUS))
+        rows.append((title_of(name), tuple(cells)))
+    return tuple(rows), len(table)

@@ -1,0 +1,122 @@
+"""``fl-privacy-audit report DIR...``: the report on the command line."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from fl_privacy_audit.errors import AuditError
+from fl_privacy_audit.summary import AuditSummary, summarise
+from fl_privacy_audit.types import View
+
+from .lines import headline, lines_of, views
+from .markdown import render_json, render_markdown
+from .page import render_html
+from .pictures import pictures_of
+
+VERDICT_FAILED = 3
+"""Exit code where a verdict is one that ``--fail-on`` names; that of ``compare`` too."""
+STANDARD_OUTPUT = Path("-")
+
+
+@click.command("report", short_help="Write one page: verdicts, plots, conditions.")
+@click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="File to write, - for standard output; report.html, report.md or report.json unless told.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "md", "json"]),
+    default="html",
+    show_default=True,
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["leaked", "inconclusive", "not tested"]),
+    multiple=True,
+    help=f"End with exit code {VERDICT_FAILED} if a setting has this verdict; may be repeated.",
+)
+@click.option(
+    "--pictures/--no-pictures",
+    default=True,
+    show_default=True,
+    help="Show original beside reconstruction where an audit kept them.",
+)
+def report_command(
+    directories: tuple[Path, ...],
+    out: Path | None,
+    form: str,
+    fail_on: tuple[str, ...],
+    pictures: bool,
+) -> None:
+    """Write what the audits in DIRECTORIES found as one page that opens anywhere.
+
+    The page needs no network and holds no script. With pictures in it only its owner may read it.
+    """
+    errors = Console(stderr=True)
+    with errors.status("reading the audit logs"):
+        summary = summarise(directories)
+    with errors.status("drawing"):
+        if form == "html":
+            text = render_html(summary, pictures=pictures)
+        else:
+            text = render_markdown(summary) if form == "md" else render_json(summary)
+    private = form == "html" and pictures and _shows_pictures(summary)
+    path = out or Path(f"report.{form}")
+    if path == STANDARD_OUTPUT:
+        click.echo(text, nl=False)
+    else:
+        write(path, text, private=private)
+        for view in views(summary):
+            said = f"{view.capitalize()} view: {headline(lines_of(summary, view))}"
+            errors.print(said, markup=False, highlight=False)
+        what = " (with pictures of private images: only you may read it)" if private else ""
+        errors.print(f"{path}{what}", markup=False, highlight=False, soft_wrap=True)
+    found = {line.word for view in views(summary) for line in lines_of(summary, view)}
+    if found & set(fail_on):
+        sys.exit(VERDICT_FAILED)
+
+
+def _shows_pictures(summary: AuditSummary) -> bool:
+    seen: list[View] = views(summary)
+    return any(record.pairs for view in seen for record in pictures_of(summary, view))
+
+
+def write(path: Path, text: str, *, private: bool) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: Replaced if it is there.
+        text: Content.
+        private: Whether only the owner may read it.
+
+    Raises:
+        AuditError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=".report-", delete=False
+        ) as file:
+            part = Path(file.name)
+            try:
+                file.write(text)
+                file.flush()
+                umask = os.umask(0)
+                os.umask(umask)
+                part.chmod(0o600 if private else 0o666 & ~umask)
+                part.replace(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise AuditError(
+            f"the report {path} cannot be written: {error.strerror}. Give --out a file in a folder "
+            "that this process may write."
+        ) from error

@@ -1,0 +1,164 @@
+"""The report as Markdown and as JSON, for pull requests, wikis and programs."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from fl_privacy_audit.summary import AuditSummary
+from fl_privacy_audit.types import View
+
+from .agreement import agreement
+from .conditions import (
+    attack_notes,
+    attackers,
+    budget,
+    gaps,
+    ledger_digest,
+    origins,
+    software,
+    tried,
+)
+from .dp import EPSILON_HEADS, dp_sections
+from .lines import clean, headline, lines_of, views
+from .words import MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
+
+
+def render_json(summary: AuditSummary) -> str:
+    """The summary, and the digest of each ledger. ``<`` and ``>`` are written as escapes."""
+    content = {
+        **summary.model_dump(mode="json"),
+        "ledger_sha256": {s.setting: ledger_digest(s.directory) for s in summary.settings},
+    }
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text + "\n"
+
+
+def render_markdown(summary: AuditSummary) -> str:
+    """The facts of the report without its pictures."""
+    seen = views(summary)
+    parts = ["# Privacy audit of a federation", f"Made on {_text(summary.made)}."]
+    parts += [f"**{v.capitalize()} view: {headline(lines_of(summary, v))}**" for v in seen]
+    parts += [f"> {summary.lower_bound}", "## Verdicts"]
+    for view in seen:
+        parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
+    parts += [_list(f"Note: {_text(n)}." for n in dict.fromkeys(summary.comparison.notes))]
+    parts += ["## How to read the verdicts", _meanings(), RESIDUAL_RISK]
+    for view in seen:
+        found = agreement(summary, view)
+        if found is not None:
+            rows = [
+                [
+                    str(number),
+                    _text(setting),
+                    *(f"{one.symbol} {one.word or 'not measured'}, {one.net}" for one in said),
+                ]
+                for number, setting, said in found.rows
+            ]
+            heading = f"## Do the metrics agree? {view.capitalize()} view"
+            parts += [heading, _table(["No.", "Setting", *map(_text, found.heads)], rows)]
+    parts += ["## Who the attacker is"]
+    for attacker in attackers(summary):
+        facts = [*attacker.facts, *(f"Assumed: {text}" for text in attacker.assumptions)]
+        parts += [f"### {attacker.view.capitalize()} view, settings {attacker.settings}"]
+        parts += [_list(map(_text, facts))]
+    parts += ["## Which attacks were tried"]
+    parts += [_list(f"**{_text(name)}**: {_text(text)}" for name, text in attack_notes(summary))]
+    budgets = dict.fromkeys(budget(setting) for setting in summary.settings)
+    parts += [f"Budget: {_text('; '.join(budgets))}."]
+    parts += [_tried(summary, view) for view in seen]
+    parts += ["## What was not tested", _list(map(_text, gaps(summary)))]
+    parts += ["## Differential privacy: theory beside practice", *_dp(summary)]
+    parts += ["## Where these figures come from", _origins(summary)]
+    parts += [", ".join(f"{_text(n)} {_text(v)}" for n, v in software(summary)) or "No versions."]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verdicts(summary: AuditSummary, view: View) -> str:
+    heads = [
+        "No.",
+        "Setting",
+        "Verdict",
+        "Why",
+        "Net leakage",
+        "Accuracy",
+        "Epsilon",
+        "Worst record",
+    ]
+    rows = []
+    for line in lines_of(summary, view):
+        net = line.net + (f" ({line.interval})" if line.interval else "")
+        epsilon = "; ".join([line.epsilon, *line.epsilon_notes])
+        why = f"{line.lead} {line.reason}."
+        word = f"{line.symbol} {line.word}"
+        facts = [net, line.accuracy, epsilon, line.worst or "none"]
+        rows.append([str(line.number), *map(_text, [line.setting, word, why, *facts])])
+    return _table(heads, rows)
+
+
+def _meanings() -> str:
+    return _list(
+        f"{SYMBOLS[word]} **{word}**: {means} {does_not}"
+        for word, (means, does_not) in MEANINGS.items()
+    )
+
+
+def _tried(summary: AuditSummary, view: View) -> str:
+    heads = ["No.", "Setting", "View", "Attack", "Verdict", "Scored", "Others", "Steps", "Time"]
+    rows = [
+        [
+            str(one.number),
+            *map(_text, (one.setting, one.view, one.attack, one.word)),
+            str(one.scored),
+            *map(_text, (one.others, one.steps, one.time)),
+        ]
+        for one in tried(summary, view)
+    ]
+    return _table(heads, rows)
+
+
+def _dp(summary: AuditSummary) -> list[str]:
+    parts = []
+    for one in dp_sections(summary):
+        parts += [f"### {one.number} {_text(one.setting)}", f"**{_text(one.verdict)}**"]
+        parts += [_list(f"{s.capitalize()}: {_text(w)}. {_text(m)}" for s, w, m in one.flags)]
+        parts += [_table(["Question", "Answer"], [[_text(q), _text(a)] for q, a in one.checklist])]
+        if one.epsilons:
+            rows = [[_text(cell) for cell in row] for row in one.epsilons]
+            parts += [_table(EPSILON_HEADS, rows)]
+        parts += [_list(map(_text, [*one.corridor, *one.notes]))]
+    return parts or ["No setting claims differential privacy or reports an epsilon."]
+
+
+def _origins(summary: AuditSummary) -> str:
+    heads = ["No.", "Setting", "Run", "From", "To", "Seed", "Model", "Log", "SHA-256 of the log"]
+    return _table(
+        heads,
+        [
+            [
+                str(one.number),
+                *map(_text, (one.setting, one.run, one.started, one.ended, one.seed, one.model)),
+                *map(_text, (one.directory, one.digest)),
+            ]
+            for one in origins(summary)
+        ],
+    )
+
+
+def _text(text: str) -> str:
+    """Text from a run: neither Markdown nor HTML in it is followed."""
+    text = " ".join(clean(text).split())
+    text = _SPECIAL.sub(r"\\\1", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

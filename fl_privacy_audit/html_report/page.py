@@ -1,0 +1,120 @@
+"""The HTML page: everything in one file, no script, no address outside it."""
+
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fl_privacy_audit.summary import AuditSummary
+from fl_privacy_audit.types import View
+from fl_privacy_audit.verdict import FEWEST
+
+from . import words
+from .agreement import agreement
+from .conditions import attack_notes, attackers, budget, gaps, origins, software, tried
+from .dp import EPSILON_HEADS, dp_sections
+from .lines import clean, headline, lines_of, title_of, views
+from .pictures import LEFT_OUT, OFF, pictures_of
+from .plots import draw_distribution, draw_tradeoff, metric_info
+from .plots_series import draw_corridor, draw_rounds
+
+
+def render_html(summary: AuditSummary, *, pictures: bool = True) -> str:
+    """The report as one HTML document.
+
+    Args:
+        summary: What was found.
+        pictures: Whether to show original and reconstruction where they were kept.
+    """
+    template = _environment().get_template("report.html")
+    return template.render(context(summary, pictures=pictures))
+
+
+def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
+    """Everything the template shows."""
+    seen = views(summary)
+    shown = {view: pictures_of(summary, view) for view in seen} if pictures else {}
+    any_shown = any(shown.values())
+    return {
+        "summary": summary,
+        "views": [_view(summary, view) for view in seen],
+        "shown": shown,
+        "no_pictures": None if any_shown else OFF if pictures else LEFT_OUT,
+        "judge": _judge(summary),
+        "confidence": _confidence(summary),
+        "fewest": FEWEST,
+        "attackers": attackers(summary),
+        "attack_notes": attack_notes(summary),
+        "budgets": list(dict.fromkeys(budget(s) for s in summary.settings)),
+        "gaps": gaps(summary),
+        "dp": dp_sections(summary),
+        "epsilon_heads": EPSILON_HEADS,
+        "origins": origins(summary),
+        "software": software(summary),
+        "notes": list(dict.fromkeys(summary.comparison.notes)),
+        "words": words,
+        "metrics": [
+            (title_of(m.name), words.METRIC_WORDS.get(m.name, _plain_words(summary, m.name)))
+            for m in summary.metrics
+        ],
+    }
+
+
+def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
+    lines = lines_of(summary, view)
+    heading, attacker = words.VIEWS[view]
+    return {
+        "name": view,
+        "heading": heading,
+        "attacker": attacker,
+        "lines": lines,
+        "headline": headline(lines),
+        "tried": tried(summary, view),
+        "agreement": agreement(summary, view),
+        "tradeoff": draw_tradeoff(summary, view),
+        "rounds": draw_rounds(summary, view),
+        "distribution": draw_distribution(summary, view),
+        "corridor": draw_corridor(summary, view),
+    }
+
+
+def _judge(summary: AuditSummary) -> str:
+    """The metric that judged, and how to read it."""
+    info = metric_info(summary, summary.primary)
+    if info is None:
+        return ""
+    words_ = words.METRIC_WORDS.get(info.name, _plain_words(summary, info.name))
+    unit = f" {info.unit}" if info.unit else ""
+    return f"{words_}. Differences below {info.margin:g}{unit} count as nothing"
+
+
+def _plain_words(summary: AuditSummary, name: str) -> str:
+    info = metric_info(summary, name)
+    assert info is not None
+    return f"{name}: {'higher' if info.leaks_when == 'high' else 'lower'} leaks more"
+
+
+def _confidence(summary: AuditSummary) -> str:
+    levels = {v.confidence for s in summary.settings for one in s.verdicts for v in one.attacks}
+    return " and ".join(f"{100 * level:.4g} %" for level in sorted(levels)) or "99 %"
+
+
+def _final(value: object) -> object:
+    """Text from runs loses characters that steer; autoescape does the rest."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fl_privacy_audit.html_report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_final,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["firstup"] = lambda text: text[:1].upper() + text[1:]
+    environment.filters["slug"] = lambda word: word.split()[0] if word else "none"
+    return environment

@@ -1,0 +1,123 @@
+"""A matplotlib figure as SVG that lives inside an HTML page: deterministic, its text as text."""
+
+import io
+import warnings
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fl_privacy_audit.verdict import Word
+
+from .lines import clean
+
+WIDTH = 5.0
+"""Inches, 360 points: as wide as a phone, so that letters keep their size there."""
+LONGEST = 46
+COLOURS: dict[Word, str] = {
+    "leaked": "#b84a00",
+    "inconclusive": "#666666",
+    "withstood these attacks": "#0065a3",
+    "not tested": "#111111",
+}
+MARKERS: dict[Word, str] = {
+    "leaked": "^",
+    "inconclusive": "D",
+    "withstood these attacks": "o",
+    "not tested": "x",
+}
+NULL, POSITIVE, INK, GRID = "#8c8c8c", "#00805c", "#1a1a1a", "#e2e2e2"
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fl-privacy-audit",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.edgecolor": "#777777",
+    "axes.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A picture and what it shows in words.
+
+    Attributes:
+        svg: Ready for the page.
+        alt: What it shows, in numbers, for those who cannot see it.
+        caption: How to read it.
+    """
+
+    svg: Markup
+    alt: str
+    caption: str
+
+
+def canvas(height: float) -> Figure:
+    """An empty figure of `WIDTH` by `height` inches."""
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def style() -> "matplotlib.RcParams":
+    """The settings under which figures are drawn and saved."""
+    return matplotlib.RcParams({**matplotlib.rcParams, **_STYLE})
+
+
+def plain(axes: Axes) -> None:
+    """No box; light lines to read values by."""
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", color=GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+
+
+def short(text: str, most: int = LONGEST) -> str:
+    """Text from a run on one line of a plot; the tables have it whole."""
+    text = " ".join(clean(text).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
+    """The figure as an ``<svg>`` element.
+
+    Args:
+        figure: Drawn under `style`.
+        name: Set before every id, so that no two pictures of a page share one.
+        alt: Becomes the ``aria-label``.
+    """
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # A name in a script that the measuring font lacks is still shown, in the reader's font.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    root = ET.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        element.attrib.clear()
+        for key, value in attributes.items():
+            element.set(key, _named(key, value, name))
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", clean(alt))
+    return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def _named(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href" and value.startswith("#"):
+        return f"#{name}-{value[1:]}"
+    if "url(#" in value:
+        return value.replace("url(#", f"url(#{name}-")
+    return value

@@ -1,0 +1,177 @@
+"""What the report says in plain English: verdicts, views, metrics, threat models, a glossary."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from fl_privacy_audit.types import View
+from fl_privacy_audit.verdict import Word
+
+SYMBOLS: Final[Mapping[Word, str]] = {
+    "leaked": "▲",
+    "inconclusive": "◆",
+    "withstood these attacks": "●",
+    "not tested": "○",
+}
+"""A shape beside each word, so that no colour has to be told from another."""
+
+LEADS: Final[Mapping[Word, str]] = {
+    "leaked": "More of the training images showed than chance explains.",
+    "inconclusive": "The audit cannot tell; no sign of safety.",
+    "withstood these attacks": "The attack works without the defence, and not here.",
+    "not tested": "No attack ran here. Nothing is known.",
+}
+
+MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
+    "leaked": (
+        (
+            "On many records, or beyond doubt on single ones, the attack came closer to the private "
+            "images than it does when it is given nothing to go by."
+        ),
+        (
+            "It does not say that a person was recognised, nor how much harm is done. It does not say "
+            "that other settings leak less."
+        ),
+    ),
+    "inconclusive": (
+        (
+            "Too few records, no controls, or an attack that fails even where there is no defence. "
+            "Nothing may be concluded in either direction."
+        ),
+        (
+            "It does not mean that the setting is safe, or nearly so. A stronger attack or more "
+            "records may settle it."
+        ),
+    ),
+    "withstood these attacks": (
+        (
+            "The very same attack succeeded on undefended copies of the same updates. Here it got no "
+            "more than it gets from nothing. So the attack works, and the defence stopped it."
+        ),
+        (
+            "It does not mean private, safe or anonymous. Other attacks, more effort or more rounds "
+            "may succeed."
+        ),
+    ),
+    "not tested": (
+        "No attack ran: something was missing, and the report says what.",
+        "It does not mean that there is no leak.",
+    ),
+}
+"""Word -> what it means, and what it does not."""
+
+VIEWS: Final[Mapping[View, tuple[str, str]]] = {
+    "server": (
+        "Server view: what the server could see",
+        "The attacker is whoever runs the server. It receives the update of each client by itself.",
+    ),
+    "release": (
+        "Release view: what anyone could see who gets the model",
+        (
+            "The attacker sees only the global model before and after a round: the updates of all "
+            "clients averaged. A defence that acts on the server protects here, and not above."
+        ),
+    ),
+}
+"""View -> heading, and who the attacker is. The two are never mixed in one row or plot."""
+
+METRIC_WORDS: Final[Mapping[str, str]] = {
+    "semsim": "SemSim: distance in a network trained on people's judgements of reconstructions; "
+    "0 is the same picture",
+    "lpips": "LPIPS: perceptual distance between two pictures; 0 is the same picture",
+    "mse": "MSE: mean squared error over pixels; 0 is the same picture",
+    "psnr": "PSNR: pixel error in decibels; every 10 dB are a tenth of the squared error",
+    "ssim": "SSIM: similarity of structure; 1 is the same picture, 0 an unrelated one",
+    "ms_ssim": "MS-SSIM: similarity of structure at several sizes; 1 is the same picture",
+}
+METRIC_TITLES: Final[Mapping[str, str]] = {
+    "semsim": "SemSim",
+    "lpips": "LPIPS",
+    "mse": "MSE",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+}
+
+UPDATE_FORMS: Final[Mapping[str, str]] = {
+    "exact gradient": "the exact gradient of one training step: the learning rate is known",
+    "gradient direction": "the direction of the gradient of one training step; its length is not "
+    "known",
+    "weight difference": "the difference that several training steps made",
+    "none": "nothing: the update could not be read",
+}
+
+MECHANISMS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "dp-sgd": (
+        "DP-SGD: every image's gradient is clipped, and noise is added in each training step",
+        "one image of one client",
+        "The server sees updates that already hold the noise.",
+    ),
+    "local-gaussian": (
+        "Local noise: the client clips its whole update and adds noise before it sends",
+        "one client's update in a round, and so every image in it",
+        "The server sees updates that already hold the noise.",
+    ),
+    "central-gaussian": (
+        "Central noise: updates are clipped, and the server adds noise to their sum",
+        "one client's whole contribution, in the released model",
+        "The server sees every update without noise. This claim does not protect from the server.",
+    ),
+}
+"""Mechanism -> in words, the unit of privacy, and who sees raw updates."""
+
+NEVER_TESTED: Final[tuple[str, ...]] = (
+    (
+        "Whether an image was among the training data (membership inference), and properties of a whole "
+        "data set (property inference)."
+    ),
+    (
+        "Servers that cheat, by changing the model they send for instance, unless an attack above says "
+        "so."
+    ),
+    "Servers and clients that work together, and attackers who know more than is said above.",
+    "What the finished model gives away when it is used, beyond what the release view shows.",
+    "Rounds, clients and images that were not attacked; other data, models and training settings.",
+)
+"""What no audit of this kind looks at."""
+
+RESIDUAL_RISK: Final = (
+    "Whatever the verdicts, a risk remains. Stronger attacks are published every year, and an "
+    "update that was sent cannot be called back. Whether the remaining risk is acceptable depends "
+    "on the data, on who may become the attacker, and on the harm to the people in the images. "
+    "That judgement is not made here. This report is evidence for it."
+)
+
+GLOSSARY: Final[Mapping[str, str]] = {
+    "accuracy": "Share of test images that the trained model names rightly. What the defence costs.",
+    "attack": "Here: a program that tries to rebuild training images from what a client sent.",
+    "batch": "The images that a client trained on when it made one update.",
+    "control": "The same attack on something else, for comparison. See null control and positive "
+    "control.",
+    "defence": "Whatever changes an update before others see it: noise, clipping, pruning.",
+    "delta": "The small chance with which a differential-privacy promise may fail altogether.",
+    "differential privacy": "A promise, with noise behind it, that nobody can tell much better than "
+    "before whether one image (or one client) took part.",
+    "epsilon": "The strength of that promise. Smaller is stronger. Each round spends some more. "
+    "Above ten or so it promises little.",
+    "federated learning": "Clients train a model on their own data and send updates of the model, "
+    "not the data.",
+    "interval": "The range in which the true figure lies with the confidence stated. It comes from "
+    "drawing batches of images again and again (bootstrap).",
+    "lower bound": "The leakage is at least this much. It may be more.",
+    "metric": "A number for how alike two pictures are.",
+    "neighbour relation": "What a differential-privacy promise compares: data with and without one "
+    "record (add or remove), or with one record exchanged (replace one). The second is stricter.",
+    "net leakage": "The score of the attack minus that of the null control that scores best. Zero: "
+    "no more than chance. It is turned such that more leakage is always higher.",
+    "noise multiplier": "Standard deviation of the noise, in units of the clipping norm.",
+    "null control": "The same attack, given nothing of the images: noise instead of the update, "
+    "another client's update, or just a grey picture. It shows what chance gives.",
+    "PLD and RDP": "Two ways to add up epsilon over rounds (privacy loss distribution, Renyi "
+    "differential privacy). Both are upper bounds; PLD is the tighter one.",
+    "positive control": "The same attack on an undefended copy of the same update. If it fails "
+    "there, the attack is too weak for any verdict.",
+    "record": "One update of one client in one round that was attacked.",
+    "reconstruction": "The picture that an attack made.",
+    "round": "One turn of federated learning: clients train, the server averages.",
+    "update": "The change of the model's weights that a client sends back.",
+}

@@ -1,0 +1,305 @@
+"""The page a report is: facts, escaping, one file, and what is missing."""
+
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fl_privacy_audit.html_report import render_html, render_json, render_markdown
+from fl_privacy_audit.html_report.conditions import ledger_digest
+from fl_privacy_audit.html_report.lines import clean, headline, lines_of, short_reason
+from fl_privacy_audit.html_report.pictures import LEFT_OUT, OFF
+from fl_privacy_audit.report import LOWER_BOUND
+from fl_privacy_audit.summary import AuditSummary, summarise
+
+from .builders import SWEEP, Setting, write_setting, write_sweep
+
+EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"
+NAMED = {setting.name: setting for setting in SWEEP}
+FEW = tuple(
+    NAMED[name]
+    for name in (
+        "no defence",
+        "Gaussian noise 1e-1",
+        "DP-SGD z=0.3",
+        "Flower ServerSide fixed clipping",
+    )
+)
+LOADING = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
+
+
+class Page(HTMLParser):
+    """Text, tags and addresses of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.labels: list[str] = []
+        self.words: list[str] = []
+        self._quiet = False
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._quiet = tag == "style"
+        for name, value in attrs:
+            if name in LOADING:
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+            if name == "aria-label" and tag == "svg":
+                self.labels.append(value or "")
+            assert not name.startswith("on"), name
+
+    def handle_endtag(self, tag: str) -> None:
+        self._quiet = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._quiet:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> AuditSummary:
+    return summarise(write_sweep(tmp_path_factory.mktemp("sweep"), FEW))
+
+
+@pytest.fixture(scope="module")
+def html(summary: AuditSummary) -> str:
+    return render_html(summary)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def one(folder: Path, setting: Setting) -> AuditSummary:
+    return summarise([write_setting(folder / "run", setting)])
+
+
+def test_verdicts_come_first(summary: AuditSummary, page: Page) -> None:
+    text = page.text
+    assert "Server view: 4 settings: 3 leaked, 1 withstood these attacks." in text
+    assert "Release view: 4 settings: 1 leaked, 3 withstood these attacks." in text
+    order = [
+        LOWER_BOUND,
+        "Server view: what the server could see",
+        "Release view: what anyone could see who gets the model",
+        "How to read the verdicts",
+        "Leakage against accuracy",
+        "Leakage per round",
+        "Image by image",
+        "Original beside reconstruction",
+        "Do the metrics agree?",
+        "Who the attacker is",
+        "Which attacks were tried",
+        "What was not tested",
+        "Differential privacy: theory beside practice",
+        "Where these figures come from",
+        "Words used here",
+    ]
+    places = [text.index(f"{part}") for part in order[:3]]
+    headings = [i for i, tag in enumerate(page.tags) if tag == "h2"]
+    assert places == sorted(places) and len(headings) == 12
+    rest = text[places[-1] :]
+    found = [rest.rindex(part) for part in order[3:]]
+    assert all(part in rest for part in order[3:]) and len(found) == 12
+
+
+def test_a_line_has_what_the_summary_says(summary: AuditSummary, page: Page) -> None:
+    (line, *_) = lines_of(summary, "server")
+    verdict = summary.settings[0].verdicts[0].attacks[0]
+    assert verdict.net is not None and verdict.net.low is not None
+    assert line.net == f"+{verdict.net.mean:.2f}"
+    assert line.interval == f"+{verdict.net.low:.2f} to +{verdict.net.high:.2f}"
+    assert (line.word, line.accuracy, line.epsilon) == ("leaked", "87.1%", "none")
+    row = f"no defence ▲ leaked {line.lead} Clearly more than every null control."
+    assert row in page.text.replace("\xa0", " ")
+    assert f"{line.net} ({line.interval}) SSIM 87.1% none" in page.text
+
+
+def test_epsilon_is_the_one_in_effect_and_says_what_it_covers(summary: AuditSummary) -> None:
+    server = {line.setting: line for line in lines_of(summary, "server")}
+    release = {line.setting: line for line in lines_of(summary, "release")}
+    check = summary.by_setting("DP-SGD z=0.3").dp
+    assert check is not None
+    most = max(spent.cumulative.pld for spent in check.clients)
+    assert server["DP-SGD z=0.3"].epsilon == f"{most:.3g}" != "2.9"
+    assert "the claim does not hold" in server["DP-SGD z=0.3"].epsilon_notes
+    name = "Flower ServerSide fixed clipping"
+    assert "covers the released model only, not this view" in server[name].epsilon_notes
+    assert "covers the released model only, not this view" not in release[name].epsilon_notes
+
+
+def test_views_never_share_a_picture(page: Page) -> None:
+    kinds = [label.split(".")[0] for label in page.labels]
+    assert len(kinds) == 8 == len(set(kinds))
+    assert all(("server view" in label) != ("release view" in label) for label in page.labels)
+
+
+def test_pictures_tell_their_numbers(summary: AuditSummary, page: Page) -> None:
+    line = lines_of(summary, "server")[0]
+    tradeoff = next(label for label in page.labels if label.startswith("Net leakage by SSIM"))
+    assert f"1, no defence: {line.net} ({line.interval}), accuracy 87.1%, epsilon none." in tradeoff
+    strips = next(label for label in page.labels if label.startswith("SSIM of every"))
+    assert "1, no defence: 18 images, median" in strips and line.worst.split(" (")[0] in strips
+
+
+def test_theory_stands_beside_practice(summary: AuditSummary, page: Page) -> None:
+    check = summary.by_setting("DP-SGD z=0.3").dp
+    assert check is not None and check.corridor is not None
+    text = page.text
+    assert f"chance of at most {check.corridor.identification:.1%}" in text
+    assert f"expects a PSNR of {check.corridor.psnr:.1f} dB" in text
+    spent = max(check.clients, key=lambda c: c.cumulative.pld)
+    for figure in (spent.cumulative.rdp, spent.cumulative.pld, spent.cumulative.pld_replace):
+        assert f"{figure:.3g}" in text
+    for flag in check.flags:
+        assert flag.message in text
+    assert "Random generator of the noise not checked" in text
+
+
+def test_origins_name_seed_run_and_digest(summary: AuditSummary, page: Page) -> None:
+    for setting in summary.settings:
+        digest = ledger_digest(setting.directory)
+        assert digest is not None and len(digest) == 64
+        assert digest in page.text and setting.run in page.text and setting.started in page.text
+    for package, version in summary.settings[0].versions.items():
+        assert f"{package} {version}" in page.text
+
+
+def test_nothing_is_loaded_and_nothing_runs(html: str, page: Page) -> None:
+    assert not {"script", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert all(a.startswith(("#", "data:")) for a in page.addresses)
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#|data:)", html)
+    assert "default-src 'none'" in html
+    assert len(page.ids) == len(set(page.ids))
+    targets = {a[1:] for a in page.addresses if a.startswith("#")}
+    assert targets <= set(page.ids)
+
+
+def test_the_same_summary_gives_the_same_page(summary: AuditSummary, html: str) -> None:
+    assert render_html(summary) == html
+
+
+def test_text_from_runs_stays_text(tmp_path: Path) -> None:
+    summary = one(tmp_path, replace(FEW[0], name=EVIL, clients=2))
+    (setting,) = summary.settings
+    records = [r.model_copy(update={"client": EVIL}) for r in setting.records]
+    evil = setting.model_copy(
+        update={
+            "records": records,
+            "run": EVIL,
+            "versions": {EVIL: EVIL},
+            "attacks": [a.model_copy(update={"attack": EVIL}) for a in setting.attacks],
+        }
+    )
+    summary = summary.model_copy(update={"settings": [evil]})
+    html = render_html(summary)
+    page = Page(html)
+    assert "script" not in page.tags and "<script" not in html and "\u202e" not in html
+    shown = clean(EVIL)
+    assert page.text.count(shown) > 5
+    assert any(shown in label for label in page.labels)
+    svg = html[html.index("<svg") : html.index("</svg>")]
+    assert "&lt;script&gt;alert(1)" in svg
+    markdown = render_markdown(summary)
+    assert "<script" not in markdown and "[l](" not in markdown and "\u202e" not in markdown
+    for row in re.findall(r"^\| 1 .*$", markdown, re.MULTILINE):
+        assert row.endswith(" |")
+    text = render_json(summary)
+    assert "<script" not in text
+    assert json.loads(text)["settings"][0]["setting"] == EVIL
+
+
+def test_without_controls_nothing_is_concluded(tmp_path: Path) -> None:
+    summary = one(tmp_path, replace(FEW[0], nulls=False, copies=None))
+    (line,) = lines_of(summary, "server")
+    assert (line.word, line.net) == ("inconclusive", "-")
+    page = Page(render_html(summary))
+    assert "no null control was attacked" in page.text.lower()
+    assert "There is nothing to draw in the server view" in page.text
+
+
+def test_without_truth_nothing_is_scored(tmp_path: Path) -> None:
+    summary = one(tmp_path, replace(FEW[0], truth=False))
+    assert summary.primary is None
+    page = Page(render_html(summary))
+    assert "18 records not scored" in page.text
+    assert "No record was scored in this view." in page.text
+    assert "1 setting: 1 inconclusive." in page.text
+    assert "not scored" in render_markdown(summary)
+
+
+def test_an_old_ledger_of_one_view(tmp_path: Path) -> None:
+    setting = replace(FEW[0], views=("server",), nulls=False, copies=None, accuracy=None)
+    directory = write_setting(tmp_path / "old", setting)
+    ledger = directory / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for line in lines:
+        line["schema_version"] = 1
+        for key in ("arrays", "clients"):
+            line.pop(key, None)
+        for key in ("views", "controls", "claim"):
+            line.get("config", {}).pop(key, None)
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(render_html(summarise([directory])))
+    assert "The release view was not audited for all settings." in page.text
+    assert "Release view:" not in page.text and "not measured" in page.text
+
+
+def test_pictures_only_where_they_were_kept(tmp_path: Path, page: Page) -> None:
+    assert OFF in page.text and "img" not in page.tags
+    summary = one(tmp_path, replace(FEW[0], pictures=True))
+    html = render_html(summary)
+    shown = Page(html)
+    assert "This file holds pictures of private training images." in shown.text
+    images = [a for a in shown.addresses if a.startswith("data:image/png")]
+    assert len(images) == 8  # two views, two records, original and reconstruction
+    assert all(base64.b64decode(a.split(",")[1]).startswith(b"\x89PNG") for a in images)
+    bare = Page(render_html(summary, pictures=False))
+    assert LEFT_OUT in bare.text and "img" not in bare.tags
+    for path in (tmp_path / "run" / "pictures").iterdir():
+        path.unlink()
+    assert "The picture cannot be read" in Page(render_html(summary)).text
+
+
+def test_json_is_the_summary_and_the_digests(summary: AuditSummary) -> None:
+    content = json.loads(render_json(summary))
+    digests = content.pop("ledger_sha256")
+    assert AuditSummary.model_validate(content) == summary
+    assert digests == {s.setting: ledger_digest(s.directory) for s in summary.settings}
+
+
+def test_markdown_has_the_same_verdicts(summary: AuditSummary) -> None:
+    text = render_markdown(summary)
+    assert f"> {LOWER_BOUND}" in text
+    for view in ("server", "release"):
+        assert headline(lines_of(summary, view)) in text  # type: ignore[arg-type]
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    for table in tables:
+        widths = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_figures_are_cut_from_a_reason_and_words_are_not() -> None:
+    figures = "net psnr +3.20 dB (+2.0 to +4.0) against noise of equal norm; 12 batches"
+    assert short_reason(f"no more than a null control: {figures}") == "no more than a null control"
+    reason = f"2 of 9 records leaked by itself; on average {figures}"
+    assert short_reason(reason) == "2 of 9 records leaked by itself"
+    weak = "the attack is too weak here, it fails without defence; undefended copies: "
+    assert short_reason(weak + figures) == weak.split(";")[0]
+    for whole in ("too few: 4 batches attacked and scored, at least 5 are needed", "internet + x"):
+        assert short_reason(whole) == whole
