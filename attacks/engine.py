@@ -23,6 +23,7 @@ from fl_privacy_audit.errors import AttackError
 from fl_privacy_audit.protocols import Progress
 from fl_privacy_audit.types import ImageSpec, Observation, Reconstruction, Update
 
+from .adaptation import adapt
 from .consistency import GroupConsistency
 from .evaluators import Decode, Distance, Evaluator, Prior, Trials, Weight, choose_evaluator
 from .labels import LabelRule
@@ -140,7 +141,7 @@ class OptimisationAttack:
         seconds: float = float("inf"),
         progress: Progress | None = None,
     ) -> list[Reconstruction | Exception]:
-        """Attack several victims that share model, shapes and local training, side by side.
+        """Attack several victims that share model, shapes, local training and defence.
 
         Args:
             observations: Alike but for their tensors.
@@ -155,7 +156,8 @@ class OptimisationAttack:
         with torch.random.fork_rng(devices=devices):
             # Models may draw random numbers themselves (functional dropout, say).
             torch.manual_seed(rngs[0].initial_seed())
-            return self._reconstruct_many(observations, rngs, seconds, progress)
+            informed = replace(self, distance=adapt(self.distance, observations))
+            return informed._reconstruct_many(observations, rngs, seconds, progress)
 
     def _reconstruct_many(
         self,

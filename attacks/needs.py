@@ -49,6 +49,11 @@ class Needs:
                 f"it needs one gradient, but the client took {seen.training.steps} local steps; "
                 "use an attack that replays them"
             )
+        if self.gradient_length and seen.defence is not None and seen.defence.length_lost:
+            raise UnmetNeedError(
+                f"it needs the length of the gradient, which the defence {seen.defence.name!r} "
+                "took away; use an attack that compares directions"
+            )
         if self.gradient_length and seen.gradient is not None and not seen.gradient_scale_known:
             raise UnmetNeedError(
                 "it needs the length of the gradient; give the local learning rate and optimiser"

@@ -16,6 +16,7 @@ from torch import nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack
 from fl_privacy_audit.config import AuditConfig
+from fl_privacy_audit.defences import make_defence
 from fl_privacy_audit.devices import pick_device
 from fl_privacy_audit.ledger import Ledger, now
 from fl_privacy_audit.protocols import Sink, TruthProvider
@@ -23,6 +24,7 @@ from fl_privacy_audit.provenance import array_types, describe_model, versions
 from fl_privacy_audit.records import (
     AttackOutcome,
     AuditRecord,
+    DefenceKnowledge,
     EvaluationRecord,
     Record,
     RunRecord,
@@ -76,7 +78,7 @@ class Auditor:
             logged, and stops nothing.
 
     Raises:
-        ConfigError: Unknown attack, metric or setting, or no such device.
+        ConfigError: Unknown attack, metric, defence or setting, or no such device.
         LedgerError: The directory cannot be written.
     """
 
@@ -95,7 +97,11 @@ class Auditor:
         self._entries = all_attacks()
         check_metrics(config.metrics)
         self._observer = Observer(
-            model=self._model, config=config, truth=truth, device=pick_device(config.device)
+            model=self._model,
+            config=config,
+            defence=make_defence(config.defence.name, config.defence.settings),
+            truth=truth,
+            device=pick_device(config.device),
         )
         self._on_progress = on_progress
         self._sinks = tuple(sinks)
@@ -336,6 +342,7 @@ class Auditor:
             local_training=self.config.training.model_dump(mode="json"),
             image=self.config.image.model_dump(mode="json"),
             num_images=None if seen is None else seen.num_images,
+            defence=None if seen is None else DefenceKnowledge.of(seen.defence),
             assumptions=[] if seen is None else list(seen.assumptions),
         )
 

@@ -30,6 +30,7 @@ FREE_KEYS = {
     "views",
     "controls",
     "claim",
+    "defence",
 }
 """Audit settings in which comparable runs may differ."""
 

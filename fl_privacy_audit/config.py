@@ -148,6 +148,49 @@ class ClaimConfig(_Settings):
     clipped_by: Literal["client", "server"] = "client"
 
 
+def read_settings(text: str) -> dict[str, int | float | str | bool]:
+    """``"std=1e-3, scope=tensor"`` -> a mapping; how a flat run config holds settings.
+
+    Raises:
+        ConfigError: A part is not ``name=value``.
+    """
+    found: dict[str, int | float | str | bool] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise ConfigError(f"settings must look like 'std=1e-3, scope=tensor', but got {text!r}")
+        found[name.replace("-", "_")] = _value(value)
+    return found
+
+
+def _value(text: str) -> int | float | str | bool:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+class DefenceConfig(_Settings):
+    """The clients' defence, as far as the attacker knows it: attacks adapt to it.
+
+    Attributes:
+        name: A name in `fl_privacy_audit.defences.DEFENCES`.
+        settings: Of the defence; also as text, ``"std=1e-3"``.
+    """
+
+    name: str = "none"
+    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return read_settings(value) if isinstance(value, str) else value
+
+
 class AuditConfig(_Settings):
     """Everything an audit needs to know. Unknown keys are refused.
 
@@ -172,6 +215,7 @@ class AuditConfig(_Settings):
             ``true`` for all, ``false`` for none, or a list of kinds. They are the same attack on
             something else, side by side with it, and share its time budget.
         claim: What the federation claims of differential privacy, to be checked.
+        defence: What is known of the clients' defence; a bare name takes its usual settings.
         keep_pictures: Write reconstructions beside the ledger. They are personal data.
         fail_fast: Raise when an audit fails, instead of recording it.
     """
@@ -191,6 +235,7 @@ class AuditConfig(_Settings):
     views: tuple[View, ...] = ("server",)
     controls: tuple[ControlKind, ...] = ALL_CONTROLS
     claim: ClaimConfig | None = None
+    defence: DefenceConfig = DefenceConfig()
     keep_pictures: bool = False
     fail_fast: bool = False
 
@@ -217,6 +262,11 @@ class AuditConfig(_Settings):
         if not isinstance(names, (list, tuple)) or not names:
             raise ValueError("`metrics` must name at least one metric")
         return tuple(dict.fromkeys(n.strip() if isinstance(n, str) else n for n in names))
+
+    @field_validator("defence", mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("clients_per_round", mode="before")
     @classmethod
@@ -245,6 +295,16 @@ class AuditConfig(_Settings):
         if not self.attacks:
             raise ValueError(
                 "`attacks` must name at least one attack; see `fl-privacy-audit attacks`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attacks_adapt_to_dp_sgd(self) -> Self:
+        known = self.training.noise_multiplier is not None
+        if self.defence.name == "dp-sgd" and not known:
+            raise ValueError(
+                "`defence` is dp-sgd, so `training` needs `max_grad_norm` and `noise_multiplier`: "
+                "attacks adapt to those"
             )
         return self
 

@@ -103,6 +103,9 @@ def undefended(seen: Observation, truth: Truth) -> Observation:
         returned_buffers={
             name: buffers.get(name, tensor) for name, tensor in seen.returned_buffers.items()
         },
+        gradient_scale_known=seen.gradient is not None
+        and training.learning_rate is not None
+        and training.optimizer == "sgd",
         training=training,
         defence=None,
     )

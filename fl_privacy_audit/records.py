@@ -4,11 +4,12 @@ Version 1 knew no controls and no release view. Its lines are read as they are: 
 empty here.
 """
 
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-from fl_privacy_audit.types import ControlKind, View
+from fl_privacy_audit.types import ControlKind, KnownDefence, View
 
 SCHEMA_VERSION: Final = 2
 
@@ -47,6 +48,25 @@ class RunRecord(_Line):
     arrays: dict[str, str] = Field(default_factory=dict)
 
 
+class DefenceKnowledge(BaseModel):
+    """What the attacker knows of the client's defence; see `types.KnownDefence`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    settings: dict[str, int | float | str | bool]
+    clip_norm: float | None
+    noise_std: float
+    zeros_hide: bool
+    signs_only: bool
+    length_lost: bool
+
+    @classmethod
+    def of(cls, known: KnownDefence | None) -> "DefenceKnowledge | None":
+        """The same as the type that attacks see."""
+        return None if known is None else cls(**asdict(known))
+
+
 class ThreatModel(BaseModel):
     """What the attacker is, knows and assumes.
 
@@ -59,6 +79,7 @@ class ThreatModel(BaseModel):
         image: Shape and normalisation, taken as known.
         num_images: How many images were to be rebuilt.
         labels: Where labels come from.
+        defence: What is known of the client's defence; None where there is none.
         assumptions: Whatever had to be assumed.
     """
 
@@ -71,6 +92,7 @@ class ThreatModel(BaseModel):
     image: dict[str, list[int] | list[float]]
     num_images: int | None
     labels: Literal["not given"] = "not given"
+    defence: DefenceKnowledge | None = None
     assumptions: list[str]
 
 

@@ -89,6 +89,7 @@ class KnownDefence:
         noise_std: Standard deviation of what was added to each number.
         zeros_hide: Whether a zero may stand for anything: the defence dropped that number.
         signs_only: Whether nothing but the sign of each number is left.
+        length_lost: Whether the length of this update says nothing.
     """
 
     name: str
@@ -97,6 +98,7 @@ class KnownDefence:
     noise_std: float = 0.0
     zeros_hide: bool = False
     signs_only: bool = False
+    length_lost: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from torch import nn
 
 from fl_privacy_audit.config import AuditConfig, TrainingConfig
 from fl_privacy_audit.controls import share_images
+from fl_privacy_audit.defences import Defence, inform, inform_of_release
 from fl_privacy_audit.errors import AuditError
 from fl_privacy_audit.protocols import TruthProvider
 from fl_privacy_audit.scoring import check_truth
@@ -153,12 +154,14 @@ class Observer:
     Attributes:
         model: The clients' architecture.
         config: The audit's settings; with ``fail_fast`` errors are raised after all.
+        defence: The clients', which attackers are told of.
         truth: ``truth(round, client)``; None to take what the client published.
         device: Where attacks shall run.
     """
 
     model: nn.Module
     config: AuditConfig
+    defence: Defence
     truth: TruthProvider | None
     device: torch.device
 
@@ -185,7 +188,11 @@ class Observer:
         seen = self._look(
             server_round,
             RELEASE,
-            lambda: observe_release(self.model, shown, clients, self.config, self.device),
+            lambda: inform_of_release(
+                observe_release(self.model, shown, clients, self.config, self.device),
+                self.defence,
+                len(clients),
+            ),
         )
         if isinstance(seen, str):
             return seen
@@ -218,7 +225,7 @@ class Observer:
             return say(error)
 
     def _observe(self, reply: ClientReply) -> Observation:
-        return observe(
+        seen = observe(
             self.model,
             reply.sent(),
             reply.returned(),
@@ -227,6 +234,7 @@ class Observer:
             num_examples=reply.num_examples,
             device=self.device,
         )
+        return inform(seen, self.defence)
 
     def _truth_of(self, server_round: int, reply: ClientReply) -> tuple[Truth | None, str | None]:
         """The true batch, or why there is none."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.types import KnownDefence, Observation
 
 from .compression import Pruning, Quantisation, Sign
 from .defence import Defence, Setting, Settings, length
@@ -37,6 +37,7 @@ __all__ = [
     "Soteria",
     "defend_weights",
     "inform",
+    "inform_of_release",
     "make_defence",
 ]
 
@@ -177,6 +178,10 @@ def make_defence(name: str, settings: Settings | None = None) -> Defence:
         raise ConfigError(f"defence {name!r} cannot be made with {given}: {error}") from error
 
 
+CLIPPED = 1e-3
+"""How far below the norm a clipped update may lie: weights are float32."""
+
+
 def inform(seen: Observation, defence: Defence) -> Observation:
     """Tell the attacker of a defence: how an adaptive attack gets to know what it adapts to.
 
@@ -185,13 +190,46 @@ def inform(seen: Observation, defence: Defence) -> Observation:
     known = defence.known(seen.update)
     if known.name == "none":
         return seen
-    # An update that noise made longer was not clipped to that length.
+    # Noise may have made a clipped update longer, or one that was not clipped as long.
     clipped = known.clip_norm is not None and (
         known.noise_std > 0 or length(seen.update) > known.clip_norm * (1 - CLIPPED)
     )
-    lost = clipped or known.signs_only
-    return replace(seen, defence=known, gradient_scale_known=seen.gradient_scale_known and not lost)
+    return _told(seen, replace(known, length_lost=clipped or known.signs_only))
 
 
-CLIPPED = 1e-3
-"""How far below the norm a clipped update may lie: weights are float32."""
+def inform_of_release(seen: Observation, defence: Defence, clients: int) -> Observation:
+    """The same for the mean of several clients' updates, and for noise that the server adds.
+
+    The clients' own noise partly cancels in the mean, and the mean of signs is no sign. What a
+    server adds by Flower's wrappers is ``noise_multiplier * clipping_norm / num_sampled_clients``.
+
+    Args:
+        seen: The release, taken as one update.
+        defence: The clients', or the federation's.
+        clients: Whose updates the release is the mean of, at least 1.
+    """
+    known = defence.known(seen.update)
+    if known.name == "none":
+        return seen
+    noise, norm = known.noise_std / clients**0.5, known.clip_norm
+    if isinstance(defence, (ClientClipping, ServerClipping)):
+        central = defence.noise_multiplier * defence.clipping_norm / defence.num_sampled_clients
+        noise, norm = (noise**2 + central**2) ** 0.5, defence.clipping_norm
+    lost = norm is not None or known.signs_only
+    released = replace(known, clip_norm=norm, noise_std=noise, signs_only=False, length_lost=lost)
+    return _told(seen, released)
+
+
+def _told(seen: Observation, known: KnownDefence) -> Observation:
+    gradient = seen.gradient
+    if gradient is not None and known.signs_only:
+        # Weight decay was part of what the sign was taken of; a gradient less decay has other ones.
+        gradient = {name: -delta for name, delta in seen.update.items()}
+    if gradient is not None and known.zeros_hide:
+        gradient = {n: g.masked_fill(seen.update[n] == 0, 0.0) for n, g in gradient.items()}
+    return replace(
+        seen,
+        gradient=gradient,
+        gradient_scale_known=seen.gradient_scale_known and not known.length_lost,
+        defence=known,
+    )

@@ -101,15 +101,18 @@ class ClientClipping:
     Attributes:
         noise_multiplier: Of the noise that the server adds to the aggregate.
         clipping_norm: To which clients clip.
+        num_sampled_clients: Clients in a round, whose mean is noised.
     """
 
     noise_multiplier: float
     clipping_norm: float
+    num_sampled_clients: int
 
     def __post_init__(self) -> None:
         """Check the settings."""
         at_least_zero("noise_multiplier", self.noise_multiplier)
         positive("clipping_norm", self.clipping_norm)
+        positive("num_sampled_clients", self.num_sampled_clients)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """Raises: Flower has it."""
@@ -130,15 +133,18 @@ class ServerClipping:
     Attributes:
         noise_multiplier: Of the noise that the server adds to the aggregate.
         clipping_norm: To which the server clips what it has received.
+        num_sampled_clients: Clients in a round, whose mean is noised.
     """
 
     noise_multiplier: float
     clipping_norm: float
+    num_sampled_clients: int
 
     def __post_init__(self) -> None:
         """Check the settings."""
         at_least_zero("noise_multiplier", self.noise_multiplier)
         positive("clipping_norm", self.clipping_norm)
+        positive("num_sampled_clients", self.num_sampled_clients)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """Raises: Flower has it."""

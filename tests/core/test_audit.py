@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fl_privacy_audit import Auditor, Client, ClientReply, Progress, Truth
+from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.records import AuditRecord
 from fl_privacy_audit.scoring import truth_digest
@@ -74,6 +75,24 @@ def test_the_threat_model_is_written_down(tmp_path: Path) -> None:
         "number of local steps not known; taken as one",
         "the client reports 1 examples, so as many are rebuilt",
     ]
+
+
+def test_the_defence_is_part_of_the_threat_model(tmp_path: Path) -> None:
+    noise = {"name": "gaussian", "settings": {"std": 1e-4}}
+    real_auditor(tmp_path, defence=noise).audit_round(1, [make_reply()])
+    (record,) = read_ledger(tmp_path).audits
+    assert record.threat_model is not None
+    known = record.threat_model.defence
+    assert known is not None
+    assert (known.name, known.noise_std, known.length_lost) == ("gaussian", 1e-4, False)
+    assert known.settings == {"std": 1e-4, "clip_norm": 0.0}
+    assert record.attacks[0].status == "scored"
+
+
+def test_an_unknown_defence_is_refused_before_the_ledger_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'pruning'"):
+        real_auditor(tmp_path / "audit", defence="prunning")
+    assert not (tmp_path / "audit").exists()
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,7 @@ def test_what_may_differ(tmp_path: Path) -> None:
         "metrics": ["psnr"],
         "threads": 4,
         "training": training,
+        "defence": {"name": "gaussian", "settings": {"std": 0.1}},
     }
     other = run_line("b", **changes).model_copy(update={"run": "z", "versions": {"python": "4"}})
     comparison = compare(pair(tmp_path, other=[other, scored(run="z")]))

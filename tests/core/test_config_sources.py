@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_privacy_audit import AttackConfig, AuditConfig, ImageConfig, TrainingConfig
+from fl_privacy_audit.config import DefenceConfig, read_settings
 from fl_privacy_audit.errors import ConfigError
 
 from .builders import QUICK
@@ -44,6 +45,11 @@ configs = st.builds(
         momentum=st.floats(0, 0.99),
         max_grad_norm=numbers,
         noise_multiplier=st.none() | numbers,
+    ),
+    defence=st.builds(
+        DefenceConfig,
+        name=words,
+        settings=st.dictionaries(words, st.integers(0, 9) | numbers | words | st.booleans()),
     ),
     keep_pictures=st.booleans(),
 )
@@ -140,3 +146,51 @@ def test_flower_run_config_is_checked(change: dict[str, str | int], message: str
 def test_a_value_where_a_group_belongs() -> None:
     with pytest.raises(ConfigError, match=r"`(audit\.)?image`"):
         AuditConfig.from_run_config({"audit.image": "x", "audit.image.mean": "0"})
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("", {}),
+        ("std=1e-3", {"std": 1e-3}),
+        (" bits = 8 , scope=tensor,", {"bits": 8, "scope": "tensor"}),
+        ("num-sampled-clients=6, quick=true", {"num_sampled_clients": 6, "quick": True}),
+    ],
+)
+def test_settings_as_text(text: str, settings: dict[str, object]) -> None:
+    assert read_settings(text) == settings
+    assert [type(v) for v in read_settings(text).values()] == [type(v) for v in settings.values()]
+
+
+@pytest.mark.parametrize("text", ["0.1", "std=", "=1", "std"])
+def test_settings_that_are_no_settings(text: str) -> None:
+    with pytest.raises(ConfigError, match="settings must look like 'std=1e-3, scope=tensor', but"):
+        read_settings(text)
+
+
+def test_the_defence_in_a_run_config() -> None:
+    image = {"image": ImageConfig(shape=(1, 8, 8), mean=(0.5,), std=(0.25,))}
+    assert AuditConfig.build(image).defence == DefenceConfig()
+    assert AuditConfig.build({**image, "defence": "sign"}).defence == DefenceConfig(name="sign")
+    flat = {
+        "audit.image.shape": "1, 8, 8",
+        "audit.image.mean": "0.5",
+        "audit.image.std": "0.25",
+        "audit.defence.name": "gaussian",
+        "audit.defence.settings": "std=1e-3",
+    }
+    wanted = DefenceConfig(name="gaussian", settings={"std": 1e-3})
+    assert AuditConfig.from_run_config(flat).defence == wanted
+    with pytest.raises(ConfigError, match="settings must look like"):
+        AuditConfig.from_run_config({**flat, "audit.defence.settings": "1e-3"})
+
+
+def test_dp_sgd_is_told_to_the_attacks_too() -> None:
+    settings = {
+        "image": ImageConfig(shape=(1, 8, 8), mean=(0.5,), std=(0.25,)),
+        "defence": {"name": "dp-sgd", "settings": {"noise_multiplier": 1.0}},
+    }
+    with pytest.raises(ConfigError, match="`training` needs `max_grad_norm` and `noise_multip"):
+        AuditConfig.build(settings)
+    known = {"max_grad_norm": 1.0, "noise_multiplier": 1.0}
+    assert AuditConfig.build({**settings, "training": known}).defence.name == "dp-sgd"

@@ -252,7 +252,8 @@ def test_soteria_drops_the_columns_of_the_features_that_tell_most(count: int) ->
         ),
         (
             lambda: make_defence(
-                "server-clipping", {"noise_multiplier": 1, "clipping_norm": 1}
+                "server-clipping",
+                {"noise_multiplier": 1, "clipping_norm": 1, "num_sampled_clients": 2},
             ).apply({}, rng()),
             "applied by Flower's wrapper, at the server, not by a mod",
         ),

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.defences import defend_weights, inform, make_defence
+from fl_privacy_audit.defences import defend_weights, inform, inform_of_release, make_defence
 from fl_privacy_audit.errors import UpdateError
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.types import KnownDefence, Observation
 from fl_privacy_audit.updates import update_norm
 from tests.core.builders import Arrays, seen_by, tiny_net, to_arrays
 
@@ -113,5 +113,27 @@ def test_a_length_that_was_taken_away_is_not_known() -> None:
     assert not scale_known("sign")
     assert scale_known("gaussian", std=1.0)
     assert not scale_known("gaussian", std=1.0, clip_norm=2 * norm)
-    assert scale_known("server-clipping", noise_multiplier=1.0, clipping_norm=norm)
-    assert not scale_known("client-clipping", noise_multiplier=1.0, clipping_norm=norm)
+    assert scale_known(
+        "server-clipping", noise_multiplier=1.0, clipping_norm=norm, num_sampled_clients=2
+    )
+    assert not scale_known(
+        "client-clipping", noise_multiplier=1.0, clipping_norm=norm, num_sampled_clients=2
+    )
+
+
+def test_what_is_known_of_a_release_is_of_the_mean() -> None:
+    plain = seen()
+
+    def told(name: str, **settings: float) -> KnownDefence:
+        known = inform_of_release(plain, make_defence(name, settings), 4).defence
+        assert known is not None
+        return known
+
+    assert inform_of_release(plain, make_defence("none"), 4) is plain
+    assert told("gaussian", std=1.0).noise_std == 0.5
+    assert not told("sign").signs_only
+    assert told("sign").length_lost
+    assert told("pruning", share=0.5).zeros_hide
+    for name in ("server-clipping", "client-clipping"):
+        wrapper = told(name, noise_multiplier=2.0, clipping_norm=3.0, num_sampled_clients=4)
+        assert (wrapper.noise_std, wrapper.clip_norm, wrapper.length_lost) == (1.5, 3.0, True)
