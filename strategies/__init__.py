@@ -1,9 +1,11 @@
-"""The Flower room: the strategy wrapper that captures, and the client mod that publishes truth."""
+"""The Flower room: the wrapper that captures, the mod that publishes truth, the mod that defends."""
 
 if __name__ != "fl_privacy_audit.strategies":
     raise ImportError(f"import this package as 'fl_privacy_audit.strategies', not {__name__!r}")
 
+from .accountant import persistent_accountant
 from .audited import AuditedStrategy
+from .defend import defend
 from .mods import audit_mod, publish_batch
 
-__all__ = ["AuditedStrategy", "audit_mod", "publish_batch"]
+__all__ = ["AuditedStrategy", "audit_mod", "defend", "persistent_accountant", "publish_batch"]

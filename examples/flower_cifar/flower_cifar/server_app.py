@@ -10,6 +10,7 @@ from fl_privacy_audit import AuditConfig, Auditor
 from fl_privacy_audit.strategies import AuditedStrategy
 
 from .data import class_names, load_test
+from .defence import known_defence, wrapped
 from .evaluation import accuracy
 from .model import make_net
 from .settings import Settings
@@ -29,6 +30,7 @@ def main(grid: Grid, context: Context) -> None:
             "audit.training.noise-multiplier": settings.noise_multiplier,
         }
     config = AuditConfig.from_run_config({**context.run_config, **known})
+    config = config.model_copy(update={"defence": known_defence(settings)})
     auditor = Auditor(config, model=model)
     federate(grid, settings, auditor)
 
@@ -48,10 +50,10 @@ def federate(
         on_round(server_round)
         return MetricRecord({"accuracy": accuracy(model, arrays.to_torch_state_dict(), test)})
 
-    strategy = AuditedStrategy(
-        FedAdam(fraction_evaluate=0.0, min_evaluate_nodes=0, eta=settings.server_learning_rate),
-        auditor=auditor,
+    fed_adam = FedAdam(
+        fraction_evaluate=0.0, min_evaluate_nodes=0, eta=settings.server_learning_rate
     )
+    strategy = AuditedStrategy(wrapped(fed_adam, settings), auditor=auditor)
     return strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(model.state_dict()),

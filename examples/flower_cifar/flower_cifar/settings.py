@@ -22,6 +22,9 @@ class Settings:
         noise_multiplier: DP-SGD noise in units of `max_grad_norm`; negative for no DP-SGD.
         max_grad_norm: DP-SGD clipping norm.
         delta: At which epsilon is reported.
+        defence: A name in `fl_privacy_audit.defences.DEFENCES` other than DP-SGD, for which there
+            are the three settings above.
+        defence_settings: Of the defence, as text: ``"std=1e-3"``.
         sampling: ``"poisson"``: DP-SGD's own, batches vary in size. ``"fixed"``: every setting
             draws the same batches, and epsilon counts no amplification by sampling.
         seed: Of data, weights and batches.
@@ -39,6 +42,8 @@ class Settings:
     noise_multiplier: float = -1.0
     max_grad_norm: float = 1.0
     delta: float = 1e-3
+    defence: str = "none"
+    defence_settings: str = ""
     sampling: str = "fixed"
     seed: int = 0
     reproducible_noise: bool = False
@@ -83,4 +88,6 @@ class Settings:
             raise ValueError(
                 f"`dataset` must be 'photos' or 'cifar10', but got {settings.dataset!r}"
             )
+        if settings.defence == "dp-sgd":
+            raise ValueError("`defence` dp-sgd is set by `noise_multiplier` and `max_grad_norm`")
         return settings

@@ -1,0 +1,131 @@
+"""A Flower mod that puts a defence on what leaves the client."""
+
+import hashlib
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from flwr.app import ArrayRecord, Context, Error, Message
+
+from fl_privacy_audit.config import read_settings
+from fl_privacy_audit.defences import DEFENCES, Defence, Setting, defend_weights, make_defence
+from fl_privacy_audit.errors import AuditError, ConfigError
+
+NAME_KEY, SETTINGS_KEY = "defence", "defence-settings"
+"""Keys of the run config that `defend` reads where it is given no name."""
+FAILED_PRECONDITION = 6
+"""Flower's code for a mod that could not do its work."""
+
+Next = Callable[[Message, Context], Message]
+Mod = Callable[[Message, Context, Next], Message]
+
+log = logging.getLogger("fl_privacy_audit")
+
+
+def defend(name: str = "", *, seed: int | None = None, **settings: Setting) -> Mod:
+    """A mod that defends the update in each reply: returned minus sent weights.
+
+    Training itself is not touched. Use it on training alone, after `audit_mod`, which then sees the
+    defended reply::
+
+        @app.train(mods=[audit_mod, defend("gaussian", std=1e-3)])
+        def train(message, context): ...
+
+    Without a name it reads the run config in every round: ``defence = "gaussian"`` and
+    ``defence-settings = "std=1e-3"``. The first mod in a list is the last to see the reply, so of
+    two defences the later one in the list comes first: ``[defend("gaussian", std=1e-3),
+    defend("clipping", norm=1.0)]`` clips, then adds noise.
+
+    A defence that cannot be applied sends an error instead of an update without defence.
+
+    Args:
+        name: In the table of defences; empty to read the run config.
+        seed: Makes the noise the same in every run, for comparisons. It voids every guarantee:
+            whoever knows the seed can subtract the noise.
+        **settings: Of the defence; in units of the update, see `fl_privacy_audit.defences`.
+
+    Raises:
+        ConfigError: There is no such defence, or it is no mod.
+    """
+    fixed = _made(name, settings) if name else None
+    if fixed is None and settings:
+        raise ConfigError(
+            "Argument `name` must name a defence where settings are given, but got none"
+        )
+
+    def mod(message: Message, context: Context, call_next: Next) -> Message:
+        if message.metadata.message_type.split(".")[0] != "train":
+            return call_next(message, context)
+        sent = [ArrayRecord(dict(record)) for record in message.content.array_records.values()]
+        try:
+            defence = fixed or _from_run_config(context)
+        except AuditError as error:
+            return _refusal(message, str(error))
+        reply = call_next(message, context)
+        if reply.has_error():
+            return reply
+        try:
+            _defend(sent, reply, defence, _generator(seed, message, context))
+        except (AuditError, RuntimeError) as error:
+            return _refusal(message, f"the update could not be defended: {error}")
+        return reply
+
+    return mod
+
+
+def _made(name: str, settings: dict[str, Setting]) -> Defence:
+    defence = make_defence(name, settings)
+    where = DEFENCES[name].where
+    if where not in ("mod", "nowhere"):
+        raise ConfigError(
+            f"defence {name!r} is no mod of this package: it belongs to {where}; see "
+            "docs/defences.md"
+        )
+    return defence
+
+
+def _from_run_config(context: Context) -> Defence:
+    name = context.run_config.get(NAME_KEY)
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"`defend()` without a name needs `{NAME_KEY}` in the run config; "
+            "set it to 'none' for no defence"
+        )
+    return _made(name, read_settings(str(context.run_config.get(SETTINGS_KEY, ""))))
+
+
+def _defend(
+    sent: list[ArrayRecord], reply: Message, defence: Defence, rng: torch.Generator
+) -> None:
+    """Replace the arrays of the reply that the defence changes."""
+    returned = list(reply.content.array_records.items())
+    if len(sent) != 1 or len(returned) != 1:
+        raise ConfigError(
+            f"a defence works on one array record each way, but {len(sent)} were sent and "
+            f"{len(returned)} are returned"
+        )
+    key, record = returned[0]
+    before, after = sent[0].to_torch_state_dict(), record.to_torch_state_dict()
+    defended = defend_weights(before, after, defence, rng=rng)
+    changed = OrderedDict(
+        (name, tensor) for name, tensor in defended.items() if not torch.equal(tensor, after[name])
+    )
+    if changed:
+        reply.content[key] = ArrayRecord({**record, **ArrayRecord(changed)})
+
+
+def _generator(seed: int | None, message: Message, context: Context) -> torch.Generator:
+    if seed is None:
+        return torch.Generator().manual_seed(secrets.randbits(63))
+    configs = message.content.config_records.values()
+    rounds = [config["server-round"] for config in configs if "server-round" in config]
+    client = context.node_config.get("partition-id", context.node_id)
+    digest = hashlib.sha256(f"{seed}/{rounds}/{client}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _refusal(message: Message, reason: str) -> Message:
+    log.error("privacy audit: %s", reason)
+    return Message(Error(code=FAILED_PRECONDITION, reason=reason), reply_to=message)
