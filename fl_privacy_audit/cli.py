@@ -42,6 +42,7 @@ class _Lazy(click.Group):
         "report": ("fl_privacy_audit.html_report.command", "report_command"),
         "semsim": ("fl_privacy_audit.semsim.command", "semsim_group"),
         "study": ("fl_privacy_audit.study.command", "study_command"),
+        "sweep": ("fl_privacy_audit.sweep.command", "sweep_command"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -31,6 +31,7 @@ FREE_KEYS = {
     "controls",
     "claim",
     "defence",
+    "claim",
 }
 """Audit settings in which comparable runs may differ."""
 

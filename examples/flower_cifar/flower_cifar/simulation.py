@@ -20,6 +20,7 @@ def simulate(
     auditor: Auditor,
     *,
     num_clients: int,
+    cores: int | None = None,
     on_round: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Run one federation to its end.
@@ -28,6 +29,7 @@ def simulate(
         settings: Of the federation.
         auditor: Of its audit.
         num_clients: Simulated clients, all of which train in every round.
+        cores: Clients that may train at the same time; by default one for each core.
         on_round: Called with the number of rounds done.
 
     Raises:
@@ -47,7 +49,12 @@ def simulate(
         num_supernodes=num_clients,
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
+            "init_args": {
+                "logging_level": logging.ERROR,
+                "log_to_driver": False,
+                "include_dashboard": False,
+                **({} if cores is None else {"num_cpus": cores}),
+            },
         },
     )
     if not finished:

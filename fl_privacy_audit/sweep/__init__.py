@@ -1,0 +1,1 @@
+"""The sweep: one federation under many defences, run in pairs, resumed, compared."""

@@ -1,0 +1,102 @@
+"""What lies in the folder of a sweep, and how a half run is told from a whole one."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from fl_privacy_audit.errors import ConfigError, LedgerError
+
+from .plan import Run
+
+SPEC, FINISHED, LOCK, LOG = "run.json", "finished.json", ".lock", "log.txt"
+SET_ASIDE = "set-aside"
+PATIENCE_SECONDS = 20.0
+"""How long to wait for a run that is about to end because its sweep was killed."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, also after a crash."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def lock(folder: Path, patience: float = 0.0) -> int | None:
+    """Hold a folder; the file descriptor, or None if another process holds it.
+
+    Args:
+        folder: Made if it is not there.
+        patience: Seconds to wait for the other process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return held
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(held)
+                return None
+            time.sleep(0.1)
+
+
+def is_finished(out: Path, run: Run) -> bool:
+    """Whether the run has been done before.
+
+    Raises:
+        ConfigError: Its folder holds a finished run of other settings.
+    """
+    found = _read(out / run.folder / FINISHED)
+    if found is None:
+        return False
+    if found.get("digest") != run.digest:
+        raise ConfigError(
+            f"{out / run.folder} holds a finished run of another plan; give another --out, or "
+            "remove that folder"
+        )
+    return True
+
+
+def prepare(out: Path, run: Run) -> None:
+    """An empty folder for a run; what a half run left there is set aside, not lost.
+
+    Raises:
+        LedgerError: Another process is still at work in it.
+    """
+    folder = out / run.folder
+    if folder.exists():
+        held = lock(folder, PATIENCE_SECONDS)
+        if held is None:
+            raise LedgerError(f"another process is at work in {folder}; wait until it has ended")
+        try:
+            if (folder / SPEC).exists():
+                folder.rename(_free(out / SET_ASIDE, "-".join(run.folder.parts)))
+        finally:
+            os.close(held)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {**run.to_json(), "digest": run.digest}
+    write_whole(folder / SPEC, json.dumps(spec, indent=2) + "\n")
+
+
+def _free(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (folder / f"{name}-{number}").exists():
+        number += 1
+    return folder / f"{name}-{number}"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

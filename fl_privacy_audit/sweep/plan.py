@@ -1,0 +1,276 @@
+"""A plan: which federation, under which defences, audited how. Checked whole before it starts."""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fl_privacy_audit.attacks import make_attack
+from fl_privacy_audit.config import AuditConfig
+from fl_privacy_audit.defences import DEFENCES, Setting, make_defence
+from fl_privacy_audit.errors import AuditError, ConfigError
+from fl_privacy_audit.flower_cifar.settings import Settings
+
+from .claims import dp_claim
+
+SIZE, MEAN, STD = 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+"""Of the example's images; a test holds them to `flower_cifar.data`, which is slow to import."""
+UPDATE_UNITS = ("std", "scale", "norm", "clip_norm", "clipping_norm", "sensitivity")
+"""Settings of defences that are lengths in the units of the update."""
+BY_THE_SWEEP = ("directory", "setting", "image", "training", "defence", "seed", "claim")
+"""Settings of an audit that the sweep fills in."""
+OWN_KEYS = (
+    "seed",
+    "num_rounds",
+    "noise_multiplier",
+    "max_grad_norm",
+    "reproducible_noise",
+    "defence",
+    "defence_settings",
+)
+"""Settings of the federation that the plan says in its own words."""
+
+
+class DefencePlan(BaseModel):
+    """One defence of a plan.
+
+    Attributes:
+        label: What tables call it; its folder is named after it.
+        name: In the table of defences.
+        settings: Of the defence.
+        unit: What lengths in `settings` are measured in. ``"update"``: the update as it leaves the
+            client. ``"gradient"``: of one step of local SGD; they are multiplied by the learning
+            rate.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field(min_length=1)
+    name: str
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    unit: Literal["update", "gradient"] = "update"
+
+
+class Plan(BaseModel):
+    """What a plan file holds.
+
+    Attributes:
+        federation: ``clients``, ``rounds``, and any setting of the example federation.
+        audit: Any setting of an audit but those that the sweep fills in.
+        seeds: One whole set of runs for each; seeds data, weights, batches, noise and attacks.
+        defence: What is compared.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    federation: dict[str, Setting] = Field(default_factory=dict)
+    audit: dict[str, Any] = Field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    defence: tuple[DefencePlan, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One federation under one defence and one seed.
+
+    Attributes:
+        folder: Where it goes, relative to the folder of the sweep.
+        settings: Of the federation.
+        clients: In it.
+        audit: Of its audit; the directory is filled in when it starts.
+    """
+
+    folder: Path
+    settings: Settings
+    clients: int
+    audit: AuditConfig
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.audit.setting
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides what comes out."""
+        return {
+            "settings": asdict(self.settings),
+            "clients": self.clients,
+            "audit": self.audit.model_dump(mode="json", exclude={"directory"}),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of `to_json`: whether a finished run is the one that is wanted."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_plan(path: str | Path) -> list[Run]:
+    """The runs of a plan file, seed by seed.
+
+    Raises:
+        ConfigError: With one line for each thing that is wrong.
+    """
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the plan {path} cannot be read: {error}") from error
+    return plan_runs(data)
+
+
+def plan_runs(data: Mapping[str, Any]) -> list[Run]:
+    """The runs of a plan, seed by seed.
+
+    Raises:
+        ConfigError: With one line for each thing that is wrong.
+    """
+    try:
+        plan = Plan.model_validate(dict(data))
+    except ValidationError as error:
+        raise _wrong([_explain(problem) for problem in error.errors()]) from None
+    problems = _unlike(plan)
+    runs: list[Run] = []
+    for seed in plan.seeds:
+        for defence in plan.defence:
+            try:
+                runs.append(_run(plan, defence, seed))
+            except (AuditError, ValueError) as error:
+                problems.append(f"{defence.label!r}: {_one_line(error)}")
+    if problems:
+        raise _wrong(list(dict.fromkeys(problems)))
+    return runs
+
+
+def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
+    federation = dict(plan.federation)
+    clients, rounds = federation.pop("clients", 6), federation.pop("rounds", 60)
+    for name, value in (("clients", clients), ("rounds", rounds)):
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"`federation.{name}` must be a whole number from 1, but got {value}")
+    base = Settings.read(
+        {**federation, "num_rounds": rounds, "seed": seed, "reproducible_noise": True}
+    )
+    settings = _with_defence(base, defence, int(clients))
+    training: dict[str, Any] = {
+        "optimizer": "sgd",
+        "learning_rate": settings.learning_rate,
+        "steps": settings.local_steps,
+        "batch_size": settings.batch_size,
+        "mode": "train",
+    }
+    if settings.private:
+        training["max_grad_norm"] = settings.max_grad_norm
+        training["noise_multiplier"] = settings.noise_multiplier
+    given = _defence_settings(base, defence, int(clients))
+    audit = AuditConfig.build(
+        {
+            **plan.audit,
+            "setting": defence.label,
+            "image": {"shape": (3, SIZE, SIZE), "mean": MEAN, "std": STD},
+            "training": training,
+            "defence": {"name": defence.name, "settings": given},
+            "claim": dp_claim(defence.name, given, base),
+            "seed": seed,
+        }
+    )
+    for attack in audit.attacks:
+        make_attack(attack.name, attack.settings)
+    folder = Path(_slug(defence.label))
+    return Run(
+        folder=folder if len(plan.seeds) == 1 else f"seed-{seed}" / folder,
+        settings=settings,
+        clients=int(clients),
+        audit=audit,
+    )
+
+
+def _with_defence(base: Settings, defence: DefencePlan, clients: int) -> Settings:
+    given = _defence_settings(base, defence, clients)
+    if defence.name == "dp-sgd":
+        noise, norm = given["noise_multiplier"], given.get("max_grad_norm", 1.0)
+        return replace(base, noise_multiplier=float(noise), max_grad_norm=float(norm))
+    text = ", ".join(f"{name}={_text(value)}" for name, value in given.items())
+    return replace(base, defence=defence.name, defence_settings=text)
+
+
+def _defence_settings(base: Settings, defence: DefencePlan, clients: int) -> dict[str, Setting]:
+    """The settings in units of the update, checked against the table."""
+    given = dict(defence.settings)
+    if defence.unit == "gradient":
+        if base.local_steps > 1:
+            raise ConfigError(
+                "`unit` gradient is that of one local step; give settings in units of the update"
+            )
+        for name in set(UPDATE_UNITS) & set(given):
+            value = given[name]
+            if isinstance(value, int | float):
+                given[name] = value * base.learning_rate
+    if defence.name in DEFENCES and DEFENCES[defence.name].where == "Flower's wrapper":
+        given.setdefault("num_sampled_clients", clients)
+    make_defence(defence.name, given)
+    return given
+
+
+def _unlike(plan: Plan) -> list[str]:
+    """What would make runs that cannot be compared, or that say a thing twice."""
+    problems = []
+    known = {field.name for field in fields(Settings)} | {"clients", "rounds"}
+    for key in plan.federation:
+        if key in OWN_KEYS:
+            problems.append(
+                f"`federation.{key}` is set by the plan: see `seeds`, `rounds`, defences"
+            )
+        elif key not in known:
+            problems.append(f"`federation.{key}` is not a setting of the federation")
+    if plan.federation.get("sampling", "fixed") != "fixed":
+        problems.append(
+            "`federation.sampling` must be 'fixed': Poisson sampling draws other images under "
+            "DP-SGD than without, and the runs could not be compared"
+        )
+    problems += [
+        f"`audit.{key}` is filled in by the sweep" for key in plan.audit if key in BY_THE_SWEEP
+    ]
+    slugs = [_slug(defence.label) for defence in plan.defence]
+    for slug in dict.fromkeys(slugs):
+        if slugs.count(slug) > 1:
+            problems.append(f"two defences go to the folder {slug!r}; set their labels apart")
+    if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
+        problems.append(f"`seeds` must be different numbers, but got {list(plan.seeds)}")
+    return problems
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "defence"
+
+
+def _text(value: Setting) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden" and problem["loc"][0] == "defence":
+        return (
+            f"`{place}` is no part of a defence: its own settings go into `settings`, and the "
+            "federation is the same for all, or the runs could not be compared"
+        )
+    if problem["type"] == "extra_forbidden":
+        return f"`{place}` is not a part of a plan; there are federation, audit, seeds, defence"
+    if problem["type"] == "missing":
+        return f"`{place}` is missing"
+    return f"`{place}`: {problem['msg']}, got {problem['input']!r}"
+
+
+def _one_line(error: Exception) -> str:
+    first, *rest = str(error).splitlines()
+    return "; ".join([first, *(line.strip() for line in rest)]).replace(":;", ":")
+
+
+def _wrong(problems: list[str]) -> ConfigError:
+    return ConfigError("the plan is wrong:\n  " + "\n  ".join(problems))
