@@ -31,7 +31,6 @@ FREE_KEYS = {
     "controls",
     "claim",
     "defence",
-    "claim",
 }
 """Audit settings in which comparable runs may differ."""
 

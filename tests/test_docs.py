@@ -8,8 +8,8 @@ from pathlib import Path
 from fl_privacy_audit import AuditConfig
 from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.metrics import METRICS, SET_METRICS, format_range
 from fl_privacy_audit.defences import DEFENCES
+from fl_privacy_audit.metrics import METRICS, SET_METRICS, format_range
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

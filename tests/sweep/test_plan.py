@@ -128,6 +128,10 @@ def test_the_digest_is_that_of_what_decides() -> None:
             plan(federation={"sampling": "poisson"}),
             "`federation.sampling` must be 'fixed': Poisson sampling draws other images under DP-",
         ),
+        (
+            plan(federation={"server_optimizer": "sgd"}),
+            "'no defence': `server_optimizer` must be 'adam' or 'average', but got 'sgd'",
+        ),
         (plan(audit={"seed": 1}), "`audit.seed` is filled in by the sweep"),
         (
             plan(audit={"evry": 1}),
@@ -188,4 +192,4 @@ def test_what_claims_privacy_is_checked() -> None:
         assert DpClaim(**told, rounds=60).sampling == "fixed"
     server = claims["server-clipping"]
     assert server is not None
-    assert (server.clipped_by, server.sampled_clients) == ("server", 6)
+    assert (server.clipped_by, server.sampled_clients) == ("server", 4)

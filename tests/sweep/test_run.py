@@ -133,11 +133,17 @@ def test_a_half_run_that_still_runs_is_not_touched(
 
 
 SHORT: dict[str, Any] = {
-    "federation": {"rounds": 2, "clients": 3, "images_per_client": 7},
+    "federation": {
+        "rounds": 2,
+        "clients": 3,
+        "images_per_client": 7,
+        "server_optimizer": "average",
+    },
     "audit": {
         "attacks": [{"name": "swept_inversion", "settings": {"steps": 2, "restarts": 1}}],
         "clients_per_round": 2,
         "controls": False,
+        "metrics": "psnr",
     },
 }
 

@@ -1,10 +1,10 @@
-"""The server: FedAdam, audited. The two lines that matter are in `main`."""
+"""The server: FedAdam or FedAvg, audited. The two lines that matter are in `main`."""
 
 from collections.abc import Callable
 
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAdam, Result
+from flwr.serverapp.strategy import FedAdam, FedAvg, Result, Strategy
 
 from fl_privacy_audit import AuditConfig, Auditor
 from fl_privacy_audit.strategies import AuditedStrategy
@@ -50,10 +50,7 @@ def federate(
         on_round(server_round)
         return MetricRecord({"accuracy": accuracy(model, arrays.to_torch_state_dict(), test)})
 
-    fed_adam = FedAdam(
-        fraction_evaluate=0.0, min_evaluate_nodes=0, eta=settings.server_learning_rate
-    )
-    strategy = AuditedStrategy(wrapped(fed_adam, settings), auditor=auditor)
+    strategy = AuditedStrategy(wrapped(_averaging(settings), settings), auditor=auditor)
     return strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(model.state_dict()),
@@ -61,3 +58,9 @@ def federate(
         train_config=settings.to_config(),
         evaluate_fn=evaluate,
     )
+
+
+def _averaging(settings: Settings) -> Strategy:
+    if settings.server_optimizer == "average":
+        return FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0)
+    return FedAdam(fraction_evaluate=0.0, min_evaluate_nodes=0, eta=settings.server_learning_rate)

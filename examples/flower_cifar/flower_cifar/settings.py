@@ -18,7 +18,9 @@ class Settings:
         batch_size: Images in one local step.
         local_steps: Local SGD steps a round.
         learning_rate: Of the local SGD.
-        server_learning_rate: Of FedAdam at the server.
+        server_optimizer: ``"adam"``: FedAdam. ``"average"``: FedAvg, whose new model is the mean of
+            what the clients returned, and so tells most of it.
+        server_learning_rate: Of FedAdam.
         noise_multiplier: DP-SGD noise in units of `max_grad_norm`; negative for no DP-SGD.
         max_grad_norm: DP-SGD clipping norm.
         delta: At which epsilon is reported.
@@ -38,6 +40,7 @@ class Settings:
     batch_size: int = 1
     local_steps: int = 1
     learning_rate: float = 0.03
+    server_optimizer: str = "adam"
     server_learning_rate: float = 0.003
     noise_multiplier: float = -1.0
     max_grad_norm: float = 1.0
@@ -83,6 +86,11 @@ class Settings:
         if settings.sampling not in ("fixed", "poisson"):
             raise ValueError(
                 f"`sampling` must be 'fixed' or 'poisson', but got {settings.sampling!r}"
+            )
+        if settings.server_optimizer not in ("adam", "average"):
+            raise ValueError(
+                "`server_optimizer` must be 'adam' or 'average', but got "
+                f"{settings.server_optimizer!r}"
             )
         if settings.dataset not in ("photos", "cifar10"):
             raise ValueError(
