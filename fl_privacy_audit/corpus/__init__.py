@@ -1,0 +1,1 @@
+"""Corpora: images x victims x attacks x defences -> originals beside what attacks made of them."""

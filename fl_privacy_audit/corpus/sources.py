@@ -1,0 +1,378 @@
+"""Where the images come from: the paper's five domains, any folder, and photographs at hand.
+
+Sun et al. 2023, arXiv:2309.13038, use CIFAR-100, Caltech-101, Imagenette, CelebA (people as
+classes) and Stanford Dogs; the last is an image folder. A source has two halves without a picture
+in common: victims train on one, and the other is attacked.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data as photographs
+from torch import Tensor
+
+from fl_privacy_audit.errors import CorpusError
+
+CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CELEBA_STATISTICS = ((0.506, 0.425, 0.383), (0.266, 0.245, 0.241))
+"""Of the paper's released code."""
+PLAIN_STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+PHOTOS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "retina",
+    "hubble_deep_field",
+    "immunohistochemistry",
+)
+CROPS = 700
+"""Crops in each half of the photographs."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half:
+    """Pictures that are read one by one, when they are asked for.
+
+    Attributes:
+        names: Of the pictures, unlike each other.
+        labels: Class of each.
+        read: Index -> picture.
+    """
+
+    names: Sequence[str]
+    labels: Sequence[int]
+    read: Callable[[int], Image.Image]
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.names)
+
+    def pixels(self, indices: Sequence[int], size: int) -> Tensor:
+        """``(N, 3, size, size)`` in [0, 1], in steps of 1/255: short side scaled, middle cut out.
+
+        Raises:
+            CorpusError: A picture cannot be read.
+        """
+        pictures = []
+        for index in indices:
+            try:
+                picture = self.read(index).convert("RGB")
+            except (OSError, SyntaxError, ValueError) as error:
+                raise CorpusError(
+                    f"the picture {self.names[index]!r} cannot be read: {error}"
+                ) from error
+            pictures.append(np.asarray(_square(picture, size)))
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One source of images.
+
+    Attributes:
+        name: In the corpus.
+        classes: Their names; labels are indices into them.
+        mean: Per channel, that clients subtract.
+        std: Per channel, that clients divide by.
+        train: What victims are trained on.
+        attacked: What attacks shall rebuild.
+    """
+
+    name: str
+    classes: Sequence[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Half
+    attacked: Half
+
+    def choose(self, count: int, seed: int) -> list[int]:
+        """Indices of images to attack: all different, seeded, and a larger count only adds.
+
+        Raises:
+            CorpusError: There are not so many.
+        """
+        if count > len(self.attacked):
+            raise CorpusError(
+                f"source {self.name!r} has {len(self.attacked)} images to attack, but {count} are "
+                "asked for"
+            )
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        return [int(index) for index in rng.permutation(len(self.attacked))[:count]]
+
+
+Opener = Callable[[str, Path, bool], Source]
+"""``(name, root, download) -> Source``."""
+
+
+def open_source(spec: str, root: str | Path, *, download: bool = False) -> Source:
+    """Open a source.
+
+    Args:
+        spec: A name of `SOURCES`, or ``name=folder`` for an image folder with one sub-folder a
+            class.
+        root: What torchvision takes as its root.
+        download: Let torchvision fetch what is missing.
+
+    Raises:
+        CorpusError: No such source, or its files are not there.
+    """
+    name, _, folder = spec.partition("=")
+    if folder:
+        return _folder(name, Path(folder), download)
+    if name not in SOURCES:
+        raise CorpusError(
+            f"there is no source {name!r}; there are {', '.join(SOURCES)}, and name=folder for a "
+            "folder of images with one sub-folder a class"
+        )
+    try:
+        return SOURCES[name].open(name, Path(root), download)
+    except CorpusError:
+        raise
+    except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise CorpusError(f"source {name!r} cannot be read in {root}: {error}") from error
+
+
+def _cifar(name: str, root: Path, download: bool) -> Source:
+    from torchvision import datasets
+
+    kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    folder = root / kind.base_folder
+    _need(name, folder, download)
+    if not folder.is_dir():
+        kind(str(root), download=True)
+
+    class Lenient(kind):  # type: ignore[misc, valid-type]
+        """Takes a copy in another order, or a cut one: only its layout must be right."""
+
+        meta: ClassVar[dict[str, str | None]] = {**kind.meta, "md5": None}
+
+        def _check_integrity(self) -> bool:
+            return bool(folder.is_dir())
+
+    def half(train: bool) -> Half:
+        stored = Lenient(str(root), train=train)
+        word = "train" if train else "test"
+        return Half(
+            names=[f"{word}{index:05d}" for index in range(len(stored.data))],
+            labels=stored.targets,
+            read=lambda index: Image.fromarray(stored.data[index]),
+        )
+
+    mean, std = CIFAR10_STATISTICS if name == "cifar10" else CIFAR100_STATISTICS
+    return Source(
+        name=name,
+        classes=Lenient(str(root), train=False).classes,
+        mean=mean,
+        std=std,
+        train=half(train=True),
+        attacked=half(train=False),
+    )
+
+
+def _caltech101(name: str, root: Path, download: bool) -> Source:
+    from torchvision import datasets
+
+    folder = root / "caltech101" / "101_ObjectCategories"
+    _need(name, folder, download)
+    stored = datasets.Caltech101(str(root), download=download)
+    paths = [
+        folder / stored.categories[label] / f"image_{number:04d}.jpg"
+        for label, number in zip(stored.y, stored.index, strict=True)
+    ]
+    return _two_halves(name, stored.categories, paths, stored.y, IMAGENET_STATISTICS)
+
+
+def _imagenette(name: str, root: Path, download: bool) -> Source:
+    from torchvision import datasets
+
+    folder = root / "imagenette2-160"
+    _need(name, folder, download)
+    if not folder.is_dir():
+        datasets.Imagenette(str(root), size="160px", download=True)
+    train, attacked = (datasets.Imagenette(str(root), split=s, size="160px") for s in _SPLITS)
+    mean, std = IMAGENET_STATISTICS
+    return Source(
+        name=name,
+        classes=[words[0] for words in train.classes],
+        mean=mean,
+        std=std,
+        train=_files(*zip(*((Path(p), y) for p, y in train._samples), strict=True)),
+        attacked=_files(*zip(*((Path(p), y) for p, y in attacked._samples), strict=True)),
+    )
+
+
+_SPLITS = ("train", "val")
+
+
+def _celeba(name: str, root: Path, download: bool) -> Source:
+    """People as classes: each person's pictures are dealt to the two halves in turn."""
+    from torchvision import datasets
+
+    folder = root / datasets.CelebA.base_folder / "img_align_celeba"
+    _need(name, folder, download)
+    if not folder.is_dir():
+        datasets.CelebA(str(root), download=True)
+
+    class Lenient(datasets.CelebA):  # type: ignore[misc]
+        """Takes a cut copy: only its layout must be right."""
+
+        def _check_integrity(self) -> bool:
+            return bool(folder.is_dir())
+
+    stored = Lenient(str(root), split="all", target_type="identity")
+    owners = [int(one) for one in stored.identity.flatten()]
+    people = {person: index for index, person in enumerate(sorted(set(owners)))}
+    return _two_halves(
+        name,
+        [f"person {person}" for person in people],
+        [folder / file for file in stored.filename],
+        [people[owner] for owner in owners],
+        CELEBA_STATISTICS,
+    )
+
+
+def _folder(name: str, folder: Path, download: bool) -> Source:
+    del download
+    if not folder.is_dir():
+        raise CorpusError(f"source {name!r}: there is no folder {folder}")
+    classes = sorted(
+        entry.name for entry in folder.iterdir() if entry.is_dir() and _pictures_in(entry)
+    )
+    paths = [
+        (path, label) for label, one in enumerate(classes) for path in _pictures_in(folder / one)
+    ]
+    if not paths:
+        raise CorpusError(
+            f"source {name!r}: {folder} has no sub-folder with pictures; there must be one a class"
+        )
+    return _two_halves(
+        name, classes, [path for path, _ in paths], [label for _, label in paths], PLAIN_STATISTICS
+    )
+
+
+def _no_folder(name: str, root: Path, download: bool) -> Source:
+    return _folder(name, root, download)
+
+
+def _photos(name: str, root: Path, download: bool) -> Source:
+    del root, download
+
+    def half(word: str) -> Half:
+        """Square crops of 30 to 80 % of a photograph's short side, photographs in turn."""
+
+        def read(index: int) -> Image.Image:
+            photo = _photo(PHOTOS[index % len(PHOTOS)])
+            rng = np.random.default_rng([index, *word.encode()])
+            side = int(rng.integers(60, 161))
+            left, top = (int(rng.integers(0, edge - side + 1)) for edge in photo.size)
+            return photo.crop((left, top, left + side, top + side))
+
+        return Half(
+            names=[f"{word}{index:05d}" for index in range(CROPS)],
+            labels=[index % len(PHOTOS) for index in range(CROPS)],
+            read=read,
+        )
+
+    mean, std = PLAIN_STATISTICS
+    return Source(
+        name=name,
+        classes=PHOTOS,
+        mean=mean,
+        std=std,
+        train=half("train"),
+        attacked=half("test"),
+    )
+
+
+@lru_cache
+def _photo(name: str) -> Image.Image:
+    photo = Image.fromarray(getattr(photographs, name)()).convert("RGB")
+    scale = 200 / min(photo.size)
+    return photo.resize(
+        (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS
+    )
+
+
+def _need(name: str, folder: Path, download: bool) -> None:
+    if not folder.is_dir() and not download:
+        raise CorpusError(
+            f"source {name!r}: there is no folder {folder}; give the folder that torchvision "
+            "takes as its root by --data-root, or allow --download"
+        )
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+
+
+def _files(paths: Sequence[Path], labels: Sequence[int]) -> Half:
+    return Half(
+        names=[f"{path.parent.name}-{path.stem}" for path in paths],
+        labels=list(labels),
+        read=lambda index: Image.open(paths[index]),
+    )
+
+
+def _two_halves(
+    name: str,
+    classes: Sequence[str],
+    paths: Sequence[Path],
+    labels: Sequence[int],
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Source:
+    """Deal the pictures of each class in turn: the first to be attacked, the next to train on."""
+    dealt: dict[int, int] = {}
+    halves: tuple[list[int], list[int]] = ([], [])
+    for index, label in enumerate(labels):
+        turn = dealt.get(label, 0)
+        halves[turn % 2].append(index)
+        dealt[label] = turn + 1
+    attacked, train = (
+        _files([paths[i] for i in half], [labels[i] for i in half]) for half in halves
+    )
+    mean, std = statistics
+    return Source(
+        name=name, classes=list(classes), mean=mean, std=std, train=train, attacked=attacked
+    )
+
+
+def _square(picture: Image.Image, size: int) -> Image.Image:
+    if picture.size == (size, size):
+        return picture
+    scale = size / min(picture.size)
+    width, height = (max(size, round(edge * scale)) for edge in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return picture.crop((left, top, left + size, top + size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEntry:
+    """One row of the table: how a source is opened, and what it is."""
+
+    open: Opener
+    about: str
+
+
+SOURCES: dict[str, SourceEntry] = {
+    "cifar10": SourceEntry(open=_cifar, about="ten kinds of things, Krizhevsky 2009"),
+    "cifar100": SourceEntry(open=_cifar, about="a hundred kinds of things, Krizhevsky 2009"),
+    "caltech101": SourceEntry(open=_caltech101, about="101 kinds of objects, Fei-Fei 2004"),
+    "imagenette": SourceEntry(open=_imagenette, about="ten classes of ImageNet, fast.ai"),
+    "celeba": SourceEntry(open=_celeba, about="faces, the person is the class, Liu 2015"),
+    "folder": SourceEntry(open=_no_folder, about="the folder --data-root, one sub-folder a class"),
+    "photos": SourceEntry(open=_photos, about="crops of scikit-image's photographs, no download"),
+}
