@@ -1,13 +1,12 @@
 """The victims of the benchmark: networks, seeded weights, photographs, and what a server sees."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from skimage import data as photographs
 from skimage.transform import resize
@@ -15,114 +14,31 @@ from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import with_imprint
 from fl_privacy_audit.attacks.imprint import ImprintBlock, empirical
+from fl_privacy_audit.corpus import networks
 from fl_privacy_audit.types import Observation, Update
 from tests.cases import CLASSES, image_config, observation
 
 SIZE = 32
 
-
-class QuickStartNet(nn.Module):
-    """The network of Flower's PyTorch quick start: two convolutions with pooling, three layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 5)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(16 * 5 * 5, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, CLASSES)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = F.max_pool2d(self.conv1(inputs).relu(), 2)
-        hidden = F.max_pool2d(self.conv2(hidden).relu(), 2).flatten(1)
-        scores: Tensor = self.fc3(self.fc2(self.fc1(hidden).relu()).relu())
-        return scores
+ConvNet = networks.ConvNet
+Perceptron = networks.Perceptron
+QuickStartNet = networks.QuickStartNet
+SmallConvNet = networks.SmallConvNet
+seeded = networks.seeded
 
 
-def block(before: int, width: int) -> list[nn.Module]:
-    """3x3 convolution, batch norm, ReLU."""
-    return [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-
-
-class ConvNet(nn.Sequential):
-    """The ConvNet of Geiping et al. 2020: eight 3x3 convolutions, batch norm, two poolings."""
-
-    def __init__(self, width: int = 64) -> None:
-        widths = [width, *[2 * width] * 2, *[4 * width] * 5]
-        layers: list[nn.Module] = []
-        before = 3
-        for number, wide in enumerate(widths):
-            layers += block(before, wide)
-            before = wide
-            if number in (5, 7):
-                layers.append(nn.MaxPool2d(3))
-        super().__init__(*layers, nn.Flatten(), nn.Linear(before * (SIZE // 9) ** 2, CLASSES))
-
-
-class SmallConvNet(nn.Sequential):
-    """Three 3x3 convolutions with batch norm, for cases that must not take long."""
-
-    def __init__(self) -> None:
-        layers = [*block(3, 16), *block(16, 32), nn.AvgPool2d(2), *block(32, 32), nn.AvgPool2d(2)]
-        super().__init__(*layers, nn.Flatten(), nn.Linear(32 * (SIZE // 4) ** 2, CLASSES))
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al. 2016)."""
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or before != width:
-            straight = nn.Conv2d(before, width, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(straight, nn.BatchNorm2d(width))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = self.norm1(self.conv1(inputs)).relu()
-        outputs: Tensor = (self.norm2(self.conv2(hidden)) + self.shortcut(inputs)).relu()
-        return outputs
-
-
-class ResNet(nn.Sequential):
-    """A residual network with a 3x3 stem for small images."""
-
-    def __init__(self, blocks: Sequence[int], width: int) -> None:
-        stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU()]
-        before = width
-        for stage, count in enumerate(blocks):
-            for number in range(count):
-                stride = 2 if stage and not number else 1
-                layers.append(BasicBlock(before, width * 2**stage, stride))
-                before = width * 2**stage
-        pool = nn.AdaptiveAvgPool2d(1)
-        super().__init__(*layers, pool, nn.Flatten(), nn.Linear(before, CLASSES))
-
-
-class ResNet18(ResNet):
+class ResNet18(networks.ResNet):
     """Four stages of two blocks, 64 channels."""
 
     def __init__(self) -> None:
         super().__init__((2, 2, 2, 2), 64)
 
 
-class ResNet20(ResNet):
+class ResNet20(networks.ResNet):
     """Three stages of three blocks, 16 channels."""
 
     def __init__(self) -> None:
         super().__init__((3, 3, 3), 16)
-
-
-class Perceptron(nn.Sequential):
-    """Linear layers and ReLU on the flattened image, as SPEAR and the ratio attack need it."""
-
-    def __init__(self) -> None:
-        hidden = [nn.Linear(3 * SIZE**2, 200), nn.ReLU(), nn.Linear(200, 50), nn.ReLU()]
-        super().__init__(nn.Flatten(), *hidden, nn.Linear(50, CLASSES))
 
 
 class Cnn6(nn.Sequential):
@@ -140,19 +56,6 @@ class Cnn6(nn.Sequential):
             side = (side + 2 * padding - kernel) // stride + 1
             before = width
         super().__init__(*layers, nn.Flatten(), nn.Linear(before * side**2, CLASSES, bias=False))
-
-
-def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """Seeded weights: torch's, and in networks with batch norm He-normal convolutions."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = make()
-        modules = list(model.modules())
-        if any(isinstance(module, nn.BatchNorm2d) for module in modules):
-            for module in modules:
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    return model
 
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")

@@ -1,0 +1,196 @@
+"""How victims are trained: the recipes of Sun et al. 2023, and checkpoints that can be resumed.
+
+The settings of full training are those of the paper's released code: SGD of 0.1 with Nesterov
+momentum 0.9 and weight decay 5e-4, tenfold drops after 3/8, 5/8 and 7/8 of the epochs, batches of
+64, 200 epochs on CIFAR-100. Half the cross-entropy is minimised, which halves the step.
+Pruning and noise are applied to the gradient of every training step, as there; the update that is
+attacked is a matter of its own, see `leak`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.types import ImageSpec
+
+from .augment import Operation, as_it_is, crop_and_flip, policy
+
+GradientRule = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One row of the table.
+
+    Attributes:
+        about: In words.
+        trained: Whether there is any training.
+        augment: What clients do to each image, in training and when they are attacked.
+        gradient_rule: Done to the gradient of each parameter in each training step.
+    """
+
+    about: str
+    trained: bool = True
+    augment: Operation = as_it_is
+    gradient_rule: GradientRule | None = None
+
+
+def _prune(gradient: Tensor, rng: torch.Generator) -> Tensor:
+    """The smallest 70 % of each tensor to zero."""
+    del rng
+    count = int(0.7 * gradient.numel())
+    if not count:
+        return gradient
+    limit = gradient.abs().flatten().kthvalue(count).values
+    return torch.where(gradient.abs() > limit, gradient, torch.zeros_like(gradient))
+
+
+def _add_noise(gradient: Tensor, rng: torch.Generator) -> Tensor:
+    return gradient + 1e-3 * torch.randn(gradient.shape, generator=rng).to(gradient.device)
+
+
+RECIPES: dict[str, Recipe] = {
+    "none": Recipe(about="not trained", trained=False),
+    "plain": Recipe(about="no augmentation"),
+    "crop": Recipe(about="crop and flip", augment=crop_and_flip),
+    "3-1-7": Recipe(about="crop, flip and policy 3-1-7", augment=policy((3, 1, 7))),
+    "43-18-18": Recipe(about="crop, flip and policy 43-18-18", augment=policy((43, 18, 18))),
+    "hybrid": Recipe(
+        about="crop, flip and one of the two policies", augment=policy((3, 1, 7), (43, 18, 18))
+    ),
+    "prune70": Recipe(
+        about="crop and flip, 70 % of each training gradient pruned",
+        augment=crop_and_flip,
+        gradient_rule=_prune,
+    ),
+    "gauss1e-3": Recipe(
+        about="crop and flip, Gaussian noise of 1e-3 on each training gradient",
+        augment=crop_and_flip,
+        gradient_rule=_add_noise,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long and on how much.
+
+    Attributes:
+        epochs: The paper's CIFAR-100 victims: 200.
+        images: Most images to train on; None for all.
+        batch_size: The paper's: 64.
+        learning_rate: At the start; the paper's: 0.1.
+    """
+
+    epochs: int = 200
+    images: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 0.1
+
+    def __str__(self) -> str:
+        """Short, for the name of a checkpoint."""
+        return f"e{self.epochs}n{self.images or 'all'}b{self.batch_size}r{self.learning_rate:g}"
+
+
+def train_victim(
+    model: nn.Module,
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor,
+    spec: ImageSpec,
+    training: Training,
+    path: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> nn.Module:
+    """Train a victim, or go on where a checkpoint stands, or take the finished one.
+
+    Args:
+        model: With the weights to start from; changed in place.
+        recipe: How.
+        images: ``(N, 3, H, W)`` in [0, 1].
+        labels: ``(N,)``.
+        spec: Normalisation.
+        training: How long.
+        path: Of the checkpoint, safetensors; written after every epoch.
+        seed: Of batches, augmentation and noise; each epoch has its own draw.
+        device: Where to train.
+        progress: Called with epochs done and in all.
+
+    Returns:
+        `model`, on the CPU.
+
+    Raises:
+        CorpusError: The checkpoint is damaged or of another network; it says which file to delete.
+    """
+    model.to(device).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=training.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+    )
+    done = _load(path, model, optimizer) if path.exists() else 0
+    for epoch in range(done, training.epochs):
+        drops = sum(epoch >= training.epochs * part / 8 for part in (3, 5, 7))
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * 0.1**drops
+        rng = torch.Generator().manual_seed(seed + epoch)
+        for batch in torch.randperm(len(images), generator=rng).split(training.batch_size):
+            if len(batch) < 2 <= len(images):
+                continue  # batch norm cannot train on one
+            pixels = torch.stack([recipe.augment(images[i], rng) for i in batch.tolist()])
+            inputs = spec.normalise(pixels.to(device))
+            optimizer.zero_grad()
+            loss = 0.5 * F.cross_entropy(model(inputs), labels[batch].to(device))
+            loss.backward()
+            for parameter in model.parameters():
+                if recipe.gradient_rule is not None and parameter.grad is not None:
+                    parameter.grad = recipe.gradient_rule(parameter.grad, rng)
+            optimizer.step()
+        _save(path, model, optimizer, epoch + 1)
+        progress(epoch + 1, training.epochs)
+    return model.cpu()
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.SGD, epochs: int) -> None:
+    tensors = {f"model.{n}": t.detach().cpu() for n, t in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        velocity = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if velocity is not None:
+            tensors[f"momentum.{name}"] = velocity.cpu()
+    tensors["epochs"] = torch.tensor(epochs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    save_file({n: t.contiguous() for n, t in tensors.items()}, partial)
+    os.replace(partial, path)
+
+
+def _load(path: Path, model: nn.Module, optimizer: torch.optim.SGD) -> int:
+    try:
+        tensors = load_file(path)
+        weights = {
+            n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")
+        }
+        model.load_state_dict(weights)
+        epochs = int(tensors["epochs"])
+    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        raise CorpusError(
+            f"the checkpoint {path} cannot be used: {error}; delete it to train again"
+        ) from error
+    for name, parameter in model.named_parameters():
+        if f"momentum.{name}" in tensors:
+            buffer = tensors[f"momentum.{name}"].to(parameter.device)
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+    return epochs
