@@ -36,8 +36,9 @@ class _Lazy(click.Group):
 
     later: ClassVar[dict[str, tuple[str, str]]] = {
         "annotate": ("fl_privacy_audit.annotate.command", "annotate_command"),
-        "export": ("fl_privacy_audit.export", "export_command"),
         "annotators": ("fl_privacy_audit.annotators.command", "annotators_command"),
+        "corpus": ("fl_privacy_audit.corpus.command", "corpus_command"),
+        "export": ("fl_privacy_audit.export", "export_command"),
         "metrics": ("fl_privacy_audit.metrics.command", "metrics_command"),
         "report": ("fl_privacy_audit.html_report.command", "report_command"),
         "semsim": ("fl_privacy_audit.semsim.command", "semsim_group"),

@@ -1,0 +1,67 @@
+"""What a server sees of one client: a step of SGD, its defence, and the two sets of weights.
+
+Defences work on the gradient, so their settings are in its units, as papers give them; the client
+then steps along what the defence left of it.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fl_privacy_audit.config import ImageConfig, TrainingConfig
+from fl_privacy_audit.defences import Defence
+from fl_privacy_audit.types import Mode, Observation
+from fl_privacy_audit.updates import observe
+
+LEARNING_RATE = 0.1
+
+
+def leak(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    image: ImageConfig,
+    mode: Mode,
+    defence: Defence,
+    rng: torch.Generator,
+    device: torch.device,
+) -> Observation:
+    """One client's update, as the server holds it.
+
+    Args:
+        model: With the weights that were sent; it is not changed.
+        images: ``(N, 3, H, W)`` in [0, 1]: the client's one batch.
+        labels: ``(N,)``.
+        image: Shape and normalisation.
+        mode: Of batch norm in the client's step; attacks replay it in the same.
+        defence: On the gradient.
+        rng: The defence's randomness.
+        device: Where the attack shall run.
+    """
+    client = copy.deepcopy(model).train(mode == "train")
+    sent = {name: tensor.detach().clone() for name, tensor in client.state_dict().items()}
+    names = [name for name, _ in client.named_parameters()]
+    loss = F.cross_entropy(client(image.spec().normalise(images)), labels)
+    slopes = torch.autograd.grad(loss, list(client.parameters()))
+    defended = defence.apply(dict(zip(names, slopes, strict=True)), rng)
+    returned = {
+        name: tensor.detach() - LEARNING_RATE * defended[name] if name in defended else tensor
+        for name, tensor in client.state_dict().items()
+    }
+    return observe(
+        model,
+        {name: tensor.numpy() for name, tensor in sent.items()},
+        {name: tensor.numpy() for name, tensor in returned.items()},
+        image=image,
+        training=TrainingConfig(
+            optimizer="sgd",
+            learning_rate=LEARNING_RATE,
+            steps=1,
+            batch_size=len(images),
+            mode=mode,
+        ),
+        device=device,
+    )

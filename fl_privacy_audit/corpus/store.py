@@ -1,0 +1,144 @@
+"""The corpus on disk while it grows: rows one by one, pictures all or not at all."""
+
+import csv
+import fcntl
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.manifest import CLASSES, MANIFEST, Pair
+
+PLAN, LOCK = "plan.json", ".lock"
+COLUMNS = [field.name for field in fields(Pair)]
+
+
+class Store:
+    """The only writer of a corpus; a second one is refused while it is open.
+
+    A row is written after its pictures, so a row that is there has pictures that are whole. A build
+    that was killed leaves at most one torn row, which is cut off here.
+
+    Args:
+        directory: Made if it is not there, for its owner alone: pictures are personal data.
+        plan: What must be the same when a build goes on: seed, size and the like.
+
+    Raises:
+        CorpusError: Another build has it open, or it was begun with another plan.
+    """
+
+    def __init__(self, directory: Path, plan: Mapping[str, Any]) -> None:
+        self.directory = directory
+        try:
+            for name in (".", "originals", "reconstructions"):
+                (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (directory / LOCK).open("w")
+        except OSError as error:
+            raise CorpusError(f"a corpus cannot be written to {directory}: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise CorpusError(f"another build is writing to {directory}") from None
+        try:
+            self._same_plan(plan)
+            self.done = self._mend()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._lock.close()
+
+    def write_classes(self, classes: Mapping[str, Sequence[str]]) -> None:
+        """Class names of each source; those that are there already are kept.
+
+        Raises:
+            CorpusError: A source has other classes than the corpus says.
+        """
+        path = self.directory / CLASSES
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for name, names in classes.items():
+            if known.get(name, list(names)) != list(names):
+                raise CorpusError(
+                    f"source {name!r} had other classes when {self.directory} was begun"
+                )
+        _write(path, json.dumps({**known, **{n: list(c) for n, c in classes.items()}}, indent=1))
+
+    def add(self, pairs: Sequence[tuple[Pair, Tensor, Tensor]]) -> None:
+        """Write ``(row, original, reconstruction)``, those that are not there yet.
+
+        Pictures are ``(3, H, W)`` in [0, 1]; an original that is there is not written again.
+        """
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        fresh = [entry for entry in pairs if entry[0].key not in self.done]
+        for pair, original, reconstruction in fresh:
+            if not (self.directory / pair.original).exists():
+                self._picture(pair.original, original)
+            self._picture(pair.reconstruction, reconstruction)
+            writer.writerow(asdict(pair))
+        with (self.directory / MANIFEST).open("ab") as file:
+            file.write(text.getvalue().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.done.update(pair.key for pair, _, _ in fresh)
+
+    def write_refusals(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """What was asked for and is not there, replacing the file."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["setting", "images", "reason"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        _write(self.directory / "refused.csv", text.getvalue())
+
+    def _picture(self, name: str, pixels: Tensor) -> None:
+        path = self.directory / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        array = (pixels.clamp(0, 1) * 255).round().permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+        partial = path.with_suffix(".part")
+        Image.fromarray(array).save(partial, format="PNG")
+        os.replace(partial, path)
+
+    def _same_plan(self, plan: Mapping[str, Any]) -> None:
+        path = self.directory / PLAN
+        if path.exists():
+            known = json.loads(path.read_text(encoding="utf-8"))
+            for name, value in plan.items():
+                if known.get(name) != value:
+                    raise CorpusError(
+                        f"{self.directory} was begun with {name} {known.get(name)!r}, not "
+                        f"{value!r}; go on with that, or build into another folder"
+                    )
+        else:
+            _write(path, json.dumps(plan, indent=1))
+
+    def _mend(self) -> set[str]:
+        """Cut off a torn row, write the header if there is none, and read what is done."""
+        path = self.directory / MANIFEST
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        if not whole:
+            _write(path, ",".join(COLUMNS) + "\n")
+            return set()
+        return {row["key"] for row in csv.DictReader(io.StringIO(whole.decode()))}
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
