@@ -72,7 +72,7 @@ def records_frame(*directories: str | Path) -> pd.DataFrame:
         for record in contents.audits:
             rows += _rows(runs.get(record.run), record)
     columns = {
-        name: pd.array([row.get(name) for row in rows], dtype=kind)  # type: ignore[call-overload]
+        name: pd.array([row.get(name) for row in rows], dtype=kind)
         for name, kind in COLUMNS.items()
     }
     return pd.DataFrame(columns)

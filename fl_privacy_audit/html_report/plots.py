@@ -105,14 +105,19 @@ def _epsilon(setting: SettingSummary) -> str:
     return "none" if epsilon is None else format_epsilon(epsilon)
 
 
+def _height(setting: SettingSummary) -> float:
+    assert setting.accuracy is not None  # others are not drawn
+    return setting.accuracy
+
+
 def _points(axes: Axes, group: Sequence[Point], word: Word) -> None:
     colour = COLOURS[word]
     for _, setting, _, net in group:
         if net.low is not None and net.high is not None:
-            axes.plot([net.low, net.high], [setting.accuracy] * 2, color=colour, lw=1.3, alpha=0.55)
+            axes.plot([net.low, net.high], [_height(setting)] * 2, color=colour, lw=1.3, alpha=0.55)
     axes.plot(
         [net.mean for *_, net in group],
-        [setting.accuracy for _, setting, *_ in group],
+        [_height(setting) for _, setting, *_ in group],
         MARKERS[word],
         color=colour,
         ms=6,

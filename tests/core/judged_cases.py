@@ -42,8 +42,9 @@ def replaced_by_noise(sent: Arrays, returned: Arrays, rng: np.random.Generator) 
     out: Arrays = {}
     for name, before in sent.items():
         drawn = rng.standard_normal(before.shape)
-        far = np.linalg.norm(returned[name] - before) / np.linalg.norm(drawn)
-        out[name] = (before + far * drawn).astype(np.float32)
+        moved = np.subtract(returned[name], before)
+        far = np.linalg.norm(moved) / np.linalg.norm(drawn)
+        out[name] = np.add(before, far * drawn).astype(np.float32)
     return out
 
 
@@ -53,7 +54,7 @@ def gaussian(std: float) -> Tamper:
     def tamper(sent: Arrays, returned: Arrays, rng: np.random.Generator) -> Arrays:
         del sent
         return {
-            name: (array + std * rng.standard_normal(array.shape)).astype(np.float32)
+            name: np.add(array, std * rng.standard_normal(array.shape)).astype(np.float32)
             for name, array in returned.items()
         }
 

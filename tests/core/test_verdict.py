@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from .builders import make_reply, make_truth, real_auditor, tiny_net, to_arrays,
 from .conftest import Build
 from .judged_cases import audited, gaussian, replaced_by_noise
 
-OPTIMISED = {"net": tiny_net, "seconds_per_round": 1e6}
+OPTIMISED: dict[str, Any] = {"net": tiny_net, "seconds_per_round": 1e6}
 
 
 def by_steps(steps: int) -> list[dict[str, object]]:

@@ -173,7 +173,8 @@ def _lines(directory: Path, setting: Setting) -> list[Record]:
 
 def hash_of(name: str) -> int:
     """The same in every process."""
-    return sum(ord(c) * 31**i for i, c in enumerate(name)) % 2**31
+    total: int = sum(ord(c) * 31**i for i, c in enumerate(name))
+    return total % (1 << 31)
 
 
 def _record(

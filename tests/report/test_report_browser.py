@@ -46,7 +46,7 @@ def browser(tmp_path: Path) -> Iterator[WebDriver]:
 def asked(browser: WebDriver) -> set[str]:
     """Every address the page asked for since the last call."""
     found = set()
-    for entry in browser.get_log("performance"):  # type: ignore[no-untyped-call]
+    for entry in browser.get_log("performance"):  # type: ignore[attr-defined]
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             found.add(message["params"]["request"]["url"])
@@ -63,7 +63,7 @@ def test_it_opens_at_both_widths(browser: WebDriver, tmp_path: Path) -> None:
         screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": mobile}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         browser.get(report.as_uri())
-        assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+        assert browser.get_log("browser") == []  # type: ignore[attr-defined]
         outside = {url for url in asked(browser) if not url.startswith("data:")}
         assert outside == {report.as_uri()}
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width

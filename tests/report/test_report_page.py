@@ -286,7 +286,7 @@ def test_markdown_has_the_same_verdicts(summary: AuditSummary) -> None:
     text = render_markdown(summary)
     assert f"> {LOWER_BOUND}" in text
     for view in ("server", "release"):
-        assert headline(lines_of(summary, view)) in text  # type: ignore[arg-type]
+        assert headline(lines_of(summary, view)) in text
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
