@@ -1,4 +1,5 @@
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def tiny_folder(root: Path) -> None:
     (root / "empty").mkdir()
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, Callable[[Path], None]] = {
     "cifar10": lambda root: tiny_cifar(root, "cifar10"),
     "cifar100": lambda root: tiny_cifar(root, "cifar100"),
     "caltech101": tiny_caltech101,
