@@ -44,7 +44,8 @@ def ran(*arguments: str) -> Result:
 
 def test_show(ledgers: list[str]) -> None:
     output = ran("show", ledgers[0]).output
-    (line,) = [line for line in output.splitlines() if "partition 0" in line]
+    line, verdict = [line for line in output.splitlines() if "partition 0" in line]
+    assert verdict.startswith("plain, server view: inconclusive: no null control was attacked")
     assert "34.5" in line
     assert "plain" in output
     assert output.endswith(LOWER_BOUND + "\n")
@@ -59,10 +60,10 @@ def test_show_tells_of_damage(ledgers: list[str]) -> None:
 
 def test_compare_as_a_table(ledgers: list[str]) -> None:
     output = ran("compare", *ledgers).output
-    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in output.splitlines()]
+    rows = [[cell.strip() for cell in line.split("│")[1:6]] for line in output.splitlines()]
     assert [cells for cells in rows if any(cells)] == [
-        ["plain", "25.0%", "none"],
-        ["noisy", "25.0%", "none"],
+        ["plain", "inconclusive", "-", "25.0%", "none"],
+        ["noisy", "inconclusive", "-", "25.0%", "none"],
     ]
     assert "a run has no published truth" not in output
     assert output.endswith(LOWER_BOUND + "\n")
@@ -79,7 +80,9 @@ def test_compare_tells_of_damage(ledgers: list[str]) -> None:
 def test_compare_as_markdown(ledgers: list[str]) -> None:
     output = ran("compare", "--format", "md", *ledgers).output
     assert output.startswith("# Leakage by setting\n")
-    assert "| plain | 25.0% | none | - | - | - | 34.5 (34.5) | - | 1 |\n" in output
+    assert (
+        "| plain | inconclusive | - | 25.0% | none | - | - | - | 34.5 (34.5) | - | 1 |\n" in output
+    )
 
 
 def test_compare_as_json(ledgers: list[str]) -> None:
