@@ -13,7 +13,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from fl_privacy_audit import audit
 from fl_privacy_audit.audit import Auditor
 from fl_privacy_audit.compare import Comparison, compare, last_run
-from fl_privacy_audit.config import AttackConfig, AuditConfig, ImageConfig, TrainingConfig
+from fl_privacy_audit.config import (
+    AttackConfig,
+    AuditConfig,
+    ClaimConfig,
+    ImageConfig,
+    TrainingConfig,
+)
 from fl_privacy_audit.errors import AuditError
 from fl_privacy_audit.flower_cifar.settings import Settings
 from fl_privacy_audit.ledger import read_ledger
@@ -106,6 +112,11 @@ def run_demo(
                         noise_multiplier=setting.noise_multiplier if settings.private else None,
                         mode="train",
                     ),
+                    claim=ClaimConfig(
+                        delta=settings.delta, sampling="fixed", accountant="persistent"
+                    )
+                    if settings.private
+                    else None,
                     keep_pictures=True,
                 ),
                 model=make_net(len(class_names(dataset)), seed),

@@ -182,6 +182,16 @@ def test_epsilon_of_clients_and_rounds(tmp_path: Path) -> None:
     assert check.corridor.psnr == pytest.approx(-20 * math.log10(0.5 * 8 / math.sqrt(52)), abs=0.01)
 
 
+def test_epsilons_reported_at_an_unknown_delta_are_not_called_too_low(tmp_path: Path) -> None:
+    training = {**ONE_STEP.model_dump(), "max_grad_norm": 1.0, "noise_multiplier": 1.0}
+    records = [r.model_copy(update={"reported": {"epsilon": 0.5 * r.round}}) for r in lines(10)]
+    check = checked(tmp_path, None, records, training=training)
+    assert check is not None and check.holds
+    assert any("claim.delta" in sentence for sentence in check.unchecked)
+    at_delta = checked(tmp_path / "stated", DP_SGD, records, training=training)
+    assert "epsilon-understated" in codes(at_delta)
+
+
 def test_the_noise_of_training_settings_is_checked_without_a_claim(tmp_path: Path) -> None:
     training = {**ONE_STEP.model_dump(), "max_grad_norm": 1.0, "noise_multiplier": 1.0}
     check = checked(tmp_path, None, lines(10), training=training)
