@@ -210,7 +210,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "rgap": (
         Case(
             text="six convolutions without bias, 16x16, 1 image",
-            model=lambda: victims.seeded(lambda: victims.Cnn6(16)),
+            model=lambda: victims.seeded(lambda: victims.Cnn6(size=16)),
             images=lambda: photos(16)[1:2],
             beside="49.0 dB (breaching's notebook, cnn6, 32x32)",
             wanted=40.0,

@@ -21,6 +21,7 @@ from tests.cases import CLASSES, image_config, observation
 SIZE = 32
 
 ConvNet = networks.ConvNet
+Cnn6 = networks.Cnn6
 Perceptron = networks.Perceptron
 QuickStartNet = networks.QuickStartNet
 SmallConvNet = networks.SmallConvNet
@@ -39,23 +40,6 @@ class ResNet20(networks.ResNet):
 
     def __init__(self) -> None:
         super().__init__((3, 3, 3), 16)
-
-
-class Cnn6(nn.Sequential):
-    """Six convolutions without bias or pooling, as in Zhu & Blaschko 2021."""
-
-    def __init__(self, side: int = SIZE) -> None:
-        layers: list[nn.Module] = []
-        before = 3
-        for number, (width, stride) in enumerate(
-            zip((12, 36, 36, 36, 64, 128), (2, 2, 1, 1, 2, 1), strict=True)
-        ):
-            kernel, padding = (4, 2) if number == 0 else (3, 1)
-            layers += [nn.Conv2d(before, width, kernel, stride, padding, bias=False)]
-            layers += [nn.LeakyReLU(0.2)]
-            side = (side + 2 * padding - kernel) // stride + 1
-            before = width
-        super().__init__(*layers, nn.Flatten(), nn.Linear(before * side**2, CLASSES, bias=False))
 
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")

@@ -55,6 +55,23 @@ class Perceptron(nn.Sequential):
         super().__init__(nn.Flatten(), *hidden, nn.Linear(50, classes))
 
 
+class Cnn6(nn.Sequential):
+    """Six convolutions without bias or pooling, as in Zhu & Blaschko 2021, arXiv:2010.07733."""
+
+    def __init__(self, classes: int = 10, size: int = 32) -> None:
+        layers: list[nn.Module] = []
+        before, side = 3, size
+        for number, (width, stride) in enumerate(
+            zip((12, 36, 36, 36, 64, 128), (2, 2, 1, 1, 2, 1), strict=True)
+        ):
+            kernel, padding = (4, 2) if number == 0 else (3, 1)
+            layers += [nn.Conv2d(before, width, kernel, stride, padding, bias=False)]
+            layers += [nn.LeakyReLU(0.2)]
+            side = (side + 2 * padding - kernel) // stride + 1
+            before = width
+        super().__init__(*layers, nn.Flatten(), nn.Linear(before * side**2, classes, bias=False))
+
+
 class StridedNet(nn.Sequential):
     """Three strided or plain 5x5 convolutions with ReLU and no pooling, as in the example app.
 

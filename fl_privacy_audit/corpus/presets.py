@@ -177,35 +177,41 @@ def heldout_dataset(request: Request) -> Plan:
 
 def heldout_victim(request: Request) -> Plan:
     """Architectures that the default corpus does not have."""
-    part = Part(
-        sources=_named(request),
-        victims=("vit", "resnet20"),
-        attacks=_inverting((40, 0.1), (100, 0.1)),
-        defences=_specs("none", "gaussian:std=0.01"),
-        images=30,
+    anywhere = Part(sources=_named(request), victims=("cnn6",), images=16)
+    return Plan(
+        seed=2,
+        parts=(
+            replace(anywhere, attacks=_inverting((60, 0.1), (200, 0.1), (200, 0.02))),
+            replace(
+                anywhere,
+                attacks=_inverting((120, 0.1)),
+                defences=_specs("none", "gaussian:std=0.01", "pruning:share=0.99", "sign"),
+            ),
+            replace(anywhere, victims=("resnet8",), attacks=_inverting((60, 0.1), (150, 0.1))),
+        ),
     )
-    return Plan(seed=2, parts=(part,), side_by_side=6)
 
 
 def heldout_attack(request: Request) -> Plan:
     """Attacks that the default corpus does not have."""
-    anywhere = Part(sources=_named(request), victims=(), images=30)
+    anywhere = Part(sources=_named(request), victims=("strided",), images=16)
+    modern = "modern_inversion:steps={},total_variation={}"
     return Plan(
         seed=3,
         parts=(
             replace(
                 anywhere,
-                victims=("strided",),
-                attacks=_specs(
-                    "deep_image_prior:steps=60,learning_rate=0.03",
-                    "deep_image_prior:steps=150,learning_rate=0.03",
-                ),
-                defences=_specs("none", "gaussian:std=0.1", "pruning:share=0.9"),
+                attacks=_specs(modern.format(80, 0.1), modern.format(80, 0.5)),
+            ),
+            replace(
+                anywhere,
+                attacks=_specs(modern.format(150, 0.1)),
+                defences=_specs("none", "gaussian:std=0.1", "pruning:share=0.99", "sign"),
             ),
             replace(
                 anywhere,
                 victims=("lenet",),
-                attacks=_specs("dlg:restarts=1,steps=8", "dlg:restarts=1,steps=20"),
+                attacks=_specs("dlg:restarts=1,steps=20"),
             ),
         ),
     )
@@ -285,6 +291,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "default": Preset(make=default, about="what the shipped SemSim was trained on"),
     "heldout-dataset": Preset(make=heldout_dataset, about="familiar settings, foreign images"),
-    "heldout-victim": Preset(make=heldout_victim, about="a transformer and a residual network"),
-    "heldout-attack": Preset(make=heldout_attack, about="deep image prior and DLG"),
+    "heldout-victim": Preset(
+        make=heldout_victim, about="a chain of six convolutions and a residual network"
+    ),
+    "heldout-attack": Preset(make=heldout_attack, about="modern inversion and DLG"),
 }

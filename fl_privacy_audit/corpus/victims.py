@@ -10,6 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fl_privacy_audit.errors import CorpusError
 
 from .networks import (
+    Cnn6,
     ConvNet,
     LeNet,
     Perceptron,
@@ -51,6 +52,9 @@ VICTIMS: dict[str, Victim] = {
     ),
     "perceptron": Victim(
         make=Perceptron, about="three linear layers, for attacks on the first one"
+    ),
+    "cnn6": Victim(
+        make=Cnn6, about="six convolutions without bias or pooling, Zhu 2021, arXiv:2010.07733"
     ),
     "strided": Victim(
         make=StridedNet,
