@@ -1,5 +1,6 @@
 """Does SemSim follow annotators better than other metrics do? The study's figures, on a corpus."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -45,7 +46,7 @@ class Evaluation:
         settings: Different settings.
         sources: Data sets, sorted; likewise `victims`, `attacks` and `defences`.
         annotators: Whose verdict counts.
-        dropped: Pairs that not all of them judged.
+        dropped: Pairs that not all annotators of their source judged.
         bootstraps: Draws behind each interval.
         seed: Of the draws.
         image_level: As in the study.
@@ -86,8 +87,8 @@ def evaluate(
 ) -> Evaluation:
     """Judge SemSim and its rivals against annotators.
 
-    A reconstruction counts as recognised when more than half of the annotators found it
-    recognisable. Intervals resample originals (and settings, for Spearman).
+    A reconstruction counts as recognised when more than half of the annotators of its source found
+    it recognisable; other sources may have others, and more of them. Intervals resample originals (and settings, for Spearman).
 
     Args:
         judged: Pairs and verdicts.
@@ -97,11 +98,18 @@ def evaluate(
         on_step: Called as ``(what is being done, pairs done, pairs in all)``.
 
     Raises:
-        CorpusError: No pair has a verdict of all annotators, or a picture cannot be read.
+        CorpusError: No pair has a verdict of all annotators of its source, or a picture cannot be read.
         MetricUnavailable: No weights.
         StudyError: Too few draws.
     """
-    rows = [i for i, v in enumerate(judged.verdicts) if len(v) == len(judged.annotators)]
+    panels: dict[str, set[str]] = {}
+    for pair, verdict in zip(judged.pairs, judged.verdicts, strict=True):
+        panels.setdefault(pair.source, set()).update(verdict)
+    rows = [
+        i
+        for i, (pair, verdict) in enumerate(zip(judged.pairs, judged.verdicts, strict=True))
+        if verdict.keys() == panels[pair.source]
+    ]
     if not rows:
         raise CorpusError(
             f"no pair was judged by all of {', '.join(judged.annotators)}; choose fewer annotators"
@@ -200,19 +208,26 @@ def _both(pair: Pair, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _ratings(judged: Judged, rows: list[int], values: dict[str, Floats]) -> Ratings:
-    """The study's table; a verdict of "recognisable" stands there as the true class named."""
+    """The study's table; a verdict of "recognisable" stands there as the true class named.
+
+    It wants as many annotators everywhere, so those of a small panel are entered several times:
+    shares and majorities stay what they are.
+    """
     pairs = [judged.pairs[i] for i in rows]
     setting, settings = _index([pair.setting for pair in pairs])
     original, originals = _index([original_of(pair) for pair in pairs])
     label = np.array([pair.label for pair in pairs])
-    yes = np.array([[judged.verdicts[i][name] for name in judged.annotators] for i in rows])
+    columns = math.lcm(*(len(judged.verdicts[i]) for i in rows))
+    yes = np.array(
+        [list(judged.verdicts[i].values()) * (columns // len(judged.verdicts[i])) for i in rows]
+    )
     return Ratings(
         settings=settings,
         originals=originals,
         setting=setting,
         original=original,
         true_label=label,
-        raters=judged.annotators,
+        raters=tuple(f"column {k + 1}" for k in range(columns)),
         answers=np.where(yes, label[:, None], CANNOT_TELL),
         metrics=values,
         leaks_when={

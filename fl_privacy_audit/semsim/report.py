@@ -67,7 +67,7 @@ def markdown(found: Evaluation, *, name: str, seen: Sequence[str] = ()) -> str:
         (
             f"{found.pairs:,} reconstructions of {found.originals:,} originals under "
             f"{found.settings} settings; {level.recognised:.0%} recognised by more than half of "
-            f"{len(found.annotators)} annotators ({', '.join(found.annotators)})."
+            f"the annotators of their source (of {', '.join(found.annotators)})."
             + (f" {found.dropped:,} pairs not judged by all are left out." if found.dropped else "")
         ),
         (

@@ -25,6 +25,7 @@ def build(
     side: int = 32,
     shuffle: int | None = None,
     prefix: str = "",
+    source: str = "patterns",
 ) -> tuple[Path, Path]:
     """Write a corpus and two annotators' answers; return where they lie.
 
@@ -34,6 +35,7 @@ def build(
         side: Of the pictures.
         shuffle: Seed of the order of manifest and answers; as made if None.
         prefix: Of every key.
+        source: Name of it.
     """
     rng = np.random.default_rng(0)
     pairs, answers = [], []
@@ -47,7 +49,7 @@ def build(
                 guess = truth + size * rng.standard_normal(truth.shape)
                 pair = Pair(
                     key=key,
-                    source="patterns",
+                    source=source,
                     image=str(number),
                     label=number % 3,
                     victim=victim,
@@ -64,6 +66,7 @@ def build(
         order.shuffle(pairs)
         order.shuffle(answers)
     write_manifest(folder, pairs)
+    (folder / "classes.json").write_text(json.dumps({source: CLASSES}))
     write_answers(folder / "answers.csv", answers)
     return folder, folder / "answers.csv"
 
@@ -83,7 +86,6 @@ def write_manifest(folder: Path, pairs: Sequence[Pair]) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Pair)])
         writer.writeheader()
         writer.writerows(asdict(pair) for pair in pairs)
-    (folder / "classes.json").write_text(json.dumps({"patterns": CLASSES}))
 
 
 def save(path: Path, pixels: NDArray[np.floating[Any]]) -> str:

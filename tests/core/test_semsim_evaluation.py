@@ -109,6 +109,19 @@ def test_pairs_that_not_all_judged_are_left_out(tmp_path: Path) -> None:
         evaluate(read_judged([corpus], [answers]), net=tiny_net(), bootstraps=100)
 
 
+def test_sources_may_have_panels_of_their_own(tmp_path: Path) -> None:
+    """Two judge one source, Bob alone another, where he is the majority."""
+    corpus, answers = build(tmp_path / "a")
+    other, more = build(tmp_path / "b", prefix="b-", source="stripes")
+    write_answers(more, [a for a in read_answers(more) if a.annotator == "bob"])
+    found = evaluate(read_judged([corpus, other], [answers, more]), net=tiny_net(), bootstraps=100)
+    assert (found.pairs, found.originals, found.dropped) == (48, 8, 0)
+    human = {setting.name: setting.human for setting in found.model_level.settings}
+    assert human["patterns/lenet/none/middling/none"] == 0.5
+    assert human["stripes/lenet/none/middling/none"] == 0.0
+    assert found.image_level.recognised == pytest.approx(1 / 3)
+
+
 def test_pictures_of_several_sizes(tmp_path: Path, found: Evaluation) -> None:
     small, answers = build(tmp_path / "small")
     large, more = build(tmp_path / "large", side=48, prefix="l-")
