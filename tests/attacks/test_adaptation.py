@@ -182,7 +182,7 @@ def test_the_needs_say_that_the_defence_took_the_length() -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings", "gain"),
-    [("pruning", {"share": 0.99}, 2.0), ("sign", {}, 2.0)],
+    [("pruning", {"share": 0.99}, 2.0), ("sign", {}, 0.5)],
 )
 @pytest.mark.slow
 def test_adapting_rebuilds_more(name: str, settings: dict[str, float], gain: float) -> None:

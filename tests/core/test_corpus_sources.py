@@ -10,6 +10,8 @@ from PIL import Image
 from fl_privacy_audit.corpus.sources import PHOTOS, SOURCES, Source, open_source
 from fl_privacy_audit.errors import CorpusError
 
+rng = np.random.default_rng(0)
+
 
 def picture(path: Path, colour: int, size: tuple[int, int] = (40, 30)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
