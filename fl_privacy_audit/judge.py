@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+from scipy.stats import binom
 
 from fl_privacy_audit.bootstrap import Floats, spread
 from fl_privacy_audit.ledger import LastRun
@@ -64,8 +65,10 @@ def judge(
     """One attack on one setting in one view.
 
     *Leaked*: against every null control the whole interval of the net leakage lies above the
-    metric's margin. Or a record leaked alone: its score beats every null control of every record
-    by the margin, and its net leakage is at least `REACH` of what its undefended copy leaks.
+    metric's margin. Or more batches than chance gives came at least `REACH` as far as their
+    undefended copies: ahead of every null control of their own by the margin, and with at least that
+    share of the copy's net leakage. A single record does not make *leaked*, as one null draw cannot
+    tell a leak from luck; it forbids *withstood*, and is named.
 
     *Withstood*: the undefended copies leaked by the same rule; against some null control the
     whole interval lies at or below the margin; no record came as far as `REACH`; and no other
@@ -117,7 +120,7 @@ def judge(
         records=len(scored),
         batches=case.batches,
         worst=max(case.leakage, key=lambda r: case.sign * r.score),
-        leaked_alone=sum(r.alone for r in case.leakage),
+        reached=sum(r.reached for r in case.leakage),
     )
 
 
@@ -172,8 +175,8 @@ class _Case:
         self._scores: dict[str, Floats] = {"attack": self._turned([o for _, o in rows])}
         for kind in (*NULLS, "undefended"):
             self._scores[kind] = self._turned([o.control(kind) for _, o in rows])
-        self.leakage = [self._record(i, r, o) for i, (r, o) in enumerate(rows)]
         self._nets = {of: [n for k in NULLS if (n := self._net(of, k))] for of in SIDES}
+        self.leakage = [self._record(i, r, o) for i, (r, o) in enumerate(rows)]
 
     def _turned(self, outcomes: Sequence[AttackOutcome | ControlOutcome | None]) -> Floats:
         """Mean score of each record, higher leaking more; NaN where there is none."""
@@ -208,18 +211,26 @@ class _Case:
             batches=len(values),
         )
 
+    def _more_than_chance(self) -> bool:
+        """Whether more batches got as far as `REACH` than if the update held nothing.
+
+        Then an attack and its null attacks come first by chance alike, whatever their scores are
+        like: with two of them at most one batch in three has its attack ahead, and the rest of
+        `REACH` makes that rarer. So the number is at most binomial.
+        """
+        ahead: dict[str, bool] = {}
+        for key, record in zip(self._keys, self.leakage, strict=True):
+            ahead[key] = ahead.get(key, True) and record.reached
+        nulls = np.isfinite([self._scores["noise"], self._scores["other client"]]).sum(axis=0)
+        chance = 1 / (1 + int(nulls.min()))
+        by_chance = float(binom.sf(sum(ahead.values()) - 1, len(ahead), chance))
+        return by_chance <= (1 - self._confidence) / 2
+
     def _record(self, index: int, record: AuditRecord, outcome: AttackOutcome) -> RecordLeakage:
         score = self._scores["attack"][index]
         own = [self._scores[k][index] for k in NULLS if np.isfinite(self._scores[k][index])]
-        every = np.concatenate([self._scores[k] for k in NULLS])
         net = float(score - max(own)) if own else None
         undefended = float(self._scores["undefended"][index] - max(own)) if own else np.nan
-        alone = (
-            net is not None
-            and self.batches >= FEWEST
-            and self._reaches(net, undefended)
-            and bool(score > np.nanmax(every) + self.margin)
-        )
         return RecordLeakage(
             round=record.round,
             client=record.client,
@@ -227,7 +238,7 @@ class _Case:
             score=outcome.scores[self.metric].mean,
             net=net,
             undefended=undefended if np.isfinite(undefended) else None,
-            alone=alone,
+            reached=net is not None and self._reaches(net, undefended),
             picture=outcome.picture,
         )
 
@@ -256,13 +267,16 @@ class _Case:
         if self.batches < FEWEST:
             reason = f"too few: {batches} attacked and scored, at least {FEWEST} are needed"
             return "inconclusive", reason
-        alone = sum(r.alone for r in self.leakage)
-        of_all = f"of {_count(len(self.leakage), 'record', 'records')}"
-        if alone:
-            return "leaked", f"{alone} {of_all} leaked beyond doubt; on average {figures}"
-        return self._withstood(figures, of_all)
+        if self._more_than_chance():
+            return "leaked", f"{self._far()}, more than chance gives; on average {figures}"
+        return self._withstood(figures)
 
-    def _withstood(self, figures: str, of_all: str) -> tuple[Word, str]:
+    def _far(self) -> str:
+        reached = sum(r.reached for r in self.leakage)
+        of_all = f"of {_count(len(self.leakage), 'record', 'records')}"
+        return f"{reached} {of_all} came half as far as without defence"
+
+    def _withstood(self, figures: str) -> tuple[Word, str]:
         """What is not *leaked* is *withstood* only if everything speaks for it."""
         positive = _least(self.nets("undefended"))
         if positive is None:
@@ -273,10 +287,8 @@ class _Case:
                 "inconclusive",
                 f"the attack is too weak here, it fails without defence; {copies}",
             )
-        close = sum(r.net is not None and self._reaches(r.net, r.undefended) for r in self.leakage)
-        if close:
-            reason = f"{close} {of_all} came half as far as without defence; on average {figures}"
-            return "inconclusive", reason
+        if any(r.reached for r in self.leakage):
+            return "inconclusive", f"{self._far()}; on average {figures}"
         if any(n.high is not None and n.high <= self.margin for n in self.nets("attack")):
             return "withstood these attacks", f"no more than a null control: {figures}; {copies}"
         return "inconclusive", f"neither clearly more than the null controls nor not: {figures}"

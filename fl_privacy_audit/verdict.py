@@ -1,7 +1,7 @@
 """From scores and controls to a verdict, for each setting, view and attack.
 
-*Leaked*: the attack shows clearly more of the true images than every null control does, or single
-records leaked beyond doubt. *Withstood these attacks*: the same attack succeeded on undefended
+*Leaked*: the attack shows clearly more of the true images than every null control does, on average
+or on more records than chance gives. *Withstood these attacks*: the same attack succeeded on undefended
 copies of the same updates, and here shows no more than a null control. *Inconclusive*: anything
 between, the attack being too weak and there being too few records included. *Not tested*: no
 attack ran.
@@ -43,7 +43,7 @@ controls come first, second and third by chance, so the attack wins five times o
 case of 243."""
 
 REACH: Final = 0.5
-"""A single record that gets this far of what its undefended copy leaks counts by itself."""
+"""A record that gets this far of what its undefended copy leaks is counted, and forbids *withstood*."""
 
 MARGINS: Final[Mapping[str, float]] = {"mse": 0.005, "psnr": 1.0, "ssim": 0.05, "lpips": 0.05}
 """How much more than a null control is worth a verdict, in units of the metric."""
@@ -96,7 +96,8 @@ class RecordLeakage(_Model):
         score: The attack's, as the metric gives it: not turned.
         net: Score minus that of the record's own best null control, turned; None without one.
         undefended: The same of the positive control; None without one.
-        alone: Whether this record leaked beyond doubt by itself: see `fl_privacy_audit.judge.judge`.
+        reached: Whether it came at least `REACH` as far as its undefended copy, and beats every null
+            control of its own by the margin. One such record may be luck; it forbids *withstood*.
         picture: File with original and reconstruction, relative to the run's directory, if kept.
     """
 
@@ -106,7 +107,7 @@ class RecordLeakage(_Model):
     score: float
     net: float | None
     undefended: float | None
-    alone: bool
+    reached: bool
     picture: str | None = None
 
 
@@ -125,7 +126,7 @@ class Verdict(_Model):
         records: Records scored.
         batches: Different true batches among them.
         worst: The record that leaks most; None if nothing was scored.
-        leaked_alone: How many records leaked beyond doubt by themselves.
+        reached: How many records came that far; see `RecordLeakage`.
     """
 
     setting: str
@@ -142,7 +143,7 @@ class Verdict(_Model):
     records: int = 0
     batches: int = 0
     worst: RecordLeakage | None = None
-    leaked_alone: int = 0
+    reached: int = 0
 
 
 class SettingVerdict(_Model):

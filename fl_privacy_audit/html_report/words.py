@@ -24,7 +24,7 @@ LEADS: Final[Mapping[Word, str]] = {
 MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
     "leaked": (
         (
-            "On many records, or beyond doubt on single ones, the attack came closer to the private "
+            "On average, or on more records than chance gives, the attack came closer to the private "
             "images than it does when it is given nothing to go by."
         ),
         (

@@ -1,10 +1,11 @@
 """The rules of a verdict on ledgers written by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fl_privacy_audit.judge import judge, judge_run, views_of
 from fl_privacy_audit.records import AttackOutcome, AuditRecord, ControlOutcome, Scores
@@ -107,25 +108,65 @@ def test_without_a_null_attack_nothing_is_said() -> None:
     assert (bare.word, bare.reason) == ("inconclusive", reason)
 
 
-def test_a_single_record_that_leaks_is_a_leak() -> None:
+def test_a_single_record_may_be_luck_and_forbids_withstood() -> None:
     verdict = judged([*spread_around(0.02, 19), 0.85])
-    assert verdict.word == "leaked"
-    assert verdict.reason.startswith("1 of 20 records leaked beyond doubt; on average net ssim")
-    assert verdict.leaked_alone == 1
+    assert verdict.word == "inconclusive"
+    assert verdict.reason.startswith("1 of 20 records came half as far as without defence; on aver")
+    assert verdict.reached == 1
     assert verdict.worst is not None
-    assert (verdict.worst.round, verdict.worst.score, verdict.worst.alone) == (20, 0.85, True)
+    assert (verdict.worst.round, verdict.worst.score, verdict.worst.reached) == (20, 0.85, True)
     assert verdict.worst.net == pytest.approx(0.75)
     assert verdict.worst.undefended == pytest.approx(0.8)
 
 
-def test_a_record_that_comes_half_the_way_forbids_withstood() -> None:
-    records = [record(i, attack=0.02, noise=0.02, grey=0.1, undefended=0.9) for i in range(19)]
-    records.append(record(19, attack=0.55, noise=0.02, grey=0.1, undefended=0.9))
-    # Another record's null scores even better by luck, so this one is not beyond doubt.
-    records.append(record(20, attack=0.02, noise=0.6, grey=0.1, undefended=0.9))
-    verdict = judge("a", "server", NAME, records)
-    assert verdict.word == "inconclusive"
-    assert verdict.reason.startswith("1 of 21 records came half as far as without defence; on aver")
+@pytest.mark.parametrize(("count", "least"), [(10, 8), (20, 13)])
+def test_more_records_than_chance_gives_are_a_leak(count: int, least: int) -> None:
+    """The rest is so bad that the average shows nothing."""
+    for reached, word in ((least - 1, "inconclusive"), (least, "leaked")):
+        verdict = judged([0.6] * reached + [-4.0] * (count - reached))
+        assert (verdict.reached, verdict.word) == (reached, word)
+    assert verdict.reason.startswith(f"{least} of {count} records came half as far as without")
+    assert "more than chance gives" in verdict.reason
+
+
+def test_one_null_attack_makes_luck_more_likely() -> None:
+    def line(number: int) -> AuditRecord:
+        attack = 0.6 if number < 8 else -4.0
+        return record(number, attack=attack, noise=0.02, grey=0.1, undefended=0.9)
+
+    assert judge("a", "server", NAME, [line(i) for i in range(10)]).word == "inconclusive"
+
+
+def test_records_of_one_batch_must_all_get_there() -> None:
+    def line(number: int, attack: float) -> AuditRecord:
+        made = record(number, attack=attack, noise=0.02, other_client=0.02, undefended=0.9)
+        return made.model_copy(update={"truth_digest": f"batch {number % 10}"})
+
+    twice = [line(i, 0.6 if i % 10 < 8 else -9.0) for i in range(20)]
+    assert judge("a", "server", NAME, twice).word == "leaked"
+    spoiled = [line(0, -4.0), *twice[1:]]
+    assert judge("a", "server", NAME, spoiled).word == "inconclusive"
+
+
+@pytest.mark.parametrize("shape", ["normal", "exponential", "heavy"])
+@pytest.mark.parametrize("count", [5, 6, 12])
+def test_if_attack_and_nulls_are_alike_leaked_is_rare(shape: str, count: int) -> None:
+    """Whatever the scores are like, also where undefended copies hardly leak."""
+    rng = np.random.default_rng(count)
+    draws: dict[str, Callable[[tuple[int, int]], NDArray[np.float64]]] = {
+        "normal": lambda size: rng.standard_normal(size),
+        "exponential": lambda size: rng.exponential(size=size),
+        "heavy": lambda size: rng.standard_t(2, size=size),
+    }
+    leaked = 0
+    for _ in range(60):
+        scores = 0.1 * draws[shape]((3, count))
+        records = [
+            record(i, attack=a, noise=n, other_client=o, undefended=0.3)
+            for i, (a, n, o) in enumerate(scores.T.tolist())
+        ]
+        leaked += judge("a", "server", NAME, records).word == "leaked"
+    assert leaked <= 2  # 0.6 are allowed on average; more than 2 of 60 in one case of forty
 
 
 def test_between_is_said() -> None:

@@ -31,7 +31,7 @@ def test_an_open_network_without_defence_leaks(tmp_path: Path) -> None:
     (attack,) = verdict.attacks
     assert attack.net is not None and attack.undefended is not None
     assert attack.net.mean == pytest.approx(attack.undefended.mean, abs=1e-3)
-    assert (attack.records, attack.batches, attack.leaked_alone) == (6, 6, 6)
+    assert (attack.records, attack.batches, attack.reached) == (6, 6, 6)
 
 
 def test_noise_in_place_of_the_update_is_never_leaked(tmp_path: Path) -> None:
