@@ -45,7 +45,6 @@ def test_noise_in_place_of_the_update_is_never_leaked(tmp_path: Path) -> None:
     assert found["withstood these attacks"] > 0
 
 
-@pytest.mark.xfail(strict=False, reason="one of the twenty trials is called leaked: to be mended")
 @pytest.mark.slow
 def test_noise_in_place_of_the_update_is_never_leaked_to_an_optimisation_attack(
     tmp_path: Path,
