@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fl_privacy_audit.dp_check import ClientSpent, DpCheck, EpsilonFigures
-from fl_privacy_audit.report import format_epsilon
 from fl_privacy_audit.summary import AuditSummary, SettingSummary
 from fl_privacy_audit.theory import FLAGS
 
-from .lines import numbered, score_text
+from . import formats
+from .lines import MINUS, numbered, score_text
 from .words import MECHANISMS
 
-MOST_CLIENTS = 8
+MOST_ROWS = 8
+MOST_NAMES = 3
 NEIGHBOURS = {
     "add-or-remove": "data with and without one record (add or remove)",
     "replace-one": "data with one record exchanged for another (replace one)",
@@ -36,7 +37,7 @@ class DpSection:
         checklist: Question and answer.
         flags: Severity, what it is about, message.
         notes: What was assumed and what could not be checked.
-        epsilons: One line for each client, as text.
+        epsilons: One line for all clients with the same figures, as text; most spent first.
         more_clients: How many clients are not shown.
         corridor: Theory beside practice, a sentence each.
     """
@@ -77,6 +78,7 @@ def dp_sections(summary: AuditSummary) -> list[DpSection]:
 
 def _section(number: int, setting: SettingSummary, check: DpCheck) -> DpSection:
     clients = sorted(check.clients, key=lambda c: -c.cumulative.pld)
+    rows = _rows(clients, setting)
     errors = sum(flag.severity == "error" for flag in check.flags)
     known = bool(clients)
     if errors:
@@ -96,8 +98,8 @@ def _section(number: int, setting: SettingSummary, check: DpCheck) -> DpSection:
         checklist=_checklist(setting, check),
         flags=tuple((f.severity, FLAGS.get(f.code, f.code), f.message) for f in check.flags),  # type: ignore[call-overload]
         notes=(*(f"Assumed: {text}." for text in check.assumed), *check.unchecked),
-        epsilons=tuple(_spent(spent, setting) for spent in clients[:MOST_CLIENTS]),
-        more_clients=max(0, len(clients) - MOST_CLIENTS),
+        epsilons=tuple((_names(names), *row) for row, names in rows[:MOST_ROWS]),
+        more_clients=sum(len(names) for _, names in rows[MOST_ROWS:]),
         corridor=_corridor(setting, check),
     )
 
@@ -107,7 +109,7 @@ def _checklist(setting: SettingSummary, check: DpCheck) -> tuple[tuple[str, str]
     words, unit, raw = MECHANISMS.get(check.mechanism, (check.mechanism, "not known", "Not known."))
     found = {flag.code for flag in check.flags}
     covers = "the whole run" if check.covers == "run" else "one round"
-    claimed = "none" if check.claimed is None else f"{format_epsilon(check.claimed)} for {covers}"
+    claimed = "none" if check.claimed is None else f"{formats.epsilon(check.claimed)} for {covers}"
     noise = check.noise_multiplier
     return (
         ("What is protected", unit),
@@ -118,16 +120,10 @@ def _checklist(setting: SettingSummary, check: DpCheck) -> tuple[tuple[str, str]
         ("Neighbours of the claim", NEIGHBOURS.get(check.neighbours, check.neighbours)),
         ("Noise multiplier in effect", f"{noise:.3g}" if math.isfinite(noise) else "not known"),
         ("Noise fits the clipping", _found(found, "sensitivity-not-clip", "norm-above-clip")),
-        (
-            "Sampling",
-            f"{claim.get('sampling', 'unknown')}: {_found(found, 'sampling-not-poisson')}",
-        ),
+        ("Sampling", _stated(claim.get("sampling"), found, "sampling-not-poisson")),
         (
             "Counted over all rounds",
-            (
-                f"accountant {claim.get('accountant', 'unknown')}: "
-                f"{_found(found, 'accountant-reset', 'epsilon-understated')}"
-            ),
+            _stated(claim.get("accountant"), found, "accountant-reset", "epsilon-understated"),
         ),
         (
             "Noise on the right arrays",
@@ -138,18 +134,46 @@ def _checklist(setting: SettingSummary, check: DpCheck) -> tuple[tuple[str, str]
     )
 
 
+def _stated(value: str | None, found: set[str], *codes: str) -> str:
+    """What the claim states, and whether that is a fault. What it does not state is not checked."""
+    if value in (None, "unknown"):
+        return "not stated" if found.isdisjoint(codes) else f"not stated: {_found(found, *codes)}"
+    return f"{value}: {_found(found, *codes)}"
+
+
 def _found(found: set[str], *codes: str) -> str:
     there = [code for code in codes if code in found]
     return f"fault found ({', '.join(there)})" if there else "no fault found"
 
 
-def _spent(spent: ClientSpent, setting: SettingSummary) -> tuple[str, ...]:
-    one: EpsilonFigures = spent.per_round
-    all_: EpsilonFigures = spent.cumulative
-    series = setting.reported_epsilon.get(spent.client, [])
-    figures = (one.rdp, one.pld, all_.rdp, all_.pld, all_.rdp_replace, all_.pld_replace)
-    reported = format_epsilon(series[-1][1]) if series else "nothing"
-    return (spent.client, str(spent.rounds), *map(format_epsilon, figures), reported)
+def _rows(
+    clients: Sequence[ClientSpent], setting: SettingSummary
+) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Figures, and the clients that have them."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for spent in clients:
+        one: EpsilonFigures = spent.per_round
+        all_: EpsilonFigures = spent.cumulative
+        series = setting.reported_epsilon.get(spent.client, [])
+        figures = (one.rdp, one.pld, all_.rdp, all_.pld, all_.rdp_replace, all_.pld_replace)
+        reported = formats.epsilon(series[-1][1]) if series else "nothing"
+        row = (str(spent.rounds), *map(formats.epsilon, figures), reported)
+        rows.setdefault(row, []).append(spent.client)
+    return list(rows.items())
+
+
+def _names(clients: Sequence[str]) -> str:
+    """Clients that have the same figures; partitions by their numbers."""
+    if len(clients) == 1:
+        return clients[0]
+    numbers = [name.removeprefix("partition ") for name in clients]
+    if all(
+        number.isdecimal() and number != name for number, name in zip(numbers, clients, strict=True)
+    ):
+        return f"partitions {formats.ranges(map(int, numbers))}"
+    shown = ", ".join(clients[:MOST_NAMES])
+    left = len(clients) - MOST_NAMES
+    return shown if left <= 0 else f"{shown} and {left} more"
 
 
 def _corridor(setting: SettingSummary, check: DpCheck) -> tuple[str, ...]:
@@ -193,4 +217,8 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _psnr(value: float) -> str:
-    return f"{value:.1f} dB" if math.isfinite(value) else "any height, for there is no noise"
+    return (
+        f"{value:.1f} dB".replace("-", MINUS)
+        if math.isfinite(value)
+        else "any height, for there is no noise"
+    )

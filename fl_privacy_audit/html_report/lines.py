@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
-from fl_privacy_audit.report import format_epsilon, format_score
+from fl_privacy_audit.report import format_score
 from fl_privacy_audit.summary import AuditSummary, SettingSummary
 from fl_privacy_audit.types import View
 from fl_privacy_audit.verdict import (
@@ -18,6 +18,7 @@ from fl_privacy_audit.verdict import (
     Word,
 )
 
+from . import formats
 from .words import LEADS, METRIC_TITLES, SYMBOLS
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")
@@ -26,6 +27,9 @@ VIEW_ORDER: tuple[View, ...] = ("server", "release")
 _FIGURES = re.compile(r"[:;,]? (on average |undefended copies: )?net \S+ [+-].*$", re.DOTALL)
 """Where the judge's sentence turns to figures; the first table has them in columns of their own."""
 MINUS = "\N{MINUS SIGN}"
+LITTLE = 10.0
+"""Epsilon from which on the first table says that it promises little: at 10, what may be told of one
+record can be e^10, some 22,000 times as likely with it as without it."""
 DECIMALS = {"psnr": 1, "mse": 3}
 
 
@@ -114,7 +118,7 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
             interval="",
             against="",
             accuracy=percent(setting.accuracy),
-            epsilon=epsilon_text(setting),
+            epsilon=epsilon_text(setting, view),
             epsilon_notes=_epsilon_notes(setting, view),
             worst="",
             attack="",
@@ -136,7 +140,7 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         interval=interval_text(net),
         against=NULL_WORDS[net.against] if net else "",
         accuracy=percent(setting.accuracy),
-        epsilon=epsilon_text(setting),
+        epsilon=epsilon_text(setting, view),
         epsilon_notes=_epsilon_notes(setting, view),
         worst=worst_text(verdict),
         attack=verdict.attack,
@@ -228,21 +232,31 @@ def epsilon_of(setting: SettingSummary) -> float | None:
     return setting.epsilon if effective is None else effective
 
 
-def epsilon_text(setting: SettingSummary) -> str:
+def covered(setting: SettingSummary, view: View) -> bool:
+    """Whether the setting's epsilon says anything of this view: central noise comes too late."""
+    return not (setting.dp and setting.dp.mechanism == "central-gaussian" and view == "server")
+
+
+def epsilon_text(setting: SettingSummary, view: View) -> str:
     """Epsilon as the first table shows it."""
     value = epsilon_of(setting)
-    return "none" if value is None else format_epsilon(value)
+    if value is None:
+        return "none"
+    return formats.epsilon(value) if covered(setting, view) else "none here"
 
 
 def _epsilon_notes(setting: SettingSummary, view: View) -> tuple[str, ...]:
     notes = []
-    check, effective = setting.dp, effective_epsilon(setting)
+    check, effective, value = setting.dp, effective_epsilon(setting), epsilon_of(setting)
+    if value is not None and not covered(setting, view):
+        said = formats.epsilon(value)
+        notes.append(f"{said} covers the released model only, not this view")
+    elif value is not None and value >= LITTLE:
+        notes.append("so large that it promises little")
     if effective is None and setting.epsilon is not None:
         notes.append("as clients report it; not checked")
     if check is None:
         return tuple(notes)
-    if check.mechanism == "central-gaussian" and view == "server":
-        notes.append("covers the released model only, not this view")
     if not check.holds:
         notes.append("the claim does not hold")
     elif any(flag.severity == "warning" for flag in check.flags):

@@ -8,9 +8,9 @@ from fl_privacy_audit.summary import AuditSummary
 from fl_privacy_audit.types import View
 
 from .agreement import agreement
+from .attackers import attackers
 from .conditions import (
     attack_notes,
-    attackers,
     budget,
     gaps,
     ledger_digest,
@@ -19,6 +19,7 @@ from .conditions import (
     tried,
 )
 from .dp import EPSILON_HEADS, dp_sections
+from .formats import when
 from .lines import clean, headline, lines_of, views
 from .words import MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS
 
@@ -40,7 +41,7 @@ def render_json(summary: AuditSummary) -> str:
 def render_markdown(summary: AuditSummary) -> str:
     """The facts of the report without its pictures."""
     seen = views(summary)
-    parts = ["# Privacy audit of a federation", f"Made on {_text(summary.made)}."]
+    parts = ["# Privacy audit of a federation", f"Made on {_text(when(summary.made))}."]
     parts += [f"**{v.capitalize()} view: {headline(lines_of(summary, v))}**" for v in seen]
     parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
@@ -62,9 +63,11 @@ def render_markdown(summary: AuditSummary) -> str:
             parts += [heading, _table(["No.", "Setting", *map(_text, found.heads)], rows)]
     parts += ["## Who the attacker is"]
     for attacker in attackers(summary):
-        facts = [*attacker.facts, *(f"Assumed: {text}" for text in attacker.assumptions)]
-        parts += [f"### {attacker.view.capitalize()} view, settings {attacker.settings}"]
-        parts += [_list(map(_text, facts))]
+        facts = [
+            *attacker.facts,
+            *(f"{w[:1].upper()}{w[1:]}: {t}" for w, t in attacker.differences),
+        ]
+        parts += [f"### {attacker.view.capitalize()} view", _list(map(_text, facts))]
     parts += ["## Which attacks were tried"]
     parts += [_list(f"**{_text(name)}**: {_text(text)}" for name, text in attack_notes(summary))]
     budgets = dict.fromkeys(budget(setting) for setting in summary.settings)

@@ -12,8 +12,10 @@ from fl_privacy_audit.verdict import FEWEST
 
 from . import words
 from .agreement import agreement
-from .conditions import attack_notes, attackers, budget, gaps, origins, software, tried
+from .attackers import attackers
+from .conditions import attack_notes, budget, gaps, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
+from .formats import when
 from .lines import clean, headline, lines_of, title_of, views
 from .pictures import LEFT_OUT, OFF, pictures_of
 from .plots import draw_distribution, draw_tradeoff, metric_info
@@ -41,7 +43,9 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "views": [_view(summary, view) for view in seen],
         "shown": shown,
         "no_pictures": None if any_shown else OFF if pictures else LEFT_OUT,
+        "made": when(summary.made),
         "judge": _judge(summary),
+        "deltas": _deltas(summary),
         "confidence": _confidence(summary),
         "fewest": FEWEST,
         "attackers": attackers(summary),
@@ -54,6 +58,7 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "software": software(summary),
         "notes": list(dict.fromkeys(summary.comparison.notes)),
         "words": words,
+        "metric_words": _metric_words(summary),
         "metrics": [
             (title_of(m.name), words.METRIC_WORDS.get(m.name, _plain_words(summary, m.name)))
             for m in summary.metrics
@@ -84,15 +89,26 @@ def _judge(summary: AuditSummary) -> str:
     info = metric_info(summary, summary.primary)
     if info is None:
         return ""
-    words_ = words.METRIC_WORDS.get(info.name, _plain_words(summary, info.name))
     unit = f" {info.unit}" if info.unit else ""
-    return f"{words_}. Differences below {info.margin:g}{unit} count as nothing"
+    return f"{_metric_words(summary)}. Differences below {info.margin:g}{unit} count as nothing"
+
+
+def _metric_words(summary: AuditSummary) -> str:
+    if summary.primary is None:
+        return ""
+    return words.METRIC_WORDS.get(summary.primary, _plain_words(summary, summary.primary))
 
 
 def _plain_words(summary: AuditSummary, name: str) -> str:
     info = metric_info(summary, name)
     assert info is not None
     return f"{name}: {'higher' if info.leaks_when == 'high' else 'lower'} leaks more"
+
+
+def _deltas(summary: AuditSummary) -> str:
+    """At which delta the epsilons of the first table hold."""
+    deltas = {s.dp.delta for s in summary.settings if s.dp is not None and s.dp.clients}
+    return " or ".join(f"{delta:g}" for delta in sorted(deltas))
 
 
 def _confidence(summary: AuditSummary) -> str:

@@ -7,14 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fl_privacy_audit.records import NULLS
-from fl_privacy_audit.report import format_epsilon
 from fl_privacy_audit.summary import AuditSummary, MetricInfo, RecordScores, SettingSummary
 from fl_privacy_audit.types import View
 from fl_privacy_audit.verdict import WORST_FIRST, NetLeakage, Word
 
+from . import formats
 from .lines import (
+    covered,
     deciding,
     epsilon_of,
+    epsilon_text,
     interval_text,
     net_text,
     numbered,
@@ -63,13 +65,13 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
     metric = title_of(points[0][3].metric)
     alt = f"Net leakage by {metric} against accuracy, {view} view. " + " ".join(
         f"{n}, {s.setting}: {net_text(net)}{_of(net)}, accuracy {percent(s.accuracy)}, "
-        f"epsilon {_epsilon(s)}."
+        f"epsilon {epsilon_text(s, view)}."
         for n, s, _, net in points
     )
     caption = (
         f"To the right leaks more, higher up is more useful: the upper left is best. Numbers are "
         f"those of the table. Bars are intervals of net leakage by {metric}; the dashed line is no "
-        "leakage above chance. ε is written beside a setting that has one."
+        "leakage above chance. ε is written beside a setting that has one for this view."
     )
     if left_out:
         caption += f" Not drawn, for want of controls or accuracy: {', '.join(left_out)}."
@@ -90,7 +92,7 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
         figure.draw_without_rendering()
-        _number(axes, points)
+        _number(axes, points, view)
         svg = to_svg(figure, name=f"tradeoff-{view}", alt=alt)
     return Plot(svg=svg, alt=alt, caption=caption)
 
@@ -98,11 +100,6 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
 def _of(net: NetLeakage) -> str:
     interval = interval_text(net)
     return f" ({interval})" if interval else ""
-
-
-def _epsilon(setting: SettingSummary) -> str:
-    epsilon = epsilon_of(setting)
-    return "none" if epsilon is None else format_epsilon(epsilon)
 
 
 def _height(setting: SettingSummary) -> float:
@@ -125,7 +122,7 @@ def _points(axes: Axes, group: Sequence[Point], word: Word) -> None:
     )
 
 
-def _number(axes: Axes, points: Sequence[Point]) -> None:
+def _number(axes: Axes, points: Sequence[Point], view: View) -> None:
     """Number the points, each label where it is furthest from points and labels so far."""
     places = np.array([[p[3].mean, p[1].accuracy] for p in points], dtype=np.float64)
     dots = axes.transData.transform(places) * 72 / axes.figure.dpi
@@ -135,9 +132,9 @@ def _number(axes: Axes, points: Sequence[Point]) -> None:
         room = [np.hypot(*(others - dots[index] - c).T).min(initial=99.0) for c in _CORNERS]
         corner = _CORNERS[int(np.argmax(np.minimum(room, _ENOUGH)))]
         taken.append(dots[index] + corner)
-        epsilon = epsilon_of(setting)
+        epsilon = epsilon_of(setting) if covered(setting, view) else None
         axes.annotate(
-            str(number) if epsilon is None else f"{number} (ε {format_epsilon(epsilon)})",
+            str(number) if epsilon is None else f"{number} (ε {formats.epsilon(epsilon)})",
             (float(places[index, 0]), float(places[index, 1])),
             corner,
             textcoords="offset points",

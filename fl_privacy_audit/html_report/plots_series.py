@@ -57,7 +57,11 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
             verdict = verdict_of(setting, view)
             assert verdict is not None
             _panel(axes, records, info, COLOURS[verdict.word])
-            axes.set_title(f"{number}  {short(setting.setting, 26)}", fontsize=8, loc="left", pad=3)
+            axes.set_title(f"{number}  {short(setting.setting, 22)}", fontsize=8, loc="left", pad=3)
+        for axes in grid.flat[max(0, len(panels) - columns) : len(panels)]:
+            axes.tick_params(
+                labelbottom=True
+            )  # the last of each column, where the last row is short
         if info.leaks_when == "low":
             grid[0, 0].invert_yaxis()
         figure.supxlabel("round", fontsize=8.5)
@@ -161,6 +165,7 @@ def draw_corridor(summary: AuditSummary, view: View) -> Plot | None:
     with matplotlib.rc_context(style()):
         figure = canvas(0.85 + 0.52 * len(rows))
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        figure.get_layout_engine().set(wspace=0.12)
         for row, (number, setting, corridor, values) in enumerate(rows):
             label = f"{number}  {short(setting.setting)}"
             left.text(0, row - 0.36, label, transform=left.get_yaxis_transform(), va="center")

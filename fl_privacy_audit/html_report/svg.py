@@ -14,9 +14,9 @@ from fl_privacy_audit.verdict import Word
 
 from .lines import clean
 
-WIDTH = 5.0
-"""Inches, 360 points: as wide as a phone, so that letters keep their size there."""
-LONGEST = 46
+WIDTH = 4.2
+"""Inches, some 300 points: less than a phone is wide, so that letters are larger there than here."""
+LONGEST = 42
 COLOURS: dict[Word, str] = {
     "leaked": "#b84a00",
     "inconclusive": "#666666",

@@ -24,8 +24,9 @@ LEADS: Final[Mapping[Word, str]] = {
 MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
     "leaked": (
         (
-            "On average, or on more records than chance gives, the attack came closer to the private "
-            "images than it does when it is given nothing to go by."
+            "On average the attack came closer to the private images than it does when it is given "
+            "nothing to go by. Or more of the batches than chance gives came at least half as close "
+            "as they do without any defence."
         ),
         (
             "It does not say that a person was recognised, nor how much harm is done. It does not say "
@@ -34,8 +35,9 @@ MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
     ),
     "inconclusive": (
         (
-            "Too few records, no controls, or an attack that fails even where there is no defence. "
-            "Nothing may be concluded in either direction."
+            "Too few batches, no controls, an attack that fails even where there is no defence, "
+            "metrics that disagree, a single image that came half as close as without defence, or "
+            "figures too uncertain to tell. Nothing may be concluded in either direction."
         ),
         (
             "It does not mean that the setting is safe, or nearly so. A stronger attack or more "
@@ -45,7 +47,8 @@ MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
     "withstood these attacks": (
         (
             "The very same attack succeeded on undefended copies of the same updates. Here it got no "
-            "more than it gets from nothing. So the attack works, and the defence stopped it."
+            "more than it gets from nothing, no single image came half as close as without defence, "
+            "and no other metric says leaked. So the attack works, and the defence stopped it."
         ),
         (
             "It does not mean private, safe or anonymous. Other attacks, more effort or more rounds "
@@ -57,7 +60,7 @@ MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
         "It does not mean that there is no leak.",
     ),
 }
-"""Word -> what it means, and what it does not."""
+"""Word -> what it means, and what it does not; the rules themselves are in `judge`."""
 
 VIEWS: Final[Mapping[View, tuple[str, str]]] = {
     "server": (
@@ -91,6 +94,21 @@ METRIC_TITLES: Final[Mapping[str, str]] = {
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
 }
+
+_THREATS: Final[Mapping[str, str]] = {
+    "A": "It needs the model and the update",
+    "B": "It needs the model and the update, and knows how pictures look in general",
+    "C": "It needs the model and the update, and knows the settings of local training",
+    "D": "It needs the model and the update, and similar images of its own",
+    "E": "It needs the model and the update, and statistics of the clients' images",
+    "F": "It changes the model that clients get",
+    "G": "It changes the model that clients get, and needs similar images of its own",
+    "H": "It changes the model that clients get, and chooses the clients",
+}
+THREATS: Final[Mapping[str, str]] = {
+    k: f"{v} (threat model {k} of Carletti et al. 2025)." for k, v in _THREATS.items()
+}
+"""Threat model of an attack -> what that attacker has; `attacks.THREAT_MODELS` in a sentence."""
 
 UPDATE_FORMS: Final[Mapping[str, str]] = {
     "exact gradient": "the exact gradient of one training step: the learning rate is known",

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from fl_privacy_audit.html_report import render_html, render_json, render_markdown
-from fl_privacy_audit.html_report.conditions import ledger_digest
-from fl_privacy_audit.html_report.lines import clean, headline, lines_of, short_reason
+from fl_privacy_audit.attacks import THREAT_MODELS
+from fl_privacy_audit.html_report import formats, render_html, render_json, render_markdown
+from fl_privacy_audit.html_report.attackers import attackers
+from fl_privacy_audit.html_report.conditions import gaps, ledger_digest
+from fl_privacy_audit.html_report.dp import dp_sections
+from fl_privacy_audit.html_report.lines import MINUS, clean, headline, lines_of, short_reason
 from fl_privacy_audit.html_report.pictures import LEFT_OUT, OFF
+from fl_privacy_audit.html_report.words import THREATS
+from fl_privacy_audit.records import DefenceKnowledge
 from fl_privacy_audit.report import LOWER_BOUND
 from fl_privacy_audit.summary import AuditSummary, summarise
 
-from .builders import SWEEP, Setting, write_setting, write_sweep
+from .builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
 
 EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"
 NAMED = {setting.name: setting for setting in SWEEP}
@@ -138,8 +143,18 @@ def test_epsilon_is_the_one_in_effect_and_says_what_it_covers(summary: AuditSumm
     assert server["DP-SGD z=0.3"].epsilon == f"{most:.3g}" != "2.9"
     assert "the claim does not hold" in server["DP-SGD z=0.3"].epsilon_notes
     name = "Flower ServerSide fixed clipping"
-    assert "covers the released model only, not this view" in server[name].epsilon_notes
-    assert "covers the released model only, not this view" not in release[name].epsilon_notes
+    epsilon = release[name].epsilon
+    assert epsilon == "12.9" and "so large that it promises little" in release[name].epsilon_notes
+    assert server[name].epsilon == "none here"
+    assert server[name].epsilon_notes == (
+        f"{epsilon} covers the released model only, not this view",
+    )
+
+
+def test_epsilon_stands_only_beside_points_that_it_covers(page: Page) -> None:
+    server, release = (t for t in page.labels if t.startswith("Net leakage by SSIM"))
+    assert server.endswith("epsilon none here.") and release.endswith("epsilon 12.9.")
+    assert "4 (ε 12.9)" in page.text and page.text.count("(ε 12.9)") == 1
 
 
 def test_views_never_share_a_picture(page: Page) -> None:
@@ -161,7 +176,7 @@ def test_theory_stands_beside_practice(summary: AuditSummary, page: Page) -> Non
     assert check is not None and check.corridor is not None
     text = page.text
     assert f"chance of at most {check.corridor.identification:.1%}" in text
-    assert f"expects a PSNR of {check.corridor.psnr:.1f} dB" in text
+    assert f"expects a PSNR of {MINUS}{-check.corridor.psnr:.1f} dB" in text
     spent = max(check.clients, key=lambda c: c.cumulative.pld)
     for figure in (spent.cumulative.rdp, spent.cumulative.pld, spent.cumulative.pld_replace):
         assert f"{figure:.3g}" in text
@@ -170,11 +185,80 @@ def test_theory_stands_beside_practice(summary: AuditSummary, page: Page) -> Non
     assert "Random generator of the noise not checked" in text
 
 
+def test_the_attacker_is_told_once_and_then_what_differs(summary: AuditSummary) -> None:
+    server, release = attackers(summary)
+    assert (server.view, release.view) == ("server", "release")
+    assert "It has to rebuild 1 image at once." in server.facts
+    assert "It has to rebuild 3 images at once." in release.facts
+    assert "It does not know the momentum." in server.facts
+    assert "Assumed: batch norm is taken to have run in train mode." in server.facts
+    assert "3 x 16 x 16 numbers, mean 0.5, standard deviation 0.25" in " ".join(server.facts)
+    assert server.differences == ()
+    known = DefenceKnowledge(
+        name="pruning",
+        settings={"share": 0.7},
+        clip_norm=None,
+        noise_std=0.0,
+        zeros_hide=True,
+        signs_only=False,
+        length_lost=False,
+    )
+    first, *rest = summary.settings
+    models = [m.model_copy(update={"defence": known, "num_images": 2}) for m in first.threat_models]
+    changed = first.model_copy(update={"threat_models": [*first.threat_models, *models]})
+    server, _ = attackers(summary.model_copy(update={"settings": [changed, *rest]}))
+    assert server.differences == (
+        ("setting 1", "It has to rebuild 1 image or 2 images at once."),
+        (
+            "setting 1",
+            "It knows the defence, pruning (share 0.7), and adapts; a zero may stand for anything.",
+        ),
+        ("settings 2-4", "It has to rebuild 1 image at once."),
+    )
+
+
+def test_what_was_never_attacked_is_counted(summary: AuditSummary) -> None:
+    first, *rest = summary.settings
+    tried, *others = first.attacks
+    left = tried.model_copy(update={"not_tested": {"not due: every 3 rounds": 1182}})
+    changed = first.model_copy(update={"attacks": [left, *others]})
+    said = gaps(summary.model_copy(update={"settings": [changed, *rest]}))
+    whole = formats.count(1200, "update")
+    assert (
+        f"Server view, setting 1: swept_inversion attacked 18 of {whole}. "
+        "The others were never attacked." in said
+    )
+    records = formats.count(1182, "record")
+    assert (
+        f"Server view, setting 1, swept_inversion: {records} not tested (not due: every 3 rounds)."
+        in said
+    )
+    assert not any("never attacked" in line for line in gaps(summary))
+
+
+def test_every_threat_model_has_its_sentence() -> None:
+    assert THREATS.keys() == THREAT_MODELS.keys()
+
+
+def test_what_is_not_stated_is_not_called_faultless(tmp_path: Path) -> None:
+    claim = {"sampling": "unknown", "accountant": "unknown"}
+    setting = replace(FEW[2], reported=(), changes=dp_sgd(0.3, **claim))
+    (section,) = dp_sections(one(tmp_path, setting))
+    checklist = dict(section.checklist)
+    assert checklist["Sampling"] == checklist["Counted over all rounds"] == "not stated"
+
+
+def test_clients_with_the_same_figures_share_a_line(summary: AuditSummary) -> None:
+    section = next(s for s in dp_sections(summary) if s.setting == "DP-SGD z=0.3")
+    assert [row[0] for row in section.epsilons] == ["partitions 0-2"]
+
+
 def test_origins_name_seed_run_and_digest(summary: AuditSummary, page: Page) -> None:
     for setting in summary.settings:
         digest = ledger_digest(setting.directory)
         assert digest is not None and len(digest) == 64
-        assert digest in page.text and setting.run in page.text and setting.started in page.text
+        assert digest in page.text and setting.run in page.text
+        assert formats.when(setting.started) in page.text
     for package, version in summary.settings[0].versions.items():
         assert f"{package} {version}" in page.text
 
@@ -255,7 +339,7 @@ def test_an_old_ledger_of_one_view(tmp_path: Path) -> None:
             line.get("config", {}).pop(key, None)
     ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = Page(render_html(summarise([directory])))
-    assert "The release view was not audited for all settings." in page.text
+    assert "The release view was not audited for any setting." in page.text
     assert "Release view:" not in page.text and "not measured" in page.text
 
 
@@ -296,8 +380,11 @@ def test_markdown_has_the_same_verdicts(summary: AuditSummary) -> None:
 def test_figures_are_cut_from_a_reason_and_words_are_not() -> None:
     figures = "net psnr +3.20 dB (+2.0 to +4.0) against noise of equal norm; 12 batches"
     assert short_reason(f"no more than a null control: {figures}") == "no more than a null control"
-    reason = f"2 of 9 records leaked by itself; on average {figures}"
-    assert short_reason(reason) == "2 of 9 records leaked by itself"
+    reason = f"6 of 9 records came half as far as without defence, more than chance gives; on average {figures}"
+    assert (
+        short_reason(reason)
+        == "6 of 9 records came half as far as without defence, more than chance gives"
+    )
     weak = "the attack is too weak here, it fails without defence; undefended copies: "
     assert short_reason(weak + figures) == weak.split(";")[0]
     for whole in ("too few: 4 batches attacked and scored, at least 5 are needed", "internet + x"):

@@ -1,0 +1,90 @@
+"""Numbers, times and lists as people write them."""
+
+import datetime
+import math
+from collections.abc import Iterable
+
+GROUP = "\N{NARROW NO-BREAK SPACE}"
+"""Between thousands."""
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """A number with its noun.
+
+    >>> count(1, "record"), count(2, "record")
+    ('1 record', '2 records')
+    """
+    noun = one if number == 1 else many or f"{one}s"
+    return f"{number:,} {noun}".replace(",", GROUP)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers, neighbours joined.
+
+    >>> ranges([1, 2, 3, 7])
+    '1-3, 7'
+    """
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+
+
+def settings(numbers: Iterable[int]) -> str:
+    """Settings by their numbers.
+
+    >>> settings([2]), settings([1, 2])
+    ('setting 2', 'settings 1-2')
+    """
+    numbers = set(numbers)
+    return f"setting{'' if len(numbers) == 1 else 's'} {ranges(numbers)}"
+
+
+def duration(seconds: float) -> str:
+    """A time that people can read.
+
+    >>> duration(75), duration(120)
+    ('1 min 15 s', '2 min')
+    """
+    if not math.isfinite(seconds) or seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+
+
+def when(time: str) -> str:
+    """A time of a ledger to the minute; text that is no time stays as it is.
+
+    >>> when("2026-11-24T09:03:00+00:00")
+    '2026-11-24, 09:03 UTC'
+    """
+    try:
+        at = datetime.datetime.fromisoformat(time)
+    except ValueError:
+        return time
+    zone = "" if at.tzinfo is None else " UTC" if not at.utcoffset() else f" {at:%z}"
+    return f"{at:%Y-%m-%d, %H:%M}{zone}"
+
+
+def epsilon(value: float) -> str:
+    """Epsilon with three digits, and no exponent below a million million.
+
+    >>> epsilon(0.5), epsilon(62.24), epsilon(304.6)
+    ('0.5', '62.2', '305')
+    >>> epsilon(303_800).replace(GROUP, " ")
+    '304 000'
+    """
+    if not math.isfinite(value):
+        return "infinite" if value > 0 else str(value)
+    if value < 1000 or value >= 1e12:
+        return f"{value:.3g}"
+    rounded = round(value, 2 - math.floor(math.log10(value)))
+    return f"{rounded:,.0f}".replace(",", GROUP)
