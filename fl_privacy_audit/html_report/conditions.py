@@ -13,7 +13,7 @@ from fl_privacy_audit.types import View
 from fl_privacy_audit.verdict import Verdict
 
 from .formats import count, duration, ranges, settings, when
-from .lines import VIEW_ORDER, numbered, verdict_of
+from .lines import VIEW_ORDER, numbered, readable, verdict_of
 from .words import NEVER_TESTED, THREATS
 
 
@@ -43,7 +43,7 @@ def tried(summary: AuditSummary, view: View) -> list[Tried]:
             view=view,
             attack=one.attack,
             word=found.word if found else "not tested",
-            reason=found.reason if found else "",
+            reason=readable(found.reason) if found else "",
             settings=", ".join(f"{k}={v}" for k, v in one.settings.items()) or "as it comes",
             scored=one.scored,
             others=_others(one),

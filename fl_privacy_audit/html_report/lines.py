@@ -26,6 +26,8 @@ VIEW_ORDER: tuple[View, ...] = ("server", "release")
 
 _FIGURES = re.compile(r"[:;,]? (on average |undefended copies: )?net \S+ [+-].*$", re.DOTALL)
 """Where the judge's sentence turns to figures; the first table has them in columns of their own."""
+_METRICS = re.compile(rf"\b({'|'.join(METRIC_TITLES)})\b")
+_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 MINUS = "\N{MINUS SIGN}"
 LITTLE = 10.0
 """Epsilon from which on the first table says that it promises little: at 10, what may be told of one
@@ -154,7 +156,17 @@ def short_reason(reason: str) -> str:
     >>> short_reason("clearly more than every null control: net ssim +0.67 against a grey picture")
     'clearly more than every null control'
     """
-    return _FIGURES.sub("", reason)
+    return readable(_FIGURES.sub("", reason))
+
+
+def readable(reason: str) -> str:
+    """The judge's sentence with the names of metrics, and minus signs, as people write them.
+
+    >>> readable("the metrics disagree: mse says leaked, ssim does not")
+    'the metrics disagree: MSE says leaked, SSIM does not'
+    """
+    titled = _METRICS.sub(lambda found: METRIC_TITLES[found[0]], reason)
+    return _MINUS.sub(MINUS, titled)
 
 
 def headline(lines: list[Line]) -> str:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from fl_privacy_audit.summary import AuditSummary
 from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import FEWEST
+from fl_privacy_audit.verdict import FEWEST, WORST_FIRST, Word
 
 from . import words
 from .agreement import agreement
@@ -45,6 +45,8 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "no_pictures": None if any_shown else OFF if pictures else LEFT_OUT,
         "made": when(summary.made),
         "judge": _judge(summary),
+        "judged_by": title_of(summary.primary) if summary.primary else "",
+        "leads": _leads(summary),
         "deltas": _deltas(summary),
         "confidence": _confidence(summary),
         "fewest": FEWEST,
@@ -82,6 +84,12 @@ def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
         "distribution": draw_distribution(summary, view),
         "corridor": draw_corridor(summary, view),
     }
+
+
+def _leads(summary: AuditSummary) -> list[tuple[Word, str]]:
+    """What each verdict on this page means, in a sentence; worst first."""
+    there = {line.word for view in views(summary) for line in lines_of(summary, view)}
+    return [(word, words.LEADS[word]) for word in WORST_FIRST if word in there]
 
 
 def _judge(summary: AuditSummary) -> str:

@@ -129,9 +129,11 @@ def test_a_line_has_what_the_summary_says(summary: AuditSummary, page: Page) -> 
     assert line.net == f"+{verdict.net.mean:.2f}"
     assert line.interval == f"+{verdict.net.low:.2f} to +{verdict.net.high:.2f}"
     assert (line.word, line.accuracy, line.epsilon) == ("leaked", "87.1%", "none")
-    row = f"no defence ▲ leaked {line.lead} Clearly more than every null control."
-    assert row in page.text.replace("\xa0", " ")
-    assert f"{line.net} ({line.interval}) SSIM 87.1% none" in page.text
+    row = f"no defence ▲ leaked Clearly more than every null control. {line.net} ({line.interval})"
+    text = page.text.replace("\xa0", " ")
+    assert f"{row} 87.1% none" in text and "Net leakage (SSIM)" in text
+    assert f"▲ leaked {line.lead}" in text
+    assert "inconclusive The audit cannot tell" not in text
 
 
 def test_epsilon_is_the_one_in_effect_and_says_what_it_covers(summary: AuditSummary) -> None:
