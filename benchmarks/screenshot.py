@@ -30,7 +30,8 @@ for (const section of document.querySelectorAll('main > section'))
   section.hidden = !shown.includes(section.getAttribute('aria-labelledby'));
 for (const part of document.querySelectorAll('[data-view]'))
   part.hidden = !views.includes(part.dataset.view);
-for (const other of document.querySelectorAll('.warn, header a')) other.hidden = true;
+for (const other of document.querySelectorAll('.warn, header a'))
+  other.hidden = !(other.matches('.warn') && shown.includes('pictures'));
 document.body.style.paddingBottom = '1rem';
 return Math.ceil(document.body.getBoundingClientRect().height);
 """

@@ -148,6 +148,10 @@ NEVER_TESTED: Final[tuple[str, ...]] = (
     ),
     "Servers and clients that work together, and attackers who know more than is said above.",
     "What the finished model gives away when it is used, beyond what the release view shows.",
+    (
+        "Figures over whole sets of reconstructions (FID, identification precision): audit logs hold "
+        "the scores of single images."
+    ),
     "Rounds, clients and images that were not attacked; other data, models and training settings.",
 )
 """What no audit of this kind looks at."""

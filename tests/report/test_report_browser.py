@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from benchmarks.screenshot import main
 from fl_privacy_audit.html_report import render_html
 from fl_privacy_audit.summary import summarise
 
@@ -77,4 +79,21 @@ def test_it_opens_at_both_widths(browser: WebDriver, tmp_path: Path) -> None:
             "return Math.min(...[...document.querySelectorAll('svg text')]"
             ".map(t => t.getBoundingClientRect().height))"
         )
-        assert browser.execute_script(letters) >= 8
+        assert browser.execute_script(letters) >= 9
+
+
+def test_a_picture_for_the_readme(
+    browser: WebDriver, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, picture = tmp_path / "report.html", tmp_path / "images" / "report.png"
+    settings = (replace(SWEEP[0], pictures=True), SWEEP[8])
+    report.write_text(render_html(summarise(write_sweep(tmp_path, settings))), encoding="utf-8")
+    assert main([str(report), str(picture)]) == 0
+    with Image.open(picture) as image:
+        both = image.size
+        assert image.mode == "P" and both[0] == 1280
+    assert main([str(report), str(picture), "--views", "server"]) == 0
+    with Image.open(picture) as image:
+        assert 600 < image.height < both[1] - 200
+    assert main([str(report), str(picture), "--sections", "nothing"]) == 2
+    assert "has no section nothing; it has verdicts, reading" in capsys.readouterr().err
