@@ -133,7 +133,7 @@ def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str
     elif form == "md":
         click.echo(comparison_markdown(comparison))
     else:
-        console.print(comparison_table(comparison))
+        console.print(comparison_table(comparison, width=console.width))
         lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
         for note in [*lines, *comparison.notes, LOWER_BOUND]:
             console.print(note, markup=False)

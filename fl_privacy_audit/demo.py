@@ -167,7 +167,7 @@ def _write(out: Path, console: Console) -> Comparison:
     picture = out / "reconstructions.png"
     draw_reconstructions(reconstruction_rows(runs, attack=ATTACK.name), picture)
     picture.chmod(0o600)
-    console.print(comparison_table(comparison))
+    console.print(comparison_table(comparison, width=console.width))
     for note in comparison.notes:
         console.print(f"Note: {note}", markup=False)
     console.print(f"Table, picture and ledgers: {out}", markup=False)

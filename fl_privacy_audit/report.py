@@ -22,6 +22,8 @@ from fl_privacy_audit.records import AttackOutcome, AuditRecord
 from fl_privacy_audit.verdict import NetLeakage, SettingVerdict
 
 NOTHING = "-"
+ROOMY = 120
+"""Characters from which on verdicts and scores fit one table."""
 LOWER_BOUND = (
     "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
     "attacks it did not try."
@@ -98,7 +100,9 @@ def _outcome_cells(outcome: AttackOutcome, metrics: Sequence[str]) -> list[str]:
     return [text, *cells, f"{outcome.seconds:.1f}" if outcome.seconds else NOTHING]
 
 
-def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def comparison_cells(
+    comparison: Comparison, *, scores: bool = True
+) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the comparison, as text; a score is its mean, then the worst record."""
     several = len({row.attack for row in comparison.rows}) > 1
     views = len({row.view for row in comparison.rows}) > 1
@@ -106,7 +110,7 @@ def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     heads = ["setting", *(["view"] if views else []), *(["attack"] if several else [])]
     heads += ["verdict", "net leakage"] if judged else []
     heads += ["accuracy", "epsilon"]
-    metrics = _shown([row.scores for row in comparison.rows])
+    metrics = _shown([row.scores for row in comparison.rows]) if scores else []
     for name in metrics:
         unit = METRICS[name].unit
         heads.append(f"{name} [{unit}]" if unit else name)
@@ -132,9 +136,16 @@ def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     return heads, rows
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """The comparison for a terminal: below each mean, in brackets, the worst record."""
-    heads, rows = comparison_cells(comparison)
+def comparison_table(comparison: Comparison, *, width: int = ROOMY) -> Table:
+    """The comparison for a terminal: below each mean, in brackets, the worst record.
+
+    Args:
+        comparison: What to show.
+        width: Of the terminal, in characters. Below `ROOMY`, settings that have verdicts are shown
+            without the scores of each metric; `comparison_markdown` always has them.
+    """
+    judged = any(row.verdict is not None for row in comparison.rows)
+    heads, rows = comparison_cells(comparison, scores=width >= ROOMY or not judged)
     table = Table(padding=0)  # nine columns have to fit 80 characters
     for index, head in enumerate(heads):
         short = 0 < index < len(heads) - 1  # figures stay whole; names and reasons may wrap
@@ -143,8 +154,12 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_column(title, justify=side, no_wrap=short, overflow="fold")
     for cells in rows:
         setting, *figures = cells
-        table.add_row(*map(escape, [setting, *(cell.replace(" (", "\n(") for cell in figures)]))
+        table.add_row(*map(escape, [setting, *(_two_lines(cell) for cell in figures)]))
     return table
+
+
+def _two_lines(cell: str) -> str:
+    return cell.replace(" (", "\n(").replace("withstood ", "withstood\n")
 
 
 def comparison_markdown(comparison: Comparison) -> str:

@@ -48,7 +48,7 @@ def sweep_command(
     with _Bars(console, runs) as bars:
         comparisons = run_sweep(runs, out.absolute(), workers=workers, tell=bars.tell)
     for place, comparison in comparisons.items():
-        console.print(comparison_table(comparison))
+        console.print(comparison_table(comparison, width=console.width))
         for note in comparison.notes:
             console.print(f"Note: {note}", markup=False)
         console.print(f"Ledgers and comparison: {place}", markup=False, soft_wrap=True)

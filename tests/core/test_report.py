@@ -18,6 +18,8 @@ from fl_privacy_audit.report import (
     format_score,
     rounds_table,
 )
+from fl_privacy_audit.types import View
+from fl_privacy_audit.verdict import NetLeakage, Word
 
 from .builders import audit_line, kept, outcome, run_line
 
@@ -149,6 +151,38 @@ def test_no_figure_of_the_comparison_is_cut_off(width: int) -> None:
     assert cells(lines[first])[1:-1] == ["50.0%", "2.6e12", "0.50", "0.50", "0.50", "0.5", "-0.50"]
     assert cells(lines[first + 1])[3:-1] == ["(2.00)", "(99.00)", "(1.00)", "(99.0)", "(1.00)"]
     assert width == 80 or cells(lines[first])[0] == "DP-SGD, noise 0.01"
+
+
+@pytest.mark.parametrize("width", [80, 119, 120])
+def test_names_of_settings_stay_readable_beside_verdicts(width: int) -> None:
+    net = NetLeakage(
+        metric="lpips", of="attack", against="grey", mean=-0.005, low=-0.0078, high=-0.0043,
+        records=6, batches=6,
+    )  # fmt: skip
+    words: tuple[Word, ...] = ("inconclusive", "withstood these attacks")
+    views: tuple[View, ...] = ("server", "release")
+    psnr = {"psnr": MetricSummary(mean=11.7, worst=13.4, count=6)}
+    rows = [
+        row(setting="ServerSide clipping", verdict=word, net=net, view=view, scores=psnr)
+        for word in words
+        for view in views
+    ]
+    out = StringIO()
+    Console(file=out, width=width).print(comparison_table(of(*rows), width=width))
+    text = out.getvalue()
+    for whole in (
+        "ServerSide",
+        "clipping",
+        "release",
+        "inconclusive",
+        "withstood",
+        "lpips -0.005",
+        "accuracy",
+    ):
+        assert text.count(whole) >= 1, whole
+    assert "(-0.0078 to -0.0043)" in text and max(map(len, text.splitlines())) <= width
+    assert all(line.endswith(("┓", "┃", "┩", "│", "┘")) for line in text.splitlines())
+    assert ("11.7" in text) == (width >= 120)
 
 
 def test_units_are_shown() -> None:
