@@ -1,7 +1,7 @@
 """Restarts of one victim that agree: group consistency, with registration.
 
-Yin et al. 2021, arXiv:2104.07586, Sec. 3.3: each restart is pulled to the mean of all, after they
-have been aligned, since gradients of convolutions hardly say where in the image things are. The
+Yin et al. 2021, arXiv:2104.07586: each restart is pulled to the mean of all, after they have been
+aligned, since gradients of convolutions hardly say where in the image things are. The
 paper aligns by RANSAC-flow, a trained network. Here a plain rigid shift stands in for it, found by
 phase correlation: Kuglin & Hines, "The Phase Correlation Image Alignment Method", 1975.
 """

@@ -118,7 +118,7 @@ def order_invariance(inputs: Tensor, seen: Observation) -> Tensor:
     """Mean squared distance of the epochs' aggregates from their mean, mean and maximum alike.
 
     For aggregates ``g`` this is half the mean over all ordered pairs of epochs of
-    ``|g(X_i) - g(X_j)|^2`` (Dimitrov et al. 2022, Eq. 7), in one pass.
+    ``|g(X_i) - g(X_j)|^2`` (the order-invariant prior of Dimitrov et al. 2022), in one pass.
     """
     sets = inputs.view(-1, seen.num_images, *inputs.shape[1:])
     mean = sets.mean(dim=1)

@@ -40,7 +40,7 @@ def double_opponent_variation(inputs: Tensor, seen: Observation) -> Tensor:
 
 
 def batch_norm_statistics(inputs: Tensor, seen: Observation) -> Tensor:
-    """Distance of the guess's batch-norm statistics from the clients' (Yin et al. 2021, Eq. 7).
+    """Distance of the guess's batch-norm statistics from the clients' (after Yin et al. 2021).
 
     Mean over the batch-norm layers of the squared distances of means and of variances, each
     relative to the mean variance of the layer. What is aimed at is `client_statistics`.
