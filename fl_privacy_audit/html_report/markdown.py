@@ -95,7 +95,7 @@ def _verdicts(summary: AuditSummary, view: View) -> str:
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon, *line.epsilon_notes])
-        why = f"{line.lead} {line.reason}."
+        why = f"{line.lead} {line.reason[:1].upper()}{line.reason[1:]}."
         word = f"{line.symbol} {line.word}"
         facts = [net, line.accuracy, epsilon, line.worst or "none"]
         rows.append([str(line.number), *map(_text, [line.setting, word, why, *facts])])

@@ -165,7 +165,7 @@ def draw_corridor(summary: AuditSummary, view: View) -> Plot | None:
     with matplotlib.rc_context(style()):
         figure = canvas(0.85 + 0.52 * len(rows))
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        figure.get_layout_engine().set(wspace=0.12)
+        figure.set_layout_engine("constrained", wspace=0.12)
         for row, (number, setting, corridor, values) in enumerate(rows):
             label = f"{number}  {short(setting.setting)}"
             left.text(0, row - 0.36, label, transform=left.get_yaxis_transform(), va="center")

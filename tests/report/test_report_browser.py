@@ -70,6 +70,11 @@ def test_it_opens_at_both_widths(browser: WebDriver, tmp_path: Path) -> None:
         assert outside == {report.as_uri()}
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         assert EVIL in browser.find_element(By.TAG_NAME, "main").text
+        squeezed = (
+            "return [...document.querySelectorAll('p, li, caption, tbody td, tbody th, figcaption')]"
+            ".filter(e => e.clientWidth < 60 && e.clientHeight > 200).map(e => e.textContent)"
+        )
+        assert browser.execute_script(squeezed) == []
         sizes = "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
         assert browser.execute_script(sizes)
         drawn = "return [...document.querySelectorAll('svg')].map(s => s.clientWidth)"
