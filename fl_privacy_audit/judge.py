@@ -70,7 +70,7 @@ def judge(
     share of the copy's net leakage. A single record does not make *leaked*, as one null draw cannot
     tell a leak from luck; it forbids *withstood*, and is named.
 
-    *Withstood*: the undefended copies leaked by the same rule; against some null control the
+    *Withstood*: the undefended copies leaked by the first of these; against some null control the
     whole interval lies at or below the margin; no record came as far as `REACH`; and no other
     metric says *leaked*.
 
