@@ -113,6 +113,12 @@ def semsim_group() -> None:
     show_default=True,
     help="Crop and mirror the pictures of a triplet alike, or each by itself.",
 )
+@click.option(
+    "--recolour/--as-they-are",
+    default=_DEFAULTS["recolour"],
+    show_default=True,
+    help="Put the channels of each triplet in the same random order; make one in five grey.",
+)
 @click.option("--held-back", type=float, default=_DEFAULTS["held_back"], show_default=True)
 @click.option(
     "--start",

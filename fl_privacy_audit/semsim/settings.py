@@ -26,6 +26,9 @@ class TrainSettings:
             original than to another one; 0 for the paper's loss alone.
         joint: Whether the three pictures of a triplet are cropped and mirrored alike; the paper's
             code draws for each.
+        recolour: Whether the channels of a triplet's pictures are put in the same random order, and
+            one triplet in five made grey. Without it the distance leans on the colours of the few
+            sources it was trained on.
         held_back: Share of originals kept for validation.
         seed: Of weights, order and augmentation.
     """
@@ -40,6 +43,7 @@ class TrainSettings:
     across: float = 1.0
     other: float = 0.0
     joint: bool = False
+    recolour: bool = True
     held_back: float = 0.1
     seed: int = 0
 

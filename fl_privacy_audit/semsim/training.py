@@ -234,7 +234,9 @@ def _epoch(
     state.net.train()
     for step, start in enumerate(starts):
         rows = slice(start, start + settings.batch)
-        images = pictures(examples, triplets, rows, joint=settings.joint, rng=rng)
+        images = pictures(
+            examples, triplets, rows, joint=settings.joint, recolour=settings.recolour, rng=rng
+        )
         done = (number - 1 + step / len(starts)) / settings.epochs
         for group in state.optimiser.param_groups:
             group["lr"] = settings.rate * _schedule(done)

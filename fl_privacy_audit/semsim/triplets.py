@@ -13,6 +13,8 @@ from .examples import Examples
 ITSELF = -1
 """Instead of a row: the original is its own positive."""
 PAD = 4
+GREY = 0.2
+"""Share of recoloured triplets that lose their colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,13 @@ def draw_triplets(examples: Examples, originals: Tensor, *, rng: Generator) -> T
 
 
 def pictures(
-    examples: Examples, triplets: Triplets, rows: slice, *, joint: bool, rng: Generator
+    examples: Examples,
+    triplets: Triplets,
+    rows: slice,
+    *,
+    joint: bool,
+    recolour: bool,
+    rng: Generator,
 ) -> Tensor:
     """Augmented pictures of some triplets: anchors, then positives, then negatives.
 
@@ -85,6 +93,7 @@ def pictures(
         triplets: Of the epoch.
         rows: Which of them, B.
         joint: Whether the three of a triplet are cropped and mirrored alike.
+        recolour: Whether they get other colours, the three of a triplet alike.
         rng: Of the augmentation.
 
     Returns:
@@ -95,7 +104,23 @@ def pictures(
     own = (positive == ITSELF)[:, None, None, None]
     good = torch.where(own, truths, examples.guesses[positive.clamp(min=0)])
     stacked = torch.cat([truths, good, examples.guesses[triplets.negative[rows]]])
-    return augment(stacked, sets=len(anchor) if joint else len(stacked), rng=rng).float() / 255
+    cut = augment(stacked, sets=len(anchor) if joint else len(stacked), rng=rng).float() / 255
+    if not recolour:
+        return cut
+    mix = mixes(len(anchor), rng=rng).repeat(3, 1, 1)
+    return torch.einsum("nij,njhw->nihw", mix, cut)
+
+
+def mixes(count: int, *, rng: Generator) -> Tensor:
+    """Mixtures of channels: a random order each, or, for `GREY` of them, the mean in all three.
+
+    Returns:
+        ``(count, 3, 3)``; every row of a mixture sums to one.
+    """
+    order = torch.rand(count, 3, generator=rng).argsort(dim=1)
+    orders = torch.eye(3)[order]
+    grey = torch.rand(count, 1, 1, generator=rng) < GREY
+    return torch.where(grey, torch.full((3, 3), 1 / 3), orders)
 
 
 def augment(images: Tensor, *, sets: int, rng: Generator) -> Tensor:

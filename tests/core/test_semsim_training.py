@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fl_privacy_audit.semsim import Examples, Selection, TrainSettings, read_exa
 from fl_privacy_audit.semsim.examples import read_judged
 from fl_privacy_audit.semsim.protocols import is_held_back
 from fl_privacy_audit.semsim.training import pooled_auc, split, triplet_loss
-from fl_privacy_audit.semsim.triplets import ITSELF, augment, draw_triplets, pictures
+from fl_privacy_audit.semsim.triplets import ITSELF, augment, draw_triplets, mixes, pictures
 
 from .semsim_corpus import build
 
@@ -150,7 +151,7 @@ def test_an_original_without_one_kind_borrows(examples: Examples) -> None:
     assert bool((drawn.positive[of_second] == ITSELF).all())
     assert bool((drawn.positive[~of_second] != ITSELF).all())
     rows = slice(0, len(drawn))
-    shown = pictures(changed, drawn, rows, joint=True, rng=rng())
+    shown = pictures(changed, drawn, rows, joint=True, recolour=True, rng=rng())
     anchors, positives, _ = shown.chunk(3)
     assert torch.equal(anchors[of_second], positives[of_second])
 
@@ -180,6 +181,35 @@ def slow_augment(images: Tensor, sets: int, generator: torch.Generator) -> Tenso
 def test_augmentation_against_the_obvious_way(examples: Examples, sets: int) -> None:
     images = examples.guesses[:6]
     assert torch.equal(augment(images, sets=sets, rng=rng(5)), slow_augment(images, sets, rng(5)))
+
+
+def test_a_triplet_is_recoloured_alike(examples: Examples) -> None:
+    drawn = draw_triplets(examples, torch.arange(4), rng=rng())
+    options = {"joint": True, "rng": rng(2)}
+    plain = pictures(examples, drawn, slice(0, 16), recolour=False, **options)  # type: ignore[arg-type]
+    options["rng"] = rng(2)
+    other = pictures(examples, drawn, slice(0, 16), recolour=True, **options)  # type: ignore[arg-type]
+    kinds = set()
+    for i in range(16):
+        mine, theirs = plain[i::16], other[i::16]  # anchor, positive, negative of one triplet
+        orders = [
+            order for order in permutations(range(3)) if torch.equal(mine[:, list(order)], theirs)
+        ]
+        if orders:
+            kinds.add(orders[0])
+        else:
+            grey = mine.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+            torch.testing.assert_close(theirs, grey)
+            kinds.add("grey")
+    assert len(kinds) > 3
+
+
+def test_about_one_mixture_in_five_is_grey() -> None:
+    mix = mixes(2000, rng=rng())
+    torch.testing.assert_close(mix.sum(dim=2), torch.ones(2000, 3))
+    grey = (mix < 0.5).all(dim=(1, 2))
+    assert 0.17 < float(grey.float().mean()) < 0.23
+    assert len({tuple(one.argmax(dim=1).tolist()) for one in mix[~grey]}) == 6
 
 
 # The loss
