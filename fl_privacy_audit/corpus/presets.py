@@ -142,6 +142,47 @@ def _train_parts() -> list[Part]:
     ]
 
 
+def _clear_parts() -> list[Part]:
+    """Nine settings an image that more often succeed, up to what an audit runs by default."""
+    anywhere = Part(sources=(), victims=(), per_image=2)
+    swept = "swept_inversion:steps={}"
+    return [
+        replace(
+            anywhere,
+            victims=("perceptron",),
+            attacks=_specs("first_linear"),
+            defences=_specs(
+                "gaussian:std=0.01", "gaussian:std=0.02", "gaussian:std=0.05", "pruning:share=0.99"
+            ),
+        ),
+        replace(
+            anywhere,
+            victims=("lenet",),
+            attacks=_specs(swept.format(300)),
+            defences=_specs("none", "gaussian:std=0.003", "gaussian:std=0.01", "pruning:share=0.9"),
+        ),
+        replace(
+            anywhere,
+            victims=("quickstart",),
+            attacks=_specs(swept.format(120)),
+            defences=_specs("none", "gaussian:std=0.001", "quantisation:bits=8"),
+            per_image=1,
+        ),
+        replace(
+            anywhere,
+            victims=("strided",),
+            attacks=_inverting((200, 0.1), (300, 0.3)),
+            defences=_specs("none", "gaussian:std=0.01", "pruning:share=0.7"),
+        ),
+        replace(
+            anywhere,
+            victims=("smallconvnet",),
+            attacks=_inverting((150, 0.1), (200, 0.1)),
+            defences=_specs("none", "gaussian:std=0.003", "pruning:share=0.7"),
+        ),
+    ]
+
+
 def default(request: Request) -> Plan:
     """What the shipped SemSim was trained on, with London faces as a further source."""
     counts = {"cifar10": 120, "cifar100": 120, "photos": 84, **dict.fromkeys(request.sources, 96)}
@@ -149,6 +190,12 @@ def default(request: Request) -> Plan:
         replace(part, sources=(source,), images=count)
         for part in _train_parts()
         for source, count in counts.items()
+    ]
+    more = {"cifar10": (120, 36), "photos": (84, 36)}
+    parts += [
+        replace(part, sources=(source,), first=first, images=count)
+        for part in _clear_parts()
+        for source, (first, count) in more.items()
     ]
     return Plan(parts=tuple(parts), training=QUICK)
 

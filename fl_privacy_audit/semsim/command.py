@@ -1,4 +1,4 @@
-"""``fl-privacy-audit semsim train | evaluate``."""
+"""``fl-privacy-audit semsim pretrain | train | evaluate``."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from fl_privacy_audit.metrics.semsim import WEIGHTS, load_semsim
 from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
 from .examples import Judged, Rule, read_examples, read_judged
+from .pretrain_command import pretrain_command
 from .protocols import Selection, original_of
 from .report import HEADER, rows, verdict, write
 from .settings import TrainSettings
@@ -62,6 +63,9 @@ def _shared(command: Command) -> Command:
 @click.group("semsim", short_help="Train SemSim, or judge it against other metrics.")
 def semsim_group() -> None:
     """Train SemSim on a corpus and answers about it, or judge it against other metrics."""
+
+
+semsim_group.add_command(pretrain_command)
 
 
 @semsim_group.command("train")

@@ -1,0 +1,94 @@
+"""Pretraining of SemSim: which original is a damaged picture of?"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.nn import functional as F
+
+from fl_privacy_audit.cli import cli
+from fl_privacy_audit.corpus import open_source
+from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.metrics.semsim import load_semsim, semsim, to_tensors
+from fl_privacy_audit.semsim.pretraining import PretrainSettings, info_nce, pretrain
+
+SMALL = PretrainSettings(width=4, steps=60, batch=24)
+
+
+def photographs(count: int = 120) -> torch.Tensor:
+    source = open_source("photos", "nowhere")
+    return (source.train.pixels(range(count), 32) * 255).round().to(torch.uint8)
+
+
+def test_the_loss_against_the_obvious_way() -> None:
+    cosines = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    loss, found = info_nce(cosines, 0.3)
+    total = 0.0
+    for i in range(5):
+        of_row = torch.exp(cosines[i] / 0.3)
+        of_column = torch.exp(cosines[:, i] / 0.3)
+        total -= float(
+            torch.log(of_row[i] / of_row.sum()) + torch.log(of_column[i] / of_column.sum())
+        )
+    assert float(loss) == pytest.approx(total / 10, rel=1e-5)
+    best = sum(int(cosines[:, i].argmax()) == i for i in range(5))
+    assert found == pytest.approx(best / 5)
+    assert info_nce(torch.eye(4), 0.01)[0] < 1e-6
+
+
+def test_it_learns_to_find_originals_and_that_noise_is_far() -> None:
+    seen: list[float] = []
+    net = pretrain([photographs()], SMALL, on_step=lambda step, loss, found: seen.append(loss))
+    assert len(seen) == SMALL.steps
+    assert sum(seen[-10:]) < 0.9 * sum(seen[:10])
+    truths = photographs(200)[120:].float() / 255  # others than it was trained on
+    rng = torch.Generator().manual_seed(1)
+    faint = (truths + 0.05 * torch.randn(truths.shape, generator=rng)).clamp(0, 1)
+    strong = (truths + 0.6 * torch.randn(truths.shape, generator=rng)).clamp(0, 1)
+    near, far = semsim(faint, truths, net=net), semsim(strong, truths, net=net)
+    assert (near < far).float().mean() > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_random_numbers_alone() -> None:
+    short = PretrainSettings(width=2, steps=2, batch=4)
+    before = torch.random.get_rng_state()
+    first, again = (to_tensors(pretrain([photographs(8)], short)) for _ in range(2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = to_tensors(
+        pretrain([photographs(8)], PretrainSettings(width=2, steps=2, batch=4, seed=1))
+    )
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 1}, "`batch` must be 2 or more, but got 1"),
+        ({"steps": 0}, "`steps` must be 1 or more, but got 0"),
+        ({"temperature": 0.0}, "`temperature` must be positive, but got 0.0"),
+    ],
+)
+def test_bad_settings_are_said(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PretrainSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_bad_pictures_are_said() -> None:
+    for sources in ([], [F.pad(photographs(2), (0, 1))], [photographs(2)[:0]]):
+        with pytest.raises(ConfigError, match=r"must be \(N, 3, 32, 32\)"):
+            pretrain(sources, SMALL)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    out = tmp_path / "start.safetensors"
+    arguments = ["semsim", "pretrain", "--source", "photos", "--images", "9", "--out", str(out)]
+    arguments += ["--width", "2", "--steps", "2", "--batch", "4"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"{out}: pretrained on 9 pictures of 1 sources" in result.output
+    assert load_semsim(out).width == 2
+    again = CliRunner().invoke(cli, arguments)
+    assert again.exit_code != 0
+    assert "exists already" in str(again.exception or again.output)
