@@ -129,6 +129,13 @@ semsim_group.add_command(pretrain_command)
     type=click.Path(path_type=Path),
     help="Weights to begin from; random ones unless told. SHIPPED for those of the package.",
 )
+@click.option(
+    "--blend",
+    type=float,
+    default=_DEFAULTS["blend"],
+    show_default=True,
+    help="Share of the starting weights in the result, a mean of both.",
+)
 @click.option("--note", "notes", multiple=True, help="A line for the card; repeat as needed.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the folder.")
 def train_command(

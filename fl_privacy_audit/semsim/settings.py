@@ -29,6 +29,9 @@ class TrainSettings:
         recolour: Whether the channels of a triplet's pictures are put in the same random order, and
             one triplet in five made grey. Without it the distance leans on the colours of the few
             sources it was trained on.
+        blend: Share of the starting weights in the result, which is a mean of them and of the trained
+            ones (Wortsman et al. 2022, arXiv:2109.01903): what a few judged sources teach is kept,
+            and what many pictures taught before is not lost. 0 for the trained weights alone.
         held_back: Share of originals kept for validation.
         seed: Of weights, order and augmentation.
     """
@@ -44,6 +47,7 @@ class TrainSettings:
     other: float = 0.0
     joint: bool = False
     recolour: bool = True
+    blend: float = 0.0
     held_back: float = 0.1
     seed: int = 0
 
@@ -55,6 +59,8 @@ class TrainSettings:
                 )
         if not 0 < self.margin <= 2:
             raise ConfigError(f"Argument `margin` must be in (0, 2], but got {self.margin}")
+        if not 0 <= self.blend < 1:
+            raise ConfigError(f"Argument `blend` must be in [0, 1), but got {self.blend}")
         if not 0 <= self.held_back < 1:
             raise ConfigError(f"Argument `held_back` must be in [0, 1), but got {self.held_back}")
         if self.seed < 0:

@@ -88,10 +88,13 @@ def train(
         The network in evaluation mode, as it is read back from the file, and the history.
 
     Raises:
-        ConfigError: The folder holds another training, or `start` is of another width.
+        ConfigError: The folder holds another training, `start` is of another width, or there is
+            nothing to blend with.
         CorpusError: Not both kinds of reconstruction to train on.
     """
     out_dir = Path(out_dir)
+    if settings.blend and start is None:
+        raise ConfigError("Argument `blend` needs weights to start from; name some, or set it to 0")
     training, held_back = split(examples, settings)
     mark = settings.fingerprint(f"{examples.fingerprint()} {fingerprint(start)}")
     state = _begin(settings, start)
@@ -122,12 +125,23 @@ def train(
             on_epoch(record)
         if number == stop_after:
             break
+    done = len(state.history) == settings.epochs
+    if done and start is not None and settings.blend:
+        blend(state.net, start, settings.blend)
     net = from_tensors(to_tensors(state.net), name=WEIGHTS)
-    if len(state.history) == settings.epochs:
+    if done:
         header = {"format": "pt", "of": "fl-privacy-audit SemSim"}
         _replace(out_dir / WEIGHTS, to_safetensors(to_tensors(state.net), metadata=header))
         (out_dir / CHECKPOINT).unlink()
     return net, tuple(state.history)
+
+
+@torch.no_grad()
+def blend(net: SemSimNet, start: SemSimNet, share: float) -> None:
+    """Move every weight and running statistic of `net` by this share of the way to `start`."""
+    for mine, other in zip(net.state_dict().values(), start.state_dict().values(), strict=True):
+        if mine.is_floating_point():
+            mine.lerp_(other.to(mine), share)
 
 
 def split(examples: Examples, settings: TrainSettings) -> tuple[Tensor, Tensor]:
