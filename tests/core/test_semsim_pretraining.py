@@ -10,8 +10,10 @@ from torch.nn import functional as F
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.corpus import open_source
 from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.metrics.semsim import load_semsim, semsim, to_tensors
+from fl_privacy_audit.metrics.semsim import SemSimNet, load_semsim, semsim, to_tensors
+from fl_privacy_audit.semsim import TrainSettings
 from fl_privacy_audit.semsim.pretraining import PretrainSettings, info_nce, pretrain
+from fl_privacy_audit.semsim.training import blend
 
 SMALL = PretrainSettings(width=4, steps=60, batch=24)
 
@@ -60,6 +62,19 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_random_numbers_alone() 
         pretrain([photographs(8)], PretrainSettings(width=2, steps=2, batch=4, seed=1))
     )
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_blend_is_the_mean_of_start_and_trained() -> None:
+    start, trained = SemSimNet(2), SemSimNet(2)
+    first = {k: v.clone() for k, v in start.state_dict().items()}
+    last = {k: v.clone() for k, v in trained.state_dict().items()}
+    blend(trained, start, 0.25)
+    for name, value in trained.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.25 * first[name] + 0.75 * last[name])
+    assert not torch.equal(trained.stem[0].weight, last["stem.0.weight"])
+    with pytest.raises(ConfigError, match=r"`blend` must be in \[0, 1\), but got 1"):
+        TrainSettings(blend=1.0)
 
 
 @pytest.mark.parametrize(

@@ -212,23 +212,9 @@ def test_about_one_mixture_in_five_is_grey() -> None:
     assert len({tuple(one.argmax(dim=1).tolist()) for one in mix[~grey]}) == 6
 
 
-def test_a_blend_is_the_mean_of_start_and_trained(examples: Examples, tmp_path: Path) -> None:
-    begun, _ = train(examples, TINY, tmp_path / "first")
-    alone, _ = train(examples, TINY, tmp_path / "alone", start=begun)
-    settings = dataclasses.replace(TINY, blend=0.25)
-    mixed, _ = train(examples, settings, tmp_path / "mixed", start=begun)
-    first, last, found = (net.state_dict() for net in (begun, alone, mixed))
-    moved = 0.0
-    for name, value in found.items():
-        if value.is_floating_point():
-            expected = 0.25 * first[name] + 0.75 * last[name]
-            torch.testing.assert_close(value, expected, atol=2e-3, rtol=2e-3)
-            moved = max(moved, float((value - last[name]).abs().max()))
-    assert moved > 0.01
+def test_a_blend_needs_a_start(examples: Examples, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`blend` needs weights to start from"):
-        train(examples, settings, tmp_path / "nothing")
-    with pytest.raises(ConfigError, match=r"`blend` must be in \[0, 1\), but got 1"):
-        dataclasses.replace(TINY, blend=1.0)
+        train(examples, dataclasses.replace(TINY, blend=0.25), tmp_path)
 
 
 # The loss
