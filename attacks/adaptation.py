@@ -2,7 +2,7 @@
 
 Without this a defence looks better than it is: a pruned update compared with a whole gradient is
 matched by images that nobody has (Balunovic et al. 2022, arXiv:2111.04706; Yue et al. 2023,
-arXiv:2306.02556). Known noise is dealt with elsewhere, by the weight of the prior: see `noise`.
+arXiv:2206.04055). Known noise is dealt with elsewhere, by the weight of the prior: see `noise`.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """The image read off the first fully connected layer.
 
 Phong, Aono, Hayashi, Wang, Moriai: "Privacy-Preserving Deep Learning via Additively Homomorphic
-Encryption", IEEE TIFS 2018, and Geiping et al. 2020, arXiv:2003.14053,
-Proposition 3.1. Threat model A of Carletti et al. 2025 (eavesdropper): model and update. Needs a
-batch of one and a model whose first layer is linear, with a bias, on the flattened image.
+Encryption", IEEE TIFS 2018, and Geiping et al. 2020, arXiv:2003.14053. Threat model A of Carletti
+et al. 2025 (eavesdropper): model and update. Needs a batch of one and a model whose first layer is
+linear, with a bias, on the flattened image.
 
 For such a layer ``z = W x + b`` the gradients of row ``i`` are ``dW_i = r_i x`` and ``db_i = r_i``,
 so every row that is alive gives the image as ``dW_i / db_i``.

@@ -7,12 +7,12 @@ from fl_privacy_audit.types import Update
 
 
 def squared(guess: Update, observed: Update) -> Tensor:
-    """Sum of squared differences over all parameters (Zhu et al. 2019, Eq. 4)."""
+    """Sum of squared differences over all parameters (Zhu et al. 2019)."""
     return torch.stack([(guess[n] - observed[n]).square().sum() for n in observed]).sum()
 
 
 def cosine(guess: Update, observed: Update) -> Tensor:
-    """One minus the cosine similarity of the whole updates (Geiping et al. 2020, Eq. 4).
+    """One minus the cosine similarity of the whole updates (Geiping et al. 2020).
 
     Computed as half the squared chord between the unit vectors, which is the same number without
     the cancellation that makes ``1 - cos`` saturate in float32.

@@ -1,6 +1,6 @@
 """Deep Leakage from Gradients.
 
-Zhu, Liu, Han: "Deep Leakage from Gradients", NeurIPS 2019, arXiv:1906.08935, Algorithm 1.
+Zhu, Liu, Han: "Deep Leakage from Gradients", NeurIPS 2019, arXiv:1906.08935.
 Threat model A of Carletti et al. 2025 (eavesdropper): model and update. Works on smooth networks
 (sigmoid, say) and small batches; fails on ReLU networks.
 """

@@ -12,6 +12,6 @@ from .engine import OptimisationAttack
 
 
 def idlg(*, steps: int = 100, restarts: int = 2, learning_rate: float = 1.0) -> OptimisationAttack:
-    """DLG with the analytic label (Eq. 5-7); the arguments are those of DLG."""
+    """DLG with the analytic label; the arguments are those of DLG."""
     recipe = dlg(steps=steps, restarts=restarts, learning_rate=learning_rate)
     return replace(recipe, name="idlg", labels=labels.analytic)

@@ -1,7 +1,7 @@
 """Inverting Gradients.
 
 Geiping, Bauermeister, Dröge, Moeller: "Inverting Gradients - How easy is it to break privacy in
-federated learning?", NeurIPS 2020, arXiv:2003.14053, Eq. 4. Threat model B of Carletti et al. 2025
+federated learning?", NeurIPS 2020, arXiv:2003.14053. Threat model B of Carletti et al. 2025
 (informed): model, update and a generic image prior. With several local steps it replays them and
 needs their settings (threat model C).
 """

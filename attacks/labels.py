@@ -50,7 +50,7 @@ LabelRule = Callable[[Observation, torch.Generator], Labels]
 
 
 def learned(seen: Observation, rng: torch.Generator) -> Labels:
-    """Random scores, to be moved with the images (Zhu et al. 2019, Eq. 4)."""
+    """Random scores, to be moved with the images (Zhu et al. 2019)."""
     scores = torch.randn(seen.num_images, seen.num_classes, generator=rng, dtype=seen.dtype)
     return Labels(scores=scores.to(seen.device), learned=True)
 
@@ -59,7 +59,7 @@ def analytic(seen: Observation, rng: torch.Generator) -> Labels:
     """The label of a batch of one from the sign of the last layer's gradient.
 
     With softmax cross-entropy only the true class has a negative gradient in the last layer
-    (Zhao et al. 2020, "iDLG", Eq. 5-7). Here the bias gradient is read where there is one: it is
+    (Zhao et al. 2020, "iDLG"). Here the bias gradient is read where there is one: it is
     the probability minus the one-hot label.
 
     Raises:
@@ -79,7 +79,8 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
     """How often each class is in the batch, from the last layer's gradient.
 
     Summed over the batch, the gradient of the last bias is the predicted probabilities minus the
-    class counts (Yin et al. 2021; Wainakh et al. 2022, "LLG"), so
+    class counts (Yin et al. 2021; Wainakh et al. 2022, "LLG",
+    arXiv:2105.09369), so
 
         count_k = B (mean predicted probability_k - bias gradient_k).
 

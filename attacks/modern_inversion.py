@@ -1,11 +1,12 @@
 """Inverting Gradients with the settings that practice has settled on since.
 
-The objective is that of Geiping et al. 2020, arXiv:2003.14053, Eq. 4. The settings are those that the
+The objective is that of Geiping et al. 2020, arXiv:2003.14053. The settings are those that the
 authors of breaching (Geiping, Fowl et al. 2022, config/attack/modern.yaml at commit 3e4d336) call
 modern: Adam at 0.1 with soft signs, 50 steps of warm-up and then a half cosine, a start that repeats
-a 4x4 pattern, isotropic total variation over colour opponents too with weight 0.1, and the
-statistics of batch norm ("deep inversion", Yin et al. 2020, arXiv:1912.08795) where the model has
-them. Threat model E of Carletti et al. 2025: those statistics; without batch norm it is B.
+a 4x4 pattern, and isotropic total variation over colour opponents too with weight 0.1. The
+statistics of batch norm ("deep inversion", Yin et al. 2020, arXiv:1912.08795) have a slot in that
+file but weight 0; their notebook for these settings turns them on, and so does this attack where the
+model has them. Threat model E of Carletti et al. 2025: those statistics; without batch norm it is B.
 
 Left out: the match of last-layer features, which needs labels that are all different.
 """

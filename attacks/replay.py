@@ -85,7 +85,7 @@ def by_transform(loss: Callable[[Update], Tensor], weights: Update) -> Update:
 def local_training(seen: Observation) -> Replay:
     """One gradient where the update is one, else differentiable unrolling of the local steps.
 
-    Geiping et al. 2020, Sec. 6 unroll federated averaging in this way.
+    Geiping et al. 2020 unroll federated averaging in this way.
 
     Raises:
         UnmetNeedError: More local steps than can be unrolled.

@@ -1,6 +1,6 @@
 """Inverting Gradients with a prior that fades, on a short schedule.
 
-Geiping et al. 2020, arXiv:2003.14053, Eq. 4, with three changes that are this project's own.
+Geiping et al. 2020, arXiv:2003.14053, with three changes that are this project's own.
 
 The best weight of the total variation differs from victim to victim by five orders of magnitude,
 since the gradient of the cosine distance does. Here it is given in units of the balance, the weight
