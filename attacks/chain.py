@@ -13,6 +13,8 @@ from torch import Tensor, fx, nn
 from fl_privacy_audit.errors import UnmetNeedError
 from fl_privacy_audit.types import Observation
 
+from .randomness import own_random_numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
@@ -107,7 +109,8 @@ def chain(seen: Observation) -> list[Layer]:
     """
     model = copy.deepcopy(seen.model)
     try:
-        graph = fx.symbolic_trace(model).graph
+        with own_random_numbers(0, []):
+            graph = fx.symbolic_trace(model).graph
     except Exception as error:
         raise UnmetNeedError(
             f"rgap cannot trace this model ({error}); it walks plain sequences of layers only"

@@ -12,6 +12,7 @@ from fl_privacy_audit.errors import AttackError, UnmetNeedError
 from fl_privacy_audit.types import Observation, Update
 
 from . import replay
+from .randomness import own_random_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def first_linear_layer(seen: Observation, attack: str) -> FirstLinear:
         if isinstance(module, nn.Linear):
             remember(name)
     weights = {n: p.detach().requires_grad_() for n, p in seen.parameters.items()}
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with torch.enable_grad(), own_random_numbers(0, [seen.device]):
         scores = functional_call(model, {**weights, **seen.buffers}, (probe,))
     flat = probe.flatten(1)
     found = [n for n, x in inputs.items() if x.shape == flat.shape and torch.equal(x, flat)]
@@ -121,7 +122,7 @@ def residual(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
     The best scale is divided out where the length of the observed gradient means nothing.
     """
     wide = replay.local_training(_double(seen))
-    with torch.enable_grad():
+    with torch.enable_grad(), own_random_numbers(0, [seen.device]):
         y = F.one_hot(labels, seen.num_classes).double()
         replayed = wide(inputs.detach().double(), y)
     guess = torch.cat([replayed[n].detach().flatten() for n in wide.target])

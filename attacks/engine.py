@@ -27,6 +27,7 @@ from .adaptation import adapt
 from .consistency import GroupConsistency
 from .evaluators import Decode, Distance, Evaluator, Prior, Trials, Weight, choose_evaluator
 from .labels import LabelRule
+from .randomness import own_random_numbers
 from .replay import Replay
 
 Start = Callable[[Observation, torch.Generator], Tensor]
@@ -152,12 +153,24 @@ class OptimisationAttack:
         Returns:
             One result for each victim; an exception where its attack could not run.
         """
-        devices = {seen.device for seen in observations if seen.device.type == "cuda"}
-        with torch.random.fork_rng(devices=devices):
-            # Models may draw random numbers themselves (functional dropout, say).
-            torch.manual_seed(rngs[0].initial_seed())
-            informed = replace(self, distance=adapt(self.distance, observations))
-            return informed._reconstruct_many(observations, rngs, seconds, progress)
+        results: list[Reconstruction | Exception] = [
+            AttackError(
+                "the update, or the gradient made of it, is not finite: the client's training "
+                "diverged, or its weights overflow"
+            )
+            for _ in observations
+        ]
+        sound = [at for at, seen in enumerate(observations) if finite(seen)]
+        if not sound:
+            return results
+        group = [observations[at] for at in sound]
+        own = [rngs[at] for at in sound]
+        with own_random_numbers(own[0].initial_seed(), (seen.device for seen in group)):
+            informed = replace(self, distance=adapt(self.distance, group))
+            found = informed._reconstruct_many(group, own, seconds, progress)
+        for at, result in zip(sound, found, strict=True):
+            results[at] = result
+        return results
 
     def _reconstruct_many(
         self,
@@ -310,6 +323,12 @@ class _Best:
                 self._guesses, self._labels, self._extra, self._distances, strict=True
             )
         ]
+
+
+def finite(seen: Observation) -> bool:
+    """Whether all that is replayed and compared is finite: weights, buffers and update."""
+    parts = (seen.parameters, seen.buffers, seen.update, seen.gradient or {})
+    return all(bool(tensor.isfinite().all()) for part in parts for tensor in part.values())
 
 
 def _cast(seen: Observation, dtype: torch.dtype) -> Observation:

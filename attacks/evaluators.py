@@ -281,7 +281,7 @@ def choose_evaluator(attack: "OptimisationAttack", trials: Trials, deadline: flo
                 f"{attack.engine!r}"
             )
         return EVALUATORS[attack.engine](attack, trials)
-    if attack.dtype != torch.float32 or attack.steps < 50:
+    if attack.dtype != torch.float32 or attack.steps < 50 or time.monotonic() > deadline:
         return Evaluator(attack, trials)
     layout = tuple(tuple(t.shape) for t in trials.parameters[0].values())
     key = (attack.name, layout, tuple(trials.guesses.shape), str(trials.guesses.device))

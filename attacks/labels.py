@@ -226,7 +226,11 @@ def _constant(features: Tensor) -> Tensor:
 
 
 def _rounded(wanted: Tensor, count: int) -> Tensor:
-    """``(K,)`` whole numbers with this sum, near to those that are wanted."""
+    """``(K,)`` whole numbers with this sum, near to those that are wanted.
+
+    Where the length of the gradient is told wrongly what is wanted may be anything, infinite too.
+    """
+    wanted = wanted.nan_to_num(nan=0.0, posinf=count).clamp(0, 2 * count)
     found = wanted.floor().long()
     while int(found.sum()) > count:
         found[(found - wanted).masked_fill(found == 0, -torch.inf).argmax()] -= 1

@@ -29,6 +29,7 @@ from fl_privacy_audit.protocols import Progress
 from fl_privacy_audit.types import Observation, Reconstruction
 
 from . import closed_form
+from .randomness import own_random_numbers
 
 MOST_IMAGES = 10
 """The number of draws doubles with every image."""
@@ -232,7 +233,7 @@ def _labels(seen: Observation, layer: str, inputs: Tensor, slopes: Tensor) -> Te
     model.get_submodule(layer).register_forward_hook(lambda module, given, out: outputs.append(out))
     weights = {n: p.detach().requires_grad_() for n, p in seen.parameters.items()}
     misfits = []
-    with torch.enable_grad():
+    with torch.enable_grad(), own_random_numbers(0, [seen.device]):
         scores = functional_call(model, {**weights, **seen.buffers}, (inputs.to(seen.dtype),))
         for label in range(seen.num_classes):
             wanted = torch.full((len(inputs),), label, device=seen.device)

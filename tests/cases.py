@@ -135,7 +135,7 @@ def observation(
 
 
 def noise_of_equal_norm(seen: Observation, seed: int = 0) -> Observation:
-    """The null control: the gradient replaced by noise, tensor by tensor of the same norm."""
+    """The null control: the update replaced by noise, tensor by tensor of the same norm."""
     from dataclasses import replace
 
     rng = torch.Generator().manual_seed(seed)
@@ -144,5 +144,5 @@ def noise_of_equal_norm(seen: Observation, seed: int = 0) -> Observation:
         drawn = {n: torch.randn(t.shape, generator=rng, dtype=t.dtype) for n, t in tensors.items()}
         return {n: d * tensors[n].norm() / d.norm() for n, d in drawn.items()}
 
-    assert seen.gradient is not None
-    return replace(seen, gradient=noise(dict(seen.gradient)), update=noise(dict(seen.update)))
+    gradient = None if seen.gradient is None else noise(dict(seen.gradient))
+    return replace(seen, gradient=gradient, update=noise(dict(seen.update)))

@@ -1,6 +1,7 @@
 """Labels read off an update, against the labels that made it."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,8 +79,6 @@ def test_stand_ins_are_images_and_look_more_like_photographs_than_white_noise() 
 
 
 def test_counting_needs_the_length_of_the_gradient() -> None:
-    from dataclasses import replace
-
     images, truth = batch(0)
     seen = replace(observation(seeded(ReluNet), images, truth), gradient_scale_known=False)
     with pytest.raises(UnmetNeedError, match="give the local learning rate"):
@@ -104,3 +103,16 @@ def test_counts_over_several_steps() -> None:
     assert seen.gradient is None
     found = labels.counts(seen, torch.Generator().manual_seed(0)).classes()
     assert (Counter(found.tolist()) & Counter(truth.tolist())).total() >= BATCH - 1
+
+
+@pytest.mark.parametrize("net", [ReluNet, BiaslessNet])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e20, -1e20])
+def test_counting_ends_whatever_the_gradient_says(net: type[nn.Module], value: float) -> None:
+    images, truth = batch(0)
+    seen = observation(seeded(net), images, truth)
+    assert seen.gradient is not None
+    last = list(seen.gradient)[-1]
+    wild = {n: t.clone() for n, t in seen.gradient.items()}
+    wild[last].view(-1)[0] = value
+    found = labels.counts(replace(seen, gradient=wild), torch.Generator().manual_seed(0))
+    assert len(found.classes()) == BATCH

@@ -90,7 +90,7 @@ def test_an_attack_that_meets_overflow(tmp_path: Path) -> None:
     (outcome,) = record.attacks
     assert outcome.status == "failed"
     assert outcome.reason is not None
-    assert outcome.reason.startswith("the objective was not finite at any step")
+    assert outcome.reason.startswith("the update, or the gradient made of it, is not finite")
     assert repr(written(auditor)) == repr([record])
 
 
