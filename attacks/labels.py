@@ -16,8 +16,6 @@ from .lookalikes import lookalikes
 
 STAND_INS = 128
 """Random images that stand in for the client's when their predictions are estimated."""
-STAND_INS_WITHOUT_BIAS = 512
-"""More, where a direction among the features is sought too."""
 SCALES = tuple(1.25 ** (step / 9) for step in range(-9, 10))
 """Of the stand-ins' features, or of the slope where there is no bias; tried in turn."""
 TRUST = 10.0
