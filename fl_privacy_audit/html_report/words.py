@@ -78,8 +78,8 @@ VIEWS: Final[Mapping[View, tuple[str, str]]] = {
 """View -> heading, and who the attacker is. The two are never mixed in one row or plot."""
 
 METRIC_WORDS: Final[Mapping[str, str]] = {
-    "semsim": "SemSim: distance in a network trained on people's judgements of reconstructions; "
-    "0 is the same picture",
+    "semsim": "SemSim: distance in a network trained on judgements of reconstructions (the judges "
+    "of the weights that come along are machines); 0 is the same picture",
     "lpips": "LPIPS: perceptual distance between two pictures; 0 is the same picture",
     "mse": "MSE: mean squared error over pixels; 0 is the same picture",
     "psnr": "PSNR: pixel error in decibels; every 10 dB are a tenth of the squared error",
