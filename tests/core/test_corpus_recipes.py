@@ -284,11 +284,13 @@ def test_presets_can_be_made_whole(name: str) -> None:
     assert refusals == []
 
 
-def test_the_default_deals_every_original_eleven_settings() -> None:
+def test_the_default_deals_eleven_settings_and_to_further_originals_nine() -> None:
     plan = make_plan("default", Request())
     parts = [part for part in plan.parts if part.sources == ("cifar10",)]
-    assert sum(part.per_image or 0 for part in parts) == 11
-    assert {part.images for part in parts} == {120}
+    for first, images, settings in ((0, 120, 11), (120, 36, 9)):
+        chosen = [part for part in parts if part.first == first]
+        assert sum(part.per_image or 0 for part in chosen) == settings
+        assert {part.images for part in chosen} == {images}
 
 
 def test_settings_are_dealt_evenly() -> None:

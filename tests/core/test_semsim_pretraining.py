@@ -72,7 +72,7 @@ def test_a_blend_is_the_mean_of_start_and_trained() -> None:
     for name, value in trained.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, 0.25 * first[name] + 0.75 * last[name])
-    assert not torch.equal(trained.stem[0].weight, last["stem.0.weight"])
+    assert not torch.equal(trained.state_dict()["stem.0.weight"], last["stem.0.weight"])
     with pytest.raises(ConfigError, match=r"`blend` must be in \[0, 1\), but got 1"):
         TrainSettings(blend=1.0)
 
