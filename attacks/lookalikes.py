@@ -1,7 +1,8 @@
 """Random fields that look like photographs to a network: what stands in for unknown images.
 
 The power of natural images falls as the square of the frequency (Field 1987, "Relations between the
-statistics of natural images and the response properties of cortical cells"), most of it is common to the colours, and brightness and contrast
+statistics of natural images and the response properties of cortical cells"), most of it is common
+to the colours, and brightness and contrast
 differ from image to image. White noise has none of that, and networks answer it otherwise.
 """
 

@@ -1,14 +1,12 @@
 """``fl-privacy-audit semsim pretrain | train | evaluate``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fl_privacy_audit.metrics.semsim import WEIGHTS, load_semsim
@@ -17,6 +15,7 @@ from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
 from .examples import Judged, Rule, read_examples, read_judged
 from .pretrain_command import pretrain_command
+from .progress import progress
 from .protocols import Selection, original_of
 from .report import HEADER, rows, verdict, write
 from .settings import TrainSettings
@@ -163,7 +162,7 @@ def train_command(
         corpora, answers, rule=cast(Rule, rule), annotators=annotators, without=without
     )
     console = Console()
-    with _progress() as bar:
+    with progress() as bar:
         reading = bar.add_task("reading pictures", total=len(judged.pairs))
         examples = read_examples(
             judged,
@@ -259,7 +258,7 @@ def evaluate_command(
         only=[Selection.parse(text) for text in only],
         without=[Selection.parse(text) for text in without],
     )
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task("metrics", total=len(judged.pairs))
         found = evaluate(
             judged,
@@ -275,21 +274,6 @@ def evaluate_command(
     _print(found, console)
     for file in files:
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    errors = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    ) as bar:
-        yield bar
 
 
 def _of_originals(judged: Judged, names: set[str]) -> Judged:

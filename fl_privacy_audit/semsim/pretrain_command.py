@@ -5,8 +5,6 @@ from pathlib import Path
 
 import click
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SIDE, to_tensors
 
 from .pretraining import PretrainSettings, pretrain
+from .progress import progress
 
 _DEFAULTS = PretrainSettings()
 
@@ -57,16 +56,7 @@ def pretrain_command(
     pictures = [
         training_pictures(source, images, root=root, seed=chosen.seed) for source in sources
     ]
-    errors = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    ) as bar:
+    with progress() as bar:
         task = bar.add_task("steps", total=chosen.steps)
 
         def on_step(done: int, loss: float, found: float) -> None:

@@ -18,7 +18,7 @@ from fl_privacy_audit.annotators.corruption import corrupt
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SIDE, SemSimNet, from_tensors, prepare, to_tensors
 
-from .triplets import augment, mixes
+from .triplets import augment, mixed, mixes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,4 +136,4 @@ def _batch(
     whole = augment(chosen, sets=count, rng=rng).float() / 255
     damaged = corrupt(whole, rng)
     mix = mixes(count, rng=rng)
-    return tuple(torch.einsum("nij,njhw->nihw", mix, x) for x in (whole, damaged))  # type: ignore[return-value]
+    return mixed(whole, mix), mixed(damaged, mix)

@@ -107,8 +107,12 @@ def pictures(
     cut = augment(stacked, sets=len(anchor) if joint else len(stacked), rng=rng).float() / 255
     if not recolour:
         return cut
-    mix = mixes(len(anchor), rng=rng).repeat(3, 1, 1)
-    return torch.einsum("nij,njhw->nihw", mix, cut)
+    return mixed(cut, mixes(len(anchor), rng=rng).repeat(3, 1, 1))
+
+
+def mixed(images: Tensor, mix: Tensor) -> Tensor:
+    """Each picture ``(N, 3, H, W)`` in the colours of its mixture ``(N, 3, 3)``."""
+    return torch.einsum("nij,njhw->nihw", mix, images)
 
 
 def mixes(count: int, *, rng: Generator) -> Tensor:
