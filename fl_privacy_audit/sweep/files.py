@@ -12,7 +12,8 @@ from fl_privacy_audit.errors import ConfigError, LedgerError
 from .plan import Run
 
 SPEC, FINISHED, LOCK, LOG = "run.json", "finished.json", ".lock", "log.txt"
-SET_ASIDE = "set-aside"
+SET_ASIDE = ".set-aside"
+"""Of half runs; hidden, so that `DIR/*/` names the runs alone."""
 PATIENCE_SECONDS = 20.0
 """How long to wait for a run that is about to end because its sweep was killed."""
 
