@@ -12,6 +12,7 @@ from fl_privacy_audit.corpus import open_source
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SIDE, to_tensors
 
+from .options import bfloat16_option
 from .pretraining import PretrainSettings, pretrain
 from .progress import progress
 
@@ -35,6 +36,13 @@ _DEFAULTS = PretrainSettings()
 @click.option("--batch", type=int, default=_DEFAULTS.batch, show_default=True)
 @click.option("--rate", type=float, default=_DEFAULTS.rate, show_default=True)
 @click.option("--temperature", type=float, default=_DEFAULTS.temperature, show_default=True)
+@click.option(
+    "--joint/--apart",
+    default=_DEFAULTS.joint,
+    show_default=True,
+    help="Crop and mirror a copy as its original, or by itself.",
+)
+@bfloat16_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--out",

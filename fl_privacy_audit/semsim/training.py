@@ -20,11 +20,11 @@ from fl_privacy_audit.metrics.semsim import (
     SemSimNet,
     embed,
     from_tensors,
-    prepare,
     to_tensors,
 )
 from fl_privacy_audit.study.rank import auc
 
+from .computing import memory_format, train_features
 from .examples import Examples
 from .protocols import is_held_back
 from .settings import TrainSettings
@@ -223,6 +223,7 @@ def _begin(settings: TrainSettings, start: SemSimNet | None) -> _State:
                 f"{settings.width}; set it to {start.width}"
             )
         net.load_state_dict(start.state_dict())
+    net = net.to(memory_format=memory_format(net))
     optimiser = torch.optim.SGD(
         net.parameters(),
         lr=settings.rate,
@@ -254,7 +255,7 @@ def _epoch(
         done = (number - 1 + step / len(starts)) / settings.epochs
         for group in state.optimiser.param_groups:
             group["lr"] = settings.rate * _schedule(done)
-        features = state.net(prepare(images))
+        features = train_features(state.net, images, bfloat16=settings.bfloat16)
         loss = triplet_loss(features, triplets.anchor[rows], settings)
         state.optimiser.zero_grad()
         loss.backward()
