@@ -18,7 +18,7 @@ from fl_privacy_audit.annotators.corruption import corrupt
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SIDE, SemSimNet, from_tensors, to_tensors
 
-from .computing import memory_format, train_features
+from .computing import train_features
 from .triplets import augment, mixed, mixes
 
 
@@ -92,7 +92,6 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = SemSimNet(settings.width)
-    net = net.to(memory_format=memory_format(net))
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=settings.rate, total_steps=settings.steps + 1, pct_start=0.2

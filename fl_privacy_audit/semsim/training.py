@@ -24,7 +24,7 @@ from fl_privacy_audit.metrics.semsim import (
 )
 from fl_privacy_audit.study.rank import auc
 
-from .computing import memory_format, train_features
+from .computing import train_features
 from .examples import Examples
 from .protocols import is_held_back
 from .settings import TrainSettings
@@ -223,7 +223,6 @@ def _begin(settings: TrainSettings, start: SemSimNet | None) -> _State:
                 f"{settings.width}; set it to {start.width}"
             )
         net.load_state_dict(start.state_dict())
-    net = net.to(memory_format=memory_format(net))
     optimiser = torch.optim.SGD(
         net.parameters(),
         lr=settings.rate,
