@@ -18,8 +18,13 @@ from fl_privacy_audit.annotators.corruption import corrupt
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SIDE, SemSimNet, from_tensors, to_tensors
 
-from .computing import train_features
+from .computing import begin, train_features
 from .triplets import augment, mixed, mixes
+
+MOVED = 0.3
+"""Share of pictures that `moved` moves."""
+FAR = 12
+"""How far, of 32 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ def pretrain(
     sources: Sequence[Tensor],
     settings: PretrainSettings,
     *,
+    start: SemSimNet | None = None,
     on_step: Callable[[int, float, float], None] | None = None,
 ) -> SemSimNet:
     """Train a network on pictures without labels.
@@ -73,13 +79,14 @@ def pretrain(
             root of its size, so that pictures of a small one meet each other as well: told from
             things a face is soon found, told from other faces it is not.
         settings: See there.
+        start: Network to go on from, of the same width; random weights if None.
         on_step: Called as ``(steps done, loss, share of copies whose original was found)``.
 
     Returns:
         The network in evaluation mode.
 
     Raises:
-        ConfigError: No pictures, or of another shape.
+        ConfigError: No pictures, or of another shape, or a start of another width.
     """
     if not sources or any(
         x.ndim != 4 or tuple(x.shape[1:]) != (3, SIDE, SIDE) or not len(x) for x in sources
@@ -89,9 +96,7 @@ def pretrain(
             f"{[tuple(x.shape) for x in sources]}"
         )
     rng = torch.Generator().manual_seed(settings.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        net = SemSimNet(settings.width)
+    net = begin(settings.width, settings.seed, start)
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=settings.rate, total_steps=settings.steps + 1, pct_start=0.2
@@ -139,8 +144,38 @@ def _batch(
     rows = [int(torch.randint(len(sources[k]), (), generator=rng)) for k in source.tolist()]
     chosen = torch.stack([sources[k][row] for k, row in zip(source.tolist(), rows, strict=True)])
     names = torch.stack([source, torch.tensor(rows)], dim=1)
-    cuts = augment(chosen.repeat(2, 1, 1, 1), sets=count * (2 - settings.joint), rng=rng)
-    whole, copies = (cuts.float() / 255).chunk(2)
+    sets = count * (2 - settings.joint)
+    cuts = augment(chosen.repeat(2, 1, 1, 1), sets=sets, rng=rng)
+    whole, copies = (moved(cuts, sets=sets, rng=rng).float() / 255).chunk(2)
     mix = mixes(count, rng=rng)
     same = (names[:, None] == names).all(dim=2)
     return mixed(whole, mix), mixed(corrupt(copies, rng), mix), same
+
+
+def moved(images: Tensor, *, sets: int, rng: torch.Generator) -> Tensor:
+    """Some pictures moved by up to `FAR` pixels each way, black where nothing is left.
+
+    Victims trained with policies of augmentation (Gao et al. 2021, arXiv:2011.12505) see such
+    pictures, and leak them, not always at the place where they were.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        sets: Different draws; picture ``i`` gets draw ``i % sets``.
+        rng: Of the draws.
+    """
+    down, right = (torch.randint(-FAR, FAR + 1, (sets,), generator=rng) for _ in range(2))
+    chosen = torch.rand(sets, generator=rng) < MOVED
+    out = images.clone()
+    for index in range(len(images)):
+        draw = index % sets
+        if chosen[draw]:
+            out[index] = translate(images[index], int(down[draw]), int(right[draw]))
+    return out
+
+
+def translate(image: Tensor, down: int, right: int) -> Tensor:
+    """``(C, H, W)`` moved by so many pixels, zero where nothing is left."""
+    _, height, width = image.shape
+    padded = F.pad(image, (abs(right), abs(right), abs(down), abs(down)))
+    top, left = abs(down) - down, abs(right) - right
+    return padded[:, top : top + height, left : left + width]

@@ -24,7 +24,7 @@ from fl_privacy_audit.metrics.semsim import (
 )
 from fl_privacy_audit.study.rank import auc
 
-from .computing import train_features
+from .computing import begin, train_features
 from .examples import Examples
 from .protocols import is_held_back
 from .settings import TrainSettings
@@ -213,16 +213,7 @@ def fingerprint(net: SemSimNet | None) -> str:
 
 
 def _begin(settings: TrainSettings, start: SemSimNet | None) -> _State:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        net = SemSimNet(settings.width)
-    if start is not None:
-        if start.width != settings.width:
-            raise ConfigError(
-                f"the weights to start from are of width {start.width}, but `width` is "
-                f"{settings.width}; set it to {start.width}"
-            )
-        net.load_state_dict(start.state_dict())
+    net = begin(settings.width, settings.seed, start)
     optimiser = torch.optim.SGD(
         net.parameters(),
         lr=settings.rate,

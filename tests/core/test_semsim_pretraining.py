@@ -13,7 +13,15 @@ from fl_privacy_audit.corpus import open_source
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SemSimNet, load_semsim, semsim, to_tensors
 from fl_privacy_audit.semsim import TrainSettings
-from fl_privacy_audit.semsim.pretraining import PretrainSettings, _batch, info_nce, pretrain
+from fl_privacy_audit.semsim.pretraining import (
+    MOVED,
+    PretrainSettings,
+    _batch,
+    info_nce,
+    moved,
+    pretrain,
+    translate,
+)
 from fl_privacy_audit.semsim.training import blend
 
 SMALL = PretrainSettings(width=4, steps=60, batch=24)
@@ -54,6 +62,35 @@ def test_a_copy_is_cut_like_its_original_or_apart_and_twins_are_known() -> None:
     whole, damaged, _ = _batch(sources, replace(tidy, joint=False), rng)
     apart = (whole - damaged).abs().amax(dim=(1, 2, 3)) < 1e-6
     assert int(apart.sum()) <= 2  # a crop meets itself in one of 162 draws
+
+
+def test_a_moved_picture_leaves_black_behind() -> None:
+    image = torch.arange(1, 26).view(1, 5, 5)
+    for down, right in ((0, 0), (2, -1), (-3, 4)):
+        shown = translate(image, down, right)
+        for row in range(5):
+            for column in range(5):
+                y, x = row - down, column - right
+                inside = 0 <= y < 5 and 0 <= x < 5
+                assert int(shown[0, row, column]) == (int(image[0, y, x]) if inside else 0)
+    pictures = torch.full((400, 1, 32, 32), 9, dtype=torch.uint8)
+    rng = torch.Generator().manual_seed(0)
+    out = moved(pictures, sets=400, rng=rng)
+    share = float((out == 0).any(dim=3).any(dim=2).float().mean())
+    assert share == pytest.approx(MOVED, abs=0.08)
+    alike = moved(pictures, sets=200, rng=rng)
+    assert torch.equal(alike[:200], alike[200:])
+    assert bool((pictures == 9).all())
+
+
+def test_it_goes_on_from_weights() -> None:
+    start = pretrain([photographs(8)], PretrainSettings(width=2, steps=2, batch=4))
+    before = to_tensors(start)
+    calm = PretrainSettings(width=2, steps=1, batch=4, rate=1e-9)
+    after = to_tensors(pretrain([photographs(8)], calm, start=start))
+    torch.testing.assert_close(after["stem.0.weight"], before["stem.0.weight"])
+    with pytest.raises(ConfigError, match="of width 2, but `width` is 4; set it to 2"):
+        pretrain([photographs(8)], SMALL, start=start)
 
 
 def test_a_source_of_few_pictures_is_seen_often() -> None:
