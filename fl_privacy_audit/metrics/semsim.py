@@ -27,7 +27,7 @@ STD = (0.2675, 0.2565, 0.2761)
 """Of CIFAR-100, the constants of the paper's code; used in training and in scoring."""
 WEIGHTS = Path(__file__).parents[1] / "data" / "semsim.safetensors"
 """The weights that come with the package."""
-SHA256 = "04006d4c13948946cc3453fb44369fc84e112c8f5d61734973d678f60907c677"
+SHA256 = "a24033ddd93db7e37f969c345f47ddf15c3b664845ea3d94d6191edd033885e1"
 """Of `WEIGHTS`."""
 _COUNTER = "num_batches_tracked"
 
