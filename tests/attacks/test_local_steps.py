@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy_audit.attacks import distances, evaluators, order_invariant, replay
+from fl_privacy_audit.attacks import distances, evaluators, make_attack, order_invariant, replay
 from fl_privacy_audit.attacks import surrogate_model_extension as sme
 from fl_privacy_audit.attacks.evaluators import Trials
 from fl_privacy_audit.attacks.order_invariant import (
@@ -21,7 +21,15 @@ from fl_privacy_audit.errors import UnmetNeedError
 from fl_privacy_audit.matching import match
 from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.types import Observation
-from tests.cases import CLASSES, LeNet, image_config, observation, photos, seeded
+from tests.cases import (
+    CLASSES,
+    LeNet,
+    image_config,
+    noise_of_equal_norm,
+    observation,
+    photos,
+    seeded,
+)
 
 SHUFFLED = [[0, 1], [2, 3], [2, 0], [3, 1], [1, 3], [0, 2]]
 ORDER = torch.tensor(SHUFFLED).flatten()
@@ -156,3 +164,29 @@ def test_shuffled_epochs_are_fitted_better_than_in_one_order() -> None:
     assert sorted(result.labels.tolist()) == [0, 1, 2, 3]
     truth = photos(8)
     assert psnr(result.images[match(result.images, truth)], truth).mean().item() > 12
+
+
+@pytest.mark.parametrize(
+    ("name", "batches", "learning_rate"),
+    [
+        ("inverting_gradients", [[0], [1]] * 2, 0.1),
+        ("surrogate_model_extension", [[0], [1]] * 10, 0.01),
+        ("order_invariant", [[0], [1], [1], [0]], 0.02),
+    ],
+)
+def test_noise_in_place_of_the_update_of_many_steps_gives_nothing(
+    name: str, batches: list[list[int]], learning_rate: float
+) -> None:
+    truth = photos(8)[:2]
+    seen = tiny(2, batches=batches, learning_rate=learning_rate)
+    assert seen.gradient is None
+    attack = make_attack(name, {"steps": 120})
+
+    def error(seen: Observation) -> float:
+        found = attack.reconstruct(seen, rng=torch.Generator().manual_seed(0)).images
+        return (found[match(found, truth)] - truth).square().mean().item()
+
+    real, null = error(seen), error(noise_of_equal_norm(seen))
+    prior = (truth - 0.5).square().mean().item()
+    assert real < 0.3 * prior
+    assert null > 0.8 * prior
