@@ -37,6 +37,7 @@ Weight = Callable[[Observation, int], float | tuple[float, float]]
 """How much a prior counts against the distance, in restart number 0, 1, ...: all along, or at the
 start and at the end, with a geometric path between."""
 
+TINY = torch.finfo(torch.float32).tiny
 CLEARLY_FASTER = 1.25
 """How much faster bfloat16 must be before its rounding is accepted."""
 WORTH_COMPILING = 300.0
@@ -388,7 +389,8 @@ def _objective(
 def _balance(attack: "OptimisationAttack", trial: Trials) -> Tensor:
     """``(P,)``: for each prior the weight at which it pulls the guess as hard as the distance.
 
-    The mean absolute gradient of the distance with respect to the guess, over that of the prior.
+    The mean absolute gradient of the distance with respect to the guess, over that of the prior; 0
+    for a prior that does not pull, as the tie between epochs where there is one epoch only.
     """
     guess = trial.guesses[0].detach().requires_grad_()
     probabilities = trial.scores[0].softmax(dim=-1) if trial.learned else trial.scores[0]
@@ -398,7 +400,9 @@ def _balance(attack: "OptimisationAttack", trial: Trials) -> Tensor:
     terms = [attack.distance(update, target)]
     terms += [prior(inputs, trial.seen) for _, prior in attack.priors]
     pulls = [torch.autograd.grad(t, guess, retain_graph=True)[0].abs().mean() for t in terms]
-    return torch.stack([pulls[0] / pull for pull in pulls[1:]]).detach()
+    return torch.stack(
+        [(pull > 0) * pulls[0] / pull.clamp_min(TINY) for pull in pulls[1:]]
+    ).detach()
 
 
 def _stack(tensors: Sequence[Update]) -> tuple[Update, int | None]:

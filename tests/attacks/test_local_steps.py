@@ -146,6 +146,17 @@ def test_every_epoch_holds_the_same_labels() -> None:
     assert [sorted(row) for row in found.tolist()] == [[0, 1, 2, 3]] * 3
 
 
+def test_one_epoch_is_tied_to_nothing() -> None:
+    recipe = order_invariant(steps=1)
+    for batches, tied in (([[0, 1], [2, 3]], False), (SHUFFLED, True)):
+        seen = tiny(4, batches=batches)
+        trial = Trials.draw(recipe, seen, recipe.replay(seen), torch.Generator().manual_seed(0))
+        assert bool(trial.path.isfinite().all())
+        variation, tie = trial.path[0]
+        assert bool((variation > 0).all())
+        assert bool((tie > 0).all()) == tied
+
+
 def test_too_many_steps_or_half_an_epoch_is_an_unmet_need() -> None:
     def attack(seen: Observation) -> None:
         order_invariant(steps=1).reconstruct(seen, rng=torch.Generator().manual_seed(0))
