@@ -34,7 +34,7 @@ def cosine_by_hand(guess: Update, observed: Update) -> Tensor:
     ``|c|^2 / 2`` with respect to ``g`` is ``(c - (c . g / |g|) g / |g|) / |g|``.
     """
     pairs = [(guess[n], observed[n].detach()) for n in observed]
-    distance: Tensor = _ByHand.apply(*[t for pair in pairs for t in pair])  # type: ignore[no-untyped-call]
+    distance: Tensor = _ByHand.apply(*[t for pair in pairs for t in pair])
     return distance
 
 
@@ -67,7 +67,8 @@ class _ByHand(torch.autograd.Function):
 
 
 def _length(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([torch.linalg.vector_norm(t) for t in tensors]).norm()
+    lengths = torch.stack([torch.linalg.vector_norm(t) for t in tensors])
+    return lengths.square().sum().sqrt()
 
 
 def _norm(update: Update) -> Tensor:

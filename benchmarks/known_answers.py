@@ -246,10 +246,10 @@ SLOW = (
     ),
     Case(
         attack="surrogate_model_extension",
-        text="ResNet18, eval mode, untrained, 4 images in 4 local steps of 2, 800 steps, soft signs",
+        text="ResNet18, eval mode, untrained, 4 images in 4 local steps of 2, 800 steps, fading, soft signs",
         model=lambda: victims.seeded(victims.ResNet18),
         images=photos,
-        settings={"steps": 800, "learning_rate": 0.3, "soft_signs": True},
+        settings={"steps": 800, "learning_rate": 0.3, "fading": True, "soft_signs": True},
         batches=[[0, 1], [2, 3]] * 2,
         learning_rate=1e-3,
         beside="20.8 dB (breaching's notebook: other images, 24,000 steps)",

@@ -106,6 +106,14 @@ def test_it_needs_neither_the_steps_nor_the_learning_rate() -> None:
         assert psnr(result.images, photos(8)[:1]).item() > 15
 
 
+def test_it_can_fade_its_prior_and_round_its_signs() -> None:
+    seen = tiny(1, batches=[[0]] * 20, learning_rate=0.01)
+    attack = sme(steps=120, learning_rate=0.3, fading=True, soft_signs=True)
+    result = attack.reconstruct(seen, rng=torch.Generator().manual_seed(0))
+    assert attack.balanced
+    assert psnr(result.images, photos(8)[:1]).item() > 15
+
+
 def test_the_epochs_in_their_own_order_give_the_observed_update() -> None:
     seen = tiny(4, batches=SHUFFLED)
     assert epochs(seen) == 3
