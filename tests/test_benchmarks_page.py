@@ -39,7 +39,7 @@ def test_the_command_writes_every_section_and_a_row_for_every_attack(tmp_path: P
 def test_what_a_gpu_will_run_runs_on_the_cpu() -> None:
     (job,) = speed.jobs(speed.ON_GPU[:1], torch.device("cpu"), quick=True)
     rows = job.run().rows
-    assert [row[1] for row in rows] == ["sequential", "bfloat16", "vmap"]
+    assert [row[1] for row in rows] == ["sequential", "by_hand", "bfloat16", "vmap"]
     assert all(len(row) == len(speed.HEADER) for row in rows)
 
 
