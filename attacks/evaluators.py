@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from fl_privacy_audit.devices import has_bfloat16
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.types import Observation, Update
 
@@ -341,14 +342,6 @@ def _time(evaluator: Evaluator, trials: Trials) -> float:
             torch.cuda.synchronize(trials.guesses.device)
         best = min(best, time.perf_counter() - started)
     return best
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies in bfloat16 itself."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def can_compile(device: torch.device) -> bool:

@@ -22,8 +22,8 @@ from fl_privacy_audit.attacks.evaluators import (
     Evaluator,
     Trials,
     can_compile,
-    has_bfloat16,
 )
+from fl_privacy_audit.devices import has_bfloat16
 from fl_privacy_audit.types import Observation
 from tests.cases import LeNet
 

@@ -11,8 +11,8 @@ from fl_privacy_audit.defences import DEFENCES, make_defence
 from fl_privacy_audit.errors import ConfigError, CorpusError
 from fl_privacy_audit.types import Mode
 
+from .halves import Source
 from .recipes import RECIPES, Training
-from .sources import Source
 from .specs import Spec, digest
 from .victims import has_modes, make_victim, size_problem
 

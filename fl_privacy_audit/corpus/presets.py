@@ -201,8 +201,8 @@ def default(request: Request) -> Plan:
 
 
 def heldout_dataset(request: Request) -> Plan:
-    """Familiar victims and attacks on images that no weights were trained on."""
-    anywhere = Part(sources=_named(request), victims=(), images=36)
+    """Familiar victims, attacks and defences on images that no weights were trained on."""
+    anywhere = Part(sources=_named(request), victims=(), images=40)
     return Plan(
         seed=1,
         parts=(
@@ -210,14 +210,30 @@ def heldout_dataset(request: Request) -> Plan:
                 anywhere,
                 victims=("perceptron",),
                 attacks=_specs("first_linear"),
-                defences=_specs("gaussian:std=0.01", "gaussian:std=0.03", "sign"),
+                defences=_specs(
+                    "gaussian:std=0.01", "gaussian:std=0.03", "pruning:share=0.99", "sign"
+                ),
             ),
             replace(
                 anywhere,
                 victims=("strided",),
-                attacks=_inverting((60, 0.1), (150, 0.1), (150, 0.02)),
+                attacks=_inverting((150, 0.1)),
+                defences=_specs("none", "gaussian:std=0.1", "pruning:share=0.99", "sign"),
             ),
+            replace(anywhere, victims=("strided",), attacks=_inverting((60, 0.1), (150, 0.02))),
             replace(anywhere, victims=("smallconvnet",), attacks=_inverting((60, 0.1), (120, 0.1))),
+            replace(
+                anywhere,
+                victims=("quickstart",),
+                attacks=_inverting((200, 0.1)),
+                defences=_specs("none", "gaussian:std=0.001"),
+            ),
+            replace(
+                anywhere,
+                victims=("lenet",),
+                attacks=_inverting((300, 0.1)),
+                defences=_specs("none", "gaussian:std=0.01"),
+            ),
         ),
     )
 

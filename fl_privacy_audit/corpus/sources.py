@@ -5,112 +5,26 @@ classes) and Stanford Dogs; the last is an image folder. A source has two halves
 in common: victims train on one, and the other is attacked.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import ClassVar
 
-import numpy as np
-import torch
 from PIL import Image
-from skimage import data as photographs
-from torch import Tensor
 
 from fl_privacy_audit.errors import CorpusError
+
+from .halves import Half, Source
+from .packaged import PLAIN_STATISTICS, open_lfw, open_photos
 
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CELEBA_STATISTICS = ((0.506, 0.425, 0.383), (0.266, 0.245, 0.241))
 """Of the paper's released code."""
-PLAIN_STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
-PHOTOS = (
-    "astronaut",
-    "chelsea",
-    "coffee",
-    "rocket",
-    "retina",
-    "hubble_deep_field",
-    "immunohistochemistry",
-)
-CROPS = 700
-"""Crops in each half of the photographs."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Half:
-    """Pictures that are read one by one, when they are asked for.
-
-    Attributes:
-        names: Of the pictures, unlike each other.
-        labels: Class of each.
-        read: Index -> picture.
-    """
-
-    names: Sequence[str]
-    labels: Sequence[int]
-    read: Callable[[int], Image.Image]
-
-    def __len__(self) -> int:
-        """How many pictures."""
-        return len(self.names)
-
-    def pixels(self, indices: Sequence[int], size: int) -> Tensor:
-        """``(N, 3, size, size)`` in [0, 1], in steps of 1/255: short side scaled, middle cut out.
-
-        Raises:
-            CorpusError: A picture cannot be read.
-        """
-        pictures = []
-        for index in indices:
-            try:
-                picture = self.read(index).convert("RGB")
-            except (OSError, SyntaxError, ValueError) as error:
-                raise CorpusError(
-                    f"the picture {self.names[index]!r} cannot be read: {error}"
-                ) from error
-            pictures.append(np.asarray(_square(picture, size)))
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One source of images.
-
-    Attributes:
-        name: In the corpus.
-        classes: Their names; labels are indices into them.
-        mean: Per channel, that clients subtract.
-        std: Per channel, that clients divide by.
-        train: What victims are trained on.
-        attacked: What attacks shall rebuild.
-    """
-
-    name: str
-    classes: Sequence[str]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train: Half
-    attacked: Half
-
-    def choose(self, count: int, seed: int) -> list[int]:
-        """Indices of images to attack: all different, seeded, and a larger count only adds.
-
-        Raises:
-            CorpusError: There are not so many.
-        """
-        if count > len(self.attacked):
-            raise CorpusError(
-                f"source {self.name!r} has {len(self.attacked)} images to attack, but {count} are "
-                "asked for"
-            )
-        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
-        return [int(index) for index in rng.permutation(len(self.attacked))[:count]]
 
 
 Opener = Callable[[str, Path, bool], Source]
@@ -267,45 +181,6 @@ def _no_folder(name: str, root: Path, download: bool) -> Source:
     return _folder(name, root, download)
 
 
-def _photos(name: str, root: Path, download: bool) -> Source:
-    del root, download
-
-    def half(word: str) -> Half:
-        """Square crops of 30 to 80 % of a photograph's short side, photographs in turn."""
-
-        def read(index: int) -> Image.Image:
-            photo = _photo(PHOTOS[index % len(PHOTOS)])
-            rng = np.random.default_rng([index, *word.encode()])
-            side = int(rng.integers(60, 161))
-            left, top = (int(rng.integers(0, edge - side + 1)) for edge in photo.size)
-            return photo.crop((left, top, left + side, top + side))
-
-        return Half(
-            names=[f"{word}{index:05d}" for index in range(CROPS)],
-            labels=[index % len(PHOTOS) for index in range(CROPS)],
-            read=read,
-        )
-
-    mean, std = PLAIN_STATISTICS
-    return Source(
-        name=name,
-        classes=PHOTOS,
-        mean=mean,
-        std=std,
-        train=half("train"),
-        attacked=half("test"),
-    )
-
-
-@lru_cache
-def _photo(name: str) -> Image.Image:
-    photo = Image.fromarray(getattr(photographs, name)()).convert("RGB")
-    scale = 200 / min(photo.size)
-    return photo.resize(
-        (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS
-    )
-
-
 def _need(name: str, folder: Path, download: bool) -> None:
     if not folder.is_dir() and not download:
         raise CorpusError(
@@ -349,16 +224,6 @@ def _two_halves(
     )
 
 
-def _square(picture: Image.Image, size: int) -> Image.Image:
-    if picture.size == (size, size):
-        return picture
-    scale = size / min(picture.size)
-    width, height = (max(size, round(edge * scale)) for edge in picture.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    return picture.crop((left, top, left + size, top + size))
-
-
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry:
     """One row of the table: how a source is opened, and what it is."""
@@ -374,5 +239,8 @@ SOURCES: dict[str, SourceEntry] = {
     "imagenette": SourceEntry(open=_imagenette, about="ten classes of ImageNet, fast.ai"),
     "celeba": SourceEntry(open=_celeba, about="faces, the person is the class, Liu 2015"),
     "folder": SourceEntry(open=_no_folder, about="the folder --data-root, one sub-folder a class"),
-    "photos": SourceEntry(open=_photos, about="crops of scikit-image's photographs, no download"),
+    "photos": SourceEntry(
+        open=open_photos, about="crops of scikit-image's photographs, no download"
+    ),
+    "lfw": SourceEntry(open=open_lfw, about="200 grey pictures, half of them faces, no download"),
 }

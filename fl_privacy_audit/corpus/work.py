@@ -22,10 +22,11 @@ from fl_privacy_audit.matching import match
 from fl_privacy_audit.protocols import Attack
 
 from .augment import as_it_is, eight_bits
+from .halves import Source
 from .leak import leak
 from .plan import Chunk, Plan, Refusal, Setting
 from .recipes import RECIPES, train_victim
-from .sources import Source, open_source
+from .sources import open_source
 from .specs import digest
 from .victims import is_narrow, make_victim
 

@@ -27,7 +27,7 @@ STD = (0.2675, 0.2565, 0.2761)
 """Of CIFAR-100, the constants of the paper's code; used in training and in scoring."""
 WEIGHTS = Path(__file__).parents[1] / "data" / "semsim.safetensors"
 """The weights that come with the package."""
-SHA256 = "04006d4c13948946cc3453fb44369fc84e112c8f5d61734973d678f60907c677"
+SHA256 = "a24033ddd93db7e37f969c345f47ddf15c3b664845ea3d94d6191edd033885e1"
 """Of `WEIGHTS`."""
 _COUNTER = "num_batches_tracked"
 
@@ -60,6 +60,8 @@ class SemSimNet(nn.Module):
         Returns:
             ``(N, 8 * width)``, each row of length one.
         """
+        if self.width % 8 == 0:  # a third faster; others make oneDNN crash in the gradient
+            x = x.to(memory_format=torch.channels_last)
         features: Tensor = self.stages(F.relu(self.stem(x))).mean(dim=(2, 3))
         return F.normalize(features, dim=1)
 
@@ -87,13 +89,13 @@ def prepare(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 256) -> Tensor:
+def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 64) -> Tensor:
     """Embeddings of pictures, computed in batches on their device.
 
     Args:
         images: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3, of any size.
         net: In evaluation mode, on the device of the images; the shipped one if None.
-        batch: Pictures at a time.
+        batch: Pictures at a time; more do not fit the caches of a processor.
 
     Returns:
         ``(N, D)`` float32, each row of length one.

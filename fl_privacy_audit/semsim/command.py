@@ -14,6 +14,7 @@ from fl_privacy_audit.metrics.semsim import WEIGHTS, load_semsim
 from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
 from .examples import Judged, Rule, read_examples, read_judged
+from .options import bfloat16_option
 from .pretrain_command import pretrain_command
 from .progress import progress
 from .protocols import Selection, original_of
@@ -135,6 +136,7 @@ semsim_group.add_command(pretrain_command)
     show_default=True,
     help="Share of the starting weights in the result, a mean of both.",
 )
+@bfloat16_option
 @click.option("--note", "notes", multiple=True, help="A line for the card; repeat as needed.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the folder.")
 def train_command(

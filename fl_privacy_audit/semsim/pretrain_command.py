@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fl_privacy_audit.corpus import open_source
 from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.metrics.semsim import SIDE, to_tensors
+from fl_privacy_audit.metrics.semsim import SIDE, load_semsim, to_tensors
 
+from .options import bfloat16_option
 from .pretraining import PretrainSettings, pretrain
 from .progress import progress
 
@@ -35,6 +36,18 @@ _DEFAULTS = PretrainSettings()
 @click.option("--batch", type=int, default=_DEFAULTS.batch, show_default=True)
 @click.option("--rate", type=float, default=_DEFAULTS.rate, show_default=True)
 @click.option("--temperature", type=float, default=_DEFAULTS.temperature, show_default=True)
+@click.option(
+    "--joint/--apart",
+    default=_DEFAULTS.joint,
+    show_default=True,
+    help="Crop and mirror a copy as its original, or by itself.",
+)
+@bfloat16_option
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    help="Weights to go on from, of the same --width; random ones unless told.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--out",
@@ -47,12 +60,14 @@ def pretrain_command(
     images: int,
     root: str,
     out: Path,
+    start: Path | None,
     **settings: float,
 ) -> None:
     """Teach a network to tell which original a damaged picture is of; no labels are needed."""
     chosen = PretrainSettings(**settings)  # type: ignore[arg-type]
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another file")
+    begun = None if start is None else load_semsim(start)
     pictures = [
         training_pictures(source, images, root=root, seed=chosen.seed) for source in sources
     ]
@@ -63,7 +78,7 @@ def pretrain_command(
             text = f"steps, loss {loss:.2f}, originals found {found:.0%}"
             bar.update(task, completed=done, description=text)
 
-        net = pretrain(pictures, chosen, on_step=on_step)
+        net = pretrain(pictures, chosen, start=begun, on_step=on_step)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".part")
     part.write_bytes(to_safetensors(to_tensors(net), metadata={"format": "pt"}))

@@ -16,9 +16,15 @@ from torch.nn import functional as F
 
 from fl_privacy_audit.annotators.corruption import corrupt
 from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.metrics.semsim import SIDE, SemSimNet, from_tensors, prepare, to_tensors
+from fl_privacy_audit.metrics.semsim import SIDE, SemSimNet, from_tensors, to_tensors
 
+from .computing import begin, train_features
 from .triplets import augment, mixed, mixes
+
+MOVED = 0.3
+"""Share of pictures that `moved` moves."""
+FAR = 12
+"""How far, of 32 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,9 @@ class PretrainSettings:
         batch: Pictures in each; every other one is a wrong answer.
         rate: Highest learning rate of AdamW, on one cycle (Smith & Topin 2019).
         temperature: Of the softmax over cosines.
+        joint: Whether a copy is cropped and mirrored as its original is. Apart, a shifted copy
+            stays near its original.
+        bfloat16: Compute convolutions in bfloat16; twice as fast where the processor has it.
         seed: Of weights, order and damage.
     """
 
@@ -39,6 +48,8 @@ class PretrainSettings:
     batch: int = 128
     rate: float = 3e-3
     temperature: float = 0.1
+    joint: bool = False
+    bfloat16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,21 +69,24 @@ def pretrain(
     sources: Sequence[Tensor],
     settings: PretrainSettings,
     *,
+    start: SemSimNet | None = None,
     on_step: Callable[[int, float, float], None] | None = None,
 ) -> SemSimNet:
     """Train a network on pictures without labels.
 
     Args:
-        sources: ``(N, 3, 32, 32)`` uint8 each. A source is drawn from in proportion to the square
-            root of its size, so that a small one is seen.
+        sources: ``(N, 3, 32, 32)`` uint8 each. A source is drawn from in proportion to the fourth
+            root of its size, so that pictures of a small one meet each other as well: told from
+            things a face is soon found, told from other faces it is not.
         settings: See there.
+        start: Network to go on from, of the same width; random weights if None.
         on_step: Called as ``(steps done, loss, share of copies whose original was found)``.
 
     Returns:
         The network in evaluation mode.
 
     Raises:
-        ConfigError: No pictures, or of another shape.
+        ConfigError: No pictures, or of another shape, or a start of another width.
     """
     if not sources or any(
         x.ndim != 4 or tuple(x.shape[1:]) != (3, SIDE, SIDE) or not len(x) for x in sources
@@ -82,24 +96,17 @@ def pretrain(
             f"{[tuple(x.shape) for x in sources]}"
         )
     rng = torch.Generator().manual_seed(settings.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        net = SemSimNet(settings.width)
-    # A third faster; with channels that are no multiple of eight, oneDNN crashes in the gradient.
-    layout = torch.channels_last if settings.width % 8 == 0 else torch.contiguous_format
-    net = net.to(memory_format=layout)
+    net = begin(settings.width, settings.seed, start)
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=settings.rate, total_steps=settings.steps + 1, pct_start=0.2
     )
-    share = torch.tensor([len(x) ** 0.5 for x in sources])
     net.train()
     for step in range(settings.steps):
-        whole, damaged = _batch(sources, share, settings.batch, rng)
-        both = prepare(torch.cat([whole, damaged])).to(memory_format=layout)
-        features = net(both)
+        whole, damaged, same = _batch(sources, settings, rng)
+        features = train_features(net, torch.cat([whole, damaged]), bfloat16=settings.bfloat16)
         cosines = features[: len(whole)] @ features[len(whole) :].T
-        loss, found = info_nce(cosines, settings.temperature)
+        loss, found = info_nce(cosines, settings.temperature, same)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -109,31 +116,66 @@ def pretrain(
     return from_tensors(to_tensors(net), name="pretrained weights")
 
 
-def info_nce(cosines: Tensor, temperature: float) -> tuple[Tensor, float]:
+def info_nce(cosines: Tensor, temperature: float, same: Tensor) -> tuple[Tensor, float]:
     """Mean cross entropy of finding the copy of an original, and the original of a copy.
 
     Args:
         cosines: ``(B, B)``; row ``i`` belongs to column ``i``.
         temperature: They are divided by it.
+        same: ``(B, B)`` bool: pairs of the same picture; off the diagonal they are no wrong answer.
 
     Returns:
         The loss, and the share of columns whose own row is the highest.
     """
     right = torch.arange(len(cosines), device=cosines.device)
-    logits = cosines / temperature
+    no_answer = same & ~torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
+    logits = (cosines / temperature).masked_fill(no_answer, -torch.inf)
     loss = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
-    return loss, float((cosines.argmax(dim=0) == right).float().mean())
+    return loss, float((logits.argmax(dim=0) == right).float().mean())
 
 
 def _batch(
-    sources: Sequence[Tensor], share: Tensor, count: int, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Pictures and damaged copies, cropped, mirrored and recoloured alike."""
-    number = torch.multinomial(share, count, replacement=True, generator=rng).tolist()
-    chosen = torch.stack(
-        [sources[k][int(torch.randint(len(sources[k]), (), generator=rng).item())] for k in number]
-    )
-    whole = augment(chosen, sets=count, rng=rng).float() / 255
-    damaged = corrupt(whole, rng)
+    sources: Sequence[Tensor], settings: PretrainSettings, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, damaged copies of other crops, and which of them are the same picture."""
+    count = settings.batch
+    share = torch.tensor([len(x) ** 0.25 for x in sources])
+    source = torch.multinomial(share, count, replacement=True, generator=rng)
+    rows = [int(torch.randint(len(sources[k]), (), generator=rng)) for k in source.tolist()]
+    chosen = torch.stack([sources[k][row] for k, row in zip(source.tolist(), rows, strict=True)])
+    names = torch.stack([source, torch.tensor(rows)], dim=1)
+    sets = count * (2 - settings.joint)
+    cuts = augment(chosen.repeat(2, 1, 1, 1), sets=sets, rng=rng)
+    whole, copies = (moved(cuts, sets=sets, rng=rng).float() / 255).chunk(2)
     mix = mixes(count, rng=rng)
-    return mixed(whole, mix), mixed(damaged, mix)
+    same = (names[:, None] == names).all(dim=2)
+    return mixed(whole, mix), mixed(corrupt(copies, rng), mix), same
+
+
+def moved(images: Tensor, *, sets: int, rng: torch.Generator) -> Tensor:
+    """Some pictures moved by up to `FAR` pixels each way, black where nothing is left.
+
+    Victims trained with policies of augmentation (Gao et al. 2021, arXiv:2011.12505) see such
+    pictures, and leak them, not always at the place where they were.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        sets: Different draws; picture ``i`` gets draw ``i % sets``.
+        rng: Of the draws.
+    """
+    down, right = (torch.randint(-FAR, FAR + 1, (sets,), generator=rng) for _ in range(2))
+    chosen = torch.rand(sets, generator=rng) < MOVED
+    out = images.clone()
+    for index in range(len(images)):
+        draw = index % sets
+        if chosen[draw]:
+            out[index] = translate(images[index], int(down[draw]), int(right[draw]))
+    return out
+
+
+def translate(image: Tensor, down: int, right: int) -> Tensor:
+    """``(C, H, W)`` moved by so many pixels, zero where nothing is left."""
+    _, height, width = image.shape
+    padded = F.pad(image, (abs(right), abs(right), abs(down), abs(down)))
+    top, left = abs(down) - down, abs(right) - right
+    return padded[:, top : top + height, left : left + width]

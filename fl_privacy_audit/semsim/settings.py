@@ -33,6 +33,7 @@ class TrainSettings:
             ones (Wortsman et al. 2022, arXiv:2109.01903): what a few judged sources teach is kept,
             and what many pictures taught before is not lost. 0 for the trained weights alone.
         held_back: Share of originals kept for validation.
+        bfloat16: Compute convolutions in bfloat16; twice as fast where the processor has it.
         seed: Of weights, order and augmentation.
     """
 
@@ -49,6 +50,7 @@ class TrainSettings:
     recolour: bool = True
     blend: float = 0.0
     held_back: float = 0.1
+    bfloat16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

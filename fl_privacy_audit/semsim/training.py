@@ -20,11 +20,11 @@ from fl_privacy_audit.metrics.semsim import (
     SemSimNet,
     embed,
     from_tensors,
-    prepare,
     to_tensors,
 )
 from fl_privacy_audit.study.rank import auc
 
+from .computing import begin, train_features
 from .examples import Examples
 from .protocols import is_held_back
 from .settings import TrainSettings
@@ -213,16 +213,7 @@ def fingerprint(net: SemSimNet | None) -> str:
 
 
 def _begin(settings: TrainSettings, start: SemSimNet | None) -> _State:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        net = SemSimNet(settings.width)
-    if start is not None:
-        if start.width != settings.width:
-            raise ConfigError(
-                f"the weights to start from are of width {start.width}, but `width` is "
-                f"{settings.width}; set it to {start.width}"
-            )
-        net.load_state_dict(start.state_dict())
+    net = begin(settings.width, settings.seed, start)
     optimiser = torch.optim.SGD(
         net.parameters(),
         lr=settings.rate,
@@ -254,7 +245,7 @@ def _epoch(
         done = (number - 1 + step / len(starts)) / settings.epochs
         for group in state.optimiser.param_groups:
             group["lr"] = settings.rate * _schedule(done)
-        features = state.net(prepare(images))
+        features = train_features(state.net, images, bfloat16=settings.bfloat16)
         loss = triplet_loss(features, triplets.anchor[rows], settings)
         state.optimiser.zero_grad()
         loss.backward()

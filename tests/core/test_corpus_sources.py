@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.data import lfw_subset
 
-from fl_privacy_audit.corpus.sources import PHOTOS, SOURCES, Source, open_source
+from fl_privacy_audit.corpus.halves import Source
+from fl_privacy_audit.corpus.packaged import PHOTOS
+from fl_privacy_audit.corpus.sources import SOURCES, open_source
 from fl_privacy_audit.errors import CorpusError
 
 rng = np.random.default_rng(0)
@@ -78,6 +81,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "celeba": tiny_celeba,
     "folder": tiny_folder,
     "photos": lambda root: None,
+    "lfw": lambda root: None,
 }
 EXPECTED = {
     "cifar10": (10, 20, 4),
@@ -87,6 +91,7 @@ EXPECTED = {
     "celeba": (2, 2, 3),
     "folder": (2, 2, 4),
     "photos": (7, 700, 700),
+    "lfw": (2, 160, 40),
 }
 """Classes, images to train on, images to attack."""
 
@@ -128,6 +133,16 @@ def test_pictures_keep_their_label(tmp_path: Path) -> None:
     assert colours == [10, 12, 100, 102]
     assert list(source.attacked.names) == ["beagle-0", "beagle-2", "pug-0", "pug-2"]
     assert list(source.train.names) == ["beagle-1", "pug-1"]
+
+
+def test_every_fifth_picture_of_lfw_is_attacked_and_the_first_hundred_are_faces() -> None:
+    source = open_source("lfw", "nowhere")
+    assert list(source.attacked.names)[:3] == ["000", "005", "010"]
+    for half in (source.train, source.attacked):
+        labels = [int(int(name) >= 100) for name in half.names]
+        assert list(half.labels) == labels
+    shown = np.asarray(source.train.read(3))
+    assert np.array_equal(shown, (lfw_subset()[4] * 255).round().astype(np.uint8))
 
 
 def test_people_are_the_classes_of_celeba(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pretraining of SemSim: which original is a damaged picture of?"""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,15 @@ from fl_privacy_audit.corpus import open_source
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SemSimNet, load_semsim, semsim, to_tensors
 from fl_privacy_audit.semsim import TrainSettings
-from fl_privacy_audit.semsim.pretraining import PretrainSettings, info_nce, pretrain
+from fl_privacy_audit.semsim.pretraining import (
+    MOVED,
+    PretrainSettings,
+    _batch,
+    info_nce,
+    moved,
+    pretrain,
+    translate,
+)
 from fl_privacy_audit.semsim.training import blend
 
 SMALL = PretrainSettings(width=4, steps=60, batch=24)
@@ -25,18 +34,71 @@ def photographs(count: int = 120) -> torch.Tensor:
 
 def test_the_loss_against_the_obvious_way() -> None:
     cosines = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    loss, found = info_nce(cosines, 0.3)
-    total = 0.0
+    names = [0, 1, 2, 1, 3]  # two of the five are copies of the same picture
+    same = torch.tensor([[a == b for b in names] for a in names])
+    loss, found = info_nce(cosines, 0.3, same)
+    total, right = 0.0, 0
     for i in range(5):
-        of_row = torch.exp(cosines[i] / 0.3)
-        of_column = torch.exp(cosines[:, i] / 0.3)
-        total -= float(
-            torch.log(of_row[i] / of_row.sum()) + torch.log(of_column[i] / of_column.sum())
-        )
+        others = [j for j in range(5) if j == i or names[j] != names[i]]
+        own = torch.exp(cosines[i, i] / 0.3)
+        of_row = sum(torch.exp(cosines[i, j] / 0.3) for j in others)
+        of_column = sum(torch.exp(cosines[j, i] / 0.3) for j in others)
+        total -= float(torch.log(own / of_row) + torch.log(own / of_column))
+        right += all(cosines[i, i] >= cosines[j, i] for j in others)
     assert float(loss) == pytest.approx(total / 10, rel=1e-5)
-    best = sum(int(cosines[:, i].argmax()) == i for i in range(5))
-    assert found == pytest.approx(best / 5)
-    assert info_nce(torch.eye(4), 0.01)[0] < 1e-6
+    assert found == pytest.approx(right / 5)
+    assert info_nce(torch.eye(4), 0.01, torch.eye(4).bool())[0] < 1e-6
+
+
+def test_a_copy_is_cut_like_its_original_or_apart_and_twins_are_known() -> None:
+    rng = torch.Generator().manual_seed(0)
+    sources = [photographs(3)]
+    tidy = replace(SMALL, batch=64, joint=True)
+    whole, damaged, same = _batch(sources, tidy, rng)
+    clean = (whole - damaged).abs().amax(dim=(1, 2, 3)) < 1e-6
+    assert 3 < int(clean.sum()) < 40  # some copies are left as they are, and then all is equal
+    assert same.diagonal().all() and torch.equal(same, same.T)
+    assert len({tuple(row) for row in same.tolist()}) == 3
+    whole, damaged, _ = _batch(sources, replace(tidy, joint=False), rng)
+    apart = (whole - damaged).abs().amax(dim=(1, 2, 3)) < 1e-6
+    assert int(apart.sum()) <= 2  # a crop meets itself in one of 162 draws
+
+
+def test_a_moved_picture_leaves_black_behind() -> None:
+    image = torch.arange(1, 26).view(1, 5, 5)
+    for down, right in ((0, 0), (2, -1), (-3, 4)):
+        shown = translate(image, down, right)
+        for row in range(5):
+            for column in range(5):
+                y, x = row - down, column - right
+                inside = 0 <= y < 5 and 0 <= x < 5
+                assert int(shown[0, row, column]) == (int(image[0, y, x]) if inside else 0)
+    pictures = torch.full((400, 1, 32, 32), 9, dtype=torch.uint8)
+    rng = torch.Generator().manual_seed(0)
+    out = moved(pictures, sets=400, rng=rng)
+    share = float((out == 0).any(dim=3).any(dim=2).float().mean())
+    assert share == pytest.approx(MOVED, abs=0.08)
+    alike = moved(pictures, sets=200, rng=rng)
+    assert torch.equal(alike[:200], alike[200:])
+    assert bool((pictures == 9).all())
+
+
+def test_it_goes_on_from_weights() -> None:
+    start = pretrain([photographs(8)], PretrainSettings(width=2, steps=2, batch=4))
+    before = to_tensors(start)
+    calm = PretrainSettings(width=2, steps=1, batch=4, rate=1e-9)
+    after = to_tensors(pretrain([photographs(8)], calm, start=start))
+    torch.testing.assert_close(after["stem.0.weight"], before["stem.0.weight"])
+    with pytest.raises(ConfigError, match="of width 2, but `width` is 4; set it to 2"):
+        pretrain([photographs(8)], SMALL, start=start)
+
+
+def test_a_source_of_few_pictures_is_seen_often() -> None:
+    rng = torch.Generator().manual_seed(0)
+    black, white = torch.zeros(16, 3, 32, 32), torch.full((1, 3, 32, 32), 255.0)
+    whole, _, _ = _batch([black.byte(), white.byte()], replace(SMALL, batch=600), rng)
+    share = float((whole.mean(dim=(1, 2, 3)) > 0.5).float().mean())
+    assert share == pytest.approx(1 / 3, abs=0.06)  # 1 : 16 ** 0.25
 
 
 def test_it_learns_to_find_originals_and_that_noise_is_far() -> None:

@@ -1,0 +1,93 @@
+"""A source of images: one half to train victims on, one to attack."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fl_privacy_audit.errors import CorpusError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half:
+    """Pictures that are read one by one, when they are asked for.
+
+    Attributes:
+        names: Of the pictures, unlike each other.
+        labels: Class of each.
+        read: Index -> picture.
+    """
+
+    names: Sequence[str]
+    labels: Sequence[int]
+    read: Callable[[int], Image.Image]
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.names)
+
+    def pixels(self, indices: Sequence[int], size: int) -> Tensor:
+        """``(N, 3, size, size)`` in [0, 1], in steps of 1/255: short side scaled, middle cut out.
+
+        Raises:
+            CorpusError: A picture cannot be read.
+        """
+        pictures = []
+        for index in indices:
+            try:
+                picture = self.read(index).convert("RGB")
+            except (OSError, SyntaxError, ValueError) as error:
+                raise CorpusError(
+                    f"the picture {self.names[index]!r} cannot be read: {error}"
+                ) from error
+            pictures.append(np.asarray(_square(picture, size)))
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One source of images.
+
+    Attributes:
+        name: In the corpus.
+        classes: Their names; labels are indices into them.
+        mean: Per channel, that clients subtract.
+        std: Per channel, that clients divide by.
+        train: What victims are trained on.
+        attacked: What attacks shall rebuild.
+    """
+
+    name: str
+    classes: Sequence[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Half
+    attacked: Half
+
+    def choose(self, count: int, seed: int) -> list[int]:
+        """Indices of images to attack: all different, seeded, and a larger count only adds.
+
+        Raises:
+            CorpusError: There are not so many.
+        """
+        if count > len(self.attacked):
+            raise CorpusError(
+                f"source {self.name!r} has {len(self.attacked)} images to attack, but {count} are "
+                "asked for"
+            )
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        return [int(index) for index in rng.permutation(len(self.attacked))[:count]]
+
+
+def _square(picture: Image.Image, size: int) -> Image.Image:
+    if picture.size == (size, size):
+        return picture
+    scale = size / min(picture.size)
+    width, height = (max(size, round(edge * scale)) for edge in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return picture.crop((left, top, left + size, top + size))

@@ -1,0 +1,88 @@
+"""Pictures that come with scikit-image: nothing has to be fetched."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data as photographs
+
+from .halves import Half, Source
+
+PLAIN_STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+PHOTOS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "retina",
+    "hubble_deep_field",
+    "immunohistochemistry",
+)
+CROPS = 700
+"""Crops in each half of the photographs."""
+
+
+def open_photos(name: str, root: Path, download: bool) -> Source:
+    """Crops of photographs; the photograph is the class."""
+    del root, download
+
+    def half(word: str) -> Half:
+        """Square crops of 30 to 80 % of a photograph's short side, photographs in turn."""
+
+        def read(index: int) -> Image.Image:
+            photo = _photo(PHOTOS[index % len(PHOTOS)])
+            rng = np.random.default_rng([index, *word.encode()])
+            side = int(rng.integers(60, 161))
+            left, top = (int(rng.integers(0, edge - side + 1)) for edge in photo.size)
+            return photo.crop((left, top, left + side, top + side))
+
+        return Half(
+            names=[f"{word}{index:05d}" for index in range(CROPS)],
+            labels=[index % len(PHOTOS) for index in range(CROPS)],
+            read=read,
+        )
+
+    mean, std = PLAIN_STATISTICS
+    return Source(
+        name=name,
+        classes=PHOTOS,
+        mean=mean,
+        std=std,
+        train=half("train"),
+        attacked=half("test"),
+    )
+
+
+def open_lfw(name: str, root: Path, download: bool) -> Source:
+    """A hundred faces and a hundred pieces of background, grey, 25x25: every fifth is attacked."""
+    del root, download
+    pictures = (photographs.lfw_subset() * 255).round().astype(np.uint8)
+
+    def half(rows: Sequence[int]) -> Half:
+        return Half(
+            names=[f"{row:03d}" for row in rows],
+            labels=[int(row >= len(pictures) // 2) for row in rows],
+            read=lambda index: Image.fromarray(pictures[rows[index]]),
+        )
+
+    mean, std = PLAIN_STATISTICS
+    return Source(
+        name=name,
+        classes=["face", "background"],
+        mean=mean,
+        std=std,
+        train=half([row for row in range(len(pictures)) if row % 5]),
+        attacked=half(range(0, len(pictures), 5)),
+    )
+
+
+@lru_cache
+def _photo(name: str) -> Image.Image:
+    photo = Image.fromarray(getattr(photographs, name)()).convert("RGB")
+    scale = 200 / min(photo.size)
+    return photo.resize(
+        (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS
+    )
