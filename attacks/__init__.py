@@ -124,7 +124,7 @@ ATTACKS: dict[str, AttackEntry] = {
         paper="Dimitrov 2022, arXiv:2206.12395",
         threat_model="C",
         needs=Needs(model="whole epochs of shuffled batches, at most 32 local steps"),
-        cost="1,000 times the local steps",
+        cost="300 times the local steps",
     ),
     "see_through_gradients": AttackEntry(
         factory=see_through_gradients,

@@ -1,7 +1,11 @@
 """How unlike two updates are."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fl_privacy_audit.types import Update
 
@@ -21,6 +25,50 @@ def cosine(guess: Update, observed: Update) -> Tensor:
     goal = 1 / _norm(observed).clamp_min(torch.finfo(next(iter(guess.values())).dtype).tiny)
     parts = [(guess[n] * inverse - observed[n] * goal).square().sum() for n in observed]
     return torch.stack(parts).sum() / 2
+
+
+def cosine_by_hand(guess: Update, observed: Update) -> Tensor:
+    """`cosine` with its slope in closed form: a third of the passes over the weights' memory.
+
+    It can be differentiated once, by the tape. With ``c = g / |g| - o / |o|`` the slope of
+    ``|c|^2 / 2`` with respect to ``g`` is ``(c - (c . g / |g|) g / |g|) / |g|``.
+    """
+    pairs = [(guess[n], observed[n].detach()) for n in observed]
+    distance: Tensor = _ByHand.apply(*[t for pair in pairs for t in pair])
+    return distance
+
+
+class _ByHand(torch.autograd.Function):
+    """Guessed and observed tensors in turn -> `cosine`."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        guess, observed = tensors[::2], tensors[1::2]
+        tiny = torch.finfo(guess[0].dtype).tiny
+        inverse, goal = (1 / _length(ts).clamp_min(tiny) for ts in (guess, observed))
+        chords = [
+            (g * inverse).addcmul_(o, goal, value=-1) for g, o in zip(guess, observed, strict=True)
+        ]
+        ctx.save_for_backward(inverse, *guess, *chords)
+        return _length(chords).square() / 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        inverse, *both = ctx.saved_tensors
+        guess, chords = both[: len(both) // 2], both[len(both) // 2 :]
+        dots = [torch.dot(c.flatten(), g.flatten()) for c, g in zip(chords, guess, strict=True)]
+        along = torch.stack(dots).sum() * inverse.square()
+        factor = slope * inverse
+        slopes = [
+            c.addcmul(g, along, value=-1).mul_(factor) for c, g in zip(chords, guess, strict=True)
+        ]
+        return tuple(t for one in slopes for t in (one, None))
+
+
+def _length(tensors: Sequence[Tensor]) -> Tensor:
+    lengths = torch.stack([torch.linalg.vector_norm(t) for t in tensors])
+    return lengths.square().sum().sqrt()
 
 
 def _norm(update: Update) -> Tensor:

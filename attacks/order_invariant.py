@@ -8,7 +8,7 @@ of its own. They are the same images, in another order: what does not depend on 
 the same for all epochs. At the end the epochs are matched and averaged.
 """
 
-from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -17,60 +17,57 @@ from torch import Tensor
 from fl_privacy_audit.errors import UnmetNeedError
 from fl_privacy_audit.types import Observation
 
-from . import constraints, distances, labels, priors
+from . import labels
 from .engine import OptimisationAttack
-from .inverting_gradients import tenfold_drops
 from .labels import Labels
 from .replay import Replay, local_training, steps_of_an_epoch, unrolled
+from .swept_inversion import swept_inversion
 
+FADED = 1e-3
+"""Of the invariance's weight, what is left at the end."""
 OTHER_CLASS = 1e6
 """Cost of matching images of different classes: never, where there is another way."""
 
 
 def order_invariant(
     *,
-    steps: int = 1000,
+    steps: int = 300,
     restarts: int = 1,
     learning_rate: float = 0.1,
-    total_variation: float = 1e-4,
-    invariance: float = 0.01,
+    invariance: float = 1.0,
 ) -> OptimisationAttack:
     """Unrolled epochs with images of their own, tied by the mean and maximum over each epoch.
 
     The authors' settings on CIFAR-100 are 200 steps of Adam at 0.1, total variation 2e-4, and
     6.075 on the distance of maxima of random convolutions; here the images themselves are
-    aggregated, by mean and maximum. Beyond the paper: signed steps in the pixel box.
+    aggregated, by mean and maximum. Beyond the paper: the signed steps, the schedule and the
+    prior of `swept_inversion`. The weight of the invariance is found by the same rule, which sees
+    no image: it starts where it pulls the first guess as hard as the distance does, and fades to
+    a thousandth of that.
+
+    Which images share a batch is a guess, another one in each restart; of restarts that fit the
+    update differently well the one with the least distance wins, so more of them pay.
 
     Args:
         steps: Adam steps of a restart.
-        restarts: Fresh starts.
-        learning_rate: In normalised pixel units, with the drops of Inverting Gradients.
-        total_variation: Weight of the prior.
-        invariance: Weight of the distance between the epochs' aggregates. The default was found on
-            one victim whose images were known, and has not been confirmed without them yet: do not
-            take it for a setting that an attacker would have found.
+        restarts: Fresh starts, each with the labels in other orders.
+        learning_rate: At the start, in normalised pixel units.
+        invariance: Weight of the distance between the epochs' aggregates at the start, in units of
+            the balance.
     """
+    recipe = swept_inversion(steps=steps, restarts=restarts, learning_rate=learning_rate)
 
-    def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(leaves, lr=learning_rate)
+    def tie(seen: Observation, restart: int) -> tuple[float, float]:
+        return invariance, invariance * FADED
 
-    return OptimisationAttack(
+    return replace(
+        recipe,
         name="order_invariant",
         start=start_each_epoch,
         labels=labels_each_epoch,
         replay=replay_epochs,
-        distance=distances.cosine,
-        priors=(
-            (lambda seen, restart: total_variation, priors.total_variation),
-            (lambda seen, restart: invariance, order_invariance),
-        ),
-        optimiser=adam,
-        gradient_rule=torch.sign,
-        constrain=constraints.box,
-        schedule=tenfold_drops,
+        priors=(*recipe.priors, (tie, order_invariance)),
         finish=matched_mean,
-        steps=steps,
-        restarts=restarts,
     )
 
 

@@ -23,6 +23,7 @@ from fl_privacy_audit.types import Observation
 from . import noise
 from .engine import OptimisationAttack
 from .inverting_gradients import inverting_gradients
+from .modern_inversion import soft_sign
 from .priors import total_variation
 
 PATHS = ((1.0, 1e-3), (0.3, 1e-3))
@@ -33,7 +34,11 @@ NOISE_WEIGHT = 3.0
 
 
 def swept_inversion(
-    *, steps: int = 300, restarts: int = 1, learning_rate: float = 0.1
+    *,
+    steps: int = 300,
+    restarts: int = 1,
+    learning_rate: float = 0.1,
+    soft_signs: bool = False,
 ) -> OptimisationAttack:
     """Signed Adam on the cosine distance, with total variation that fades.
 
@@ -44,6 +49,9 @@ def swept_inversion(
         steps: Adam steps of a restart.
         restarts: Fresh starts, on paths of the prior's weight in turn.
         learning_rate: At the start, in normalised pixel units.
+        soft_signs: Round the signs as `modern_inversion` does, which bears larger learning rates:
+            on a residual network that was not the benchmark's, 0.3 with soft signs came nearer to
+            the update in 100 steps than 0.1 with hard ones, and to the images.
     """
 
     def weight(seen: Observation, restart: int) -> float | tuple[float, float]:
@@ -60,6 +68,7 @@ def swept_inversion(
         priors=((weight, total_variation),),
         balanced=True,
         optimiser=adam,
+        gradient_rule=soft_sign if soft_signs else torch.sign,
         schedule=half_cosine,
     )
 

@@ -23,6 +23,7 @@ class Target:
         wanted: At least this, or with `at_most` at most this.
         found: What was measured; NaN counts as missed.
         unit: Written after both.
+        not_asked: Why this machine is not asked for it; the figure is shown all the same.
     """
 
     what: str
@@ -30,6 +31,7 @@ class Target:
     found: float
     unit: str = ""
     at_most: bool = False
+    not_asked: str = ""
 
     def met(self) -> bool:
         return self.found <= self.wanted if self.at_most else self.found >= self.wanted
@@ -37,6 +39,8 @@ class Target:
     def row(self) -> Row:
         sign = "at most" if self.at_most else "at least"
         verdict = "met" if self.met() else "**missed**"
+        if self.not_asked:
+            verdict = f"not asked: {self.not_asked}"
         unit = f" {self.unit}" if self.unit else ""
         return (self.what, f"{sign} {self.wanted:g}{unit}", f"{self.found:.3g}{unit}", verdict)
 

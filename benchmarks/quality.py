@@ -151,6 +151,7 @@ def _race(case: Case, quick: bool) -> Outcome:
             wanted=case.share,
             found=seconds[OURS] / (spent[name] if seconds[name] == float("inf") else seconds[name]),
             at_most=True,
+            not_asked="" if name == PAPER else "nobody knows that weight beforehand",
         )
         for name in seconds
         if name != OURS

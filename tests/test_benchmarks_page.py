@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import speed
+from benchmarks.page import Target
 from fl_privacy_audit.attacks import ATTACKS
 
 ROOT = Path(__file__).parents[1]
@@ -38,5 +39,24 @@ def test_the_command_writes_every_section_and_a_row_for_every_attack(tmp_path: P
 def test_what_a_gpu_will_run_runs_on_the_cpu() -> None:
     (job,) = speed.jobs(speed.ON_GPU[:1], torch.device("cpu"), quick=True)
     rows = job.run().rows
-    assert [row[1] for row in rows] == ["sequential", "bfloat16", "vmap"]
+    assert [row[1] for row in rows] == ["sequential", "by_hand", "bfloat16", "vmap"]
     assert all(len(row) == len(speed.HEADER) for row in rows)
+
+
+def test_speed_in_bfloat16_is_not_asked_where_there_are_no_such_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    found = {}
+    for has in (True, False):
+        monkeypatch.setattr(speed, "has_bfloat16", lambda device, has=has: has)
+        found[has] = {case.name: speed.not_asked(case, cpu) for case in speed.ON_CPU}
+    assert set(found[True].values()) == {""}
+    reason = "no bfloat16 instructions"
+    assert [name for name, why in found[False].items() if why == reason] == [
+        "ConvNet64, batch 1",
+        "ResNet18, batch 4",
+    ]
+    rows = {why: Target(what="", wanted=1.5, found=1, not_asked=why).row() for why in ("", reason)}
+    assert rows[""][2:] == ("1", "**missed**")
+    assert rows[reason][2:] == ("1", f"not asked: {reason}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks import evaluators, inverting_gradients
+from fl_privacy_audit.attacks import distances, evaluators, inverting_gradients
 from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.evaluators import EVALUATORS, Trials
 from fl_privacy_audit.errors import AttackError, ConfigError
@@ -116,6 +116,46 @@ def test_bfloat16_points_the_same_way() -> None:
     assert similarity.min() > 0.9
 
 
+@pytest.mark.parametrize("apart", [1.0, 1e-3])
+def test_the_cosine_by_hand_is_the_cosine_and_has_its_slope(apart: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    observed = {n: torch.randn(s, generator=rng) for n, s in (("a", (3, 4, 5)), ("b", (7,)))}
+    guess = {
+        n: (2 * t + apart * torch.randn(t.shape, generator=rng)).requires_grad_()
+        for n, t in observed.items()
+    }
+    values, slopes = [], []
+    for distance in (distances.cosine, distances.cosine_by_hand):
+        value = distance(guess, observed)
+        values.append(value.item())
+        slopes.append(torch.autograd.grad(3 * value, list(guess.values())))
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+    for ours, oracle in zip(slopes[1], slopes[0], strict=True):
+        assert torch.allclose(ours, oracle, rtol=1e-2, atol=1e-3 * float(oracle.abs().max()))
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_by_hand_the_images_are_moved_as_by_the_tape(victim: str) -> None:
+    recipe = attack(total_variation=0.01)
+    joined = trials(recipe, victims(**VICTIMS[victim]))
+    plain = evaluators.Evaluator(recipe, joined)(joined)
+    fast = evaluators.ByHand(recipe, joined)(joined)
+    for name in ("objectives", "distances", "guess_gradients"):
+        ours, oracle = getattr(fast, name), getattr(plain, name)
+        assert torch.allclose(ours, oracle, rtol=1e-3, atol=1e-4 * oracle.abs().max()), name
+
+
+def test_what_bfloat16_wins_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"sequential": 100.0, "by_hand": 90.0, "bfloat16": 50.0, "vmap": 90.0}
+    monkeypatch.setattr(evaluators, "_CHOSEN", {})
+    monkeypatch.setattr(evaluators, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(evaluators, "can_compile", lambda device: True)
+    monkeypatch.setattr(evaluators, "_time", lambda evaluator, joined: times[evaluator.name])
+    recipe = attack("auto", steps=50)
+    joined = trials(recipe, victims(TinyLeNet, 1))
+    assert evaluators.choose_evaluator(recipe, joined, float("inf")).name == "bfloat16"
+
+
 def test_victims_side_by_side_end_where_they_end_alone() -> None:
     seen = victims(TinyLeNet, 1)
     recipe = attack("vmap", restarts=2)
@@ -145,14 +185,16 @@ def test_one_broken_victim_does_not_break_the_others() -> None:
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(ConfigError, match="`engine` must be 'auto' or one of sequential, bfloat16"):
+    with pytest.raises(
+        ConfigError, match="`engine` must be 'auto' or one of sequential, by_hand, bfloat16"
+    ):
         attack("warp").reconstruct(victims(TinyLeNet, 1)[0], rng=torch.Generator())
 
 
 def test_the_probe_chooses_once_for_a_kind_of_victim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluators, "_CHOSEN", {})
     asked: list[str] = []
-    times = {"sequential": 2.0, "bfloat16": 3.0, "vmap": 1.0}
+    times = {"sequential": 2.0, "by_hand": 1.5, "bfloat16": 3.0, "vmap": 1.0}
 
     def clock(evaluator: evaluators.Evaluator, joined: Trials) -> float:
         asked.append(evaluator.name)

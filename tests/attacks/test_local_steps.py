@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy_audit.attacks import distances, evaluators, order_invariant, replay
+from fl_privacy_audit.attacks import distances, evaluators, make_attack, order_invariant, replay
 from fl_privacy_audit.attacks import surrogate_model_extension as sme
 from fl_privacy_audit.attacks.evaluators import Trials
 from fl_privacy_audit.attacks.order_invariant import (
@@ -21,7 +21,15 @@ from fl_privacy_audit.errors import UnmetNeedError
 from fl_privacy_audit.matching import match
 from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.types import Observation
-from tests.cases import CLASSES, LeNet, image_config, observation, photos, seeded
+from tests.cases import (
+    CLASSES,
+    LeNet,
+    image_config,
+    noise_of_equal_norm,
+    observation,
+    photos,
+    seeded,
+)
 
 SHUFFLED = [[0, 1], [2, 3], [2, 0], [3, 1], [1, 3], [0, 2]]
 ORDER = torch.tensor(SHUFFLED).flatten()
@@ -98,6 +106,14 @@ def test_it_needs_neither_the_steps_nor_the_learning_rate() -> None:
         assert psnr(result.images, photos(8)[:1]).item() > 15
 
 
+def test_it_can_fade_its_prior_and_round_its_signs() -> None:
+    seen = tiny(1, batches=[[0]] * 20, learning_rate=0.01)
+    attack = sme(steps=120, learning_rate=0.3, fading=True, soft_signs=True)
+    result = attack.reconstruct(seen, rng=torch.Generator().manual_seed(0))
+    assert attack.balanced
+    assert psnr(result.images, photos(8)[:1]).item() > 15
+
+
 def test_the_epochs_in_their_own_order_give_the_observed_update() -> None:
     seen = tiny(4, batches=SHUFFLED)
     assert epochs(seen) == 3
@@ -138,6 +154,17 @@ def test_every_epoch_holds_the_same_labels() -> None:
     assert [sorted(row) for row in found.tolist()] == [[0, 1, 2, 3]] * 3
 
 
+def test_one_epoch_is_tied_to_nothing() -> None:
+    recipe = order_invariant(steps=1)
+    for batches, tied in (([[0, 1], [2, 3]], False), (SHUFFLED, True)):
+        seen = tiny(4, batches=batches)
+        trial = Trials.draw(recipe, seen, recipe.replay(seen), torch.Generator().manual_seed(0))
+        assert bool(trial.path.isfinite().all())
+        variation, tie = trial.path[0]
+        assert bool((variation > 0).all())
+        assert bool((tie > 0).all()) == tied
+
+
 def test_too_many_steps_or_half_an_epoch_is_an_unmet_need() -> None:
     def attack(seen: Observation) -> None:
         order_invariant(steps=1).reconstruct(seen, rng=torch.Generator().manual_seed(0))
@@ -156,3 +183,29 @@ def test_shuffled_epochs_are_fitted_better_than_in_one_order() -> None:
     assert sorted(result.labels.tolist()) == [0, 1, 2, 3]
     truth = photos(8)
     assert psnr(result.images[match(result.images, truth)], truth).mean().item() > 12
+
+
+@pytest.mark.parametrize(
+    ("name", "batches", "learning_rate"),
+    [
+        ("inverting_gradients", [[0], [1]] * 2, 0.1),
+        ("surrogate_model_extension", [[0], [1]] * 10, 0.01),
+        ("order_invariant", [[0], [1], [1], [0]], 0.02),
+    ],
+)
+def test_noise_in_place_of_the_update_of_many_steps_gives_nothing(
+    name: str, batches: list[list[int]], learning_rate: float
+) -> None:
+    truth = photos(8)[:2]
+    seen = tiny(2, batches=batches, learning_rate=learning_rate)
+    assert seen.gradient is None
+    attack = make_attack(name, {"steps": 120})
+
+    def error(seen: Observation) -> float:
+        found = attack.reconstruct(seen, rng=torch.Generator().manual_seed(0)).images
+        return (found[match(found, truth)] - truth).square().mean().item()
+
+    real, null = error(seen), error(noise_of_equal_norm(seen))
+    prior = (truth - 0.5).square().mean().item()
+    assert real < 0.3 * prior
+    assert null > 0.8 * prior

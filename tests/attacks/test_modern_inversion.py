@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fl_privacy_audit.attacks import modern_inversion, priors, start
+from fl_privacy_audit.attacks import modern_inversion, priors, start, swept_inversion
 from fl_privacy_audit.attacks.modern_inversion import (
     deep_inversion,
     soft_sign,
@@ -30,6 +30,11 @@ def test_the_soft_sign_is_a_sign_for_the_large_and_a_slope_for_the_small() -> No
     # Each trial has its own unit.
     assert torch.allclose(soft_sign(gradient[:1]), soft[:1])
     assert soft_sign(torch.zeros(1, 4)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_the_default_rounds_its_signs_when_asked() -> None:
+    assert swept_inversion(soft_signs=True).gradient_rule is soft_sign
+    assert swept_inversion().gradient_rule is torch.sign
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
