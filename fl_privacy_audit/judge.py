@@ -1,13 +1,14 @@
 """The rules by which scores and controls become a verdict; `verdict` has the words."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
-from fl_privacy_audit.bootstrap import Floats, spread
+from fl_privacy_audit.bootstrap import Floats, spread, tail
 from fl_privacy_audit.ledger import LastRun
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.records import NULLS, AttackOutcome, AuditRecord, ControlOutcome
@@ -156,6 +157,10 @@ def _least(nets: Sequence[NetLeakage]) -> NetLeakage | None:
     return min(nets, key=lambda net: net.mean, default=None)
 
 
+MOST_ADVISED = 200
+"""Batches; more than these are not worth the advice."""
+
+
 class _Case:
     """One metric over the scored records of one attack."""
 
@@ -291,7 +296,24 @@ class _Case:
             return "inconclusive", f"{self._far()}; on average {figures}"
         if any(n.high is not None and n.high <= self.margin for n in self.nets("attack")):
             return "withstood these attacks", f"no more than a null control: {figures}; {copies}"
-        return "inconclusive", f"neither clearly more than the null controls nor not: {figures}"
+        return "inconclusive", (
+            f"neither clearly more than the null controls nor not{self._enough()}: {figures}"
+        )
+
+    def _enough(self) -> str:
+        """How many batches would do for *withstood*, if more of them are like these."""
+        for count in range(self.batches, MOST_ADVISED + 1):
+            for net in self.nets("attack"):
+                if net.high is None:
+                    continue
+                narrower = self._width(count) / self._width(net.batches)
+                if net.mean + (net.high - net.mean) * narrower <= self.margin:
+                    return f", some {count} batches like these would tell"
+        return ""
+
+    def _width(self, batches: int) -> float:
+        """Of an interval over so many batches, up to a factor."""
+        return float(norm.isf(tail(batches, self._confidence))) / math.sqrt(batches)
 
     def _say(self, net: NetLeakage) -> str:
         unit = METRICS[self.metric].unit

@@ -1,5 +1,7 @@
 """The rules of a verdict on ledgers written by hand."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -173,6 +175,18 @@ def test_between_is_said() -> None:
     verdict = judged([0.05, 0.3, 0.12, 0.28, 0.2, 0.1])
     assert verdict.word == "inconclusive"
     assert verdict.reason.startswith("neither clearly more than the null controls nor not: net")
+
+
+def test_it_says_how_many_batches_would_tell() -> None:
+    few = [0.0, 0.2, 0.0, 0.2, 0.0, 0.2, 0.04, 0.12]
+    said = re.search(r"not, some (\d+) batches like these would tell: net", judged(few).reason)
+    assert said
+    number = int(said[1])
+    assert number > len(few)
+    for share, word in ((0.6, "inconclusive"), (1.4, "withstood these attacks")):
+        many = (few * number)[: 8 * math.ceil(share * number / 8)]
+        assert judged(many).word == word
+    assert "would tell" not in judged([0.05, 0.3, 0.12, 0.28, 0.2, 0.1]).reason  # above the margin
 
 
 def test_lower_is_more_for_an_error() -> None:
