@@ -12,7 +12,7 @@ from torch import Tensor
 from fl_privacy_audit.types import Observation, Update
 
 from .distances import cosine
-from .evaluators import Distance
+from .guesses import Distance
 
 SOFTNESS = 0.1
 """Where a soft sign is half a sign, in units of the tensor's mean magnitude."""

@@ -25,7 +25,8 @@ from fl_privacy_audit.types import ImageSpec, Observation, Reconstruction, Updat
 
 from .adaptation import adapt
 from .consistency import GroupConsistency
-from .evaluators import Decode, Distance, Evaluator, Prior, Trials, Weight, choose_evaluator
+from .evaluators import Evaluator, choose_evaluator
+from .guesses import Decode, Distance, Prior, Trials, Weight
 from .labels import LabelRule
 from .randomness import own_random_numbers
 from .replay import Replay

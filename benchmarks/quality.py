@@ -12,7 +12,8 @@ from benchmarks.clock import decibels, generator, now, offering
 from benchmarks.page import Job, Outcome, Row, Section, Target
 from fl_privacy_audit.attacks import distances, inverting_gradients, make_attack
 from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.attacks.evaluators import Evaluator, Step, Trials, choose_evaluator
+from fl_privacy_audit.attacks.evaluators import Evaluator, Step, choose_evaluator
+from fl_privacy_audit.attacks.guesses import Trials
 from fl_privacy_audit.attacks.inverting_gradients import tenfold_drops
 from fl_privacy_audit.types import Observation
 from tests.cases import LeNet, photos

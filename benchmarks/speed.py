@@ -20,9 +20,9 @@ from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.evaluators import (
     EVALUATORS,
     Evaluator,
-    Trials,
     can_compile,
 )
+from fl_privacy_audit.attacks.guesses import Trials
 from fl_privacy_audit.devices import has_bfloat16
 from fl_privacy_audit.types import Observation
 from tests.cases import LeNet

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_privacy_audit.attacks import adaptation, distances, make_attack, noise
-from fl_privacy_audit.attacks.evaluators import Distance
+from fl_privacy_audit.attacks.guesses import Distance
 from fl_privacy_audit.defences import defend_weights, inform, make_defence
 from fl_privacy_audit.errors import UnmetNeedError
 from fl_privacy_audit.metrics.pixel import psnr

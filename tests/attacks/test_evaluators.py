@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import distances, evaluators, inverting_gradients
 from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.attacks.evaluators import EVALUATORS, Trials
+from fl_privacy_audit.attacks.evaluators import EVALUATORS
+from fl_privacy_audit.attacks.guesses import Trials
 from fl_privacy_audit.errors import AttackError, ConfigError
 from fl_privacy_audit.types import Observation
 from tests.cases import CLASSES, LeNet, SmallConvNet, observation, photos, seeded

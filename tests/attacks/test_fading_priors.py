@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fl_privacy_audit.attacks import distances, priors, swept_inversion
 from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.attacks.evaluators import EVALUATORS, Trials
+from fl_privacy_audit.attacks.evaluators import EVALUATORS
+from fl_privacy_audit.attacks.guesses import Trials
 from fl_privacy_audit.types import Observation, Update
 from tests.cases import LeNet, observation, photos, seeded
 

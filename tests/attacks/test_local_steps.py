@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks import distances, evaluators, make_attack, order_invariant, replay
 from fl_privacy_audit.attacks import surrogate_model_extension as sme
-from fl_privacy_audit.attacks.evaluators import Trials
+from fl_privacy_audit.attacks.guesses import Trials
 from fl_privacy_audit.attacks.order_invariant import (
     epochs,
     labels_each_epoch,
