@@ -46,6 +46,8 @@ def browser(tmp_path: Path) -> Iterator[WebDriver]:
 
 def join(browser: WebDriver, url: str, name: str) -> None:
     browser.get(url)
+    # On a busy machine the page is there before the field has the focus, and keys would be lost.
+    WebDriverWait(browser, PATIENCE).until(lambda b: b.switch_to.active_element.tag_name == "input")
     browser.switch_to.active_element.send_keys(name + Keys.ENTER)
     wait_for(browser, "1 of ")
 
