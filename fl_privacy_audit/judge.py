@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-from scipy.stats import binom, norm
+from scipy.special import ndtri
+from scipy.stats import binom
 
 from fl_privacy_audit.bootstrap import Floats, spread, tail
 from fl_privacy_audit.ledger import LastRun
@@ -302,18 +303,20 @@ class _Case:
 
     def _enough(self) -> str:
         """How many batches would do for *withstood*, if more of them are like these."""
+        ends = [
+            (n.mean, (n.high - n.mean) / self._width(n.batches))
+            for n in self.nets("attack")
+            if n.high is not None
+        ]
         for count in range(self.batches, MOST_ADVISED + 1):
-            for net in self.nets("attack"):
-                if net.high is None:
-                    continue
-                narrower = self._width(count) / self._width(net.batches)
-                if net.mean + (net.high - net.mean) * narrower <= self.margin:
-                    return f", some {count} batches like these would tell"
+            width = self._width(count)
+            if any(mean + above * width <= self.margin for mean, above in ends):
+                return f", some {count} batches like these would tell"
         return ""
 
     def _width(self, batches: int) -> float:
         """Of an interval over so many batches, up to a factor."""
-        return float(norm.isf(tail(batches, self._confidence))) / math.sqrt(batches)
+        return -float(ndtri(tail(batches, self._confidence))) / math.sqrt(batches)
 
     def _say(self, net: NetLeakage) -> str:
         unit = METRICS[self.metric].unit
