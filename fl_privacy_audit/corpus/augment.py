@@ -33,12 +33,18 @@ def crop_and_flip(image: Tensor, rng: torch.Generator) -> Tensor:
     return cut.flip(-1) if _either(rng) < 0 else cut
 
 
+def translate(image: Tensor, down: int, right: int) -> Tensor:
+    """``(C, H, W)`` moved by so many pixels, zero where nothing is left."""
+    _, height, width = image.shape
+    across, along = abs(right), abs(down)
+    padded = torch.nn.functional.pad(image, (across, across, along, along))
+    top, left = along - down, across - right
+    return padded[:, top : top + height, left : left + width]
+
+
 def _shift(image: Tensor, rng: torch.Generator, *, axis: int, share: float) -> Tensor:
     by = _either(rng) * int(share * image.shape[axis])
-    moved = torch.roll(image, by, dims=axis)
-    edge = moved.narrow(axis, 0 if by > 0 else image.shape[axis] + by, abs(by))
-    edge.zero_()
-    return moved
+    return translate(image, by, 0) if axis == 1 else translate(image, 0, by)
 
 
 def _contrast(image: Tensor, rng: torch.Generator, *, change: float) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fl_privacy_audit.annotators.corruption import corrupt
+from fl_privacy_audit.corpus.augment import translate
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SIDE, SemSimNet, from_tensors, to_tensors
 
@@ -171,11 +172,3 @@ def moved(images: Tensor, *, sets: int, rng: torch.Generator) -> Tensor:
         if chosen[draw]:
             out[index] = translate(images[index], int(down[draw]), int(right[draw]))
     return out
-
-
-def translate(image: Tensor, down: int, right: int) -> Tensor:
-    """``(C, H, W)`` moved by so many pixels, zero where nothing is left."""
-    _, height, width = image.shape
-    padded = F.pad(image, (abs(right), abs(right), abs(down), abs(down)))
-    top, left = abs(down) - down, abs(right) - right
-    return padded[:, top : top + height, left : left + width]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.corpus import open_source
+from fl_privacy_audit.corpus.augment import translate
 from fl_privacy_audit.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SemSimNet, load_semsim, semsim, to_tensors
 from fl_privacy_audit.semsim import TrainSettings
@@ -20,7 +21,6 @@ from fl_privacy_audit.semsim.pretraining import (
     info_nce,
     moved,
     pretrain,
-    translate,
 )
 from fl_privacy_audit.semsim.training import blend
 
