@@ -9,24 +9,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.protocols import Attack
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.protocols import Attack
 
-from .analytic import first_linear
-from .deep_image_prior import deep_image_prior, latent_search
-from .dlg import dlg
-from .idlg import idlg
-from .imprint import imprint, with_imprint
-from .inverting_gradients import inverting_gradients
-from .many import reconstruct_each
-from .modern_inversion import modern_inversion
+from .engine.many import reconstruct_each
 from .needs import THREAT_MODELS, Needs
-from .order_invariant import order_invariant
-from .rgap import rgap
-from .see_through_gradients import see_through_gradients
-from .spear import spear
-from .surrogate_model_extension import surrogate_model_extension
-from .swept_inversion import swept_inversion
+from .papers.analytic import first_linear
+from .papers.deep_image_prior import deep_image_prior, latent_search
+from .papers.dlg import dlg
+from .papers.idlg import idlg
+from .papers.imprint import imprint, with_imprint
+from .papers.inverting_gradients import inverting_gradients
+from .papers.modern_inversion import modern_inversion
+from .papers.order_invariant import order_invariant
+from .papers.rgap import rgap
+from .papers.see_through_gradients import see_through_gradients
+from .papers.spear import spear
+from .papers.surrogate_model_extension import surrogate_model_extension
+from .papers.swept_inversion import swept_inversion
 
 __all__ = [
     "ATTACKS",

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation
 
 THREAT_MODELS = {
     "A": "eavesdropper: model and update",

@@ -10,9 +10,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import known_answers, memory, peers, quality, speed
-from benchmarks.page import Section, markdown
-from fl_privacy_audit.devices import cpu_threads, pick_device
+from fl_privacy_audit.core.devices import cpu_threads, pick_device
+
+from . import known_answers, memory, peers, quality, speed
+from .page import Section, markdown
 
 KEYS = ("memory", "answers", "speed", "quality", "peers", "gpu")
 

@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.attacks.evaluators import EVALUATORS, Evaluator
-from fl_privacy_audit.matching import match
+from fl_privacy_audit.attacks.engine.gradients import EVALUATORS, Evaluator
 from fl_privacy_audit.metrics import psnr
+from fl_privacy_audit.metrics.matching import match
 
 
 def now(device: torch.device) -> float:

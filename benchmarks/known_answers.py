@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import victims
-from benchmarks.clock import decibels, generator, now
-from benchmarks.page import Job, Outcome, Section, Target
-from fl_privacy_audit.attacks import ATTACKS, labels, make_attack
-from fl_privacy_audit.attacks.imprint import expected_alone
-from fl_privacy_audit.types import Observation, Reconstruction
-from tests.cases import CLASSES, LeNet, observation, photos, seeded
+from fl_privacy_audit.attacks import ATTACKS, make_attack
+from fl_privacy_audit.attacks.papers.imprint import expected_alone
+from fl_privacy_audit.attacks.parts import labels
+from fl_privacy_audit.core.types import Observation, Reconstruction
+from tests.support.cases import CLASSES, LeNet, observation, photos, seeded
+
+from . import victims
+from .clock import decibels, generator, now
+from .page import Job, Outcome, Section, Target
 
 CPU = torch.device("cpu")
 LABEL_CASES = 40

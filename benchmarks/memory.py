@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.page import Job, Outcome, Section, Target
+from .page import Job, Outcome, Section, Target
 
 MEGABYTE = 1 << 20
 CHUNK = 32 * MEGABYTE
@@ -87,9 +87,11 @@ def main(count: int, chunk: int) -> None:
 
     import torch
 
-    from benchmarks import victims
-    from benchmarks.clock import generator
-    from fl_privacy_audit.attacks import inverting_gradients, many, reconstruct_each
+    from fl_privacy_audit.attacks import inverting_gradients, reconstruct_each
+    from fl_privacy_audit.attacks.engine import many
+
+    from . import victims
+    from .clock import generator
 
     torch.set_num_threads(1)
     many.MEMORY = chunk

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fl_privacy_audit.devices import has_bfloat16
+from fl_privacy_audit.core.devices import has_bfloat16
 
 Row = Sequence[str]
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import victims
-from benchmarks.clock import decibels, generator, now
-from benchmarks.page import Job, Outcome, Section
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.types import Observation
-from tests.cases import LeNet, photos
+from fl_privacy_audit.core.types import Observation
+from tests.support.cases import LeNet, photos
+
+from . import victims
+from .clock import decibels, generator, now
+from .page import Job, Outcome, Section
 
 CPU = torch.device("cpu")
 RESTARTS = 4

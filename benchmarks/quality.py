@@ -7,16 +7,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks import victims
-from benchmarks.clock import decibels, generator, now, offering
-from benchmarks.page import Job, Outcome, Row, Section, Target
-from fl_privacy_audit.attacks import distances, inverting_gradients, make_attack
-from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.attacks.evaluators import Evaluator, Step, choose_evaluator
-from fl_privacy_audit.attacks.guesses import Trials
-from fl_privacy_audit.attacks.inverting_gradients import tenfold_drops
-from fl_privacy_audit.types import Observation
-from tests.cases import LeNet, photos
+from fl_privacy_audit.attacks import inverting_gradients, make_attack
+from fl_privacy_audit.attacks.engine.batch import Trials
+from fl_privacy_audit.attacks.engine.gradients import Evaluator, Step, choose_evaluator
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.papers.inverting_gradients import tenfold_drops
+from fl_privacy_audit.attacks.parts import distances
+from fl_privacy_audit.core.types import Observation
+from tests.support.cases import LeNet, photos
+
+from . import victims
+from .clock import decibels, generator, now, offering
+from .page import Job, Outcome, Row, Section, Target
 
 CPU = torch.device("cpu")
 

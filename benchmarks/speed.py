@@ -12,20 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import victims
-from benchmarks.clock import decibels, generator, now, offering, with_children
-from benchmarks.page import Job, Outcome, Row, Section, Target
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.attacks.evaluators import (
-    EVALUATORS,
-    Evaluator,
-    can_compile,
-)
-from fl_privacy_audit.attacks.guesses import Trials
-from fl_privacy_audit.devices import has_bfloat16
-from fl_privacy_audit.types import Observation
-from tests.cases import LeNet
+from fl_privacy_audit.attacks.engine.batch import Trials
+from fl_privacy_audit.attacks.engine.gradients import EVALUATORS, Evaluator, can_compile
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.core.devices import has_bfloat16
+from fl_privacy_audit.core.types import Observation
+from tests.support.cases import LeNet
+
+from . import victims
+from .clock import decibels, generator, now, offering, with_children
+from .page import Job, Outcome, Row, Section, Target
 
 HEADER = (
     "victim",

@@ -17,7 +17,7 @@ from torchvision.models import resnet18
 
 from fl_privacy_audit import AuditConfig, Auditor, ImageConfig
 from fl_privacy_audit.strategies import AuditedStrategy
-from tests.grid import InProcessGrid
+from tests.support.grid import InProcessGrid
 
 
 class Idle(Strategy):

@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from fl_privacy_audit.errors import MetricUnavailable
+from fl_privacy_audit.core.errors import MetricUnavailable
 from fl_privacy_audit.metrics import METRICS
 
 PAIRS = 1000

@@ -13,10 +13,10 @@ from skimage.transform import resize
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import with_imprint
-from fl_privacy_audit.attacks.imprint import ImprintBlock, empirical
-from fl_privacy_audit.corpus import networks
-from fl_privacy_audit.types import Observation, Update
-from tests.cases import CLASSES, image_config, observation
+from fl_privacy_audit.attacks.papers.imprint import ImprintBlock, empirical
+from fl_privacy_audit.core.types import Observation, Update
+from fl_privacy_audit.lab.corpus import networks
+from tests.support.cases import CLASSES, image_config, observation
 
 SIZE = 32
 

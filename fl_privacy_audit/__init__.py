@@ -8,14 +8,14 @@ The two lines of a ServerApp::
 `AuditedStrategy` lives in `fl_privacy_audit.strategies`.
 """
 
-from fl_privacy_audit.audit import Auditor as Auditor
-from fl_privacy_audit.audit import ClientReply as ClientReply
-from fl_privacy_audit.audit import Progress as Progress
-from fl_privacy_audit.config import AttackConfig as AttackConfig
-from fl_privacy_audit.config import AuditConfig as AuditConfig
-from fl_privacy_audit.config import ImageConfig as ImageConfig
-from fl_privacy_audit.config import TrainingConfig as TrainingConfig
-from fl_privacy_audit.errors import AuditError as AuditError
-from fl_privacy_audit.ledger import read_ledger as read_ledger
-from fl_privacy_audit.types import Client as Client
-from fl_privacy_audit.types import Truth as Truth
+from fl_privacy_audit.audit.auditor import Auditor as Auditor
+from fl_privacy_audit.audit.auditor import ClientReply as ClientReply
+from fl_privacy_audit.audit.auditor import Progress as Progress
+from fl_privacy_audit.core.config import AttackConfig as AttackConfig
+from fl_privacy_audit.core.config import AuditConfig as AuditConfig
+from fl_privacy_audit.core.config import ImageConfig as ImageConfig
+from fl_privacy_audit.core.config import TrainingConfig as TrainingConfig
+from fl_privacy_audit.core.errors import AuditError as AuditError
+from fl_privacy_audit.core.types import Client as Client
+from fl_privacy_audit.core.types import Truth as Truth
+from fl_privacy_audit.ledger.ledger import read_ledger as read_ledger

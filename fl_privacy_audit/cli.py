@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks
-from fl_privacy_audit.compare import compare, last_run
-from fl_privacy_audit.dp_check import check_run
-from fl_privacy_audit.errors import AuditError
-from fl_privacy_audit.judge import judge_run
-from fl_privacy_audit.ledger import read_ledger
-from fl_privacy_audit.report import (
+from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.dp.run_check import check_run
+from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.report.terminal import (
     LOWER_BOUND,
     comparison_markdown,
     comparison_table,
@@ -24,7 +22,9 @@ from fl_privacy_audit.report import (
     rounds_table,
     verdict_lines,
 )
-from fl_privacy_audit.verdict import SettingVerdict
+from fl_privacy_audit.verdicts.compare import compare, last_run
+from fl_privacy_audit.verdicts.rules import judge_run
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
 console = Console()
 VERDICT_FAILED = 3
@@ -35,15 +35,15 @@ class _Lazy(click.Group):
     """A group that imports its heavier commands only when they are asked for."""
 
     later: ClassVar[dict[str, tuple[str, str]]] = {
-        "annotate": ("fl_privacy_audit.annotate.command", "annotate_command"),
-        "annotators": ("fl_privacy_audit.annotators.command", "annotators_command"),
-        "corpus": ("fl_privacy_audit.corpus.command", "corpus_command"),
-        "export": ("fl_privacy_audit.export", "export_command"),
+        "annotate": ("fl_privacy_audit.lab.people.command", "annotate_command"),
+        "annotators": ("fl_privacy_audit.lab.machines.command", "annotators_command"),
+        "corpus": ("fl_privacy_audit.lab.corpus.command", "corpus_command"),
+        "export": ("fl_privacy_audit.ledger.export", "export_command"),
         "metrics": ("fl_privacy_audit.metrics.command", "metrics_command"),
-        "report": ("fl_privacy_audit.html_report.command", "report_command"),
-        "semsim": ("fl_privacy_audit.semsim.command", "semsim_group"),
-        "study": ("fl_privacy_audit.study.command", "study_command"),
-        "sweep": ("fl_privacy_audit.sweep.command", "sweep_command"),
+        "report": ("fl_privacy_audit.report.command", "report_command"),
+        "semsim": ("fl_privacy_audit.lab.semsim.command", "semsim_group"),
+        "study": ("fl_privacy_audit.lab.study.command", "study_command"),
+        "sweep": ("fl_privacy_audit.simulate.sweep.command", "sweep_command"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -77,7 +77,7 @@ def cli() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 def demo(out: Path, dataset: str, data_root: str, seed: int) -> None:
     """Audit one small federation without defence and with DP-SGD at two noise levels."""
-    from fl_privacy_audit.demo import run_demo
+    from fl_privacy_audit.simulate.demo import run_demo
 
     run_demo(out.absolute(), dataset=dataset, data_root=data_root, seed=seed, console=console)
 

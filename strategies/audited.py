@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_privacy_audit.audit import Auditor
+from fl_privacy_audit.audit.auditor import Auditor
 
 from . import side_channel
 from .capture import Captured, Sent, capture, copy_record, release, snapshot

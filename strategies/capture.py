@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-from fl_privacy_audit.audit import ClientReply, Release
-from fl_privacy_audit.types import Client, ImageSpec, Truth
-from fl_privacy_audit.updates import Arrays
+from fl_privacy_audit.audit.auditor import ClientReply, Release
+from fl_privacy_audit.core.observe import Arrays
+from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 
 from . import side_channel
 from .mods import KEY

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from flwr.app import ArrayRecord, Context, Error, Message
 
-from fl_privacy_audit.config import read_settings
+from fl_privacy_audit.core.config import read_settings
+from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.defences import DEFENCES, Defence, Setting, defend_weights, make_defence
-from fl_privacy_audit.errors import AuditError, ConfigError
 
 NAME_KEY, SETTINGS_KEY = "defence", "defence-settings"
 """Keys of the run config that `defend` reads where it is given no name."""

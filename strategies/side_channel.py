@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import TruthError
-from fl_privacy_audit.types import ImageSpec, Truth
+from fl_privacy_audit.core.errors import TruthError
+from fl_privacy_audit.core.types import ImageSpec, Truth
 
 DIRECTORY_VARIABLE = "FL_PRIVACY_AUDIT_TRUTH"
 _TOKEN = re.compile(r"[0-9a-f]{32}")

@@ -13,6 +13,10 @@ import logging
 import pytest
 import torch
 
+from tests.support.spies import made_up_networks, no_weights, spied, two_threads
+
+__all__ = ["made_up_networks", "no_weights", "spied", "two_threads"]
+
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 

@@ -10,12 +10,11 @@ from rich.console import Console
 import fl_privacy_audit.cli
 from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli, main
-from fl_privacy_audit.compare import Comparison
+from fl_privacy_audit.ledger.records import ControlOutcome, Record, Scores
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
-from fl_privacy_audit.records import ControlOutcome, Record, Scores
-from fl_privacy_audit.report import LOWER_BOUND
-
-from .builders import audit_line, evaluation_line, outcome, run_line, write_ledger
+from fl_privacy_audit.report.terminal import LOWER_BOUND
+from fl_privacy_audit.verdicts.compare import Comparison
+from tests.support.builders import audit_line, evaluation_line, outcome, run_line, write_ledger
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCES = ("fl_privacy_audit", "attacks", "strategies", "examples", "tests", "benchmarks")
 LINKS = {
     "attacks": "../attacks",
-    "flower_cifar": "../examples/flower_cifar/flower_cifar",
     "strategies": "../strategies",
 }
 

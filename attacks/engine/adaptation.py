@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fl_privacy_audit.types import Observation, Update
+from fl_privacy_audit.attacks.parts.distances import cosine
+from fl_privacy_audit.core.types import Observation, Update
 
-from .distances import cosine
-from .guesses import Distance
+from .batch import Distance
 
 SOFTNESS = 0.1
 """Where a soft sign is half a sign, in units of the tensor's mean magnitude."""

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.types import Observation, Update
-
-from .replay import Replay, Run, by_autograd
+from fl_privacy_audit.attacks.parts.replay import Replay, Run, by_autograd
+from fl_privacy_audit.core.types import Observation, Update
 
 if TYPE_CHECKING:
-    from .engine import OptimisationAttack
+    from .loop import OptimisationAttack
 
 Distance = Callable[[Update, Update], Tensor]
 """How unlike two updates are: a scalar, 0 where they agree."""

@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from fl_privacy_audit.devices import has_bfloat16
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.types import Update
+from fl_privacy_audit.attacks.parts import distances
+from fl_privacy_audit.attacks.parts.replay import Differentiate, by_autograd, by_transform
+from fl_privacy_audit.core.devices import has_bfloat16
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.types import Update
 
-from . import distances
-from .guesses import Trials
-from .replay import Differentiate, by_autograd, by_transform
+from .batch import Trials
 
 if TYPE_CHECKING:
-    from .engine import OptimisationAttack
+    from .loop import OptimisationAttack
 
 CLEARLY_FASTER = 1.25
 """How much faster bfloat16 must be before its rounding is accepted."""

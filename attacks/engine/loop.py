@@ -19,17 +19,17 @@ from typing import Literal, Protocol, final
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import AttackError
-from fl_privacy_audit.protocols import Progress
-from fl_privacy_audit.types import ImageSpec, Observation, Reconstruction, Update
+from fl_privacy_audit.attacks.parts.labels import LabelRule
+from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
+from fl_privacy_audit.attacks.parts.replay import Replay
+from fl_privacy_audit.core.errors import AttackError
+from fl_privacy_audit.core.protocols import Progress
+from fl_privacy_audit.core.types import ImageSpec, Observation, Reconstruction, Update
 
 from .adaptation import adapt
+from .batch import Decode, Distance, Prior, Trials, Weight
 from .consistency import GroupConsistency
-from .evaluators import Evaluator, choose_evaluator
-from .guesses import Decode, Distance, Prior, Trials, Weight
-from .labels import LabelRule
-from .randomness import own_random_numbers
-from .replay import Replay
+from .gradients import Evaluator, choose_evaluator
 
 Start = Callable[[Observation, torch.Generator], Tensor]
 """First guess: ``(N, C, H, W)`` model inputs, or whatever `Decode` takes."""
@@ -129,7 +129,7 @@ class OptimisationAttack:
         seconds: float = float("inf"),
         progress: Progress | None = None,
     ) -> Reconstruction:
-        """See `fl_privacy_audit.protocols.Attack.reconstruct`."""
+        """See `fl_privacy_audit.core.protocols.Attack.reconstruct`."""
         (result,) = self.reconstruct_many([seen], rngs=[rng], seconds=seconds, progress=progress)
         if isinstance(result, Exception):
             raise result

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.protocols import Attack, Progress
-from fl_privacy_audit.types import Observation, Reconstruction
+from fl_privacy_audit.attacks.needs import Needs
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.protocols import Attack, Progress
+from fl_privacy_audit.core.types import Observation, Reconstruction
 
-from .engine import OptimisationAttack
-from .needs import Needs
+from .loop import OptimisationAttack
 
 MEMORY = 1 << 30
 """Bytes that trials side by side may take, roughly: larger groups run in chunks."""

@@ -14,11 +14,10 @@ from typing import final
 
 import torch
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.protocols import Progress
-from fl_privacy_audit.types import Observation, Reconstruction
-
-from . import closed_form, labels
+from fl_privacy_audit.attacks.parts import closed_form, labels
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.protocols import Progress
+from fl_privacy_audit.core.types import Observation, Reconstruction
 
 
 @final
@@ -40,7 +39,7 @@ class FirstLinearAttack:
         seconds: float = float("inf"),
         progress: Progress | None = None,
     ) -> Reconstruction:
-        """See `fl_privacy_audit.protocols.Attack.reconstruct`.
+        """See `fl_privacy_audit.core.protocols.Attack.reconstruct`.
 
         The objective is the relative residual of the replayed gradient, or that of the layer's
         gradient where the label cannot be read.

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import distances, labels, replay
+from fl_privacy_audit.core.types import Observation
 
-from . import distances, labels, replay
-from .engine import OptimisationAttack
 from .inverting_gradients import tenfold_drops
 
 Generator = Callable[[Tensor], Tensor]

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from . import distances, labels, replay, start
-from .engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import distances, labels, replay, start
 
 PATIENCE = 20
 """Outer steps without progress after which a restart ends: L-BFGS at a constant rate is stuck."""

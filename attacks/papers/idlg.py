@@ -6,9 +6,10 @@ Threat model A of Carletti et al. 2025. DLG with the label of a batch of one rea
 
 from dataclasses import replace
 
-from . import labels
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import labels
+
 from .dlg import dlg
-from .engine import OptimisationAttack
 
 
 def idlg(*, steps: int = 100, restarts: int = 2, learning_rate: float = 1.0) -> OptimisationAttack:

@@ -20,11 +20,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from fl_privacy_audit.errors import ConfigError, UnmetNeedError
-from fl_privacy_audit.protocols import Progress
-from fl_privacy_audit.types import ImageSpec, Observation, Reconstruction
-
-from . import closed_form
+from fl_privacy_audit.attacks.parts import closed_form
+from fl_privacy_audit.core.errors import ConfigError, UnmetNeedError
+from fl_privacy_audit.core.protocols import Progress
+from fl_privacy_audit.core.types import ImageSpec, Observation, Reconstruction
 
 SERVER = "malicious: it changed the architecture that it sent to the clients"
 FAINTEST = 1e-4
@@ -146,7 +145,7 @@ class ImprintAttack:
         seconds: float = float("inf"),
         progress: Progress | None = None,
     ) -> Reconstruction:
-        """See `fl_privacy_audit.protocols.Attack.reconstruct`.
+        """See `fl_privacy_audit.core.protocols.Attack.reconstruct`.
 
         An image is kept if its brightness lies in the bin that it came from, and its pixels in
         [0, 1]. Bins that several images share give their mixture, which may pass too. Images not

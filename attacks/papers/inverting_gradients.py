@@ -11,10 +11,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.types import Observation
-
-from . import constraints, distances, labels, noise, priors, replay, start
-from .engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import (
+    constraints,
+    distances,
+    labels,
+    noise,
+    priors,
+    replay,
+    start,
+)
+from fl_privacy_audit.core.types import Observation
 
 NOISE_WEIGHT = 0.3
 """Total-variation weight for an update that is nothing but noise."""

@@ -17,11 +17,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation
-
-from . import constraints, distances, labels, priors, replay, start
-from .engine import OptimisationAttack, Schedule
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack, Schedule
+from fl_privacy_audit.attacks.parts import constraints, distances, labels, priors, replay, start
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation
 
 WARM_UP = 50
 """Steps until the learning rate is whole."""

@@ -14,13 +14,18 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import labels
+from fl_privacy_audit.attacks.parts.labels import Labels
+from fl_privacy_audit.attacks.parts.replay import (
+    Replay,
+    local_training,
+    steps_of_an_epoch,
+    unrolled,
+)
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation
 
-from . import labels
-from .engine import OptimisationAttack
-from .labels import Labels
-from .replay import Replay, local_training, steps_of_an_epoch, unrolled
 from .swept_inversion import swept_inversion
 
 FADED = 1e-3

@@ -30,12 +30,11 @@ from scipy.linalg.lapack import dpstrf
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.protocols import Progress
-from fl_privacy_audit.types import Observation, Reconstruction, Update
-
-from . import closed_form
-from .chain import Layer, chain
+from fl_privacy_audit.attacks.parts import closed_form
+from fl_privacy_audit.attacks.parts.chain import Layer, chain
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.protocols import Progress
+from fl_privacy_audit.core.types import Observation, Reconstruction, Update
 
 MOST_UNKNOWNS = 8192
 """Inputs of one layer: the square of this many float64 numbers is half a gigabyte."""
@@ -91,7 +90,7 @@ class RGap:
         seconds: float = float("inf"),
         progress: Progress | None = None,
     ) -> Reconstruction:
-        """See `fl_privacy_audit.protocols.Attack.reconstruct`.
+        """See `fl_privacy_audit.core.protocols.Attack.reconstruct`.
 
         The objective is the relative residual of the replayed gradient. `details` has the rank that
         each layer's system misses: what is missing cannot be known and is left at zero.

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import constraints, distances, labels, priors, replay, start
+from fl_privacy_audit.core.types import Observation
 
-from . import constraints, distances, labels, priors, replay, start
-from .engine import OptimisationAttack
 from .inverting_gradients import tenfold_drops
 
 

@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.protocols import Progress
-from fl_privacy_audit.types import Observation, Reconstruction
-
-from . import closed_form
-from .randomness import own_random_numbers
+from fl_privacy_audit.attacks.parts import closed_form
+from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.protocols import Progress
+from fl_privacy_audit.core.types import Observation, Reconstruction
 
 MOST_IMAGES = 10
 """The number of draws doubles with every image."""
@@ -66,7 +65,7 @@ class Spear:
         seconds: float = float("inf"),
         progress: Progress | None = None,
     ) -> Reconstruction:
-        """See `fl_privacy_audit.protocols.Attack.reconstruct`.
+        """See `fl_privacy_audit.core.protocols.Attack.reconstruct`.
 
         The objective is the relative residual of the replayed gradient. Where fewer sparse columns
         than images are found nothing can be solved: the images are mid-grey, the objective is 1.

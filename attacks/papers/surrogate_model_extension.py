@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import constraints, distances, labels, priors, replay, start
-from .engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import constraints, distances, labels, priors, replay, start
+
 from .inverting_gradients import tenfold_drops
 from .modern_inversion import soft_sign
 from .swept_inversion import swept_inversion

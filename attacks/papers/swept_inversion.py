@@ -18,13 +18,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import noise
+from fl_privacy_audit.attacks.parts.priors import total_variation
+from fl_privacy_audit.core.types import Observation
 
-from . import noise
-from .engine import OptimisationAttack
 from .inverting_gradients import inverting_gradients
 from .modern_inversion import soft_sign
-from .priors import total_variation
 
 PATHS = ((1.0, 1e-3), (0.3, 1e-3))
 """Weight of the total variation at the start and at the end, restart by restart, and round again."""

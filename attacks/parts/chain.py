@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation
 
 from .randomness import own_random_numbers
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fl_privacy_audit.errors import AttackError, UnmetNeedError
-from fl_privacy_audit.types import Observation, Update
+from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.core.types import Observation, Update
 
 from . import replay
 from .randomness import own_random_numbers

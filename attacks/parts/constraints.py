@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.types import ImageSpec
+from fl_privacy_audit.core.types import ImageSpec
 
 
 def box(inputs: Tensor, spec: ImageSpec) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fl_privacy_audit.types import Update
+from fl_privacy_audit.core.types import Update
 
 
 def squared(guess: Update, observed: Update) -> Tensor:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation, Update
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation, Update
 
 from .lookalikes import lookalikes
 

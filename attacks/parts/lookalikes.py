@@ -9,7 +9,7 @@ differ from image to image. White noise has none of that, and networks answer it
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.types import ImageSpec
+from fl_privacy_audit.core.types import ImageSpec
 
 
 def lookalikes(image: ImageSpec, count: int, rng: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """What an attacker who knows the mechanism knows about the noise in an update."""
 
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.core.types import Observation
 
 
 def floor(seen: Observation) -> float:

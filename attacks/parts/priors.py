@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation
 
 
 def total_variation(inputs: Tensor, seen: Observation) -> Tensor:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation, Update
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation, Update
 
 MOST_UNROLLED_STEPS = 32
 """Unrolling keeps the graph of every step: memory and time grow with their number."""

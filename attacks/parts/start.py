@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.core.types import Observation
 
 
 def gaussian(seen: Observation, rng: torch.Generator) -> Tensor:

@@ -15,13 +15,15 @@ from typing import Literal
 from torch import nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack
-from fl_privacy_audit.config import AuditConfig
+from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.devices import pick_device
+from fl_privacy_audit.core.observe import update_norm
+from fl_privacy_audit.core.protocols import Sink, TruthProvider
+from fl_privacy_audit.core.types import Client, Observation, View
 from fl_privacy_audit.defences import make_defence
-from fl_privacy_audit.devices import pick_device
-from fl_privacy_audit.ledger import Ledger, now
-from fl_privacy_audit.protocols import Sink, TruthProvider
-from fl_privacy_audit.provenance import array_types, describe_model, versions
-from fl_privacy_audit.records import (
+from fl_privacy_audit.ledger.ledger import Ledger, now
+from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
+from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
     DefenceKnowledge,
@@ -30,11 +32,10 @@ from fl_privacy_audit.records import (
     RunRecord,
     ThreatModel,
 )
-from fl_privacy_audit.scoring import check_metrics, truth_digest, worst_scores
-from fl_privacy_audit.trials import Trial, run_trial
-from fl_privacy_audit.types import Client, Observation, View
-from fl_privacy_audit.updates import update_norm
-from fl_privacy_audit.victims import RELEASE, ClientReply, Observer, Release, Victim
+
+from .scoring import check_metrics, truth_digest, worst_scores
+from .targets import RELEASE, ClientReply, Observer, Release, Victim
+from .trials import Trial, run_trial
 
 __all__ = ["Auditor", "ClientReply", "Progress", "Release"]
 

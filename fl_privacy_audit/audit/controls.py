@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl_privacy_audit.types import ImageSpec, Observation, Truth, Update
+from fl_privacy_audit.core.types import ImageSpec, Observation, Truth, Update
 
 ANY_RATE = 0.01
 """Learning rate of an undefended copy where the real one is not known. Only the direction of such

@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fl_privacy_audit.config import ImageConfig
-from fl_privacy_audit.errors import (
+from fl_privacy_audit.core.config import ImageConfig
+from fl_privacy_audit.core.errors import (
     AttackError,
     AuditError,
     ConfigError,
     MetricUnavailable,
     TruthError,
 )
-from fl_privacy_audit.matching import match
+from fl_privacy_audit.core.types import Reconstruction, Truth
+from fl_privacy_audit.ledger.records import AttackOutcome, Scores
 from fl_privacy_audit.metrics import METRICS, Metric
-from fl_privacy_audit.records import AttackOutcome, Scores
-from fl_privacy_audit.types import Reconstruction, Truth
+from fl_privacy_audit.metrics.matching import match
 
 DEFAULTS = tuple(name for name, metric in METRICS.items() if metric.default)
 """What an audit computes unless told otherwise."""

@@ -10,14 +10,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fl_privacy_audit.config import AuditConfig, TrainingConfig
-from fl_privacy_audit.controls import share_images
+from fl_privacy_audit.core.config import AuditConfig, TrainingConfig
+from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.observe import Arrays, observe, update_norm
+from fl_privacy_audit.core.protocols import TruthProvider
+from fl_privacy_audit.core.types import Client, Observation, Truth
 from fl_privacy_audit.defences import Defence, inform, inform_of_release
-from fl_privacy_audit.errors import AuditError
-from fl_privacy_audit.protocols import TruthProvider
-from fl_privacy_audit.scoring import check_truth
-from fl_privacy_audit.types import Client, Observation, Truth
-from fl_privacy_audit.updates import Arrays, observe, update_norm
+
+from .controls import share_images
+from .scoring import check_truth
 
 log = logging.getLogger("fl_privacy_audit")
 

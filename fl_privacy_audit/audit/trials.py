@@ -10,15 +10,16 @@ from typing import Literal
 import torch
 
 from fl_privacy_audit.attacks import AttackEntry, reconstruct_each
-from fl_privacy_audit.config import AttackConfig, AuditConfig
-from fl_privacy_audit.controls import grey, noise_of_equal_norm, undefended
-from fl_privacy_audit.devices import cpu_threads
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.protocols import Attack
-from fl_privacy_audit.records import AttackOutcome, AttackStatus, ControlOutcome
-from fl_privacy_audit.scoring import Answered, answer, score_all
-from fl_privacy_audit.types import ControlKind, Observation, Reconstruction, Truth
-from fl_privacy_audit.victims import Victim, say
+from fl_privacy_audit.core.config import AttackConfig, AuditConfig
+from fl_privacy_audit.core.devices import cpu_threads
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.protocols import Attack
+from fl_privacy_audit.core.types import ControlKind, Observation, Reconstruction, Truth
+from fl_privacy_audit.ledger.records import AttackOutcome, AttackStatus, ControlOutcome
+
+from .controls import grey, noise_of_equal_norm, undefended
+from .scoring import Answered, answer, score_all
+from .targets import Victim, say
 
 Result = Reconstruction | Exception
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.types import ControlKind, ImageSpec, LocalTraining, Mode, View
+from .errors import ConfigError
+from .types import ControlKind, ImageSpec, LocalTraining, Mode, View
 
 RUN_CONFIG_PREFIX = "audit."
 ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
@@ -110,7 +110,7 @@ class AttackConfig(_Settings):
 class ClaimConfig(_Settings):
     """What the federation claims of differential privacy, and how it gets there.
 
-    The settings are those of `fl_privacy_audit.theory.DpClaim`. What is left out is taken from the
+    The settings are those of `fl_privacy_audit.dp.DpClaim`. What is left out is taken from the
     rest of the audit's settings where it is there, else from the defaults of that class.
 
     Attributes:

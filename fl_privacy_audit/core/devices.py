@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from fl_privacy_audit.errors import ConfigError
+from .errors import ConfigError
 
 
 def pick_device(name: str) -> torch.device:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from fl_privacy_audit.config import ImageConfig, TrainingConfig
-from fl_privacy_audit.errors import UpdateError
-from fl_privacy_audit.types import Mode, Observation, Update
+from .config import ImageConfig, TrainingConfig
+from .errors import UpdateError
+from .types import Mode, Observation, Update
 
 Arrays = Mapping[str, NDArray[np.generic]]
 OPACUS_PREFIX = "_module."

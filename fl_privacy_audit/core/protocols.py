@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from fl_privacy_audit.types import Client, Observation, Reconstruction, Truth
+from .types import Client, Observation, Reconstruction, Truth
 
 
 class Attack(Protocol):
@@ -41,7 +41,7 @@ class Sink(Protocol):
     """Takes records as they are written, to show them somewhere else than in the ledger."""
 
     def write(self, record: Any) -> None:
-        """Take one record of `fl_privacy_audit.records`, after it was appended to the ledger.
+        """Take one record of `fl_privacy_audit.ledger.records`, after it was appended to the ledger.
 
         May raise: the audit logs it and goes on.
         """

@@ -17,7 +17,7 @@ Update = Mapping[str, Tensor]
 Mode = Literal["train", "eval", "unknown"]
 View = Literal["server", "release"]
 ControlKind = Literal["noise", "other client", "grey", "undefended"]
-"""What an attack is compared with; `fl_privacy_audit.records.ControlOutcome` says what each is."""
+"""What an attack is compared with; `fl_privacy_audit.ledger.records.ControlOutcome` says what each is."""
 
 
 @dataclass(frozen=True, kw_only=True)

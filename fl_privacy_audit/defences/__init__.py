@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.types import KnownDefence, Observation
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.types import KnownDefence, Observation
 
 from .compression import Pruning, Quantisation, Sign
 from .defence import Defence, Setting, Settings, length

@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import ConfigError, UpdateError
-from fl_privacy_audit.types import KnownDefence, Update
+from fl_privacy_audit.core.errors import ConfigError, UpdateError
+from fl_privacy_audit.core.types import KnownDefence, Update
 
 Setting = int | float | str | bool
 Settings = Mapping[str, Setting]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.types import KnownDefence, Update
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.types import KnownDefence, Update
 
 from .defence import at_least_zero, positive
 

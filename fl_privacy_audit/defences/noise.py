@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.types import KnownDefence, Update
+from fl_privacy_audit.core.types import KnownDefence, Update
 
 from .defence import at_least_zero, floating, length, positive
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.types import KnownDefence, Update
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.types import KnownDefence, Update
 
 from .defence import floating
 

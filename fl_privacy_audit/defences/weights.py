@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import UpdateError
+from fl_privacy_audit.core.errors import UpdateError
 
 from .defence import Defence
 

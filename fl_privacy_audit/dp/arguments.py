@@ -3,7 +3,7 @@
 from math import isfinite
 from numbers import Integral, Real
 
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
 
 
 def positive(name: str, value: float, mend: str = "") -> None:

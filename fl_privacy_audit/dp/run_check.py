@@ -6,17 +6,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fl_privacy_audit.config import ClaimConfig
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.ledger import LastRun
-from fl_privacy_audit.records import AuditRecord
-from fl_privacy_audit.theory import (
-    DpClaim,
-    Epsilons,
-    Observed,
-    check_claim,
-    risk_corridor,
-)
+from fl_privacy_audit.core.config import ClaimConfig
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.ledger.ledger import LastRun
+from fl_privacy_audit.ledger.records import AuditRecord
+
+from . import DpClaim, Epsilons, Observed, check_claim, risk_corridor
 
 
 class _Model(BaseModel):
@@ -59,7 +54,7 @@ class DpFlag(_Model):
     """One thing that is wrong with a claim.
 
     Attributes:
-        code: A key of `fl_privacy_audit.theory.FLAGS`.
+        code: A key of `fl_privacy_audit.dp.FLAGS`.
         severity: An ``"error"`` voids the claim.
         message: What is wrong, with figures, and how to mend it.
     """

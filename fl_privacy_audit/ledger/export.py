@@ -11,15 +11,10 @@ from typing import Any
 import click
 import pandas as pd
 
-from fl_privacy_audit.errors import AuditError, ConfigError
-from fl_privacy_audit.ledger import read_ledger
-from fl_privacy_audit.records import (
-    AttackOutcome,
-    AuditRecord,
-    ControlOutcome,
-    RunRecord,
-    Scores,
-)
+from fl_privacy_audit.core.errors import AuditError, ConfigError
+
+from .ledger import read_ledger
+from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord, Scores
 
 COLUMNS = {
     "setting": "string",

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fl_privacy_audit.errors import LedgerError
+from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import RECORD, AuditRecord, EvaluationRecord, Record, RunRecord
+
+from .records import RECORD, AuditRecord, EvaluationRecord, Record, RunRecord
 
 FILE_NAME = "ledger.jsonl"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-from fl_privacy_audit.types import ControlKind, KnownDefence, View
+from fl_privacy_audit.core.types import ControlKind, KnownDefence, View
 
 SCHEMA_VERSION: Final = 2
 

@@ -11,16 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import (
-    NULLS,
-    AttackOutcome,
-    AuditRecord,
-    EvaluationRecord,
-    Record,
-    RunRecord,
-)
+
+from .records import NULLS, AttackOutcome, AuditRecord, EvaluationRecord, Record, RunRecord
 
 NOT_A_NAME: Final = re.compile(r"[^\w\-./ ]")
 """What MLflow takes in no name."""
@@ -72,7 +66,7 @@ class TensorBoardSink:
         self._writer: Any = SummaryWriter(str(directory))
 
     def write(self, record: Record) -> None:
-        """See `fl_privacy_audit.protocols.Sink`."""
+        """See `fl_privacy_audit.core.protocols.Sink`."""
         if isinstance(record, RunRecord):
             self._writer.add_text("setting", record.setting)
         for name, value, server_round in scalars(record):
@@ -106,7 +100,7 @@ class MlflowSink:
         self._run: str | None = None
 
     def write(self, record: Record) -> None:
-        """See `fl_privacy_audit.protocols.Sink`."""
+        """See `fl_privacy_audit.core.protocols.Sink`."""
         if isinstance(record, RunRecord):
             run = self._client.create_run(self._experiment, run_name=record.setting)
             self._run = run.info.run_id

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import MetricUnavailable, WeightsError
+from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
 State = Mapping[str, Tensor]
 

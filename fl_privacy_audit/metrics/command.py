@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fl_privacy_audit.errors import AuditError
+from fl_privacy_audit.core.errors import AuditError
 
 from . import METRICS, SET_METRICS, format_range
 from .backbone import ALEXNET, INCEPTION, alexnet_features, download, inception

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fl_privacy_audit.errors import MetricUnavailable, WeightsError
+from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
 from .backbone import inception
 from .semsim import embed

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import MetricUnavailable
+from fl_privacy_audit.core.errors import MetricUnavailable
 
 from .frechet import SetScore
 from .perceptual import embed_lpips

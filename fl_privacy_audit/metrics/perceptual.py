@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fl_privacy_audit.errors import MetricUnavailable
+from fl_privacy_audit.core.errors import MetricUnavailable
 
 from .backbone import alexnet_features
 from .pairs import in_chunks

@@ -19,13 +19,13 @@ from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_privacy_audit.errors import MetricUnavailable, WeightsError
+from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
 SIDE = 32
 MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
 """Of CIFAR-100, the constants of the paper's code; used in training and in scoring."""
-WEIGHTS = Path(__file__).parents[1] / "data" / "semsim.safetensors"
+WEIGHTS = Path(__file__).parent / "data" / "semsim.safetensors"
 """The weights that come with the package."""
 SHA256 = "a24033ddd93db7e37f969c345f47ddf15c3b664845ea3d94d6191edd033885e1"
 """Of `WEIGHTS`."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from fl_privacy_audit.summary import AuditSummary
-from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import Word
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.verdicts.verdict import Word
 
 from .lines import MINUS, deciding, interval_text, net_text, numbered, title_of, verdict_of
+from .summary import AuditSummary
 from .words import SYMBOLS
 
 FEWEST = 5

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fl_privacy_audit.records import DefenceKnowledge, ThreatModel
-from fl_privacy_audit.summary import AuditSummary
-from fl_privacy_audit.types import View
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.ledger.records import DefenceKnowledge, ThreatModel
 
 from .formats import count, settings
 from .lines import VIEW_ORDER, numbered
+from .summary import AuditSummary
 from .words import UPDATE_FORMS
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from fl_privacy_audit.errors import AuditError
-from fl_privacy_audit.summary import AuditSummary, summarise
-from fl_privacy_audit.types import View
+from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.types import View
 
+from .html.page import render_html
+from .html.pictures import pictures_of
 from .lines import headline, lines_of, views
 from .markdown import render_json, render_markdown
-from .page import render_html
-from .pictures import pictures_of
+from .summary import AuditSummary, summarise
 
 VERDICT_FAILED = 3
 """Exit code where a verdict is one that ``--fail-on`` names; that of ``compare`` too."""

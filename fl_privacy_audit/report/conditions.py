@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy_audit.attacks import all_attacks
-from fl_privacy_audit.ledger import FILE_NAME
-from fl_privacy_audit.summary import AttackTried, AuditSummary, SettingSummary
-from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import Verdict
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.ledger.ledger import FILE_NAME
+from fl_privacy_audit.verdicts.verdict import Verdict
 
 from .formats import count, duration, ranges, settings, when
 from .lines import VIEW_ORDER, numbered, readable, verdict_of
+from .summary import AttackTried, AuditSummary, SettingSummary
 from .words import NEVER_TESTED, THREATS
 
 

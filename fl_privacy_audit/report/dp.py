@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fl_privacy_audit.dp_check import ClientSpent, DpCheck, EpsilonFigures
-from fl_privacy_audit.summary import AuditSummary, SettingSummary
-from fl_privacy_audit.theory import FLAGS
+from fl_privacy_audit.dp import FLAGS
+from fl_privacy_audit.dp.run_check import ClientSpent, DpCheck, EpsilonFigures
 
 from . import formats
 from .lines import MINUS, numbered, score_text
+from .summary import AuditSummary, SettingSummary
 from .words import MECHANISMS
 
 MOST_ROWS = 8

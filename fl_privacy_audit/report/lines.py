@@ -6,10 +6,8 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
-from fl_privacy_audit.report import format_score
-from fl_privacy_audit.summary import AuditSummary, SettingSummary
-from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import (
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.verdicts.verdict import (
     NULL_WORDS,
     WORST_FIRST,
     NetLeakage,
@@ -19,6 +17,8 @@ from fl_privacy_audit.verdict import (
 )
 
 from . import formats
+from .summary import AuditSummary, SettingSummary
+from .terminal import format_score
 from .words import LEADS, METRIC_TITLES, SYMBOLS
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")

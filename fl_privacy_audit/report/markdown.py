@@ -4,8 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from fl_privacy_audit.summary import AuditSummary
-from fl_privacy_audit.types import View
+from fl_privacy_audit.core.types import View
 
 from .agreement import agreement
 from .attackers import attackers
@@ -21,6 +20,7 @@ from .conditions import (
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import when
 from .lines import clean, headline, lines_of, views
+from .summary import AuditSummary
 from .words import MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")

@@ -12,21 +12,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fl_privacy_audit.compare import Comparison, accuracy_of, compare, epsilon_of
-from fl_privacy_audit.dp_check import DpCheck, reported_epsilons
-from fl_privacy_audit.judge import views_of
-from fl_privacy_audit.ledger import LastRun, last_run, now, read_ledger
-from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import (
+from fl_privacy_audit.core.types import ControlKind, View
+from fl_privacy_audit.dp.run_check import DpCheck, reported_epsilons
+from fl_privacy_audit.ledger.ledger import LastRun, last_run, now, read_ledger
+from fl_privacy_audit.ledger.records import (
     NULLS,
     AttackOutcome,
     AttackStatus,
     AuditRecord,
     ThreatModel,
 )
-from fl_privacy_audit.report import LOWER_BOUND
-from fl_privacy_audit.types import ControlKind, View
-from fl_privacy_audit.verdict import DEFAULT_MARGIN, MARGINS, SettingVerdict
+from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.verdicts.compare import Comparison, accuracy_of, compare, epsilon_of
+from fl_privacy_audit.verdicts.rules import views_of
+from fl_privacy_audit.verdicts.verdict import DEFAULT_MARGIN, MARGINS, SettingVerdict
+
+from .terminal import LOWER_BOUND
 
 
 class _Model(BaseModel):

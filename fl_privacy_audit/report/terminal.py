@@ -15,11 +15,11 @@ from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
-from fl_privacy_audit.compare import Comparison, LastRun
-from fl_privacy_audit.dp_check import DpCheck
+from fl_privacy_audit.dp.run_check import DpCheck
+from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord
 from fl_privacy_audit.metrics import METRICS, format_range
-from fl_privacy_audit.records import AttackOutcome, AuditRecord
-from fl_privacy_audit.verdict import NetLeakage, SettingVerdict
+from fl_privacy_audit.verdicts.compare import Comparison, LastRun
+from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
 NOTHING = "-"
 ROOMY = 120

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import Word
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.verdicts.verdict import Word
 
 SYMBOLS: Final[Mapping[Word, str]] = {
     "leaked": "▲",

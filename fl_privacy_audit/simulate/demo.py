@@ -10,25 +10,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fl_privacy_audit import audit
-from fl_privacy_audit.audit import Auditor
-from fl_privacy_audit.compare import Comparison, compare, last_run
-from fl_privacy_audit.config import (
+from fl_privacy_audit.audit import auditor as audit
+from fl_privacy_audit.audit.auditor import Auditor
+from fl_privacy_audit.core.config import (
     AttackConfig,
     AuditConfig,
     ClaimConfig,
     ImageConfig,
     TrainingConfig,
 )
-from fl_privacy_audit.errors import AuditError
-from fl_privacy_audit.flower_cifar.settings import Settings
-from fl_privacy_audit.ledger import read_ledger
-from fl_privacy_audit.report import (
+from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.report.terminal import (
     comparison_markdown,
     comparison_table,
     draw_reconstructions,
     reconstruction_rows,
 )
+from fl_privacy_audit.verdicts.compare import Comparison, compare, last_run
+
+from .federation.settings import Settings
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -74,9 +75,9 @@ def run_demo(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     # Flower reads its telemetry switch when it is imported.
-    from fl_privacy_audit.flower_cifar.data import MEAN, SIZE, STD, class_names, load_test
-    from fl_privacy_audit.flower_cifar.model import make_net
-    from fl_privacy_audit.flower_cifar.simulation import simulate
+    from .federation.data import MEAN, SIZE, STD, class_names, load_test
+    from .federation.model import make_net
+    from .federation.simulation import simulate
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     base = Settings(

@@ -6,14 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from fl_privacy_audit.dp_check import DpCheck, check_run
-from fl_privacy_audit.errors import NotComparableError
-from fl_privacy_audit.judge import judge_run, views_of
-from fl_privacy_audit.ledger import LastRun, last_run, read_ledger
+from fl_privacy_audit.core.errors import NotComparableError
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.dp.run_check import DpCheck, check_run
+from fl_privacy_audit.ledger.ledger import LastRun, last_run, read_ledger
+from fl_privacy_audit.ledger.records import AttackOutcome
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import AttackOutcome
-from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import NetLeakage, SettingVerdict, Word
+
+from .rules import judge_run, views_of
+from .verdict import NetLeakage, SettingVerdict, Word
 
 __all__ = ["FREE_KEYS", "Comparison", "LastRun", "MetricSummary", "Row", "compare", "last_run"]
 
@@ -66,7 +67,7 @@ class Row(BaseModel):
         failed: Records on which the attack failed.
         not_tested: Records it was not run on.
         view: What the attacker saw.
-        verdict: The word of `fl_privacy_audit.verdict` for this row; None in tables made by hand.
+        verdict: The word of `fl_privacy_audit.verdicts.verdict` for this row; None in tables made by hand.
         reason: Why.
         net: Net leakage against the null control that leaves least; None without controls.
     """

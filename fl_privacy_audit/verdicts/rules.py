@@ -9,12 +9,13 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import binom
 
-from fl_privacy_audit.bootstrap import Floats, spread, tail
-from fl_privacy_audit.ledger import LastRun
+from fl_privacy_audit.core.types import ControlKind, View
+from fl_privacy_audit.ledger.ledger import LastRun
+from fl_privacy_audit.ledger.records import NULLS, AttackOutcome, AuditRecord, ControlOutcome
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import NULLS, AttackOutcome, AuditRecord, ControlOutcome
-from fl_privacy_audit.types import ControlKind, View
-from fl_privacy_audit.verdict import (
+
+from .interval import Floats, spread, tail
+from .verdict import (
     DEFAULT_MARGIN,
     FEWEST,
     LEVEL,

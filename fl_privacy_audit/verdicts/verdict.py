@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fl_privacy_audit.types import ControlKind, View
+from fl_privacy_audit.core.types import ControlKind, View
 
 Side = Literal["attack", "undefended"]
 SIDES: Final[tuple[Side, ...]] = ("attack", "undefended")

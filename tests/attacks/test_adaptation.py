@@ -9,15 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_privacy_audit.attacks import adaptation, distances, make_attack, noise
-from fl_privacy_audit.attacks.guesses import Distance
+from fl_privacy_audit.attacks import make_attack
+from fl_privacy_audit.attacks.engine import adaptation
+from fl_privacy_audit.attacks.engine.batch import Distance
+from fl_privacy_audit.attacks.parts import distances, noise
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.observe import observe, update_norm
+from fl_privacy_audit.core.types import KnownDefence, Observation, Update
 from fl_privacy_audit.defences import defend_weights, inform, make_defence
-from fl_privacy_audit.errors import UnmetNeedError
 from fl_privacy_audit.metrics.pixel import psnr
-from fl_privacy_audit.types import KnownDefence, Observation, Update
-from fl_privacy_audit.updates import observe, update_norm
-from tests.cases import LeNet, image_config, photos, seeded, train_locally
-from tests.core.builders import ONE_STEP, QUICK
+from tests.support.builders import ONE_STEP, QUICK
+from tests.support.cases import LeNet, image_config, photos, seeded, train_locally
 
 RATE = 0.1
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks.analytic import first_linear
-from fl_privacy_audit.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.attacks.papers.analytic import first_linear
+from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.metrics import psnr
-from fl_privacy_audit.types import Observation, Reconstruction
-from tests.cases import LeNet, noise_of_equal_norm, observation, photos, seeded
+from tests.support.cases import LeNet, noise_of_equal_norm, observation, photos, seeded
 
 LABEL = torch.tensor([3])
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_privacy_audit.attacks.consistency import GroupConsistency, shifted, shifts
-from tests.cases import photos
+from fl_privacy_audit.attacks.engine.consistency import GroupConsistency, shifted, shifts
+from tests.support.cases import photos
 
 
 @given(st.integers(-4, 4), st.integers(-4, 4))

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import ATTACKS, make_attack, with_imprint
-from fl_privacy_audit.attacks.imprint import ImprintBlock, quantiles
-from fl_privacy_audit.errors import AttackError, ConfigError, UnmetNeedError
-from fl_privacy_audit.protocols import Attack
-from fl_privacy_audit.types import Observation, Reconstruction
-from tests.cases import (
+from fl_privacy_audit.attacks.papers.imprint import ImprintBlock, quantiles
+from fl_privacy_audit.core.errors import AttackError, ConfigError, UnmetNeedError
+from fl_privacy_audit.core.protocols import Attack
+from fl_privacy_audit.core.types import Observation, Reconstruction
+from tests.support.cases import (
     CLASSES,
     LeNet,
     image_config,

@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks import distances, evaluators, inverting_gradients
-from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.attacks.evaluators import EVALUATORS
-from fl_privacy_audit.attacks.guesses import Trials
-from fl_privacy_audit.errors import AttackError, ConfigError
-from fl_privacy_audit.types import Observation
-from tests.cases import CLASSES, LeNet, SmallConvNet, observation, photos, seeded
+from fl_privacy_audit.attacks import inverting_gradients
+from fl_privacy_audit.attacks.engine import gradients as evaluators
+from fl_privacy_audit.attacks.engine.batch import Trials
+from fl_privacy_audit.attacks.engine.gradients import EVALUATORS
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import distances
+from fl_privacy_audit.core.errors import AttackError, ConfigError
+from fl_privacy_audit.core.types import Observation
+from tests.support.cases import CLASSES, LeNet, SmallConvNet, observation, photos, seeded
 
 SIZE = 8
 

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_privacy_audit.attacks import distances, priors, swept_inversion
-from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.attacks.evaluators import EVALUATORS
-from fl_privacy_audit.attacks.guesses import Trials
-from fl_privacy_audit.types import Observation, Update
-from tests.cases import LeNet, observation, photos, seeded
+from fl_privacy_audit.attacks import swept_inversion
+from fl_privacy_audit.attacks.engine.batch import Trials
+from fl_privacy_audit.attacks.engine.gradients import EVALUATORS
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import distances, priors
+from fl_privacy_audit.core.types import Observation, Update
+from tests.support.cases import LeNet, observation, photos, seeded
 
 
 class Tiny(LeNet):

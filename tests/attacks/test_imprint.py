@@ -14,7 +14,7 @@ from skimage import data as photographs
 from skimage.transform import resize
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks.imprint import (
+from fl_privacy_audit.attacks.papers.imprint import (
     ImprintAttack,
     ImprintBlock,
     empirical,
@@ -23,10 +23,10 @@ from fl_privacy_audit.attacks.imprint import (
     quantiles,
     with_imprint,
 )
-from fl_privacy_audit.errors import AttackError, ConfigError, UnmetNeedError
+from fl_privacy_audit.core.errors import AttackError, ConfigError, UnmetNeedError
+from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.metrics import psnr
-from fl_privacy_audit.types import Observation, Reconstruction
-from tests.cases import image_config, noise_of_equal_norm, observation, seeded
+from tests.support.cases import image_config, noise_of_equal_norm, observation, seeded
 
 BINS, BATCH, SIZE = 1000, 64, 16
 SPEC = image_config(SIZE).spec()

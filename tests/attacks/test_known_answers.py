@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.attacks import make_attack
+from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.metrics import psnr
-from fl_privacy_audit.types import Observation
-from tests.cases import LeNet, noise_of_equal_norm, observation, photos, seeded
+from tests.support.cases import LeNet, noise_of_equal_norm, observation, photos, seeded
 
 LABEL = torch.tensor([3])
 

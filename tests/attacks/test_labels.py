@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks import labels
-from fl_privacy_audit.attacks.lookalikes import lookalikes
-from fl_privacy_audit.errors import UnmetNeedError
-from tests.cases import CLASSES, LeNet, image_config, observation, photos, seeded
+from fl_privacy_audit.attacks.parts import labels
+from fl_privacy_audit.attacks.parts.lookalikes import lookalikes
+from fl_privacy_audit.core.errors import UnmetNeedError
+from tests.support.cases import CLASSES, LeNet, image_config, observation, photos, seeded
 
 BATCH = 16
 

@@ -7,21 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy_audit.attacks import distances, evaluators, make_attack, order_invariant, replay
+from fl_privacy_audit.attacks import make_attack, order_invariant
 from fl_privacy_audit.attacks import surrogate_model_extension as sme
-from fl_privacy_audit.attacks.guesses import Trials
-from fl_privacy_audit.attacks.order_invariant import (
+from fl_privacy_audit.attacks.engine import gradients as evaluators
+from fl_privacy_audit.attacks.engine.batch import Trials
+from fl_privacy_audit.attacks.papers.order_invariant import (
     epochs,
     labels_each_epoch,
     matched_mean,
     order_invariance,
     replay_epochs,
 )
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.matching import match
+from fl_privacy_audit.attacks.parts import distances, replay
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.metrics import psnr
-from fl_privacy_audit.types import Observation
-from tests.cases import (
+from fl_privacy_audit.metrics.matching import match
+from tests.support.cases import (
     CLASSES,
     LeNet,
     image_config,

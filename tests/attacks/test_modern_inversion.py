@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from fl_privacy_audit.attacks import modern_inversion, priors, start, swept_inversion
-from fl_privacy_audit.attacks.modern_inversion import (
+from fl_privacy_audit.attacks import modern_inversion, swept_inversion
+from fl_privacy_audit.attacks.papers.modern_inversion import (
     deep_inversion,
     soft_sign,
     warm_up_and_half_cosine,
 )
-from tests.cases import LeNet, SmallConvNet, observation, photos, seeded
+from fl_privacy_audit.attacks.parts import priors, start
+from tests.support.cases import LeNet, SmallConvNet, observation, photos, seeded
 
 
 class Tiny(LeNet):

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from fl_privacy_audit.attacks import ATTACKS, make_attack
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation
 from tests.attacks.test_contract import CASES
-from tests.cases import SmallConvNet, observation, photos, seeded
+from tests.support.cases import SmallConvNet, observation, photos, seeded
 
 
 def modes_seen(name: str, seen: Observation) -> set[tuple[bool, bool]]:
@@ -43,9 +43,9 @@ def test_no_attack_changes_the_mode(name: str, mode: str, wanted: tuple[bool, bo
 
 def test_statistics_that_moved_give_train_mode_away() -> None:
     """A client that is said to have trained in eval mode, but whose buffers moved."""
-    from fl_privacy_audit.config import TrainingConfig
-    from fl_privacy_audit.updates import observe
-    from tests.cases import image_config, train_locally
+    from fl_privacy_audit.core.config import TrainingConfig
+    from fl_privacy_audit.core.observe import observe
+    from tests.support.cases import image_config, train_locally
 
     model = seeded(SmallConvNet).train()
     sent, returned = train_locally(model, photos(8)[:2], torch.arange(2))

@@ -9,12 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_privacy_audit.attacks import constraints, distances, labels, noise, priors, replay, start
-from fl_privacy_audit.attacks.inverting_gradients import tenfold_drops
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.types import Observation
-from fl_privacy_audit.updates import update_norm
-from tests.cases import CLASSES, LeNet, SmallConvNet, image_config, observation, photos, seeded
+from fl_privacy_audit.attacks.papers.inverting_gradients import tenfold_drops
+from fl_privacy_audit.attacks.parts import (
+    constraints,
+    distances,
+    labels,
+    noise,
+    priors,
+    replay,
+    start,
+)
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.observe import update_norm
+from fl_privacy_audit.core.types import Observation
+from tests.support.cases import (
+    CLASSES,
+    LeNet,
+    SmallConvNet,
+    image_config,
+    observation,
+    photos,
+    seeded,
+)
 
 RNG = torch.Generator().manual_seed(0)
 

@@ -10,16 +10,23 @@ from fl_privacy_audit.attacks import (
     deep_image_prior,
     inverting_gradients,
     latent_search,
-    priors,
     see_through_gradients,
 )
-from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.errors import UnmetNeedError
-from fl_privacy_audit.matching import match
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.parts import priors
+from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.metrics import psnr
-from fl_privacy_audit.types import Observation
-from tests.cases import CLASSES, LeNet, image_config, noise_of_equal_norm, observation, photos
-from tests.cases import seeded as make
+from fl_privacy_audit.metrics.matching import match
+from tests.support.cases import (
+    CLASSES,
+    LeNet,
+    image_config,
+    noise_of_equal_norm,
+    observation,
+    photos,
+)
+from tests.support.cases import seeded as make
 
 SIZE = 16
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks.chain import SIGMOID, TANH, Activation, chain, leaky
-from fl_privacy_audit.attacks.rgap import _System, rgap
-from fl_privacy_audit.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.attacks.papers.rgap import _System, rgap
+from fl_privacy_audit.attacks.parts.chain import SIGMOID, TANH, Activation, chain, leaky
+from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.metrics import psnr
-from fl_privacy_audit.types import Observation, Reconstruction
-from tests.cases import noise_of_equal_norm, observation, photos, seeded
+from tests.support.cases import noise_of_equal_norm, observation, photos, seeded
 
 SIZE = 16
 LABEL = torch.tensor([1])

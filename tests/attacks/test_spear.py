@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks.spear import spear
-from fl_privacy_audit.errors import AttackError, UnmetNeedError
-from fl_privacy_audit.matching import match
+from fl_privacy_audit.attacks.papers.spear import spear
+from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.metrics import psnr
-from fl_privacy_audit.types import Observation, Reconstruction
-from tests.cases import LeNet, noise_of_equal_norm, observation, photos, seeded
+from fl_privacy_audit.metrics.matching import match
+from tests.support.cases import LeNet, noise_of_equal_norm, observation, photos, seeded
 
 SIZE = 16
 

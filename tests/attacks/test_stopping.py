@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fl_privacy_audit.attacks import ATTACKS, dlg, inverting_gradients, make_attack
-from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.types import Reconstruction
-from tests.cases import LeNet, observation, photos, seeded
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.core.types import Reconstruction
+from tests.support.cases import LeNet, observation, photos, seeded
 
 
 class Tiny(LeNet):

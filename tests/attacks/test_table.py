@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from fl_privacy_audit import attacks
 from fl_privacy_audit.attacks import ATTACKS, THREAT_MODELS, AttackEntry, Needs, reconstruct_each
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.errors import ConfigError, UnmetNeedError
-from fl_privacy_audit.types import Observation, Reconstruction
-from tests.cases import LeNet, observation, photos, seeded
+from fl_privacy_audit.core.errors import ConfigError, UnmetNeedError
+from fl_privacy_audit.core.types import Observation, Reconstruction
+from tests.support.cases import LeNet, observation, photos, seeded
 
 
 class SmallLeNet(LeNet):

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from fl_privacy_audit import Auditor, Client, ClientReply, Progress, Truth
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.ledger import read_ledger
-from fl_privacy_audit.records import AuditRecord
-from fl_privacy_audit.scoring import truth_digest
-
-from .builders import (
+from fl_privacy_audit.audit.scoring import truth_digest
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.ledger.records import AuditRecord
+from tests.support.builders import (
     ONE_STEP,
     audit_config,
     make_reply,
@@ -21,7 +20,7 @@ from .builders import (
     real_auditor,
     tiny_net,
 )
-from .conftest import Build
+from tests.support.spies import Build
 
 
 def written(auditor: Auditor) -> list[AuditRecord]:

@@ -9,17 +9,16 @@ import torch
 from torch import nn
 
 from fl_privacy_audit import Auditor, ClientReply, Truth
-from fl_privacy_audit.errors import (
+from fl_privacy_audit.core.errors import (
     ConfigError,
     LedgerError,
     TruthError,
     UnmetNeedError,
     UpdateError,
 )
-from fl_privacy_audit.ledger import read_ledger
-from fl_privacy_audit.records import AuditRecord
-
-from .builders import (
+from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.ledger.records import AuditRecord
+from tests.support.builders import (
     ONE_STEP,
     audit_config,
     make_reply,
@@ -29,7 +28,7 @@ from .builders import (
     tiny_net,
     to_arrays,
 )
-from .conftest import Build
+from tests.support.spies import Build
 
 
 def written(auditor: Auditor) -> list[AuditRecord]:
@@ -121,7 +120,9 @@ def test_an_attack_that_runs_out_of_time(tmp_path: Path) -> None:
 
 def test_the_time_is_shared_evenly(spied: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("fl_privacy_audit.audit.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(
+        "fl_privacy_audit.audit.auditor.time", SimpleNamespace(monotonic=lambda: clock[0])
+    )
     auditor, _ = spied(seconds_per_round=60, clients_per_round=None, attacks=["one", "two"])
 
     def slow() -> dict[str, Any]:

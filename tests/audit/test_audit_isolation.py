@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fl_privacy_audit import Auditor, Truth
-from fl_privacy_audit.records import AuditRecord
-
-from .builders import (
+from fl_privacy_audit.ledger.records import AuditRecord
+from tests.support.builders import (
     audit_config,
     made,
     make_reply,
@@ -26,7 +25,7 @@ from .builders import (
     to_arrays,
     trained,
 )
-from .conftest import Build
+from tests.support.spies import Build
 
 
 def comparable(records: list[AuditRecord]) -> list[dict[str, Any]]:

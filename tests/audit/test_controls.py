@@ -5,10 +5,19 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit import TrainingConfig, Truth
-from fl_privacy_audit.controls import grey, noise_of_equal_norm, share_images, undefended
-from fl_privacy_audit.types import KnownDefence, Observation, Update
-
-from .builders import IMAGE, ONE_STEP, RATE, made, make_truth, seen_by, tiny_net, to_arrays, trained
+from fl_privacy_audit.audit.controls import grey, noise_of_equal_norm, share_images, undefended
+from fl_privacy_audit.core.types import KnownDefence, Observation, Update
+from tests.support.builders import (
+    IMAGE,
+    ONE_STEP,
+    RATE,
+    made,
+    make_truth,
+    seen_by,
+    tiny_net,
+    to_arrays,
+    trained,
+)
 
 
 def observed(model: nn.Module, truth: Truth, training: TrainingConfig = ONE_STEP) -> Observation:

@@ -9,10 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit import ImageConfig, Truth
-from fl_privacy_audit.errors import AttackError, ConfigError, TruthError
-from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import AttackOutcome
-from fl_privacy_audit.scoring import (
+from fl_privacy_audit.audit.scoring import (
     Answered,
     answer,
     check_metrics,
@@ -24,9 +21,11 @@ from fl_privacy_audit.scoring import (
     truth_digest,
     worst_scores,
 )
-from fl_privacy_audit.types import Reconstruction
-
-from .builders import IMAGE, make_truth, outcome
+from fl_privacy_audit.core.errors import AttackError, ConfigError, TruthError
+from fl_privacy_audit.core.types import Reconstruction
+from fl_privacy_audit.ledger.records import AttackOutcome
+from fl_privacy_audit.metrics import METRICS
+from tests.support.builders import IMAGE, make_truth, outcome
 
 PIXEL = ("mse", "psnr", "ssim")
 RAN = AttackOutcome(attack="dlg", status="not scored", reason="waiting", objective=0.5, steps=3)

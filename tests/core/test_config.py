@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from fl_privacy_audit import AttackConfig, AuditConfig, ImageConfig, TrainingConfig
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
 
 RGB = {"shape": [3, 8, 8], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
 

@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_privacy_audit import AttackConfig, AuditConfig, ImageConfig, TrainingConfig
-from fl_privacy_audit.config import DefenceConfig, read_settings
-from fl_privacy_audit.errors import ConfigError
-
-from .builders import QUICK
+from fl_privacy_audit.core.config import DefenceConfig, read_settings
+from fl_privacy_audit.core.errors import ConfigError
+from tests.support.builders import QUICK
 
 words = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f"))
 numbers = st.floats(1e-6, 1e6)

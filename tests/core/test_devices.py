@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fl_privacy_audit.devices import cpu_threads, pick_device
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.devices import cpu_threads, pick_device
+from fl_privacy_audit.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])

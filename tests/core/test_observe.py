@@ -6,10 +6,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl_privacy_audit import TrainingConfig, Truth
-from fl_privacy_audit.errors import UpdateError
-from fl_privacy_audit.updates import observe, update_norm
-
-from .builders import (
+from fl_privacy_audit.core.errors import UpdateError
+from fl_privacy_audit.core.observe import observe, update_norm
+from tests.support.builders import (
     IMAGE,
     ONE_STEP,
     QUICK,

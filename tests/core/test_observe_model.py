@@ -6,10 +6,9 @@ from torch import nn
 from torch.func import functional_call
 
 from fl_privacy_audit import ImageConfig, TrainingConfig
-from fl_privacy_audit.errors import UpdateError
-from fl_privacy_audit.updates import count_classes
-
-from .builders import IMAGE, ONE_STEP, made, norm_net, seen_by, tiny_net
+from fl_privacy_audit.core.errors import UpdateError
+from fl_privacy_audit.core.observe import count_classes
+from tests.support.builders import IMAGE, ONE_STEP, made, norm_net, seen_by, tiny_net
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "unknown"])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fl_privacy_audit.core.errors import ConfigError, UpdateError
 from fl_privacy_audit.defences import (
     DEFENCES,
     Clipping,
@@ -20,8 +21,7 @@ from fl_privacy_audit.defences import (
     Soteria,
     make_defence,
 )
-from fl_privacy_audit.errors import ConfigError, UpdateError
-from tests.core.builders import QUICK
+from tests.support.builders import QUICK
 
 USUAL: dict[str, dict[str, Any]] = {
     "none": {},

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core.errors import UpdateError
+from fl_privacy_audit.core.observe import update_norm
+from fl_privacy_audit.core.types import KnownDefence, Observation
 from fl_privacy_audit.defences import defend_weights, inform, inform_of_release, make_defence
-from fl_privacy_audit.errors import UpdateError
-from fl_privacy_audit.types import KnownDefence, Observation
-from fl_privacy_audit.updates import update_norm
-from tests.core.builders import Arrays, seen_by, tiny_net, to_arrays
+from tests.support.builders import Arrays, seen_by, tiny_net, to_arrays
 
 
 def rng(seed: int = 0) -> torch.Generator:

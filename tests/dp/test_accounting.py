@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.theory import (
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.dp import (
     Neighbours,
     SampledGaussian,
     accounting,
@@ -28,8 +28,7 @@ from fl_privacy_audit.theory import (
     local_dp_epsilons,
     mu_from_epsilon,
 )
-
-from .builders import QUICK
+from tests.support.builders import QUICK
 
 DELTA = 1e-5
 MNIST = SampledGaussian(noise_multiplier=1.1, sample_rate=256 / 60000, steps=14062)

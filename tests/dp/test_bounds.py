@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.theory import (
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.dp import (
     SampledGaussian,
     from_scratch_psnr,
     from_scratch_success,
@@ -18,9 +18,8 @@ from fl_privacy_audit.theory import (
     rero_gaussian,
     risk_corridor,
 )
-from fl_privacy_audit.theory.accounting import loss_distribution
-
-from .builders import QUICK
+from fl_privacy_audit.dp.accounting import loss_distribution
+from tests.support.builders import QUICK
 
 PIXELS = 3 * 32 * 32
 HALF_GREY = 0.5 * math.sqrt(PIXELS)

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.theory import DpClaim, Observed, check_claim
-
-from .claim_cases import CENTRAL, DP_SGD, LOCAL, WRONG, change
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.dp import DpClaim, Observed, check_claim
+from tests.support.claim_cases import CENTRAL, DP_SGD, LOCAL, WRONG, change
 
 MESSAGES: list[tuple[str, str, str]] = [
     (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_privacy_audit.theory import (
+from fl_privacy_audit.dp import (
     FLAGS,
     DpClaim,
     Observed,
@@ -18,10 +18,9 @@ from fl_privacy_audit.theory import (
     epsilons,
     gaussian_epsilon,
 )
-from fl_privacy_audit.theory.checks import CHECKS
-
-from .builders import QUICK
-from .claim_cases import CENTRAL, DELTA, DP_SGD, LOCAL, RIGHT, WRONG, change
+from fl_privacy_audit.dp.checks import CHECKS
+from tests.support.builders import QUICK
+from tests.support.claim_cases import CENTRAL, DELTA, DP_SGD, LOCAL, RIGHT, WRONG, change
 
 
 @pytest.mark.parametrize("name", RIGHT)

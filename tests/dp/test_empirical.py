@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.theory import (
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.dp import (
     attack_epsilon,
     attack_mu,
     clopper_pearson,
@@ -18,8 +18,7 @@ from fl_privacy_audit.theory import (
     one_run_epsilon,
     one_run_p_value,
 )
-
-from .builders import QUICK
+from tests.support.builders import QUICK
 
 
 @pytest.mark.parametrize(

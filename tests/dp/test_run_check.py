@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.compare import compare
-from fl_privacy_audit.dp_check import DpCheck, check_run
-from fl_privacy_audit.records import AuditRecord, Record
-from fl_privacy_audit.report import dp_lines
-
-from .builders import ONE_STEP, audit_line, kept, outcome, run_line, write_ledger
-from .claim_cases import GROWING
+from fl_privacy_audit.dp.run_check import DpCheck, check_run
+from fl_privacy_audit.ledger.records import AuditRecord, Record
+from fl_privacy_audit.report.terminal import dp_lines
+from fl_privacy_audit.verdicts.compare import compare
+from tests.support.builders import ONE_STEP, audit_line, kept, outcome, run_line, write_ledger
+from tests.support.claim_cases import GROWING
 
 DP_SGD = {
     "delta": 1e-5,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_privacy_audit.manifest import Corpus, Pair, read_corpus
+from fl_privacy_audit.lab.manifest import Corpus, Pair, read_corpus
 
 CLASSES = ["cat", "dog <b>", "lawn_mower", "owl"]
 SETTINGS = ("lenet", "convnet", "resnet18")

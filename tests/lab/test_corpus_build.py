@@ -13,11 +13,11 @@ import torch
 from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.corpus import Built, Part, Plan, Spec, Training, build_corpus, parse_spec
-from fl_privacy_audit.corpus import work as worker
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import read_corpus
-from tests.core.test_corpus_sources import tiny_folder
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.corpus import Built, Part, Plan, Spec, Training, build_corpus, parse_spec
+from fl_privacy_audit.lab.corpus import work as worker
+from fl_privacy_audit.lab.manifest import read_corpus
+from tests.lab.test_corpus_sources import tiny_folder
 
 PART = Part(
     sources=("photos",),

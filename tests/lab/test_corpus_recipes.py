@@ -7,27 +7,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_privacy_audit.corpus.augment import (
-    _OPERATIONS,
-    crop_and_flip,
-    eight_bits,
-    policy,
-)
-from fl_privacy_audit.corpus.plan import lay_out
-from fl_privacy_audit.corpus.presets import PRESETS, Request, make_plan
-from fl_privacy_audit.corpus.recipes import RECIPES, Training, _prune, train_victim
-from fl_privacy_audit.corpus.sources import SOURCES, open_source
-from fl_privacy_audit.corpus.specs import Spec, digest, parse_spec
-from fl_privacy_audit.corpus.victims import (
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.types import ImageSpec
+from fl_privacy_audit.lab.corpus.augment import _OPERATIONS, crop_and_flip, eight_bits, policy
+from fl_privacy_audit.lab.corpus.plan import lay_out
+from fl_privacy_audit.lab.corpus.presets import PRESETS, Request, make_plan
+from fl_privacy_audit.lab.corpus.recipes import RECIPES, Training, _prune, train_victim
+from fl_privacy_audit.lab.corpus.sources import SOURCES, open_source
+from fl_privacy_audit.lab.corpus.specs import Spec, digest, parse_spec
+from fl_privacy_audit.lab.corpus.victims import (
     VICTIMS,
     has_modes,
     is_narrow,
     make_victim,
     size_problem,
 )
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.types import ImageSpec
-from tests.core.test_corpus_sources import tiny_cifar
+from tests.lab.test_corpus_sources import tiny_cifar
 
 SPEC = ImageSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -314,8 +309,8 @@ def test_the_page_names_every_row_of_the_tables() -> None:
 
 @pytest.mark.slow
 def test_a_small_cut_of_the_paper_runs(tmp_path: Path) -> None:
-    from fl_privacy_audit.corpus import build_corpus
-    from fl_privacy_audit.manifest import read_corpus
+    from fl_privacy_audit.lab.corpus import build_corpus
+    from fl_privacy_audit.lab.manifest import read_corpus
 
     tiny_cifar(tmp_path, "cifar100", labels=[number % 100 for number in range(64)])
     table = ratings(tmp_path / "r.csv.gz", [f"{number + 1}_{number}" for number in range(40)])

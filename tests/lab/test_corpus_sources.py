@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from skimage.data import lfw_subset
 
-from fl_privacy_audit.corpus.halves import Source
-from fl_privacy_audit.corpus.packaged import PHOTOS
-from fl_privacy_audit.corpus.sources import SOURCES, open_source
-from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.corpus.halves import Source
+from fl_privacy_audit.lab.corpus.packaged import PHOTOS
+from fl_privacy_audit.lab.corpus.sources import SOURCES, open_source
 
 rng = np.random.default_rng(0)
 

@@ -10,25 +10,16 @@ import torch
 from click.testing import CliRunner
 from torch import Generator, Tensor, nn
 
-from fl_privacy_audit.annotators import (
-    MEMBERS,
-    Order,
-    Training,
-    answer,
-    load_all,
-    make,
-    train,
-)
-from fl_privacy_audit.annotators import panel as panel_module
-from fl_privacy_audit.annotators.answers import agreement_of
-from fl_privacy_audit.annotators.command import annotators_command
-from fl_privacy_audit.annotators.corruption import blank
-from fl_privacy_audit.annotators.networks import make_network
-from fl_privacy_audit.annotators.panel import Member
-from fl_privacy_audit.errors import CorpusError, WeightsError
-from fl_privacy_audit.manifest import CANNOT_TELL, Answer, read_answers, read_corpus
-
-from .annotator_cases import SHAPES, save_corpus, save_folder, shapes
+from fl_privacy_audit.core.errors import CorpusError, WeightsError
+from fl_privacy_audit.lab.machines import MEMBERS, Order, Training, answer, load_all, make, train
+from fl_privacy_audit.lab.machines import panel as panel_module
+from fl_privacy_audit.lab.machines.answers import agreement_of
+from fl_privacy_audit.lab.machines.command import annotators_command
+from fl_privacy_audit.lab.machines.corruption import blank
+from fl_privacy_audit.lab.machines.networks import make_network
+from fl_privacy_audit.lab.machines.panel import Member
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, read_answers, read_corpus
+from tests.support.annotator_cases import SHAPES, save_corpus, save_folder, shapes
 
 ORDER = Order(
     source="shapes", directory=Path(), steps=50, mirror=False, room=0, light=True, precision=0.97
@@ -165,7 +156,7 @@ def test_the_same_seed_trains_the_same_annotator() -> None:
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl_privacy_audit.annotators.training.LAP", 2)
+    monkeypatch.setattr("fl_privacy_audit.lab.machines.training.LAP", 2)
 
     class StoppedError(Exception):
         pass
@@ -298,7 +289,7 @@ def test_the_commands(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_bad_starts_are_named(tmp_path: Path) -> None:
-    from fl_privacy_audit.annotators.networks import load_start
+    from fl_privacy_audit.lab.machines.networks import load_start
 
     model = make_network("resnet20", 10)
     broken = tmp_path / "broken.th"
@@ -316,7 +307,7 @@ def test_bad_starts_are_named(tmp_path: Path) -> None:
 
 
 def test_public_weights_are_read_and_know_their_classes(shared_data: Path) -> None:
-    from fl_privacy_audit.annotators.networks import load_start
+    from fl_privacy_audit.lab.machines.networks import load_start
 
     model = make_network("resnet20", 10)
     load_start(model, shared_data / "weights" / "resnet20-12fca82f.th")

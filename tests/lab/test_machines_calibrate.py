@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from fl_privacy_audit.annotators import Pictures, calibrate
-from fl_privacy_audit.annotators.calibrate import (
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.machines import Pictures, calibrate
+from fl_privacy_audit.lab.machines.calibrate import (
     LEAST,
     NEVER,
     best_temperature,
@@ -19,11 +20,9 @@ from fl_privacy_audit.annotators.calibrate import (
     decide,
     reliability,
 )
-from fl_privacy_audit.annotators.looks import likeliest, looks, stretch
-from fl_privacy_audit.annotators.pictures import half_of, hold_out, read_pictures
-from fl_privacy_audit.errors import CorpusError
-
-from .annotator_cases import save_folder, shapes
+from fl_privacy_audit.lab.machines.looks import likeliest, looks, stretch
+from fl_privacy_audit.lab.machines.pictures import half_of, hold_out, read_pictures
+from tests.support.annotator_cases import save_folder, shapes
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, median_filter
 from torch import Generator
 
-from fl_privacy_audit.annotators import BLANKS, CORRUPTIONS
-from fl_privacy_audit.annotators.corruption import blank, corrupt
-
-from .annotator_cases import shapes
+from fl_privacy_audit.lab.machines import BLANKS, CORRUPTIONS
+from fl_privacy_audit.lab.machines.corruption import blank, corrupt
+from tests.support.annotator_cases import shapes
 
 PIXELS = shapes(24).pixels / 255
 
@@ -83,7 +82,7 @@ def test_some_pictures_stay_clean_and_the_input_is_left_alone() -> None:
 
 
 def test_a_scrambled_picture_keeps_the_spectrum_and_loses_the_picture() -> None:
-    from fl_privacy_audit.annotators.corruption import _scrambled
+    from fl_privacy_audit.lab.machines.corruption import _scrambled
 
     made = _scrambled(PIXELS, rng())
     spectra = [torch.fft.rfft2(one).abs()[..., 1:7, 1:7] for one in (made, PIXELS)]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import (
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import (
     CANNOT_TELL,
     Answer,
     Pair,

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fl_privacy_audit.annotate import Store
-
-from .conftest import MakeCorpus
-from .server import start
+from fl_privacy_audit.lab.people import Store
+from tests.lab.conftest import MakeCorpus
+from tests.support.annotate_server import start
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra `test`)")
 from selenium.webdriver.common.by import By

@@ -9,13 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from fl_privacy_audit.annotate import Settings, Store, answers, ratings_table, reliability
-from fl_privacy_audit.annotate.plan import plan
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.manifest import CANNOT_TELL, Answer, Corpus, read_answers
-from fl_privacy_audit.study import read_ratings
-
-from .conftest import MakeCorpus
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, Corpus, read_answers
+from fl_privacy_audit.lab.people import Settings, Store, answers, ratings_table, reliability
+from fl_privacy_audit.lab.people.plan import plan
+from fl_privacy_audit.lab.study import read_ratings
+from tests.lab.conftest import MakeCorpus
 
 
 def judge(corpus: Corpus, name: str, *, share: float = 1.0, beside: bool = True) -> Store:

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from fl_privacy_audit.annotate import Store
-from fl_privacy_audit.annotate.command import prepare
-from fl_privacy_audit.errors import ConfigError, CorpusError
-from fl_privacy_audit.manifest import Corpus
-
-from .conftest import MakeCorpus
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.lab.manifest import Corpus
+from fl_privacy_audit.lab.people import Store
+from fl_privacy_audit.lab.people.command import prepare
+from tests.lab.conftest import MakeCorpus
 
 
 def spoilt(corpus: Corpus) -> Corpus:

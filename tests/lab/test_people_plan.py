@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_privacy_audit.annotate import Settings
-from fl_privacy_audit.annotate.plan import GAP, candidates, plan
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.lab.people import Settings
+from fl_privacy_audit.lab.people.plan import GAP, candidates, plan
 
 KEYS = [f"k{i}" for i in range(40)]
 

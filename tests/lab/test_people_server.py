@@ -6,11 +6,10 @@ import urllib.error
 
 import pytest
 
-from fl_privacy_audit.annotate import Store
-
-from .conftest import MakeCorpus
-from .server import start
-from .test_app import count, hidden
+from fl_privacy_audit.lab.people import Store
+from tests.lab.conftest import MakeCorpus
+from tests.lab.test_people_app import count, hidden
+from tests.support.annotate_server import start
 
 pytestmark = pytest.mark.slow
 

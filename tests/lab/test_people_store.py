@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fl_privacy_audit.annotate import Settings, Store
-from fl_privacy_audit.annotate.plan import Step, plan
-from fl_privacy_audit.errors import ConfigError, CorpusError
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.lab.people import Settings, Store
+from fl_privacy_audit.lab.people.plan import Step, plan
 
 KEYS = ["a", "b", "c"]
 

@@ -12,15 +12,14 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.errors import AuditError, CorpusError, WeightsError
-from fl_privacy_audit.manifest import Answer, read_answers, read_picture, write_answers
+from fl_privacy_audit.core.errors import AuditError, CorpusError, WeightsError
+from fl_privacy_audit.lab.manifest import Answer, read_answers, read_picture, write_answers
+from fl_privacy_audit.lab.semsim import Evaluation, Selection, evaluate
+from fl_privacy_audit.lab.semsim.card import read_card
+from fl_privacy_audit.lab.semsim.examples import Judged, read_judged
 from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.metrics.semsim import SemSimNet, semsim, to_tensors
-from fl_privacy_audit.semsim import Evaluation, Selection, evaluate
-from fl_privacy_audit.semsim.card import read_card
-from fl_privacy_audit.semsim.examples import Judged, read_judged
-
-from .semsim_corpus import build
+from tests.support.semsim_corpus import build
 
 
 def tiny_net() -> SemSimNet:

@@ -9,12 +9,11 @@ from click.testing import CliRunner
 from torch.nn import functional as F
 
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.corpus import open_source
-from fl_privacy_audit.corpus.augment import translate
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.metrics.semsim import SemSimNet, load_semsim, semsim, to_tensors
-from fl_privacy_audit.semsim import TrainSettings
-from fl_privacy_audit.semsim.pretraining import (
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.lab.corpus import open_source
+from fl_privacy_audit.lab.corpus.augment import translate
+from fl_privacy_audit.lab.semsim import TrainSettings
+from fl_privacy_audit.lab.semsim.pretraining import (
     MOVED,
     PretrainSettings,
     _batch,
@@ -22,7 +21,8 @@ from fl_privacy_audit.semsim.pretraining import (
     moved,
     pretrain,
 )
-from fl_privacy_audit.semsim.training import blend
+from fl_privacy_audit.lab.semsim.training import blend
+from fl_privacy_audit.metrics.semsim import SemSimNet, load_semsim, semsim, to_tensors
 
 SMALL = PretrainSettings(width=4, steps=60, batch=24)
 

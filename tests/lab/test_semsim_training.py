@@ -10,16 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import ConfigError, CorpusError
-from fl_privacy_audit.manifest import Answer, write_answers
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.lab.manifest import Answer, write_answers
+from fl_privacy_audit.lab.semsim import Examples, Selection, TrainSettings, read_examples, train
+from fl_privacy_audit.lab.semsim.examples import read_judged
+from fl_privacy_audit.lab.semsim.protocols import is_held_back
+from fl_privacy_audit.lab.semsim.training import pooled_auc, split, triplet_loss
+from fl_privacy_audit.lab.semsim.triplets import ITSELF, augment, draw_triplets, mixes, pictures
 from fl_privacy_audit.metrics.semsim import embed, load_semsim, to_tensors
-from fl_privacy_audit.semsim import Examples, Selection, TrainSettings, read_examples, train
-from fl_privacy_audit.semsim.examples import read_judged
-from fl_privacy_audit.semsim.protocols import is_held_back
-from fl_privacy_audit.semsim.training import pooled_auc, split, triplet_loss
-from fl_privacy_audit.semsim.triplets import ITSELF, augment, draw_triplets, mixes, pictures
-
-from .semsim_corpus import build
+from tests.support.semsim_corpus import build
 
 TINY = TrainSettings(width=2, epochs=3, batch=8, held_back=0.0)
 

@@ -5,20 +5,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fl_privacy_audit import study
-from fl_privacy_audit.study import (
-    Ratings,
-    StudyResult,
-    read_ratings,
-    run_study,
-    study_command,
-)
-from fl_privacy_audit.study.agreement import agreement
-from fl_privacy_audit.study.bootstrap import Draws, draw
-from fl_privacy_audit.study.ceiling import ceiling
-from fl_privacy_audit.study.contradictions import contradictions
-from fl_privacy_audit.study.image_level import image_level
-from fl_privacy_audit.study.model_level import model_level
+from fl_privacy_audit.lab import study
+from fl_privacy_audit.lab.study import Ratings, StudyResult, read_ratings, run_study, study_command
+from fl_privacy_audit.lab.study.agreement import agreement
+from fl_privacy_audit.lab.study.bootstrap import Draws, draw
+from fl_privacy_audit.lab.study.ceiling import ceiling
+from fl_privacy_audit.lab.study.contradictions import contradictions
+from fl_privacy_audit.lab.study.image_level import image_level
+from fl_privacy_audit.lab.study.model_level import model_level
 
 # Three settings, two originals, three annotators: small enough to work out on paper.
 SMALL = """\

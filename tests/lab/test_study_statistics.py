@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.inter_rater import aggregate_raters
 
-from fl_privacy_audit.study import Ratings
-from fl_privacy_audit.study.agreement import agreement, alpha
-from fl_privacy_audit.study.bootstrap import Draws, draw, interval
-from fl_privacy_audit.study.contradictions import contradictions
-from fl_privacy_audit.study.image_level import image_level
-from fl_privacy_audit.study.model_level import model_level
-from fl_privacy_audit.study.rank import auc, kendall, pearson, spearman
+from fl_privacy_audit.lab.study import Ratings
+from fl_privacy_audit.lab.study.agreement import agreement, alpha
+from fl_privacy_audit.lab.study.bootstrap import Draws, draw, interval
+from fl_privacy_audit.lab.study.contradictions import contradictions
+from fl_privacy_audit.lab.study.image_level import image_level
+from fl_privacy_audit.lab.study.model_level import model_level
+from fl_privacy_audit.lab.study.rank import auc, kendall, pearson, spearman
 
 
 def drawn(ratings: Ratings) -> Draws:
@@ -65,7 +65,7 @@ def test_auc_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     score, positive = rng.integers(0, 20, 50).astype(float), rng.random(50) < 0.5
     unit, weight = rng.integers(0, 10, 50), rng.integers(0, 3, (40, 10))
     whole = auc(score, positive, weight, unit)
-    monkeypatch.setattr("fl_privacy_audit.study.rank._CELLS", 150)
+    monkeypatch.setattr("fl_privacy_audit.lab.study.rank._CELLS", 150)
     assert auc(score, positive, weight, unit).tolist() == whole.tolist()
 
 

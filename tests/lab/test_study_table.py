@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.study import StudyError, read_ratings, run_study
-from fl_privacy_audit.study.bootstrap import draw
-from fl_privacy_audit.study.image_level import image_level
-from fl_privacy_audit.study.model_level import model_level
+from fl_privacy_audit.lab.study import StudyError, read_ratings, run_study
+from fl_privacy_audit.lab.study.bootstrap import draw
+from fl_privacy_audit.lab.study.image_level import image_level
+from fl_privacy_audit.lab.study.model_level import model_level
 
 SMALL = """\
 folder,image,true_label,rater1,rater2,rater3,n_correct,psnr,ssim,mse

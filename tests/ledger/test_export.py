@@ -5,11 +5,10 @@ import pytest
 from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.errors import AuditError, ConfigError
-from fl_privacy_audit.export import COLUMNS, export, records_frame
-from fl_privacy_audit.records import ControlOutcome, Scores
-
-from .builders import audit_line, outcome, run_line, write_ledger
+from fl_privacy_audit.core.errors import AuditError, ConfigError
+from fl_privacy_audit.ledger.export import COLUMNS, export, records_frame
+from fl_privacy_audit.ledger.records import ControlOutcome, Scores
+from tests.support.builders import audit_line, outcome, run_line, write_ledger
 
 BIG = 2**64 - 3
 

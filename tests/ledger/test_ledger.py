@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_privacy_audit.errors import LedgerError
-from fl_privacy_audit.ledger import FILE_NAME, Ledger, read_ledger
-from fl_privacy_audit.records import (
+from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, read_ledger
+from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
     EvaluationRecord,
@@ -22,8 +22,14 @@ from fl_privacy_audit.records import (
     Scores,
     ThreatModel,
 )
-
-from .builders import QUICK, audit_line, evaluation_line, outcome, run_line, write_ledger
+from tests.support.builders import (
+    QUICK,
+    audit_line,
+    evaluation_line,
+    outcome,
+    run_line,
+    write_ledger,
+)
 
 text = st.text(max_size=8)
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from fl_privacy_audit import Auditor
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.ledger import read_ledger
-from fl_privacy_audit.records import ControlOutcome, Record, Scores
-from fl_privacy_audit.sinks import MlflowSink, TensorBoardSink, scalars
-
-from .builders import (
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.ledger.records import ControlOutcome, Record, Scores
+from fl_privacy_audit.ledger.sinks import MlflowSink, TensorBoardSink, scalars
+from tests.support.builders import (
     audit_config,
     audit_line,
     evaluation_line,

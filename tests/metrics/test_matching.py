@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_privacy_audit.matching import LEAST_ERROR, match
-
-from .builders import QUICK
+from fl_privacy_audit.metrics.matching import LEAST_ERROR, match
+from tests.support.builders import QUICK
 
 counts = st.integers(0, 4)
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from fl_privacy_audit import AuditConfig
 from fl_privacy_audit.metrics import METRICS, Metric, mse, pairs, psnr, ssim
 from fl_privacy_audit.metrics.pixel import PSNR_CEILING
-
-from .builders import IMAGE, QUICK
+from tests.support.builders import IMAGE, QUICK
 
 Pixels = NDArray[np.float64]
 PIXEL = ("mse", "psnr", "ssim")

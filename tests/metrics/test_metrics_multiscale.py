@@ -11,8 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from fl_privacy_audit.metrics.multiscale import SIGMA, WEIGHTS, WINDOW, ms_ssim, scales_that_fit
-
-from .builders import QUICK
+from tests.support.builders import QUICK
 
 
 def pair(shape: tuple[int, ...], seed: int, share: float) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 from torchvision.models import inception_v3
 
-from fl_privacy_audit.errors import MetricUnavailable, WeightsError
+from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 from fl_privacy_audit.metrics import SET_METRICS, backbone, frechet
 from fl_privacy_audit.metrics.backbone import INCEPTION
 from fl_privacy_audit.metrics.frechet import (
@@ -26,8 +26,7 @@ from fl_privacy_audit.metrics.identification import (
     nearest_share,
 )
 from fl_privacy_audit.metrics.perceptual import lpips
-
-from .builders import QUICK
+from tests.support.builders import QUICK
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -15,7 +15,7 @@ from skimage.filters import gaussian
 from torch import Tensor
 from torchvision.models import alexnet
 
-from fl_privacy_audit.errors import AuditError, MetricUnavailable, WeightsError
+from fl_privacy_audit.core.errors import AuditError, MetricUnavailable, WeightsError
 from fl_privacy_audit.metrics import backbone, perceptual
 from fl_privacy_audit.metrics.backbone import (
     ALEXNET,

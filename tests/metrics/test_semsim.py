@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from fl_privacy_audit.errors import MetricUnavailable, WeightsError
-from fl_privacy_audit.manifest import read_picture
+from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
+from fl_privacy_audit.lab.manifest import read_picture
 from fl_privacy_audit.metrics.semsim import (
     MEAN,
     SHA256,
@@ -29,8 +29,7 @@ from fl_privacy_audit.metrics.semsim import (
     semsim,
     to_tensors,
 )
-
-from .builders import QUICK
+from tests.support.builders import QUICK
 
 MODULE = sys.modules[SemSimNet.__module__]  # the package may call a function by that name
 

@@ -9,10 +9,9 @@ from click.testing import CliRunner
 
 from fl_privacy_audit.cli import VERDICT_FAILED as OF_COMPARE
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.errors import AuditError
-from fl_privacy_audit.html_report.command import VERDICT_FAILED, write
-
-from .builders import SWEEP, write_setting
+from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.report.command import VERDICT_FAILED, write
+from tests.support.report_builders import SWEEP, write_setting
 
 OPEN = replace(SWEEP[0], views=("server",))
 

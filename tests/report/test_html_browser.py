@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.screenshot import main
-from fl_privacy_audit.html_report import render_html
-from fl_privacy_audit.summary import summarise
-
-from .builders import SWEEP, write_sweep
+from fl_privacy_audit.report.html import render_html
+from fl_privacy_audit.report.summary import summarise
+from tests.support.report_builders import SWEEP, write_sweep
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra `test`)")
 from selenium.webdriver.common.by import By

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from fl_privacy_audit.attacks import THREAT_MODELS
-from fl_privacy_audit.html_report import formats, render_html, render_json, render_markdown
-from fl_privacy_audit.html_report.attackers import attackers
-from fl_privacy_audit.html_report.conditions import gaps, ledger_digest
-from fl_privacy_audit.html_report.dp import dp_sections
-from fl_privacy_audit.html_report.lines import MINUS, clean, headline, lines_of, short_reason
-from fl_privacy_audit.html_report.pictures import LEFT_OUT, OFF
-from fl_privacy_audit.html_report.words import THREATS
-from fl_privacy_audit.records import DefenceKnowledge
-from fl_privacy_audit.report import LOWER_BOUND
-from fl_privacy_audit.summary import AuditSummary, summarise
-
-from .builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
+from fl_privacy_audit.ledger.records import DefenceKnowledge
+from fl_privacy_audit.report import formats
+from fl_privacy_audit.report.attackers import attackers
+from fl_privacy_audit.report.conditions import gaps, ledger_digest
+from fl_privacy_audit.report.dp import dp_sections
+from fl_privacy_audit.report.html import render_html, render_json, render_markdown
+from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
+from fl_privacy_audit.report.lines import MINUS, clean, headline, lines_of, short_reason
+from fl_privacy_audit.report.summary import AuditSummary, summarise
+from fl_privacy_audit.report.terminal import LOWER_BOUND
+from fl_privacy_audit.report.words import THREATS
+from tests.support.report_builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
 
 EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"
 NAMED = {setting.name: setting for setting in SWEEP}

@@ -2,12 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from fl_privacy_audit.records import ControlOutcome, Record, Scores
-from fl_privacy_audit.report import LOWER_BOUND
-from fl_privacy_audit.summary import AuditSummary, summarise
-from fl_privacy_audit.types import ControlKind
-
-from .builders import audit_line, evaluation_line, outcome, run_line, write_ledger
+from fl_privacy_audit.core.types import ControlKind
+from fl_privacy_audit.ledger.records import ControlOutcome, Record, Scores
+from fl_privacy_audit.report.summary import AuditSummary, summarise
+from fl_privacy_audit.report.terminal import LOWER_BOUND
+from tests.support.builders import audit_line, evaluation_line, outcome, run_line, write_ledger
 
 
 def scores(**values: float) -> dict[str, Scores]:

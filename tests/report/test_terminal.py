@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from fl_privacy_audit.compare import Comparison, MetricSummary, Row
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.ledger.records import Scores
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.records import Scores
-from fl_privacy_audit.report import (
+from fl_privacy_audit.report.terminal import (
     LOWER_BOUND,
     comparison_cells,
     comparison_markdown,
@@ -18,10 +18,9 @@ from fl_privacy_audit.report import (
     format_score,
     rounds_table,
 )
-from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import NetLeakage, Word
-
-from .builders import audit_line, kept, outcome, run_line
+from fl_privacy_audit.verdicts.compare import Comparison, MetricSummary, Row
+from fl_privacy_audit.verdicts.verdict import NetLeakage, Word
+from tests.support.builders import audit_line, kept, outcome, run_line
 
 
 def row(**changes: Any) -> Row:

@@ -6,12 +6,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fl_privacy_audit.compare import LastRun
-from fl_privacy_audit.records import Record
-from fl_privacy_audit.report import PictureRow, draw_reconstructions, reconstruction_rows
-from fl_privacy_audit.scoring import save_picture
-
-from .builders import audit_line, kept, outcome, run_line
+from fl_privacy_audit.audit.scoring import save_picture
+from fl_privacy_audit.ledger.records import Record
+from fl_privacy_audit.report.terminal import PictureRow, draw_reconstructions, reconstruction_rows
+from fl_privacy_audit.verdicts.compare import LastRun
+from tests.support.builders import audit_line, kept, outcome, run_line
 
 
 def plain(colour: tuple[int, int, int]) -> NDArray[np.uint8]:

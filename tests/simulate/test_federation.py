@@ -11,17 +11,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fl_privacy_audit import AuditConfig, Auditor, demo, read_ledger
-from fl_privacy_audit.compare import compare
-from fl_privacy_audit.config import ImageConfig
-from fl_privacy_audit.errors import AuditError
-from fl_privacy_audit.flower_cifar import simulation
-from fl_privacy_audit.flower_cifar.client_app import app
-from fl_privacy_audit.flower_cifar.data import MEAN, STD
-from fl_privacy_audit.flower_cifar.model import make_net
-from fl_privacy_audit.flower_cifar.server_app import federate
-from fl_privacy_audit.flower_cifar.settings import Settings
-from tests.grid import InProcessGrid
+from fl_privacy_audit import AuditConfig, Auditor, read_ledger
+from fl_privacy_audit.core.config import ImageConfig
+from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.simulate import demo
+from fl_privacy_audit.simulate.federation import simulation
+from fl_privacy_audit.simulate.federation.client_app import app
+from fl_privacy_audit.simulate.federation.data import MEAN, STD
+from fl_privacy_audit.simulate.federation.model import make_net
+from fl_privacy_audit.simulate.federation.server_app import federate
+from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.verdicts.compare import compare
+from tests.support.grid import InProcessGrid
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flower_cifar"
 
@@ -131,8 +132,8 @@ def test_one_round_through_ray(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from tests.example.test_federation import auditor
-from fl_privacy_audit.flower_cifar.settings import Settings
-from fl_privacy_audit.flower_cifar.simulation import simulate
+from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.simulation import simulate
 settings = Settings(images_per_client=8, num_rounds=1, noise_multiplier=1.0)
 simulate(settings, auditor(Path({str(tmp_path)!r}), settings), num_clients=2)
 """

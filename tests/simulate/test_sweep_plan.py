@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.compare import FREE_KEYS
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.flower_cifar import data
-from fl_privacy_audit.flower_cifar.defence import known_defence
-from fl_privacy_audit.sweep import plan as plans
-from fl_privacy_audit.sweep.claims import CLAIMS
-from fl_privacy_audit.sweep.command import DEFAULT_PLAN
-from fl_privacy_audit.sweep.plan import plan_runs, read_plan
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.simulate.federation import data
+from fl_privacy_audit.simulate.federation.defence import known_defence
+from fl_privacy_audit.simulate.sweep import plan as plans
+from fl_privacy_audit.simulate.sweep.claims import CLAIMS
+from fl_privacy_audit.simulate.sweep.command import DEFAULT_PLAN
+from fl_privacy_audit.simulate.sweep.plan import plan_runs, read_plan
+from fl_privacy_audit.verdicts.compare import FREE_KEYS
 
 NONE: dict[str, Any] = {"label": "no defence", "name": "none"}
 
@@ -176,7 +176,7 @@ def test_a_plan_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> No
 
 def test_what_claims_privacy_is_checked() -> None:
     """The claims are complete: the checker of theory takes them."""
-    from fl_privacy_audit.theory import DpClaim
+    from fl_privacy_audit.dp import DpClaim
 
     claims = {run.audit.defence.name: run.audit.claim for run in read_plan(DEFAULT_PLAN)}
     local = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}

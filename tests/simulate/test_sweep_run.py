@@ -16,15 +16,14 @@ import pytest
 from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.compare import compare
-from fl_privacy_audit.errors import AuditError, ConfigError
-from fl_privacy_audit.ledger import FILE_NAME, read_ledger
-from fl_privacy_audit.sweep import command, run, worker
-from fl_privacy_audit.sweep.files import FINISHED, LOCK, SET_ASIDE, SPEC, lock, prepare
-from fl_privacy_audit.sweep.plan import Run, plan_runs, read_plan
-from fl_privacy_audit.sweep.run import Event, run_sweep
-
-from .in_process import here
+from fl_privacy_audit.core.errors import AuditError, ConfigError
+from fl_privacy_audit.ledger.ledger import FILE_NAME, read_ledger
+from fl_privacy_audit.simulate.sweep import command, run, worker
+from fl_privacy_audit.simulate.sweep.files import FINISHED, LOCK, SET_ASIDE, SPEC, lock, prepare
+from fl_privacy_audit.simulate.sweep.plan import Run, plan_runs, read_plan
+from fl_privacy_audit.simulate.sweep.run import Event, run_sweep
+from fl_privacy_audit.verdicts.compare import compare
+from tests.support.in_process import here
 
 ROOT = Path(__file__).parents[2]
 FAKE = """
@@ -119,7 +118,7 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path: Path, fake: Sequence[str]) -
 def test_a_half_run_that_still_runs_is_not_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl_privacy_audit.sweep.files.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("fl_privacy_audit.simulate.sweep.files.PATIENCE_SECONDS", 0.2)
     first = three()[0]
     prepare(tmp_path, first)
     held = lock(tmp_path / first.folder)
@@ -246,8 +245,8 @@ def test_killed_in_the_middle_it_loses_and_doubles_nothing(tmp_path: Path) -> No
     }
     out = tmp_path / "out"
     script = (
-        "import sys, pathlib; from fl_privacy_audit.sweep.plan import plan_runs;"
-        "from fl_privacy_audit.sweep.run import run_sweep;"
+        "import sys, pathlib; from fl_privacy_audit.simulate.sweep.plan import plan_runs;"
+        "from fl_privacy_audit.simulate.sweep.run import run_sweep;"
         f"run_sweep(plan_runs({plan!r}), pathlib.Path({str(out)!r}), workers=1,"
         "worker=(sys.executable, '-m', 'tests.sweep.in_process'))"
     )

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from opacus.accountants.analysis import rdp
 from torch import Tensor
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.flower_cifar.data import class_names, load_partition, load_test
-from fl_privacy_audit.flower_cifar.model import make_net
-from fl_privacy_audit.flower_cifar.settings import Settings
-from fl_privacy_audit.flower_cifar.training import History, LocalResult, spent, train
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.simulate.federation.data import class_names, load_partition, load_test
+from fl_privacy_audit.simulate.federation.model import make_net
+from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.training import History, LocalResult, spent, train
 
 PLAIN = Settings(images_per_client=14, reproducible_noise=True)
 

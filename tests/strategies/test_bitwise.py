@@ -17,8 +17,8 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fl_privacy_audit import AuditConfig, Auditor, read_ledger
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod, publish_batch
-from tests.cases import LeNet, image_config, photos, seeded, train_locally
-from tests.grid import InProcessGrid
+from tests.support.cases import LeNet, image_config, photos, seeded, train_locally
+from tests.support.grid import InProcessGrid
 
 CLIENTS, ROUNDS = 6, 2
 COMMON: dict[str, Any] = {"fraction_evaluate": 0.0, "min_evaluate_nodes": 0}

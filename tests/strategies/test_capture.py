@@ -28,11 +28,11 @@ from flwr.serverapp import strategy as shipped
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedXgbBagging, Strategy
 
 from fl_privacy_audit import AuditConfig, Auditor, Client, Truth, read_ledger
-from fl_privacy_audit.records import AuditRecord
+from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod
 from fl_privacy_audit.strategies.capture import capture, snapshot
-from tests.cases import LeNet, image_config, photos, seeded, train_locally
-from tests.grid import FIRST_NODE, InProcessGrid
+from tests.support.cases import LeNet, image_config, photos, seeded, train_locally
+from tests.support.grid import FIRST_NODE, InProcessGrid
 
 Train = Callable[[Message, Context], Message]
 

@@ -11,9 +11,9 @@ from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor, nn
 
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.strategies import audit_mod, defend, persistent_accountant
-from tests.grid import FIRST_NODE, InProcessGrid
+from tests.support.grid import FIRST_NODE, InProcessGrid
 
 CLIENTS = 3
 MOVED = 0.25

@@ -7,11 +7,11 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
-from fl_privacy_audit.errors import TruthError
+from fl_privacy_audit.core.errors import TruthError
 from fl_privacy_audit.strategies import audit_mod, publish_batch, side_channel
 from fl_privacy_audit.strategies.mods import KEY
-from tests.cases import image_config, photos
-from tests.grid import InProcessGrid
+from tests.support.cases import image_config, photos
+from tests.support.grid import InProcessGrid
 
 SPEC = image_config().spec()
 

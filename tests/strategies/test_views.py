@@ -16,18 +16,18 @@ from flwr.serverapp.strategy import (
 )
 
 from fl_privacy_audit import Auditor, Client, Truth, read_ledger
-from fl_privacy_audit.compare import compare
-from fl_privacy_audit.controls import undefended
-from fl_privacy_audit.judge import judge_run
-from fl_privacy_audit.ledger import last_run
-from fl_privacy_audit.records import AuditRecord
-from fl_privacy_audit.scoring import truth_digest
+from fl_privacy_audit.audit.controls import undefended
+from fl_privacy_audit.audit.scoring import truth_digest
+from fl_privacy_audit.core.types import Observation, View
+from fl_privacy_audit.ledger.ledger import last_run
+from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.strategies import AuditedStrategy
-from fl_privacy_audit.types import Observation, View
-from fl_privacy_audit.verdict import SettingVerdict
-from tests.core.builders import audit_config, trained
-from tests.core.judged_cases import open_net, picture
-from tests.grid import FIRST_NODE, InProcessGrid
+from fl_privacy_audit.verdicts.compare import compare
+from fl_privacy_audit.verdicts.rules import judge_run
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
+from tests.support.builders import audit_config, trained
+from tests.support.grid import FIRST_NODE, InProcessGrid
+from tests.support.judged_cases import open_net, picture
 
 BOTH: list[View] = ["server", "release"]
 
@@ -142,7 +142,7 @@ def test_the_release_of_several_clients_is_the_gradient_of_all_their_images(
         seen.append((observed, truth))
         return undefended(observed, truth)
 
-    monkeypatch.setattr("fl_privacy_audit.trials.undefended", spy)
+    monkeypatch.setattr("fl_privacy_audit.audit.trials.undefended", spy)
     attack = {"name": "inverting_gradients", "settings": {"steps": 2, "restarts": 1}}
     *_, record = run(
         tmp_path,

@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torchvision.utils import save_image
 
-from fl_privacy_audit.annotators import Pictures
-from fl_privacy_audit.manifest import Pair
+from fl_privacy_audit.lab.machines import Pictures
+from fl_privacy_audit.lab.manifest import Pair
 
 SHAPES = ("bar", "cross", "disc", "pole")
 

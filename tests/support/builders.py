@@ -20,10 +20,11 @@ from fl_privacy_audit import (
     TrainingConfig,
     Truth,
 )
-from fl_privacy_audit.compare import LastRun, last_run
-from fl_privacy_audit.ledger import FILE_NAME, Ledger, read_ledger
-from fl_privacy_audit.provenance import describe_model
-from fl_privacy_audit.records import (
+from fl_privacy_audit.core.observe import observe
+from fl_privacy_audit.core.types import Observation
+from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, read_ledger
+from fl_privacy_audit.ledger.provenance import describe_model
+from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AttackStatus,
     AuditRecord,
@@ -32,8 +33,7 @@ from fl_privacy_audit.records import (
     RunRecord,
     Scores,
 )
-from fl_privacy_audit.types import Observation
-from fl_privacy_audit.updates import observe
+from fl_privacy_audit.verdicts.compare import LastRun, last_run
 
 QUICK = settings(
     max_examples=25,

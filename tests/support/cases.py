@@ -11,8 +11,8 @@ from skimage.transform import resize
 from torch import Tensor, nn
 
 from fl_privacy_audit import ImageConfig, TrainingConfig
-from fl_privacy_audit.types import Observation
-from fl_privacy_audit.updates import observe
+from fl_privacy_audit.core.observe import observe
+from fl_privacy_audit.core.types import Observation
 
 CLASSES = 10
 

@@ -3,13 +3,7 @@
 import dataclasses
 from typing import Any
 
-from fl_privacy_audit.theory import (
-    DpClaim,
-    Observed,
-    SampledGaussian,
-    analytic_sigma,
-    epsilon_rdp,
-)
+from fl_privacy_audit.dp import DpClaim, Observed, SampledGaussian, analytic_sigma, epsilon_rdp
 
 DELTA = 1e-5
 DP_SGD = DpClaim(

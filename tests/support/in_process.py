@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 from fl_privacy_audit import Auditor
-from fl_privacy_audit.flower_cifar.client_app import app
-from fl_privacy_audit.flower_cifar.server_app import federate
-from fl_privacy_audit.flower_cifar.settings import Settings
-from fl_privacy_audit.sweep import worker
-from tests.grid import InProcessGrid
+from fl_privacy_audit.simulate.federation.client_app import app
+from fl_privacy_audit.simulate.federation.server_app import federate
+from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.sweep import worker
+from tests.support.grid import InProcessGrid
 
 
 def here(

@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from fl_privacy_audit import Auditor, Client, ClientReply, Truth
-from fl_privacy_audit.judge import judge_run
-from fl_privacy_audit.ledger import last_run, read_ledger
-from fl_privacy_audit.verdict import SettingVerdict
-
-from .builders import IMAGE, Arrays, audit_config, made, to_arrays, trained
+from fl_privacy_audit.ledger.ledger import last_run, read_ledger
+from fl_privacy_audit.verdicts.rules import judge_run
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
+from tests.support.builders import IMAGE, Arrays, audit_config, made, to_arrays, trained
 
 Tamper = Callable[[Arrays, Arrays, np.random.Generator], Arrays]
 """``(sent, returned, rng) -> returned``: a defence, or worse."""

@@ -7,9 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from fl_privacy_audit.ledger import Ledger
-from fl_privacy_audit.provenance import versions
-from fl_privacy_audit.records import (
+from fl_privacy_audit.core.types import ControlKind, View
+from fl_privacy_audit.ledger.ledger import Ledger
+from fl_privacy_audit.ledger.provenance import versions
+from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
     ControlOutcome,
@@ -19,8 +20,7 @@ from fl_privacy_audit.records import (
     Scores,
     ThreatModel,
 )
-from fl_privacy_audit.types import ControlKind, View
-from tests.core.builders import audit_config
+from tests.support.builders import audit_config
 
 SHAPE = (3, 16, 16)
 TRAINING: dict[str, Any] = {

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fl_privacy_audit.manifest import CANNOT_TELL, Answer, Pair, write_answers
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, Pair, write_answers
 
 CLASSES = ["cat", "dog", "owl"]
 NOISE = {"strong": 0.05, "middling": 0.35, "weak": 4.0}

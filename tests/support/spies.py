@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from fl_privacy_audit import Auditor
+from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.metrics import perceptual
 from fl_privacy_audit.metrics.backbone import ALEXNET, ALEXNET_SHAPES, INCEPTION
 from fl_privacy_audit.metrics.semsim import SemSimNet
-from fl_privacy_audit.types import Observation, Reconstruction
-
-from .builders import audit_config, tiny_net
+from tests.support.builders import audit_config, tiny_net
 
 
 @dataclass
@@ -54,7 +53,7 @@ def spied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
             spies.append(Spy(name=name, **(how or {})))
             return spies[-1]
 
-        monkeypatch.setattr("fl_privacy_audit.audit.make_attack", make)
+        monkeypatch.setattr("fl_privacy_audit.audit.auditor.make_attack", make)
         truth = settings.pop("truth", None)
         config = audit_config(tmp_path, **{"attacks": ["spy"], **settings})
         return Auditor(config, model=tiny_net(), truth=truth), spies

@@ -6,13 +6,20 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fl_privacy_audit.compare import compare, last_run
-from fl_privacy_audit.errors import LedgerError, NotComparableError
-from fl_privacy_audit.ledger import read_ledger
-from fl_privacy_audit.provenance import describe_model
-from fl_privacy_audit.records import AuditRecord, Record, RunRecord
-
-from .builders import ONE_STEP, audit_line, evaluation_line, made, outcome, run_line, write_ledger
+from fl_privacy_audit.core.errors import LedgerError, NotComparableError
+from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.ledger.provenance import describe_model
+from fl_privacy_audit.ledger.records import AuditRecord, Record, RunRecord
+from fl_privacy_audit.verdicts.compare import compare, last_run
+from tests.support.builders import (
+    ONE_STEP,
+    audit_line,
+    evaluation_line,
+    made,
+    outcome,
+    run_line,
+    write_ledger,
+)
 
 NO_TRUTH = "a run has no published truth, so nobody can tell if the images are the same"
 COUNTS = "settings have different numbers of scored records; compare counts first"

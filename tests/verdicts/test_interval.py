@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fl_privacy_audit import bootstrap
-from fl_privacy_audit.bootstrap import DRAWS, draw_means, spread, tail
+from fl_privacy_audit.verdicts import interval as bootstrap
+from fl_privacy_audit.verdicts.interval import DRAWS, draw_means, spread, tail
 
 
 def test_the_tail_has_the_width_of_student() -> None:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fl_privacy_audit.judge import judge, judge_run, views_of
-from fl_privacy_audit.records import AttackOutcome, AuditRecord, ControlOutcome, Scores
-from fl_privacy_audit.types import ControlKind
-from fl_privacy_audit.verdict import FEWEST, LEVEL, Verdict
-
-from .builders import audit_line, kept, outcome, run_line
+from fl_privacy_audit.core.types import ControlKind
+from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ControlOutcome, Scores
+from fl_privacy_audit.verdicts.rules import judge, judge_run, views_of
+from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL, Verdict
+from tests.support.builders import audit_line, kept, outcome, run_line
 
 NAME = "inverting_gradients"
 

@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.ledger import read_ledger
-from fl_privacy_audit.verdict import SettingVerdict
-
-from .builders import make_reply, make_truth, real_auditor, tiny_net, to_arrays, trained
-from .conftest import Build
-from .judged_cases import audited, gaussian, replaced_by_noise
+from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
+from tests.support.builders import (
+    make_reply,
+    make_truth,
+    real_auditor,
+    tiny_net,
+    to_arrays,
+    trained,
+)
+from tests.support.judged_cases import audited, gaussian, replaced_by_noise
+from tests.support.spies import Build
 
 OPTIMISED: dict[str, Any] = {"net": tiny_net, "seconds_per_round": 1e6}
 
@@ -166,7 +172,7 @@ def test_a_control_that_fails_is_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise RuntimeError("it broke")
 
-    monkeypatch.setattr("fl_privacy_audit.trials.undefended", broken)
+    monkeypatch.setattr("fl_privacy_audit.audit.trials.undefended", broken)
     (record,) = real_auditor(tmp_path, controls=["undefended"]).audit_round(1, [make_reply()])
     (control,) = record.attacks[0].controls
     assert (control.status, control.reason) == ("not tested", "RuntimeError: it broke")

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import torch
 
-from fl_privacy_audit.devices import cpu_threads, pick_device
-from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.core.devices import cpu_threads, pick_device
+from fl_privacy_audit.core.errors import CorpusError
 
 from .plan import Chunk, Plan, Refusal, lay_out
 from .recipes import RECIPES

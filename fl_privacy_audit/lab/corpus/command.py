@@ -19,8 +19,8 @@ from rich.progress import (
 )
 
 from fl_privacy_audit.attacks import all_attacks
-from fl_privacy_audit.devices import pick_device
-from fl_privacy_audit.errors import AuditError
+from fl_privacy_audit.core.devices import pick_device
+from fl_privacy_audit.core.errors import AuditError
 
 from .build import Built, build_corpus
 from .plan import MODES, Part, Plan

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.core.errors import CorpusError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy_audit.config import ImageConfig, TrainingConfig
+from fl_privacy_audit.core.config import ImageConfig, TrainingConfig
+from fl_privacy_audit.core.observe import observe
+from fl_privacy_audit.core.types import Mode, Observation
 from fl_privacy_audit.defences import Defence
-from fl_privacy_audit.types import Mode, Observation
-from fl_privacy_audit.updates import observe
 
 LEARNING_RATE = 0.1
 

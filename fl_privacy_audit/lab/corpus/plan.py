@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 
 from fl_privacy_audit.attacks import all_attacks, make_attack
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.core.types import Mode
 from fl_privacy_audit.defences import DEFENCES, make_defence
-from fl_privacy_audit.errors import ConfigError, CorpusError
-from fl_privacy_audit.types import Mode
 
 from .halves import Source
 from .recipes import RECIPES, Training

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.types import Mode
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.types import Mode
 
 from .plan import Part, Plan
 from .recipes import RECIPES, Training

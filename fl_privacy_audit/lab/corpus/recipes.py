@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.types import ImageSpec
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.types import ImageSpec
 
 from .augment import Operation, as_it_is, crop_and_flip, policy
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from PIL import Image
 
-from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.core.errors import CorpusError
 
 from .halves import Half, Source
 from .packaged import PLAIN_STATISTICS, open_lfw, open_photos

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.core.errors import CorpusError
 
 Value = int | float | str | bool
 

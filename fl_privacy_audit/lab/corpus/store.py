@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import CLASSES, MANIFEST, Pair
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import CLASSES, MANIFEST, Pair
 
 PLAN, LOCK = "plan.json", ".lock"
 COLUMNS = [field.name for field in fields(Pair)]

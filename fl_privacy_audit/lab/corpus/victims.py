@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.core.errors import CorpusError
 
 from .networks import (
     Cnn6,

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack, reconstruct_each
-from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.config import ImageConfig
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.core.config import ImageConfig
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.defences import make_defence
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import Pair
-from fl_privacy_audit.matching import match
-from fl_privacy_audit.protocols import Attack
+from fl_privacy_audit.lab.manifest import Pair
+from fl_privacy_audit.metrics.matching import match
 
 from .augment import as_it_is, eight_bits
 from .halves import Source

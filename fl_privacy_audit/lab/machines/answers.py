@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import CANNOT_TELL, Answer, Corpus, Pair
-from fl_privacy_audit.study.agreement import Agreement, agreement
-from fl_privacy_audit.study.bootstrap import draw
-from fl_privacy_audit.study.table import Ratings
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, Corpus, Pair
+from fl_privacy_audit.lab.study.agreement import Agreement, agreement
+from fl_privacy_audit.lab.study.bootstrap import draw
+from fl_privacy_audit.lab.study.table import Ratings
 
 from .calibrate import decide
 from .looks import likeliest, score

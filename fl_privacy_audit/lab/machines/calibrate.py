@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor, nn
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import CANNOT_TELL
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import CANNOT_TELL
 
 from .corruption import BLANKS, CORRUPTIONS, blank, corrupt
 from .looks import likeliest, score

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import Answer, Corpus, read_corpus, write_answers
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import Answer, Corpus, read_corpus, write_answers
 
 from .answers import What, agreement_of, answer
 from .calibrate import NEVER, Calibration

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fl_privacy_audit.errors import CorpusError, WeightsError
+from fl_privacy_audit.core.errors import CorpusError, WeightsError
 
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fl_privacy_audit.errors import CorpusError
+from fl_privacy_audit.core.errors import CorpusError
 
 from .calibrate import Calibration, calibrate
 from .networks import load_start, make_network

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import read_corpus
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import read_corpus
 
 Half = Literal["all", "first", "second"]
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff")

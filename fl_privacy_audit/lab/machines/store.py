@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fl_privacy_audit.errors import CorpusError, WeightsError
+from fl_privacy_audit.core.errors import CorpusError, WeightsError
 
 from .networks import make_network
 

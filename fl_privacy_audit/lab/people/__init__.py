@@ -6,7 +6,7 @@
     fl-privacy-audit annotate CORPUS --export answers.csv
     fl-privacy-audit annotate CORPUS --agreement
 
-The corpus and the answers are those of `fl_privacy_audit.manifest`.
+The corpus and the answers are those of `fl_privacy_audit.lab.manifest`.
 """
 
 from .app import create_app as create_app

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from flask import Flask, Response, abort, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as Reply
 
-from fl_privacy_audit.errors import ConfigError, CorpusError
-from fl_privacy_audit.manifest import CANNOT_TELL, Corpus, read_picture
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Corpus, read_picture
 
 from .guard import protect
 from .items import Item, path_inside, png, size_shown

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from fl_privacy_audit.errors import AuditError, ConfigError, CorpusError
-from fl_privacy_audit.manifest import Corpus, read_corpus
+from fl_privacy_audit.core.errors import AuditError, ConfigError, CorpusError
+from fl_privacy_audit.lab.manifest import Corpus, read_corpus
 
 from .app import create_app
 from .export import answers, check_form, chosen, export, ratings_table

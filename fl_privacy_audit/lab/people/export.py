@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from fl_privacy_audit.errors import ConfigError, CorpusError
-from fl_privacy_audit.manifest import Answer, Corpus, write_answers
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.lab.manifest import Answer, Corpus, write_answers
 from fl_privacy_audit.metrics import mse, psnr, ssim
 
 from .items import path_inside

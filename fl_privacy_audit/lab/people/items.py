@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import Corpus, Pair, read_picture
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import Corpus, Pair, read_picture
 
 SIDE = 448
 """Longest side of a picture on the page, in CSS pixels: a multiple of 32, 64, 112 and 224."""

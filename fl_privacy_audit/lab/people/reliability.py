@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from fl_privacy_audit.manifest import CANNOT_TELL, Answer, Corpus
-from fl_privacy_audit.study.agreement import alpha
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, Corpus
+from fl_privacy_audit.lab.study.agreement import alpha
 
 from .export import answers, by_key, class_offsets
 from .store import Annotator, Store

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fl_privacy_audit.errors import ConfigError, CorpusError
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
 
 from .plan import Settings, Stage, Step
 

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from fl_privacy_audit.errors import WeightsError
+from fl_privacy_audit.core.errors import WeightsError
+from fl_privacy_audit.lab.study.report import table
+from fl_privacy_audit.ledger.provenance import versions
 from fl_privacy_audit.metrics.semsim import MEAN, SIDE, STD, SemSimNet
-from fl_privacy_audit.provenance import versions
-from fl_privacy_audit.study.report import table
 
 from .evaluation import Evaluation
 from .examples import Examples

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.metrics.semsim import SemSimNet, prepare
 
 

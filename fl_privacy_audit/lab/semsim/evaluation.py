@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fl_privacy_audit.errors import CorpusError, MetricUnavailable
-from fl_privacy_audit.manifest import Pair, read_picture
+from fl_privacy_audit.core.errors import CorpusError, MetricUnavailable
+from fl_privacy_audit.lab.manifest import Pair, read_picture
+from fl_privacy_audit.lab.study.bootstrap import Draws, Estimate, draw, share
+from fl_privacy_audit.lab.study.image_level import ImageLevel, image_level
+from fl_privacy_audit.lab.study.model_level import Difference, ModelLevel, model_level
+from fl_privacy_audit.lab.study.rank import pair_signs
+from fl_privacy_audit.lab.study.table import CANNOT_TELL, Floats, Ratings
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.metrics.semsim import SemSimNet, semsim
-from fl_privacy_audit.study.bootstrap import Draws, Estimate, draw, share
-from fl_privacy_audit.study.image_level import ImageLevel, image_level
-from fl_privacy_audit.study.model_level import Difference, ModelLevel, model_level
-from fl_privacy_audit.study.rank import pair_signs
-from fl_privacy_audit.study.table import CANNOT_TELL, Floats, Ratings
 
 from .examples import Judged
 from .protocols import original_of

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fl_privacy_audit.errors import CorpusError
-from fl_privacy_audit.manifest import Answer, Pair, read_answers, read_corpus, read_picture
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import Answer, Pair, read_answers, read_corpus, read_picture
 from fl_privacy_audit.metrics.semsim import SIDE
 
 from .protocols import Selection, kept, original_of

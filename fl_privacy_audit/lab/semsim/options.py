@@ -3,7 +3,7 @@
 import click
 import torch
 
-from fl_privacy_audit.devices import has_bfloat16
+from fl_privacy_audit.core.devices import has_bfloat16
 
 bfloat16_option = click.option(
     "--bfloat16/--float32",

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from fl_privacy_audit.corpus import open_source
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.lab.corpus import open_source
 from fl_privacy_audit.metrics.semsim import SIDE, load_semsim, to_tensors
 
 from .options import bfloat16_option

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fl_privacy_audit.annotators.corruption import corrupt
-from fl_privacy_audit.corpus.augment import translate
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.lab.corpus.augment import translate
+from fl_privacy_audit.lab.machines.corruption import corrupt
 from fl_privacy_audit.metrics.semsim import SIDE, SemSimNet, from_tensors, to_tensors
 
 from .computing import begin, train_features

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.manifest import Pair
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.lab.manifest import Pair
 
 FIELDS = ("source", "victim", "recipe", "attack", "defence")
 

@@ -10,10 +10,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.study.bootstrap import Estimate
-from fl_privacy_audit.study.report import number, table
-from fl_privacy_audit.study.table import title
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.lab.study.bootstrap import Estimate
+from fl_privacy_audit.lab.study.report import number, table
+from fl_privacy_audit.lab.study.table import title
 
 from .evaluation import Evaluation
 

@@ -15,14 +15,14 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
-from fl_privacy_audit.errors import ConfigError, CorpusError
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.lab.study.rank import auc
 from fl_privacy_audit.metrics.semsim import (
     SemSimNet,
     embed,
     from_tensors,
     to_tensors,
 )
-from fl_privacy_audit.study.rank import auc
 
 from .computing import begin, train_features
 from .examples import Examples

@@ -5,10 +5,10 @@
     result = run_study("ratings.csv", "out")
     result.model_level.correlations["psnr"].spearman.value
 
-The columns of the table are described in `fl_privacy_audit.study.table`.
+The columns of the table are described in `fl_privacy_audit.lab.study.table`.
 """
 
-from fl_privacy_audit.errors import StudyError as StudyError
+from fl_privacy_audit.core.errors import StudyError as StudyError
 
 from .agreement import Agreement as Agreement
 from .bootstrap import Estimate as Estimate

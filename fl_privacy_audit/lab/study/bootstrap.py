@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy_audit.errors import StudyError
+from fl_privacy_audit.core.errors import StudyError
 
 from .table import Floats
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from fl_privacy_audit.errors import StudyError
+from fl_privacy_audit.core.errors import StudyError
 
 from .report import SHORT_HEADER, short_rows, verdict
 from .result import StudyResult

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fl_privacy_audit.errors import StudyError
+from fl_privacy_audit.core.errors import StudyError
 
 from .agreement import agreement
 from .bootstrap import draw
@@ -33,7 +33,7 @@ def run_study(
     """Judge every metric of a ratings table against the people in it.
 
     Args:
-        table_path: See `fl_privacy_audit.study.table` for the columns.
+        table_path: See `fl_privacy_audit.lab.study.table` for the columns.
         out_dir: Made if missing; files of an earlier study in it are replaced.
         bootstraps: Draws behind each interval, 100 or more.
         seed: Of the draws.

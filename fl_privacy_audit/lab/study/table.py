@@ -24,7 +24,7 @@ from typing import Literal, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy_audit.errors import StudyError
+from fl_privacy_audit.core.errors import StudyError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -4,7 +4,8 @@
 loads nothing, and shows all text from runs as text.
 """
 
-from .markdown import render_json, render_markdown
+from fl_privacy_audit.report.markdown import render_json, render_markdown
+
 from .page import render_html
 
 __all__ = ["render_html", "render_json", "render_markdown"]

@@ -6,17 +6,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fl_privacy_audit.summary import AuditSummary
-from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import FEWEST, WORST_FIRST, Word
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.report import words
+from fl_privacy_audit.report.agreement import agreement
+from fl_privacy_audit.report.attackers import attackers
+from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
+from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
+from fl_privacy_audit.report.formats import when
+from fl_privacy_audit.report.lines import clean, headline, lines_of, title_of, views
+from fl_privacy_audit.report.summary import AuditSummary
+from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST, Word
 
-from . import words
-from .agreement import agreement
-from .attackers import attackers
-from .conditions import attack_notes, budget, gaps, origins, software, tried
-from .dp import EPSILON_HEADS, dp_sections
-from .formats import when
-from .lines import clean, headline, lines_of, title_of, views
 from .pictures import LEFT_OUT, OFF, pictures_of
 from .plots import draw_distribution, draw_tradeoff, metric_info
 from .plots_series import draw_corridor, draw_rounds
@@ -132,7 +132,7 @@ def _final(value: object) -> object:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("fl_privacy_audit.html_report"),
+        loader=PackageLoader("fl_privacy_audit.report.html"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_final,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from fl_privacy_audit.summary import AuditSummary, RecordScores, SettingSummary
-from fl_privacy_audit.types import View
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.report.lines import numbered, score_text, title_of, verdict_of
+from fl_privacy_audit.report.summary import AuditSummary, RecordScores, SettingSummary
 
-from .lines import numbered, score_text, title_of, verdict_of
 from .plots import metric_info
 
 MOST_IMAGES = 4

@@ -6,13 +6,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from fl_privacy_audit.records import NULLS
-from fl_privacy_audit.summary import AuditSummary, MetricInfo, RecordScores, SettingSummary
-from fl_privacy_audit.types import View
-from fl_privacy_audit.verdict import WORST_FIRST, NetLeakage, Word
-
-from . import formats
-from .lines import (
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.ledger.records import NULLS
+from fl_privacy_audit.report import formats
+from fl_privacy_audit.report.lines import (
     covered,
     deciding,
     epsilon_of,
@@ -25,6 +22,9 @@ from .lines import (
     title_of,
     verdict_of,
 )
+from fl_privacy_audit.report.summary import AuditSummary, MetricInfo, RecordScores, SettingSummary
+from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, Word
+
 from .svg import COLOURS, INK, MARKERS, NULL, POSITIVE, Plot, canvas, plain, short, style, to_svg
 
 _CORNERS = (

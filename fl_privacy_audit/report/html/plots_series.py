@@ -7,11 +7,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from fl_privacy_audit.records import NULLS
-from fl_privacy_audit.summary import AuditSummary, MetricInfo, RecordScores, SettingSummary
-from fl_privacy_audit.types import View
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.ledger.records import NULLS
+from fl_privacy_audit.report.lines import numbered, score_text, title_of, verdict_of
+from fl_privacy_audit.report.summary import AuditSummary, MetricInfo, RecordScores, SettingSummary
 
-from .lines import numbered, score_text, title_of, verdict_of
 from .plots import metric_info
 from .svg import COLOURS, INK, NULL, POSITIVE, Plot, canvas, plain, short, style, to_svg
 

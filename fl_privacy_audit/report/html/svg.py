@@ -10,9 +10,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fl_privacy_audit.verdict import Word
-
-from .lines import clean
+from fl_privacy_audit.report.lines import clean
+from fl_privacy_audit.verdicts.verdict import Word
 
 WIDTH = 4.2
 """Inches, some 300 points: less than a phone is wide, so that letters are larger there than here."""

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from fl_privacy_audit.config import read_settings
+from fl_privacy_audit.core.config import read_settings
 from fl_privacy_audit.defences import Soteria, defend_weights, make_defence
 from fl_privacy_audit.strategies import audit_mod, persistent_accountant, publish_batch
 

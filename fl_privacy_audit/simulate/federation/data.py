@@ -15,7 +15,7 @@ from skimage import data as photographs
 from skimage.transform import resize
 from torch import Tensor
 
-from fl_privacy_audit.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError
 
 from .settings import Settings
 

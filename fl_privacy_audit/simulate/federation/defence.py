@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from fl_privacy_audit.config import DefenceConfig, read_settings
+from fl_privacy_audit.core.config import DefenceConfig, read_settings
 from fl_privacy_audit.defences import DEFENCES, make_defence
 from fl_privacy_audit.strategies import defend
 

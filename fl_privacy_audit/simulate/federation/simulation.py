@@ -8,7 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from fl_privacy_audit import Auditor
-from fl_privacy_audit.errors import AuditError
+from fl_privacy_audit.core.errors import AuditError
 
 from .client_app import app as client_app
 from .server_app import federate

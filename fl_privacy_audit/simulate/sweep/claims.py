@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fl_privacy_audit.flower_cifar.settings import Settings
+from fl_privacy_audit.simulate.federation.settings import Settings
 
 Given = dict[str, int | float | str | bool]
 

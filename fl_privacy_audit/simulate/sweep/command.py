@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fl_privacy_audit.errors import ConfigError
-from fl_privacy_audit.report import LOWER_BOUND, comparison_table
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.report.terminal import LOWER_BOUND, comparison_table
 
 from .plan import Run, read_plan
 from .run import Event, run_sweep

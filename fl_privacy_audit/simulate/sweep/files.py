@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fl_privacy_audit.errors import ConfigError, LedgerError
+from fl_privacy_audit.core.errors import ConfigError, LedgerError
 
 from .plan import Run
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fl_privacy_audit.attacks import make_attack
-from fl_privacy_audit.config import AuditConfig
+from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.defences import DEFENCES, Setting, make_defence
-from fl_privacy_audit.errors import AuditError, ConfigError
-from fl_privacy_audit.flower_cifar.settings import Settings
+from fl_privacy_audit.simulate.federation.settings import Settings
 
 from .claims import dp_claim
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from fl_privacy_audit.compare import Comparison, compare
-from fl_privacy_audit.errors import AuditError
-from fl_privacy_audit.report import comparison_markdown
+from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.report.terminal import comparison_markdown
+from fl_privacy_audit.verdicts.compare import Comparison, compare
 
 from .files import FINISHED, LOG, is_finished, lock, prepare
 from .plan import Run
 
-WORKER = (sys.executable, "-m", "fl_privacy_audit.sweep.worker")
+WORKER = (sys.executable, "-m", "fl_privacy_audit.simulate.sweep.worker")
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",

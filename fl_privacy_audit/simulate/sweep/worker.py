@@ -1,4 +1,4 @@
-"""One run of a sweep in a process of its own: ``python -m fl_privacy_audit.sweep.worker FOLDER CORES``.
+"""One run of a sweep in a process of its own: ``python -m fl_privacy_audit.simulate.sweep.worker FOLDER CORES``.
 
 It reads ``run.json`` in the folder, writes the ledger beside it, tells on its standard output how
 far it is, and at the end writes ``finished.json``: a folder without that file is a half run.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from fl_privacy_audit.errors import AuditError
+from fl_privacy_audit.core.errors import AuditError
 
 from .files import FINISHED, LOCK, SPEC, write_whole
 
@@ -56,12 +56,12 @@ def _federation(
     import numpy as np
     import torch
 
-    from fl_privacy_audit.audit import Auditor, Progress
-    from fl_privacy_audit.config import AuditConfig
-    from fl_privacy_audit.flower_cifar import simulation
-    from fl_privacy_audit.flower_cifar.data import class_names, load_test
-    from fl_privacy_audit.flower_cifar.model import make_net
-    from fl_privacy_audit.flower_cifar.settings import Settings
+    from fl_privacy_audit.audit.auditor import Auditor, Progress
+    from fl_privacy_audit.core.config import AuditConfig
+    from fl_privacy_audit.simulate.federation import simulation
+    from fl_privacy_audit.simulate.federation.data import class_names, load_test
+    from fl_privacy_audit.simulate.federation.model import make_net
+    from fl_privacy_audit.simulate.federation.settings import Settings
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     settings = Settings(**spec["settings"])

@@ -1,0 +1,1 @@
+"""The optimisation attack: recipe, batch, gradients and the loop that joins them."""

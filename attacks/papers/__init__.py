@@ -1,0 +1,1 @@
+"""One paper per file: its citation, its threat model, and a recipe of parts."""

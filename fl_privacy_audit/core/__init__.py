@@ -1,0 +1,1 @@
+"""What every room speaks: types, errors, settings, and what an attacker holds."""

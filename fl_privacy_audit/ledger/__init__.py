@@ -1,0 +1,5 @@
+"""The append-only audit log: its records, how they are written, read, mirrored and exported."""
+
+from .ledger import Ledger as Ledger
+from .ledger import LedgerContents as LedgerContents
+from .ledger import read_ledger as read_ledger

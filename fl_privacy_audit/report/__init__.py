@@ -1,0 +1,1 @@
+"""Where figures become words and pictures: terminal, Markdown, JSON and one HTML page."""

@@ -1,0 +1,1 @@
+"""Federations on one machine: the demo, and sweeps over defences."""

@@ -1,0 +1,1 @@
+"""What the records of a run say: verdicts, their evidence, and runs side by side."""
