@@ -7,6 +7,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from fl_privacy_audit.lab import people
 from fl_privacy_audit.lab.manifest import Corpus
 from fl_privacy_audit.lab.people import Store, create_app
 from fl_privacy_audit.lab.people.command import prepare
@@ -315,7 +316,7 @@ def test_new_pictures_come_after_the_old_ones(make_corpus: MakeCorpus) -> None:
 
 
 def test_static_files_are_packed() -> None:
-    folder = Path(__import__("fl_privacy_audit.lab.people").annotate.__file__).parent
+    folder = Path(people.__file__).parent
     assert {path.suffix for path in (folder / "static").iterdir()} == {".css", ".js"}
     for path in [*(folder / "static").iterdir(), *(folder / "templates").iterdir()]:
         assert "http" not in path.read_text(encoding="utf-8")  # nothing from the network

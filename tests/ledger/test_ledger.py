@@ -228,7 +228,7 @@ def test_a_ledger_without_a_run(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from fl_privacy_audit.ledger import Ledger
-from fl_privacy_audit.records import EvaluationRecord
+from fl_privacy_audit.ledger.records import EvaluationRecord
 ledger = Ledger(sys.argv[1])
 for round in range(100):
     ledger.append([EvaluationRecord(

@@ -131,7 +131,7 @@ def test_one_round_through_ray(tmp_path: Path) -> None:
     """In a process of its own: Ray's warnings are not ours to turn into errors."""
     script = f"""
 from pathlib import Path
-from tests.example.test_federation import auditor
+from tests.simulate.test_federation import auditor
 from fl_privacy_audit.simulate.federation.settings import Settings
 from fl_privacy_audit.simulate.federation.simulation import simulate
 settings = Settings(images_per_client=8, num_rounds=1, noise_multiplier=1.0)
