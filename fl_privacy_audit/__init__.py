@@ -9,8 +9,8 @@ The two lines of a ServerApp::
 """
 
 from fl_privacy_audit.audit.auditor import Auditor as Auditor
-from fl_privacy_audit.audit.auditor import ClientReply as ClientReply
 from fl_privacy_audit.audit.auditor import Progress as Progress
+from fl_privacy_audit.audit.schedule import ClientReply as ClientReply
 from fl_privacy_audit.core.config import AttackConfig as AttackConfig
 from fl_privacy_audit.core.config import AuditConfig as AuditConfig
 from fl_privacy_audit.core.config import ImageConfig as ImageConfig

@@ -14,6 +14,7 @@ from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import (
     LOWER_BOUND,
     comparison_markdown,
@@ -104,7 +105,7 @@ def show(directory: Path, fail_on: tuple[str, ...]) -> None:
     for line in lines:
         console.print(line, markup=False)
     for note in run.notes:
-        console.print(f"Note: {note}", markup=False)
+        console.print(f"Note: {say(note)}", markup=False)
     console.print(LOWER_BOUND)
     _fail(verdicts, fail_on)
 
@@ -135,7 +136,7 @@ def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str
     else:
         console.print(comparison_table(comparison, width=console.width))
         lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
-        for note in [*lines, *comparison.notes, LOWER_BOUND]:
+        for note in [*lines, *map(say, comparison.notes), LOWER_BOUND]:
             console.print(note, markup=False)
     _fail(comparison.verdicts, fail_on)
 

@@ -124,13 +124,3 @@ def grey(spec: ImageSpec, count: int) -> Tensor:
     """Pictures of one colour, the mean that clients subtract: ``(count, C, H, W)`` in [0, 1]."""
     colour = torch.tensor(spec.mean, dtype=torch.float32).clamp(0, 1)
     return colour.view(1, -1, 1, 1).expand(count, *spec.shape).clone()
-
-
-def share_images(one: Truth, other: Truth) -> bool:
-    """Whether two batches have an image in common, to the accuracy of 8 bits."""
-
-    def images(truth: Truth) -> set[bytes]:
-        pixels = (truth.images * 255).round().to(torch.uint8).cpu().numpy()
-        return {image.tobytes() for image in pixels}
-
-    return bool(images(one) & images(other))

@@ -81,6 +81,9 @@ def observe(
             'mode as `mode` says: if clients train in train mode, set it to "train"'
         )
     gradient, scale_known = _as_gradient(update, parameters, training, assumptions)
+    num_images = count_images(training, num_examples)
+    if num_images < count_images(training, None):
+        assumptions.append(f"the client reports {num_images} examples, so as many are rebuilt")
     return Observation(
         model=model,
         parameters=parameters,
@@ -89,7 +92,7 @@ def observe(
         update=update,
         gradient=gradient,
         gradient_scale_known=scale_known,
-        num_images=_count_images(training, num_examples, assumptions),
+        num_images=num_images,
         num_classes=num_classes,
         image=image.spec(),
         training=training.known(),
@@ -201,15 +204,10 @@ def _some(names: list[str], most: int = 3) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _count_images(
-    training: TrainingConfig, num_examples: int | None, assumptions: list[str]
-) -> int:
-    steps = training.steps or 1
-    count = training.images or training.batch_size * steps
-    if num_examples is not None and 0 < num_examples < count:
-        assumptions.append(f"the client reports {num_examples} examples, so as many are rebuilt")
-        count = num_examples
-    return count
+def count_images(training: TrainingConfig, num_examples: int | None) -> int:
+    """Images behind an update: as many as the training says, but never more than reported."""
+    count = training.images or training.batch_size * (training.steps or 1)
+    return num_examples if num_examples is not None and 0 < num_examples < count else count
 
 
 def _as_gradient(

@@ -1,28 +1,49 @@
 """What the ledger holds: three kinds of line, each a pydantic model with a schema version.
 
-Version 1 knew no controls and no release view. Its lines are read as they are: what they lack is
-empty here.
+Version 1 knew no controls and no release view; what its lines lack is empty here. Versions 1 and 2
+held reasons as sentences: they are read as reasons with the code ``"text"``.
 """
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, KnownDefence, View
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
+UpdateForm = Literal["exact gradient", "gradient direction", "weight difference", "none"]
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
+
+
+UNAVAILABLE = "unavailable: "
+"""How ledgers before version 3 began the detail of a metric that could not be computed."""
+
+
+def _from_text(value: Any) -> Any:
+    return Reason.of("text", text=value) if isinstance(value, str) else value
+
+
+Why = Annotated[Reason, BeforeValidator(_from_text)]
 
 
 class _Line(BaseModel):
     # ser_json_inf_nan: a diverged objective must stay readable as such.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
     time: str
 
 
@@ -87,7 +108,7 @@ class ThreatModel(BaseModel):
 
     server: Literal["honest but curious"] = "honest but curious"
     view: View
-    update_form: Literal["exact gradient", "gradient direction", "weight difference", "none"]
+    update_form: UpdateForm
     local_training: dict[str, str | int | float | None]
     image: dict[str, list[int] | list[float]]
     num_images: int | None
@@ -139,7 +160,7 @@ class ControlOutcome(BaseModel):
 
     kind: ControlKind
     status: AttackStatus
-    reason: str | None = None
+    reason: Why | None = None
     scores: dict[str, Scores] = Field(default_factory=dict)
     objective: float | None = None
     steps: int = 0
@@ -166,6 +187,7 @@ class AttackOutcome(BaseModel):
         seed: Seed of its generator.
         labels_right: Share of labels recovered, as a multiset; None where it is not known.
         scores: By metric.
+        unavailable: Metrics without a score here, and a picture that could not be kept: why.
         details: Further figures of the attack.
         picture: File with original and reconstruction, if pictures are kept.
         controls: At most one of each kind; none where there is no truth to score them with.
@@ -177,7 +199,7 @@ class AttackOutcome(BaseModel):
     threat_model: str | None = None
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
     status: AttackStatus
-    reason: str | None = None
+    reason: Why | None = None
     stopped: str | None = None
     objective: float | None = None
     steps: int = 0
@@ -186,6 +208,7 @@ class AttackOutcome(BaseModel):
     seed: int | None = None
     labels_right: float | None = None
     scores: dict[str, Scores] = Field(default_factory=dict)
+    unavailable: dict[str, Why] = Field(default_factory=dict)
     details: dict[str, float | str] = Field(default_factory=dict)
     picture: str | None = None
     controls: list[ControlOutcome] = Field(default_factory=list)
@@ -193,6 +216,21 @@ class AttackOutcome(BaseModel):
     def control(self, kind: ControlKind) -> ControlOutcome | None:
         """The control of this kind, if there is one."""
         return next((c for c in self.controls if c.kind == kind), None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unavailable_from_details(cls, data: Any) -> Any:
+        """Ledgers before version 3 kept the reason among the details."""
+        details = data.get("details") if isinstance(data, dict) else None
+        if not isinstance(details, dict) or "unavailable" in data:
+            return data
+        gone = {
+            name: text.removeprefix(UNAVAILABLE)
+            for name, text in details.items()
+            if isinstance(text, str) and text.startswith(UNAVAILABLE)
+        }
+        kept = {name: value for name, value in details.items() if name not in gone}
+        return {**data, "details": kept, "unavailable": gone}
 
     @field_validator("details", mode="before")
     @classmethod
@@ -232,7 +270,7 @@ class AuditRecord(_Line):
     partition: int | None = None
     view: View = "server"
     client_status: Literal["returned", "failed", "timed out"] = "returned"
-    reason: str | None = None
+    reason: Why | None = None
     threat_model: ThreatModel | None = None
     update_norm: float | None = None
     num_examples: int | None = None

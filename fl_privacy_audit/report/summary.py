@@ -27,6 +27,7 @@ from fl_privacy_audit.verdicts.compare import Comparison, accuracy_of, compare, 
 from fl_privacy_audit.verdicts.rules import views_of
 from fl_privacy_audit.verdicts.verdict import DEFAULT_MARGIN, MARGINS, SettingVerdict
 
+from .audit_reasons import say
 from .terminal import LOWER_BOUND
 
 
@@ -285,7 +286,7 @@ def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
         attacks=_tried(run),
         threat_models=[m for i, m in enumerate(models) if m not in models[:i]],
         dp=comparison.dp.get(run.run.setting),
-        notes=run.notes,
+        notes=[say(note) for note in run.notes],
     )
 
 
@@ -371,4 +372,4 @@ def _tried(run: LastRun) -> list[AttackTried]:
 
 
 def _reasons(outcomes: Sequence[AttackOutcome], status: AttackStatus) -> dict[str, int]:
-    return dict(Counter(str(o.reason) for o in outcomes if o.status == status))
+    return dict(Counter(say(o.reason) for o in outcomes if o.status == status and o.reason))

@@ -24,6 +24,8 @@ from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 NOTHING = "-"
 ROOMY = 120
 """Characters from which on verdicts and scores fit one table."""
+from .audit_reasons import say
+
 LOWER_BOUND = (
     "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
     "attacks it did not try."
@@ -57,7 +59,7 @@ def rounds_table(run: LastRun) -> Table:
             who = one if count == 1 else f"{count} clients"
             attack = [NOTHING] if several else []
             blanks = [NOTHING] * (len(metrics) + 1)
-            cells = [str(server_round), who, *attack, f"not tested: {reason}", *blanks]
+            cells = [str(server_round), who, *attack, f"not tested: {say(reason)}", *blanks]
             table.add_row(*map(escape, cells))
     return table
 
@@ -87,7 +89,7 @@ def _shown(scores: Iterable[Mapping[str, object]]) -> list[str]:
 
 
 def _outcome_cells(outcome: AttackOutcome, metrics: Sequence[str]) -> list[str]:
-    text = outcome.status if outcome.reason is None else f"{outcome.status}: {outcome.reason}"
+    text = outcome.status if outcome.reason is None else f"{outcome.status}: {say(outcome.reason)}"
     if outcome.stopped == "out of time":
         text += " (out of time)"
     cells = []
@@ -182,7 +184,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         *([NET] if any(row.net for row in comparison.rows) else []),
         *(line.strip() for line in verdict_lines(comparison.verdicts)),
         *dp_lines(comparison.dp),
-        *comparison.notes,
+        *map(say, comparison.notes),
     ]
     return "\n".join(["# Leakage by setting", "", *lines, "", *(f"- {note}" for note in notes), ""])
 

@@ -21,6 +21,7 @@ from fl_privacy_audit.core.config import (
 )
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import (
     comparison_markdown,
     comparison_table,
@@ -160,7 +161,7 @@ def _write(out: Path, console: Console) -> Comparison:
                 if record.client_status != "returned" or (attacked and outcome.status != "scored"):
                     raise AuditError(
                         f"{run.run.setting}, round {record.round}, {record.client}: "
-                        f"{outcome.status}: {outcome.reason}; see {run.path}"
+                        f"{outcome.status}: {outcome.reason and say(outcome.reason)}; see {run.path}"
                     )
     text = json.dumps(comparison.model_dump(mode="json"), indent=2)
     (out / "comparison.json").write_text(text + "\n", encoding="utf-8")
@@ -169,7 +170,7 @@ def _write(out: Path, console: Console) -> Comparison:
     draw_reconstructions(reconstruction_rows(runs, attack=ATTACK.name), picture)
     picture.chmod(0o600)
     console.print(comparison_table(comparison, width=console.width))
-    for note in comparison.notes:
+    for note in map(say, comparison.notes):
         console.print(f"Note: {note}", markup=False)
     console.print(f"Table, picture and ledgers: {out}", markup=False)
     return comparison

@@ -145,7 +145,11 @@ def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, str]:
         ("not scored", "inconclusive", "attacked, but nothing to compare with: "),
         ("not tested", "not tested", ""),
     ):
-        reasons = Counter(str(o.reason) for o in outcomes if o.status == status)
+        reasons = Counter(
+            str(o.reason.figures.get("message", o.reason.code))
+            for o in outcomes
+            if o.status == status and o.reason
+        )
         if reasons:
             return cast(Word, word), start + reasons.most_common(1)[0][0]
     return "not tested", "nothing was scored"

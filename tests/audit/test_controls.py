@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit import TrainingConfig, Truth
-from fl_privacy_audit.audit.controls import grey, noise_of_equal_norm, share_images, undefended
+from fl_privacy_audit.audit.controls import grey, noise_of_equal_norm, undefended
+from fl_privacy_audit.audit.truth import share_images
 from fl_privacy_audit.core.types import KnownDefence, Observation, Update
 from tests.support.builders import (
     IMAGE,

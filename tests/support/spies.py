@@ -43,20 +43,14 @@ Build = Callable[..., tuple[Auditor, list[Spy]]]
 
 
 @pytest.fixture
-def spied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+def spied(tmp_path: Path) -> Build:
     """An auditor whose attacks are spies; ``how`` is given to each of them."""
 
     def build(how: dict[str, Any] | None = None, **settings: Any) -> tuple[Auditor, list[Spy]]:
-        spies: list[Spy] = []
-
-        def make(name: str, settings: object) -> Spy:
-            spies.append(Spy(name=name, **(how or {})))
-            return spies[-1]
-
-        monkeypatch.setattr("fl_privacy_audit.audit.auditor.make_attack", make)
         truth = settings.pop("truth", None)
-        config = audit_config(tmp_path, **{"attacks": ["spy"], **settings})
-        return Auditor(config, model=tiny_net(), truth=truth), spies
+        spies = [Spy(name=name, **(how or {})) for name in settings.pop("attacks", ["spy"])]
+        config = audit_config(tmp_path, **settings)
+        return Auditor(config, model=tiny_net(), truth=truth, attacks=spies), spies
 
     return build
 

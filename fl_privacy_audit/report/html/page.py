@@ -10,6 +10,7 @@ from fl_privacy_audit.core.types import View
 from fl_privacy_audit.report import words
 from fl_privacy_audit.report.agreement import agreement
 from fl_privacy_audit.report.attackers import attackers
+from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
@@ -58,7 +59,7 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "epsilon_heads": EPSILON_HEADS,
         "origins": origins(summary),
         "software": software(summary),
-        "notes": list(dict.fromkeys(summary.comparison.notes)),
+        "notes": list(dict.fromkeys(map(say, summary.comparison.notes))),
         "words": words,
         "metric_words": _metric_words(summary),
         "metrics": [

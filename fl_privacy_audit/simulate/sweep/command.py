@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import LOWER_BOUND, comparison_table
 
 from .plan import Run, read_plan
@@ -49,7 +50,7 @@ def sweep_command(
         comparisons = run_sweep(runs, out.absolute(), workers=workers, tell=bars.tell)
     for place, comparison in comparisons.items():
         console.print(comparison_table(comparison, width=console.width))
-        for note in comparison.notes:
+        for note in map(say, comparison.notes):
             console.print(f"Note: {note}", markup=False)
         console.print(f"Ledgers and comparison: {place}", markup=False, soft_wrap=True)
     console.print(LOWER_BOUND, markup=False)
