@@ -56,6 +56,7 @@ def test_a_client_is_attacked_and_scored(tmp_path: Path) -> None:
 
 def test_an_attacked_record_is_on_the_disk(spied: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     auditor, _ = spied()
+    auditor.begin()
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(len(written(auditor))))
     auditor.audit_round(1, [make_reply()])
@@ -189,7 +190,7 @@ def test_everybody_or_all_who_are_left(spied: Build) -> None:
 
 def test_only_updates_that_can_be_audited_are_chosen_from(spied: Build) -> None:
     auditor, _ = spied(clients_per_round=1)
-    unfit = [make_reply(0, reason="no arrays"), make_reply(1, status="failed")]
+    unfit = [make_reply(0, reason=BROKEN), make_reply(1, status="failed")]
     for round in range(1, 9):
         assert attacked(auditor, round, [*unfit, make_reply(2)]) == {"partition 2"}
 
