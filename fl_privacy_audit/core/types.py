@@ -82,13 +82,15 @@ class LocalTraining:
 class KnownDefence:
     """What the attacker knows of the defence that an update went through, in units of the update.
 
+    Attacks adapt to it, and the ledger stores it as it is.
+
     Attributes:
-        name: In the table of defences.
-        settings: Of the defence, as configured.
-        clip_norm: The longest that an update may be; None where its length is not limited.
-        noise_std: Standard deviation of what was added to each number.
-        zeros_hide: Whether a zero may stand for anything: the defence dropped that number.
-        signs_only: Whether nothing but the sign of each number is left.
+        name: A name in the table of defences.
+        settings: The defence's settings, as configured.
+        clip_norm: Greatest possible length of an update; None if its length is not limited.
+        noise_std: Standard deviation of the noise added to each number.
+        zeros_hide: Whether a zero may stand for any value, because the defence drops numbers.
+        signs_only: Whether only the sign of each number is left.
         length_lost: Whether the length of this update says nothing.
     """
 
