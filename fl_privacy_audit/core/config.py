@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
-from .types import ControlKind, ImageSpec, LocalTraining, Mode, View
+from .types import Checked, ControlKind, ImageSpec, LocalTraining, Mode, View
 
 RUN_CONFIG_PREFIX = "audit."
 ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
@@ -16,45 +16,7 @@ LISTS = ("views", "controls")
 """Settings that are lists, and may be written as one text with commas between."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ImageConfig(_Settings):
-    """The images that clients train on.
-
-    Attributes:
-        shape: ``[C, H, W]``.
-        mean: Per-channel mean the clients subtract, on pixels in [0, 1]. There is no default:
-            a wrong normalisation quietly ruins every attack. ``[0, 0, 0]`` says there is none.
-        std: Per-channel standard deviation the clients divide by; ``[1, 1, 1]`` for none.
-    """
-
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        channels = self.shape[0]
-        if min(self.shape) < 1:
-            raise ValueError(f"`shape` must be [C, H, W] of positive numbers, but got {self.shape}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                raise ValueError(
-                    f"`{name}` must have one number for each of the {channels} channels in "
-                    f"`shape`, but got {list(values)}"
-                )
-        if min(self.std) <= 0:
-            raise ValueError(f"`std` must be positive, but got {list(self.std)}")
-        return self
-
-    def spec(self) -> ImageSpec:
-        """The same as the type that attacks see."""
-        return ImageSpec(shape=self.shape, mean=self.mean, std=self.std)
-
-
-class TrainingConfig(_Settings):
+class TrainingConfig(Checked):
     """What the attacker knows of the clients' local training.
 
     Attributes:
@@ -95,7 +57,7 @@ class TrainingConfig(_Settings):
         return LocalTraining(**self.model_dump(exclude={"images"}))
 
 
-class AttackConfig(_Settings):
+class AttackConfig(Checked):
     """One attack and the settings that differ from its paper's.
 
     Attributes:
@@ -107,7 +69,7 @@ class AttackConfig(_Settings):
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
 
-class ClaimConfig(_Settings):
+class ClaimConfig(Checked):
     """What the federation claims of differential privacy, and how it gets there.
 
     The settings are those of `fl_privacy_audit.dp.DpClaim`. What is left out is taken from the
@@ -174,7 +136,7 @@ def _value(text: str) -> int | float | str | bool:
     return text
 
 
-class DefenceConfig(_Settings):
+class DefenceConfig(Checked):
     """The clients' defence, as far as the attacker knows it: attacks adapt to it.
 
     Attributes:
@@ -191,7 +153,7 @@ class DefenceConfig(_Settings):
         return read_settings(value) if isinstance(value, str) else value
 
 
-class AuditConfig(_Settings):
+class AuditConfig(Checked):
     """Everything an audit needs to know. Unknown keys are refused.
 
     Attributes:
@@ -220,7 +182,7 @@ class AuditConfig(_Settings):
         fail_fast: Raise when an audit fails, instead of recording it.
     """
 
-    image: ImageConfig
+    image: ImageSpec
     directory: Path = Path("audit")
     setting: str = "audit"
     attacks: tuple[AttackConfig, ...] = (AttackConfig(name="swept_inversion"),)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from .config import ImageConfig, TrainingConfig
+from .config import TrainingConfig
 from .errors import UpdateError
-from .types import Mode, Observation, Update
+from .types import ImageSpec, Mode, Observation, Update
 
 Arrays = Mapping[str, NDArray[np.generic]]
 OPACUS_PREFIX = "_module."
@@ -29,7 +29,7 @@ def observe(
     sent: Arrays,
     returned: Arrays,
     *,
-    image: ImageConfig,
+    image: ImageSpec,
     training: TrainingConfig,
     num_examples: int | None = None,
     device: torch.device | str = "cpu",
@@ -94,7 +94,7 @@ def observe(
         gradient_scale_known=scale_known,
         num_images=num_images,
         num_classes=num_classes,
-        image=image.spec(),
+        image=image,
         training=training.known(),
         assumptions=tuple(assumptions),
     )
@@ -106,7 +106,7 @@ def update_norm(update: Update) -> float:
     return math.sqrt(sum(squares))
 
 
-def count_classes(model: nn.Module, image: ImageConfig) -> int:
+def count_classes(model: nn.Module, image: ImageSpec) -> int:
     """Outputs of the model for one image of this shape.
 
     Raises:

@@ -6,9 +6,10 @@ works in the model's input space (see `ImageSpec.normalise`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 Update = Mapping[str, Tensor]
@@ -20,19 +21,42 @@ ControlKind = Literal["noise", "other client", "grey", "undefended"]
 """What an attack is compared with; `fl_privacy_audit.ledger.records.ControlOutcome` says what each is."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageSpec:
+class Checked(BaseModel):
+    """Base of what a user states: frozen and checked; unknown fields and infinities are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ImageSpec(Checked):
     """Shape of one image and the normalisation between pixels and model inputs.
+
+    As a setting of an audit it is also called `fl_privacy_audit.ImageConfig`.
 
     Attributes:
         shape: ``(C, H, W)``.
-        mean: Per-channel mean that the client subtracts, in ``[0, 1]`` units.
-        std: Per-channel standard deviation that the client divides by.
+        mean: Per-channel mean that the clients subtract, on pixels in ``[0, 1]``. There is no
+            default: a wrong normalisation quietly ruins every attack. ``(0, 0, 0)`` means none.
+        std: Per-channel standard deviation that the clients divide by; ``(1, 1, 1)`` means none.
     """
 
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        channels = self.shape[0]
+        if min(self.shape) < 1:
+            raise ValueError(f"`shape` must be [C, H, W] of positive numbers, but got {self.shape}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise ValueError(
+                    f"`{name}` must have one number for each of the {channels} channels in "
+                    f"`shape`, but got {list(values)}"
+                )
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be positive, but got {list(self.std)}")
+        return self
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         view = (1, -1, 1, 1)

@@ -16,10 +16,10 @@ from fl_privacy_audit.core.config import (
     AttackConfig,
     AuditConfig,
     ClaimConfig,
-    ImageConfig,
     TrainingConfig,
 )
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.types import ImageSpec
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import (
@@ -99,7 +99,7 @@ def run_demo(
                 AuditConfig(
                     directory=out / setting.folder,
                     setting=setting.name,
-                    image=ImageConfig(shape=(3, SIZE, SIZE), mean=MEAN, std=STD),
+                    image=ImageSpec(shape=(3, SIZE, SIZE), mean=MEAN, std=STD),
                     attacks=(ATTACK,),
                     every=EVERY,
                     clients_per_round=AUDITED_CLIENTS,

@@ -48,7 +48,7 @@ def tiny(count: int = 4, **how: object) -> Observation:
 
 
 def inputs(count: int = 4) -> Tensor:
-    return image_config(8).spec().normalise(photos(8)[:count])
+    return image_config(8).normalise(photos(8)[:count])
 
 
 def one_hot(count: int = 4) -> Tensor:

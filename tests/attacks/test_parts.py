@@ -50,7 +50,7 @@ def one_hot(count: int) -> Tensor:
 
 
 def true_inputs(count: int = 1) -> Tensor:
-    return image_config(8).spec().normalise(photos(8)[:count])
+    return image_config(8).normalise(photos(8)[:count])
 
 
 def test_replaying_the_truth_gives_the_observed_gradient() -> None:
@@ -115,7 +115,7 @@ def test_too_many_steps_or_too_little_knowledge_is_an_unmet_need() -> None:
 
 def test_batch_norm_is_replayed_in_the_clients_mode() -> None:
     truth, classes = photos(8), torch.arange(4)
-    inputs = image_config(8).spec().normalise(truth)
+    inputs = image_config(8).normalise(truth)
     for mode in ("train", "eval"):
         model = seeded(SmallConvNet)
         model.body[3].p = 0.0  # type: ignore[union-attr,index]
@@ -185,7 +185,7 @@ def test_learned_labels_are_moved_with_the_images() -> None:
 
 
 def test_the_box_is_where_pixels_are() -> None:
-    spec = image_config(8).spec()
+    spec = image_config(8)
     inputs = 10 * torch.randn(2, 3, 8, 8, generator=RNG)
     pixels = spec.denormalise(constraints.box(inputs, spec))
     assert torch.allclose(pixels, spec.denormalise(inputs).clamp(0, 1), atol=1e-6)

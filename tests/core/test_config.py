@@ -125,7 +125,7 @@ def test_default_attack() -> None:
 
 
 def test_the_types_that_attacks_see() -> None:
-    image = ImageConfig.model_validate(RGB).spec()
+    image = ImageConfig.model_validate(RGB)
     assert (image.shape, image.mean, image.std) == ((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     inputs = image.normalise(torch.ones(1, 3, 2, 2))
     assert torch.allclose(inputs[0, :, 0, 0], torch.tensor([2.5, 3.0, 3.5]))
