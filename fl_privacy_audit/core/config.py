@@ -8,53 +8,12 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
-from .types import Checked, ControlKind, ImageSpec, LocalTraining, Mode, View
+from .types import Checked, ControlKind, ImageSpec, LocalTraining, View
 
 RUN_CONFIG_PREFIX = "audit."
 ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
 LISTS = ("views", "controls")
 """Settings that are lists, and may be written as one text with commas between."""
-
-
-class TrainingConfig(Checked):
-    """What the attacker knows of the clients' local training.
-
-    Attributes:
-        optimizer: ``"sgd"``, or ``"unknown"``: then an update is taken as one gradient step, and
-            the record says so.
-        learning_rate: Local learning rate; leave out if it is not known.
-        steps: Local optimiser steps a round; leave out if not known.
-        batch_size: Images in a step.
-        images: Distinct images a client trains on in a round; by default batch_size x steps, and
-            never more than the client reports by ``num-examples``.
-        momentum: SGD momentum.
-        weight_decay: L2 penalty.
-        max_grad_norm: DP-SGD clipping norm, if clients use it: attacks adapt to it.
-        noise_multiplier: DP-SGD noise in units of `max_grad_norm`, likewise.
-        mode: ``"train"`` or ``"eval"``: how batch-norm and dropout ran. ``"unknown"`` is attacked
-            in train mode, which is what training code does, and the record says so.
-    """
-
-    optimizer: Literal["sgd", "unknown"] = "unknown"
-    learning_rate: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=1, ge=1)
-    images: int | None = Field(default=None, ge=1)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float | None = Field(default=None, gt=0)
-    noise_multiplier: float | None = Field(default=None, ge=0)
-    mode: Mode = "unknown"
-
-    @model_validator(mode="after")
-    def _noise_has_a_unit(self) -> Self:
-        if self.noise_multiplier is not None and self.max_grad_norm is None:
-            raise ValueError("`noise_multiplier` needs `max_grad_norm`: the noise is in its units")
-        return self
-
-    def known(self) -> LocalTraining:
-        """The same as the type that attacks see."""
-        return LocalTraining(**self.model_dump(exclude={"images"}))
 
 
 class AttackConfig(Checked):
@@ -193,7 +152,7 @@ class AuditConfig(Checked):
     seconds_per_round: float = Field(default=60.0, gt=0)
     device: str = "auto"
     threads: int = Field(default=1, ge=1)
-    training: TrainingConfig = TrainingConfig()
+    training: LocalTraining = LocalTraining()
     views: tuple[View, ...] = ("server",)
     controls: tuple[ControlKind, ...] = ALL_CONTROLS
     claim: ClaimConfig | None = None

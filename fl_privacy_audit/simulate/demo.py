@@ -16,10 +16,9 @@ from fl_privacy_audit.core.config import (
     AttackConfig,
     AuditConfig,
     ClaimConfig,
-    TrainingConfig,
 )
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.types import ImageSpec
+from fl_privacy_audit.core.types import ImageSpec, LocalTraining
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import (
@@ -105,7 +104,7 @@ def run_demo(
                     clients_per_round=AUDITED_CLIENTS,
                     seed=seed,
                     seconds_per_round=SECONDS_PER_ROUND,
-                    training=TrainingConfig(
+                    training=LocalTraining(
                         optimizer="sgd",
                         learning_rate=settings.learning_rate,
                         steps=settings.local_steps,

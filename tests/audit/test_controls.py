@@ -92,7 +92,7 @@ def test_the_undefended_copy_is_what_the_optimiser_gives(
     defended = replace(
         honest,
         update={n: torch.zeros_like(t) for n, t in honest.update.items()},
-        training=replace(honest.training, max_grad_norm=1.0, noise_multiplier=2.0),
+        training=honest.training.replace(max_grad_norm=1.0, noise_multiplier=2.0),
         defence=KnownDefence(name="gaussian", noise_std=0.1),
     )
     copy = undefended(defended, truth)

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy_audit.core.config import TrainingConfig
 from fl_privacy_audit.core.observe import observe
-from fl_privacy_audit.core.types import ImageSpec, Mode, Observation
+from fl_privacy_audit.core.types import ImageSpec, LocalTraining, Mode, Observation
 from fl_privacy_audit.defences import Defence
 
 LEARNING_RATE = 0.1
@@ -56,7 +55,7 @@ def leak(
         {name: tensor.numpy() for name, tensor in sent.items()},
         {name: tensor.numpy() for name, tensor in returned.items()},
         image=image,
-        training=TrainingConfig(
+        training=LocalTraining(
             optimizer="sgd",
             learning_rate=LEARNING_RATE,
             steps=1,
