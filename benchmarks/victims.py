@@ -126,7 +126,5 @@ def to_device(seen: Observation, device: torch.device) -> Observation:
 
 def imprinted(bins: int) -> nn.Module:
     """A cheating server's model, with thresholds from crops of its own."""
-    own = image_config(SIZE).spec().normalise(crops(500, seed=99))
-    return with_imprint(
-        seeded(SmallConvNet), ImprintBlock(image_config().spec(), empirical(bins, own))
-    )
+    own = image_config(SIZE).normalise(crops(500, seed=99))
+    return with_imprint(seeded(SmallConvNet), ImprintBlock(image_config(), empirical(bins, own)))

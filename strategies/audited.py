@@ -123,7 +123,7 @@ class AuditedStrategy(Strategy):
         captured = Captured()
         with self._guard(f"round {server_round} could not be captured"):
             sent = self._sent.pop(server_round, [])
-            captured = capture(sent, replies, self.auditor.config.image.spec())
+            captured = capture(sent, replies, self.auditor.config.image)
         try:
             aggregated = self.strategy.aggregate_train(server_round, replies)
             with self._guard(f"round {server_round} could not be audited"):

@@ -27,7 +27,6 @@ from fl_privacy_audit.ledger.provenance import array_types, describe_model, vers
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
-    DefenceKnowledge,
     EvaluationRecord,
     Record,
     RunRecord,
@@ -297,7 +296,7 @@ class Auditor:
             local_training=self.config.training.model_dump(mode="json"),
             image=self.config.image.model_dump(mode="json"),
             num_images=None if seen is None else seen.num_images,
-            defence=None if seen is None else DefenceKnowledge.of(seen.defence),
+            defence=None if seen is None else seen.defence,
             assumptions=[] if seen is None else list(seen.assumptions),
         )
 

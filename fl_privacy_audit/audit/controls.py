@@ -72,7 +72,7 @@ def undefended(seen: Observation, truth: Truth) -> Observation:
         seen: What was really observed; its training settings are those of the copy.
         truth: The batch, ``(N, C, H, W)`` in ``[0, 1]``, N at least 1.
     """
-    training = replace(seen.training, max_grad_norm=None, noise_multiplier=None)
+    training = seen.training.replace(max_grad_norm=None, noise_multiplier=None)
     rate = training.learning_rate or ANY_RATE
     steps = 1 if seen.gradient is not None else (training.steps or 1)
     size = len(truth.images) if seen.gradient is not None else training.batch_size

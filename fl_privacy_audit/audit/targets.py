@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from fl_privacy_audit.core.config import AuditConfig, TrainingConfig
+from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.observe import count_images, observe, update_norm
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import Observation, Truth
+from fl_privacy_audit.core.types import LocalTraining, Observation, Truth
 from fl_privacy_audit.defences import Defence, inform, inform_of_release
 
 from .schedule import ClientReply, Release, Slot
@@ -159,17 +159,14 @@ def observe_release(
     return replace(seen, assumptions=(*seen.assumptions, assumed))
 
 
-def _together(training: TrainingConfig, replies: Sequence[ClientReply]) -> TrainingConfig:
+def _together(training: LocalTraining, replies: Sequence[ClientReply]) -> LocalTraining:
     """Local training of all clients, taken as that of one with all their images."""
     counts = [count_images(training, reply.num_examples) for reply in replies]
     noise = training.noise_multiplier
-    return training.model_copy(
-        update={
-            "images": sum(counts),
-            "batch_size": training.batch_size * len(replies)
-            if (training.steps or 1) > 1
-            else sum(counts),
-            # Independent noise: its variance in the sum grows with the number of clients.
-            "noise_multiplier": None if noise is None else noise * math.sqrt(len(replies)),
-        }
+    several_steps = (training.steps or 1) > 1
+    return training.replace(
+        images=sum(counts),
+        batch_size=training.batch_size * len(replies) if several_steps else sum(counts),
+        # Independent noise: its variance in the sum grows with the number of clients.
+        noise_multiplier=None if noise is None else noise * math.sqrt(len(replies)),
     )

@@ -4,12 +4,11 @@ import hashlib
 
 import torch
 
-from fl_privacy_audit.core.config import ImageConfig
 from fl_privacy_audit.core.errors import TruthError
-from fl_privacy_audit.core.types import Truth
+from fl_privacy_audit.core.types import ImageSpec, Truth
 
 
-def check_truth(truth: Truth, image: ImageConfig) -> Truth:
+def check_truth(truth: Truth, image: ImageSpec) -> Truth:
     """Refuse a truth that cannot be compared with reconstructions.
 
     Raises:

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from .config import ImageConfig, TrainingConfig
 from .errors import UpdateError
-from .types import Mode, Observation, Update
+from .types import ImageSpec, LocalTraining, Mode, Observation, Update
 
 Arrays = Mapping[str, NDArray[np.generic]]
 OPACUS_PREFIX = "_module."
@@ -29,8 +28,8 @@ def observe(
     sent: Arrays,
     returned: Arrays,
     *,
-    image: ImageConfig,
-    training: TrainingConfig,
+    image: ImageSpec,
+    training: LocalTraining,
     num_examples: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Observation:
@@ -94,8 +93,8 @@ def observe(
         gradient_scale_known=scale_known,
         num_images=num_images,
         num_classes=num_classes,
-        image=image.spec(),
-        training=training.known(),
+        image=image,
+        training=training,
         assumptions=tuple(assumptions),
     )
 
@@ -106,7 +105,7 @@ def update_norm(update: Update) -> float:
     return math.sqrt(sum(squares))
 
 
-def count_classes(model: nn.Module, image: ImageConfig) -> int:
+def count_classes(model: nn.Module, image: ImageSpec) -> int:
     """Outputs of the model for one image of this shape.
 
     Raises:
@@ -204,14 +203,14 @@ def _some(names: list[str], most: int = 3) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def count_images(training: TrainingConfig, num_examples: int | None) -> int:
+def count_images(training: LocalTraining, num_examples: int | None) -> int:
     """Images behind an update: as many as the training says, but never more than reported."""
     count = training.images or training.batch_size * (training.steps or 1)
     return num_examples if num_examples is not None and 0 < num_examples < count else count
 
 
 def _as_gradient(
-    update: Update, parameters: Update, training: TrainingConfig, assumptions: list[str]
+    update: Update, parameters: Update, training: LocalTraining, assumptions: list[str]
 ) -> tuple[dict[str, Tensor] | None, bool]:
     known = training.optimizer == "sgd"
     rate = training.learning_rate

@@ -4,7 +4,6 @@ Version 1 knew no controls and no release view; what its lines lack is empty her
 held reasons as sentences: they are read as reasons with the code ``"text"``.
 """
 
-from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -69,25 +68,6 @@ class RunRecord(_Line):
     arrays: dict[str, str] = Field(default_factory=dict)
 
 
-class DefenceKnowledge(BaseModel):
-    """What the attacker knows of the client's defence; see `types.KnownDefence`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    settings: dict[str, int | float | str | bool]
-    clip_norm: float | None
-    noise_std: float
-    zeros_hide: bool
-    signs_only: bool
-    length_lost: bool
-
-    @classmethod
-    def of(cls, known: KnownDefence | None) -> "DefenceKnowledge | None":
-        """The same as the type that attacks see."""
-        return None if known is None else cls(**asdict(known))
-
-
 class ThreatModel(BaseModel):
     """What the attacker is, knows and assumes.
 
@@ -113,7 +93,7 @@ class ThreatModel(BaseModel):
     image: dict[str, list[int] | list[float]]
     num_images: int | None
     labels: Literal["not given"] = "not given"
-    defence: DefenceKnowledge | None = None
+    defence: KnownDefence | None = None
     assumptions: list[str]
 
 

@@ -16,10 +16,9 @@ from fl_privacy_audit.core.config import (
     AttackConfig,
     AuditConfig,
     ClaimConfig,
-    ImageConfig,
-    TrainingConfig,
 )
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.types import ImageSpec, LocalTraining
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import (
@@ -99,13 +98,13 @@ def run_demo(
                 AuditConfig(
                     directory=out / setting.folder,
                     setting=setting.name,
-                    image=ImageConfig(shape=(3, SIZE, SIZE), mean=MEAN, std=STD),
+                    image=ImageSpec(shape=(3, SIZE, SIZE), mean=MEAN, std=STD),
                     attacks=(ATTACK,),
                     every=EVERY,
                     clients_per_round=AUDITED_CLIENTS,
                     seed=seed,
                     seconds_per_round=SECONDS_PER_ROUND,
-                    training=TrainingConfig(
+                    training=LocalTraining(
                         optimizer="sgd",
                         learning_rate=settings.learning_rate,
                         steps=settings.local_steps,

@@ -58,7 +58,7 @@ class BatchNormNet(nn.Module):
 
 
 def imprinted() -> nn.Module:
-    block = ImprintBlock(image_config(SIZE).spec(), quantiles(64, 0.0, 1.0))
+    block = ImprintBlock(image_config(SIZE), quantiles(64, 0.0, 1.0))
     return with_imprint(seeded(SmallLeNet), block)
 
 

@@ -48,7 +48,7 @@ def tiny(count: int = 4, **how: object) -> Observation:
 
 
 def inputs(count: int = 4) -> Tensor:
-    return image_config(8).spec().normalise(photos(8)[:count])
+    return image_config(8).normalise(photos(8)[:count])
 
 
 def one_hot(count: int = 4) -> Tensor:
@@ -101,7 +101,7 @@ def test_alpha_is_learned_and_every_evaluator_agrees() -> None:
 
 def test_it_needs_neither_the_steps_nor_the_learning_rate() -> None:
     seen = tiny(1, batches=[[0]] * 500, learning_rate=0.001)
-    unknown = replace(seen.training, steps=None, learning_rate=None)
+    unknown = seen.training.replace(steps=None, learning_rate=None)
     for known in (seen, replace(seen, training=unknown)):
         result = sme(steps=300).reconstruct(known, rng=torch.Generator().manual_seed(0))
         assert 0 < float(result.details["alpha"]) < 1

@@ -1,5 +1,6 @@
 """A defence on weights, and what an attacker is told of it."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from fl_privacy_audit.core.errors import UpdateError
 from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.types import KnownDefence, Observation
 from fl_privacy_audit.defences import defend_weights, inform, inform_of_release, make_defence
+from fl_privacy_audit.ledger.records import ThreatModel
 from tests.support.builders import Arrays, seen_by, tiny_net, to_arrays
 
 
@@ -137,3 +139,27 @@ def test_what_is_known_of_a_release_is_of_the_mean() -> None:
     for name in ("server-clipping", "client-clipping"):
         wrapper = told(name, noise_multiplier=2.0, clipping_norm=3.0, num_sampled_clients=4)
         assert (wrapper.noise_std, wrapper.clip_norm, wrapper.length_lost) == (1.5, 3.0, True)
+
+
+def test_the_ledger_stores_what_an_attacker_knows_as_it_is() -> None:
+    seen_update = seen().update
+    known = make_defence("pruning", {"share": 0.5}).known(seen_update)
+    model = ThreatModel(
+        view="server",
+        update_form="exact gradient",
+        local_training={},
+        image={},
+        num_images=1,
+        defence=known,
+        assumptions=[],
+    )
+    assert json.loads(model.model_dump_json())["defence"] == {
+        "name": "pruning",
+        "settings": {"share": 0.5, "scope": "tensor"},
+        "clip_norm": None,
+        "noise_std": 0.0,
+        "zeros_hide": True,
+        "signs_only": False,
+        "length_lost": False,
+    }
+    assert ThreatModel.model_validate_json(model.model_dump_json()) == model

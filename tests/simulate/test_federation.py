@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from fl_privacy_audit import AuditConfig, Auditor, read_ledger
-from fl_privacy_audit.core.config import ImageConfig
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.types import ImageSpec
 from fl_privacy_audit.simulate import demo
 from fl_privacy_audit.simulate.federation import simulation
 from fl_privacy_audit.simulate.federation.client_app import app
@@ -88,7 +88,7 @@ def test_the_apps_own_run_config_is_a_valid_audit() -> None:
     flatten("", table)
     config = AuditConfig.from_run_config(flat)
     settings = Settings.read(flat)
-    assert config.image == ImageConfig(shape=(3, 32, 32), mean=MEAN, std=STD)
+    assert config.image == ImageSpec(shape=(3, 32, 32), mean=MEAN, std=STD)
     assert config.training.learning_rate == settings.learning_rate
     assert config.training.steps == settings.local_steps
     assert config.training.batch_size == settings.batch_size

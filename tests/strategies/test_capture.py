@@ -149,7 +149,7 @@ def test_bytes_that_are_no_weights_are_not_tested(tmp_path: Path) -> None:
     strategy = AuditedStrategy(FedXgbBagging(fraction_evaluate=0.0), auditor=auditor)
     grid = InProcessGrid(client(train), 2)
     sent = list(strategy.configure_train(1, ArrayRecord({"0": Array(b_array())}), empty(), grid))
-    captured = capture(snapshot(sent), list(grid.send_and_receive(sent)), image_config().spec())
+    captured = capture(snapshot(sent), list(grid.send_and_receive(sent)), image_config())
     records = auditor.audit_round(1, captured.replies)
     assert len(records) == 2
     for record in records:

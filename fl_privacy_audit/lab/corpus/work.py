@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack, reconstruct_each
 from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
-from fl_privacy_audit.core.config import ImageConfig
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.protocols import Attack
+from fl_privacy_audit.core.types import ImageSpec
 from fl_privacy_audit.defences import make_defence
 from fl_privacy_audit.lab.manifest import Pair
 from fl_privacy_audit.metrics.matching import match
@@ -93,7 +93,7 @@ def attack_chunk(plan: Plan, chunk: Chunk, spec: str, place: Place) -> Made:
             model,
             images[list(group)],
             labels[list(group)],
-            image=ImageConfig(shape=(3, plan.size, plan.size), mean=opened.mean, std=opened.std),
+            image=ImageSpec(shape=(3, plan.size, plan.size), mean=opened.mean, std=opened.std),
             mode=setting.mode,
             defence=defence,
             rng=rng("defence", names[group[0]]),
@@ -190,7 +190,7 @@ def train(
         RECIPES[recipe],
         opened.train.pixels(chosen, plan.size),
         torch.tensor([opened.train.labels[index] for index in chosen]),
-        ImageConfig(shape=(3, plan.size, plan.size), mean=opened.mean, std=opened.std).spec(),
+        ImageSpec(shape=(3, plan.size, plan.size), mean=opened.mean, std=opened.std),
         plan.training,
         path,
         seed=digest(plan.seed, "training", name, recipe, opened.name) % 2**32,
