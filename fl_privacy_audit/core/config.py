@@ -28,11 +28,19 @@ class AttackConfig(Checked):
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
 
+Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
+Span = Literal["run", "round"]
+Neighbours = Literal["add-or-remove", "replace-one"]
+Sampling = Literal["poisson", "fixed", "unknown"]
+Accountant = Literal["persistent", "per-round", "unknown"]
+Clipper = Literal["client", "server"]
+
+
 class ClaimConfig(Checked):
     """What the federation claims of differential privacy, and how it gets there.
 
-    The settings are those of `fl_privacy_audit.dp.DpClaim`. What is left out is taken from the
-    rest of the audit's settings where it is there, else from the defaults of that class.
+    `fl_privacy_audit.dp.DpClaim` has the same fields. What is left out here is taken from the
+    audit's other settings or from the ledger, else from the defaults of that class.
 
     Attributes:
         mechanism: ``"dp-sgd"``, ``"local-gaussian"`` or ``"central-gaussian"``.
@@ -52,21 +60,21 @@ class ClaimConfig(Checked):
         clipped_by: For central DP, who clips.
     """
 
-    mechanism: Literal["dp-sgd", "local-gaussian", "central-gaussian"] = "dp-sgd"
+    mechanism: Mechanism = "dp-sgd"
     delta: float = Field(gt=0, lt=1)
     epsilon: float | None = Field(default=None, gt=0)
-    epsilon_covers: Literal["run", "round"] = "run"
-    neighbours: Literal["add-or-remove", "replace-one"] = "add-or-remove"
+    epsilon_covers: Span = "run"
+    neighbours: Neighbours = "add-or-remove"
     clipping_norm: float | None = Field(default=None, gt=0)
     noise_multiplier: float | None = Field(default=None, ge=0)
     sigma: float | None = Field(default=None, ge=0)
     sensitivity: float | None = Field(default=None, ge=0)
     sample_rate: float = Field(default=1.0, gt=0, le=1)
-    sampling: Literal["poisson", "fixed", "unknown"] = "unknown"
+    sampling: Sampling = "unknown"
     steps_per_round: int | None = Field(default=None, ge=1)
-    accountant: Literal["persistent", "per-round", "unknown"] = "unknown"
+    accountant: Accountant = "unknown"
     sampled_clients: int | None = Field(default=None, ge=1)
-    clipped_by: Literal["client", "server"] = "client"
+    clipped_by: Clipper = "client"
 
 
 def read_settings(text: str) -> dict[str, int | float | str | bool]:

@@ -9,11 +9,11 @@ from torch import Tensor
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import at_least_zero, floating
+from .defence import AppliedDefence, at_least_zero, floating, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning:
+class Pruning(AppliedDefence):
     """Set the smallest numbers of each tensor to zero.
 
     Aji and Heafield 2017, arXiv:1704.05021; Lin et al. 2018, "Deep Gradient Compression",
@@ -41,7 +41,7 @@ class Pruning:
             raise ConfigError(f"`scope` must be 'tensor' or 'update', but got {self.scope!r}")
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`; draws nothing."""
+        """See `AppliedDefence.apply`; draws nothing."""
         del rng
         found = floating(update)
         if self.scope == "tensor":
@@ -58,7 +58,7 @@ class Pruning:
         del update
         return KnownDefence(
             name="pruning",
-            settings={"share": self.share, "scope": self.scope},
+            settings=settings_of(self),
             zeros_hide=self.share > 0,
         )
 
@@ -73,7 +73,7 @@ class Pruning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantisation:
+class Quantisation(AppliedDefence):
     """Round every number at random to one of few levels, right on average.
 
     QSGD (Alistarh et al. 2017, arXiv:1610.02132, Sec. 3.1), in buckets and scaled by the largest
@@ -105,7 +105,7 @@ class Quantisation:
         return int(2 ** (self.bits - 1)) - 1
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`."""
+        """See `AppliedDefence.apply`."""
         return {
             **update,
             **{name: self._round(tensor, rng) for name, tensor in floating(update).items()},
@@ -125,7 +125,7 @@ class Quantisation:
             count += tensor.numel()
         return KnownDefence(
             name="quantisation",
-            settings={"bits": self.bits, "bucket": self.bucket},
+            settings=settings_of(self),
             noise_std=(energy / max(count, 1)) ** 0.5,
         )
 
@@ -145,7 +145,7 @@ class Quantisation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sign:
+class Sign(AppliedDefence):
     """Keep only the sign of each number, times one length for a tensor.
 
     signSGD (Bernstein et al. 2018, arXiv:1802.04434), with the scale of Karimireddy et al. 2019,
@@ -162,7 +162,7 @@ class Sign:
         at_least_zero("scale", self.scale)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`; draws nothing."""
+        """See `AppliedDefence.apply`; draws nothing."""
         del rng
         return {
             **update,
@@ -175,4 +175,4 @@ class Sign:
     def known(self, update: Update) -> KnownDefence:
         """That only signs are left."""
         del update
-        return KnownDefence(name="sign", settings={"scale": self.scale}, signs_only=True)
+        return KnownDefence(name="sign", settings=settings_of(self), signs_only=True)

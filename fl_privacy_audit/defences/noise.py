@@ -7,11 +7,11 @@ from torch import Tensor
 
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import at_least_zero, floating, length, positive
+from .defence import AppliedDefence, at_least_zero, floating, length, positive, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipping:
+class Clipping(AppliedDefence):
     """Scale the whole update down to a length of at most `norm`.
 
     McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models",
@@ -28,18 +28,18 @@ class Clipping:
         positive("norm", self.norm)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`; draws nothing."""
+        """See `AppliedDefence.apply`; draws nothing."""
         del rng
         return _clip(update, self.norm)
 
     def known(self, update: Update) -> KnownDefence:
         """The norm."""
         del update
-        return KnownDefence(name="clipping", settings={"norm": self.norm}, clip_norm=self.norm)
+        return KnownDefence(name="clipping", settings=settings_of(self), clip_norm=self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian:
+class Gaussian(AppliedDefence):
     """Add normal noise to every number, after clipping if a norm is given.
 
     Zhu et al. 2019, arXiv:1906.08935, Sec. 5.1 put it on gradients; with `clip_norm` it is the
@@ -60,7 +60,7 @@ class Gaussian:
         at_least_zero("clip_norm", self.clip_norm)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`."""
+        """See `AppliedDefence.apply`."""
         clipped = _clip(update, self.clip_norm) if self.clip_norm else dict(update)
         for name, tensor in floating(clipped).items():
             drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
@@ -72,14 +72,14 @@ class Gaussian:
         del update
         return KnownDefence(
             name="gaussian",
-            settings={"std": self.std, "clip_norm": self.clip_norm},
+            settings=settings_of(self),
             clip_norm=self.clip_norm or None,
             noise_std=self.std,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Laplace:
+class Laplace(AppliedDefence):
     """Add Laplace noise to every number.
 
     Attributes:
@@ -94,7 +94,7 @@ class Laplace:
         at_least_zero("scale", self.scale)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`."""
+        """See `AppliedDefence.apply`."""
         noisy = dict(update)
         for name, tensor in floating(update).items():
             # The difference of two exponential variables of the same rate is Laplace.
@@ -106,7 +106,7 @@ class Laplace:
         """The noise level."""
         del update
         std = 2**0.5 * self.scale
-        return KnownDefence(name="laplace", settings={"scale": self.scale}, noise_std=std)
+        return KnownDefence(name="laplace", settings=settings_of(self), noise_std=std)
 
 
 def _clip(update: Update, norm: float) -> dict[str, Tensor]:

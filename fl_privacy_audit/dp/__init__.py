@@ -4,6 +4,8 @@ Figures here stand beside what attacks achieve; none of them is measured on an a
 bounds in ``empirical``.
 """
 
+from fl_privacy_audit.core.config import Neighbours
+
 from .accounting import (
     Epsilons,
     RdpSpent,
@@ -41,7 +43,7 @@ from .gaussian import (
     gaussian_mu,
     mu_from_epsilon,
 )
-from .mechanism import Neighbours, SampledGaussian
+from .mechanism import SampledGaussian
 
 __all__ = [
     "FLAGS",

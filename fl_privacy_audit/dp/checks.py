@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from .accounting import epsilon_pld
 from .dp_claim import DpClaim, Observed
-from .effective import ClientEpsilon
+from .effective import ClientEpsilon, Spent
 from .flags import Flag, FlagCode
 from .gaussian import CLASSIC_LIMIT, analytic_sigma, classic_sigma
 
@@ -28,12 +28,14 @@ class Case:
         seen: What was observed.
         planned: Epsilon by the configuration alone.
         clients: Epsilon in effect for each client, never empty.
+        clients_if_poisson: The same clients, if sampling were Poisson.
     """
 
     claim: DpClaim
     seen: Observed
-    planned: ClientEpsilon
+    planned: Spent
     clients: tuple[ClientEpsilon, ...]
+    clients_if_poisson: tuple[ClientEpsilon, ...]
 
     @property
     def counts_on_sampling(self) -> bool:
@@ -49,9 +51,8 @@ class Case:
     def worst(self, *, as_poisson: bool) -> tuple[ClientEpsilon, float]:
         """The client with the highest epsilon for what the claim covers, and that epsilon."""
         span, neighbours = self.claim.epsilon_covers, self.claim.neighbours
-        figures = [
-            (line, line.figure(span, neighbours, as_poisson=as_poisson)) for line in self.clients
-        ]
+        clients = self.clients_if_poisson if as_poisson else self.clients
+        figures = [(client, client.figure(span, neighbours)) for client in clients]
         return max(figures, key=lambda pair: pair[1])
 
 
@@ -248,14 +249,14 @@ def _weights(case: Case) -> Iterator[Flag]:
 def _understated(case: Case) -> Iterator[Flag]:
     claim = case.claim
     # What sampling fails to give has a flag of its own.
-    line, effective = case.worst(as_poisson=case.counts_on_sampling)
+    worst, effective = case.worst(as_poisson=case.counts_on_sampling)
     if claim.epsilon is not None and _below(claim.epsilon, effective):
-        rounds = line.rounds if claim.epsilon_covers == "run" else 1
+        rounds = worst.rounds if claim.epsilon_covers == "run" else 1
         yield Flag(
             code="epsilon-understated",
             message=(
                 f"Epsilon {claim.epsilon:g} is claimed for a {claim.epsilon_covers}, but "
-                f"{_figure(effective)} is in effect for {line.client!r}, rounds: {rounds} "
+                f"{_figure(effective)} is in effect for {worst.client!r}, rounds: {rounds} "
                 f"({claim.neighbours}, delta {claim.delta:g}). Claim that, add noise or train less."
             ),
             severity="error",

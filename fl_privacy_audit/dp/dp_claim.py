@@ -3,16 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
+
+from fl_privacy_audit.core.config import Accountant, Clipper, Mechanism, Neighbours, Sampling, Span
 
 from .arguments import choice, fraction, not_negative, positive, rate, refuse, whole
 from .gaussian import DELTA_MEND, classic_sigma
-from .mechanism import NEIGHBOURS, SENSITIVITY, Neighbours, SampledGaussian
-
-Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
-Sampling = Literal["poisson", "fixed", "unknown"]
-Accountant = Literal["persistent", "per-round", "unknown"]
-Span = Literal["run", "round"]
+from .mechanism import NEIGHBOURS, SENSITIVITY, SampledGaussian
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ class DpClaim:
     steps_per_round: int = 1
     accountant: Accountant = "unknown"
     sampled_clients: int | None = None
-    clipped_by: Literal["client", "server"] = "client"
+    clipped_by: Clipper = "client"
     arrays: Mapping[str, str] = field(default_factory=dict)
     reported_epsilon: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -74,7 +71,7 @@ class DpClaim:
         choice("neighbours", self.neighbours, NEIGHBOURS)
         choice("sampling", self.sampling, get_args(Sampling))
         choice("accountant", self.accountant, get_args(Accountant))
-        choice("clipped_by", self.clipped_by, ("client", "server"))
+        choice("clipped_by", self.clipped_by, get_args(Clipper))
         fraction("delta", self.delta, DELTA_MEND)
         positive("clipping_norm", self.clipping_norm)
         rate("sample_rate", self.sample_rate)

@@ -5,13 +5,14 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
+
+from fl_privacy_audit.core.config import Neighbours
 
 from .arguments import not_negative, rate, whole
 from .gaussian import gaussian_mu
 
-Neighbours = Literal["add-or-remove", "replace-one"]
-NEIGHBOURS: tuple[Neighbours, ...] = ("add-or-remove", "replace-one")
+NEIGHBOURS: tuple[Neighbours, ...] = get_args(Neighbours)
 SENSITIVITY: dict[Neighbours, float] = {"add-or-remove": 1.0, "replace-one": 2.0}
 """In clipping norms."""
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from fl_privacy_audit.core.types import ControlKind, View
-from fl_privacy_audit.dp.run_check import DpCheck, reported_epsilons
+from fl_privacy_audit.dp import ClaimCheck
+from fl_privacy_audit.dp.run_check import reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, now, read_ledger
 from fl_privacy_audit.ledger.records import (
     NULLS,
@@ -191,7 +192,7 @@ class SettingSummary(_Model):
     series: list[RoundPoint]
     attacks: list[AttackTried]
     threat_models: list[ThreatModel]
-    dp: DpCheck | None
+    dp: ClaimCheck | None
     notes: list[str]
 
 

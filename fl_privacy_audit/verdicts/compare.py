@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from fl_privacy_audit.core.errors import NotComparableError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.dp.run_check import DpCheck, check_run
+from fl_privacy_audit.dp import ClaimCheck
+from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, read_ledger
 from fl_privacy_audit.ledger.records import AttackOutcome
 from fl_privacy_audit.metrics import METRICS
@@ -108,7 +109,7 @@ class Comparison(BaseModel):
     notes: list[Reason]
     runs: dict[str, str]
     verdicts: list[SettingVerdict] = []
-    dp: dict[str, DpCheck] = {}
+    dp: dict[str, ClaimCheck] = {}
 
 
 def compare(directories: Sequence[str | Path]) -> Comparison:

@@ -17,7 +17,7 @@ from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.types import ImageSpec
-from fl_privacy_audit.defences import make_defence
+from fl_privacy_audit.defences import make_applied_defence
 from fl_privacy_audit.lab.manifest import Pair
 from fl_privacy_audit.metrics.matching import match
 
@@ -85,7 +85,7 @@ def attack_chunk(plan: Plan, chunk: Chunk, spec: str, place: Place) -> Made:
     # What is attacked is what the client trained on: after its augmentation.
     images = eight_bits(torch.stack([augmented(n, i) for n, i in zip(names, images, strict=True)]))
     model = victim(plan, setting.victim, setting.recipe, spec, place)
-    defence = make_defence(setting.defence.name, dict(setting.defence.settings))
+    defence = make_applied_defence(setting.defence.name, dict(setting.defence.settings))
     groups = [range(at, at + setting.batch) for at in range(0, len(names), setting.batch)]
     device = torch.device(place.device)
     observations = [
