@@ -125,7 +125,7 @@ class LpipsNetwork(nn.Module):
         Their squared difference, summed over channels and averaged over places, is the distance.
         """
         hidden = (inputs - inputs.new_tensor(SHIFT)) / inputs.new_tensor(SCALE)
-        maps = []
+        maps: list[Tensor] = []
         for module in self.features:
             hidden = module(hidden)
             if isinstance(module, nn.ReLU):
