@@ -128,7 +128,7 @@ def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
         }
 
 
-@click.command("export", short_help="Write records as a Parquet or CSV table.")
+@click.command("export")
 @click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torchvision.models import alexnet
 
 from fl_privacy_audit.core.errors import MetricUnavailable
 
@@ -108,6 +107,8 @@ class LpipsNetwork(nn.Module):
 
     def __init__(self, features: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
         super().__init__()
+        from torchvision.models import alexnet  # late: it takes a second, and not every audit scores
+
         with torch.device("meta"):  # no memory and no random draws for weights that are replaced
             network = alexnet(weights=None).features
         named = {name.removeprefix("features."): value for name, value in features.items()}

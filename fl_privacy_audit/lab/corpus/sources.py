@@ -6,7 +6,6 @@ in common: victims train on one, and the other is attacked.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import ClassVar
@@ -52,7 +51,7 @@ def open_source(spec: str, root: str | Path, *, download: bool = False) -> Sourc
             "folder of images with one sub-folder a class"
         )
     try:
-        return SOURCES[name].open(name, Path(root), download)
+        return SOURCES[name](name, Path(root), download)
     except CorpusError:
         raise
     except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError) as error:
@@ -224,23 +223,14 @@ def _two_halves(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceEntry:
-    """One row of the table: how a source is opened, and what it is."""
-
-    open: Opener
-    about: str
-
-
-SOURCES: dict[str, SourceEntry] = {
-    "cifar10": SourceEntry(open=_cifar, about="ten kinds of things, Krizhevsky 2009"),
-    "cifar100": SourceEntry(open=_cifar, about="a hundred kinds of things, Krizhevsky 2009"),
-    "caltech101": SourceEntry(open=_caltech101, about="101 kinds of objects, Fei-Fei 2004"),
-    "imagenette": SourceEntry(open=_imagenette, about="ten classes of ImageNet, fast.ai"),
-    "celeba": SourceEntry(open=_celeba, about="faces, the person is the class, Liu 2015"),
-    "folder": SourceEntry(open=_no_folder, about="the folder --data-root, one sub-folder a class"),
-    "photos": SourceEntry(
-        open=open_photos, about="crops of scikit-image's photographs, no download"
-    ),
-    "lfw": SourceEntry(open=open_lfw, about="200 grey pictures, half of them faces, no download"),
+SOURCES: dict[str, Opener] = {
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "caltech101": _caltech101,
+    "imagenette": _imagenette,
+    "celeba": _celeba,
+    "folder": _no_folder,
+    "photos": open_photos,
+    "lfw": open_lfw,
 }
+"""Name -> how the source is opened; ``docs/corpus.md`` says what each is."""

@@ -31,7 +31,7 @@ DATABASE = "annotations.sqlite"
 OnProgress = Callable[[int, int], None]
 
 
-@click.command("annotate", short_help="Collect people's judgements on a local web page.")
+@click.command("annotate")
 @click.argument("corpus", type=click.Path(path_type=Path))
 @click.option(
     "--database",
