@@ -71,8 +71,9 @@ def load_checkpoint(
     except CorpusError:
         raise
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # torch goes on with every layer
         raise CorpusError(
-            f"the checkpoint {path} cannot be used: {error}; delete it to start again"
+            f"the checkpoint {path} cannot be used: {reason}; delete it to start again"
         ) from error
     for name, parameter in model.named_parameters():
         if f"momentum.{name}" in tensors:

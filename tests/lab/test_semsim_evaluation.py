@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.core.errors import AuditError, CorpusError, WeightsError
+from fl_privacy_audit.core.errors import CorpusError, WeightsError
 from fl_privacy_audit.lab.manifest import Answer, read_answers, read_picture, write_answers
 from fl_privacy_audit.lab.semsim import Evaluation, Selection, evaluate
 from fl_privacy_audit.lab.semsim.card import read_card

@@ -105,7 +105,7 @@ def _caltech101(name: str, root: Path, download: bool) -> Source:
         folder / stored.categories[label] / f"image_{number:04d}.jpg"
         for label, number in zip(stored.y, stored.index, strict=True)
     ]
-    return _two_halves(name, stored.categories, paths, stored.y, IMAGENET_STATISTICS)
+    return _two_halves(name, stored.categories, _files(paths, stored.y), IMAGENET_STATISTICS)
 
 
 def _imagenette(name: str, root: Path, download: bool) -> Source:
@@ -151,29 +151,39 @@ def _celeba(name: str, root: Path, download: bool) -> Source:
     return _two_halves(
         name,
         [f"person {person}" for person in people],
-        [folder / file for file in stored.filename],
-        [people[owner] for owner in owners],
+        _files([folder / file for file in stored.filename], [people[owner] for owner in owners]),
         CELEBA_STATISTICS,
     )
 
 
-def _folder(name: str, folder: Path, download: bool) -> Source:
-    del download
+def read_folder(folder: Path, *, empty: bool = True) -> tuple[tuple[str, ...], Half]:
+    """The classes of an image folder, one per sub-folder, and all of its pictures.
+
+    Args:
+        folder: With one sub-folder per class.
+        empty: Whether a sub-folder without pictures is a class.
+
+    Raises:
+        CorpusError: There is no such folder, or it has no pictures.
+    """
     if not folder.is_dir():
-        raise CorpusError(f"source {name!r}: there is no folder {folder}")
-    classes = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and _pictures_in(entry)
-    )
-    paths = [
-        (path, label) for label, one in enumerate(classes) for path in _pictures_in(folder / one)
-    ]
+        raise CorpusError(f"there is no folder {folder}")
+    classes = sorted(e.name for e in folder.iterdir() if e.is_dir() and (empty or _in(e)))
+    paths = [(path, label) for label, one in enumerate(classes) for path in _in(folder / one)]
     if not paths:
         raise CorpusError(
-            f"source {name!r}: {folder} has no sub-folder with pictures; there must be one a class"
+            f"{folder} has no sub-folder with pictures; there must be one for each class"
         )
-    return _two_halves(
-        name, classes, [path for path, _ in paths], [label for _, label in paths], PLAIN_STATISTICS
-    )
+    return tuple(classes), _files([path for path, _ in paths], [label for _, label in paths])
+
+
+def _folder(name: str, folder: Path, download: bool) -> Source:
+    del download
+    try:
+        classes, pictures = read_folder(folder, empty=False)
+    except CorpusError as error:
+        raise CorpusError(f"source {name!r}: {error}") from None
+    return _two_halves(name, classes, pictures, PLAIN_STATISTICS)
 
 
 def _no_folder(name: str, root: Path, download: bool) -> Source:
@@ -184,11 +194,11 @@ def _need(name: str, folder: Path, download: bool) -> None:
     if not folder.is_dir() and not download:
         raise CorpusError(
             f"source {name!r}: there is no folder {folder}; give the folder that torchvision "
-            "takes as its root by --data-root, or allow --download"
+            "takes as its root, or allow --download"
         )
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
 
 
@@ -203,20 +213,17 @@ def _files(paths: Sequence[Path], labels: Sequence[int]) -> Half:
 def _two_halves(
     name: str,
     classes: Sequence[str],
-    paths: Sequence[Path],
-    labels: Sequence[int],
+    pictures: Half,
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Source:
     """Deal the pictures of each class in turn: the first to be attacked, the next to train on."""
     dealt: dict[int, int] = {}
     halves: tuple[list[int], list[int]] = ([], [])
-    for index, label in enumerate(labels):
+    for index, label in enumerate(pictures.labels):
         turn = dealt.get(label, 0)
         halves[turn % 2].append(index)
         dealt[label] = turn + 1
-    attacked, train = (
-        _files([paths[i] for i in half], [labels[i] for i in half]) for half in halves
-    )
+    attacked, train = map(pictures.take, halves)
     mean, std = statistics
     return Source(
         name=name, classes=list(classes), mean=mean, std=std, train=train, attacked=attacked
