@@ -18,7 +18,7 @@ from .run import Event, run_sweep
 DEFAULT_PLAN = Path(__file__).with_name("default.toml")
 
 
-@click.command("sweep", short_help="Run one federation under many defences, and compare.")
+@click.command("sweep")
 @click.argument("plan", type=click.Path(path_type=Path), required=False)
 @click.option("--default", "default", is_flag=True, help="Take the plan that comes along.")
 @click.option("--show-default", is_flag=True, help="Print that plan, to change it, and end.")
