@@ -4,7 +4,6 @@ import json
 import stat
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from PIL import Image
 from rich.console import Console
 
 from fl_privacy_audit import AuditConfig, Auditor, read_ledger
-from fl_privacy_audit.core.config import ImageConfig
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.simulate import demo
 from fl_privacy_audit.simulate.federation import simulation
@@ -24,7 +22,7 @@ from fl_privacy_audit.simulate.federation.settings import Settings
 from fl_privacy_audit.verdicts.compare import compare
 from tests.support.grid import InProcessGrid
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "flower_cifar"
+ROOT = Path(__file__).parents[2]
 
 
 def auditor(directory: Path, settings: Settings, **changes: object) -> Auditor:
@@ -74,26 +72,6 @@ def test_settings_are_comparable_because_they_see_the_same_images(tmp_path: Path
     assert [n for n in comparison.notes if "unavailable" not in n] == []
 
 
-def test_the_apps_own_run_config_is_a_valid_audit() -> None:
-    table = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    flat: dict[str, object] = {}
-
-    def flatten(prefix: str, values: dict[str, object]) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                flatten(f"{prefix}{key}.", value)
-            else:
-                flat[prefix + key] = value
-
-    flatten("", table)
-    config = AuditConfig.from_run_config(flat)
-    settings = Settings.read(flat)
-    assert config.image == ImageConfig(shape=(3, 32, 32), mean=MEAN, std=STD)
-    assert config.training.learning_rate == settings.learning_rate
-    assert config.training.steps == settings.local_steps
-    assert config.training.batch_size == settings.batch_size
-
-
 def test_the_demo_leaves_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the demo but Ray and long attacks."""
 
@@ -137,7 +115,7 @@ from fl_privacy_audit.simulate.federation.simulation import simulate
 settings = Settings(images_per_client=8, num_rounds=1, noise_multiplier=1.0)
 simulate(settings, auditor(Path({str(tmp_path)!r}), settings), num_clients=2)
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=EXAMPLE.parents[1], timeout=300)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=300)
     records = read_ledger(tmp_path).audits
     assert sorted(r.partition or 0 for r in records) == [0, 1]
     assert sum(o.status == "scored" for r in records for o in r.attacks) == 1
