@@ -52,7 +52,7 @@ def _crops(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     for index in range(IMAGES_PER_CLIENT):
         label = index % len(PHOTOGRAPHS)
         height, width, _ = photographs[label].shape
-        side = int(rng.integers(min(height, width) // 3, min(height, width)))
+        side = int(rng.integers(100, 250))
         top, left = rng.integers(height - side), rng.integers(width - side)
         crop = photographs[label][top : top + side, left : left + side]
         crops.append(resize(crop, (32, 32), anti_aliasing=True).transpose(2, 0, 1))
