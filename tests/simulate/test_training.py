@@ -1,8 +1,9 @@
-"""The example's client: DP-SGD whose epsilon grows, batches that are what they are called."""
+"""The client: DP-SGD whose epsilon grows, batches that are what they are called."""
 
 import copy
 import math
 import warnings
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -33,7 +34,7 @@ def local(
         server_round=server_round,
         partition=0,
         history=[] if history is None else history,
-        publish=lambda x, y: published.append((x.clone(), y.clone())),
+        on_batch=lambda x, y: published.append((x.clone(), y.clone())),
     )
     return dict(model.state_dict()), result, published
 
@@ -151,10 +152,10 @@ def test_photo_partitions_are_balanced_disjoint_and_repeatable() -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert Settings.read({"learning-rate": 1, "other": 3}).learning_rate == 1.0
-    assert Settings.read(PLAIN.to_config()) == PLAIN
+    assert Settings.read({"learning_rate": 1, "other": 3}).learning_rate == 1.0
+    assert Settings.read(asdict(PLAIN)) == PLAIN
     with pytest.raises(ValueError, match="`num_rounds` must be int, but got '3'"):
-        Settings.read({"num-rounds": "3"})
+        Settings.read({"num_rounds": "3"})
     with pytest.raises(ValueError, match="`sampling` must be 'fixed' or 'poisson'"):
         Settings.read({"sampling": "some"})
     with pytest.raises(ValueError, match="`dataset` must be 'photos' or 'cifar10'"):

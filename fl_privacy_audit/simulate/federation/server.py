@@ -1,38 +1,34 @@
-"""The server: FedAdam or FedAvg, audited. The two lines that matter are in `main`."""
+"""The server: FedAdam or FedAvg, inside Flower's wrapper if the defence is one, audited."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
-from flwr.app import ArrayRecord, Context, MetricRecord
-from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAdam, FedAvg, Result, Strategy
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdam,
+    FedAvg,
+    Result,
+    Strategy,
+)
 
-from fl_privacy_audit import AuditConfig, Auditor
+from fl_privacy_audit import Auditor
+from fl_privacy_audit.core.config import read_settings
 from fl_privacy_audit.strategies import AuditedStrategy
 
 from .data import class_names, load_test
-from .defence import known_defence, wrapped
-from .evaluation import accuracy
 from .model import make_net
 from .settings import Settings
 
-app = ServerApp()
-
-
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """What ``flwr run`` starts; everything comes from the run config in pyproject.toml."""
-    settings = Settings.read(context.run_config)
-    model = make_net(len(class_names(settings.dataset)), settings.seed)
-    known = {}
-    if settings.private:
-        known = {
-            "audit.training.max-grad-norm": settings.max_grad_norm,
-            "audit.training.noise-multiplier": settings.noise_multiplier,
-        }
-    config = AuditConfig.from_run_config({**context.run_config, **known})
-    config = config.model_copy(update={"defence": known_defence(settings)})
-    auditor = Auditor(config, model=model)
-    federate(grid, settings, auditor)
+WRAPPERS = {
+    "client-clipping": DifferentialPrivacyClientSideFixedClipping,
+    "server-clipping": DifferentialPrivacyServerSideFixedClipping,
+}
+"""Defences that are Flower's wrappers."""
 
 
 def federate(
@@ -42,25 +38,37 @@ def federate(
     *,
     on_round: Callable[[int], None] = lambda done: None,
 ) -> Result:
-    """Run the federation under an audit; `on_round` is told how many rounds are done."""
+    """Run the federation under an audit; `on_round` is called with the number of rounds done."""
     model = make_net(len(class_names(settings.dataset)), settings.seed)
+    initial = ArrayRecord(model.state_dict())
     test = load_test(settings)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         on_round(server_round)
-        return MetricRecord({"accuracy": accuracy(model, arrays.to_torch_state_dict(), test)})
+        model.load_state_dict(arrays.to_torch_state_dict())
+        model.eval()
+        with torch.no_grad():
+            guesses = model(test.inputs()).argmax(dim=1)
+        return MetricRecord({"accuracy": float((guesses == test.labels).float().mean())})
 
-    strategy = AuditedStrategy(wrapped(_averaging(settings), settings), auditor=auditor)
-    return strategy.start(
+    return AuditedStrategy(_strategy(settings), auditor=auditor).start(
         grid=grid,
-        initial_arrays=ArrayRecord(model.state_dict()),
+        initial_arrays=initial,
         num_rounds=settings.num_rounds,
-        train_config=settings.to_config(),
+        train_config=ConfigRecord(asdict(settings)),
         evaluate_fn=evaluate,
     )
 
 
-def _averaging(settings: Settings) -> Strategy:
-    if settings.server_optimizer == "average":
-        return FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0)
-    return FedAdam(fraction_evaluate=0.0, min_evaluate_nodes=0, eta=settings.server_learning_rate)
+def _strategy(settings: Settings) -> Strategy:
+    no_evaluation: dict[str, Any] = {"fraction_evaluate": 0.0, "min_evaluate_nodes": 0}
+    strategy: Strategy = (
+        FedAvg(**no_evaluation)
+        if settings.server_optimizer == "average"
+        else FedAdam(**no_evaluation, eta=settings.server_learning_rate)
+    )
+    wrapper = WRAPPERS.get(settings.defence)
+    if wrapper is None:
+        return strategy
+    options: dict[str, Any] = read_settings(settings.defence_settings)
+    return wrapper(strategy, **options)

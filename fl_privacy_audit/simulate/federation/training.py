@@ -1,10 +1,10 @@
 """Local training, with or without DP-SGD."""
 
 import contextlib
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -14,22 +14,24 @@ from opacus.accountants import RDPAccountant
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from fl_privacy_audit.core.seeds import seed_of
+
 from .data import Images
 from .settings import Settings
 
 Batch = tuple[Tensor, Tensor]
 History = list[tuple[float, float, int]]
-"""Of an RDP accountant: (noise multiplier, sample rate, steps)."""
+"""History of an RDP accountant: (noise multiplier, sample rate, steps)."""
 
 
 @dataclass
 class LocalResult:
-    """What local training gave.
+    """What local training reports.
 
     Attributes:
         loss: Mean over the steps that had a batch; 0 if none had.
-        examples: Images used, over all steps.
-        epsilon: Spent so far over all rounds; None without DP-SGD.
+        examples: Number of images used, over all steps.
+        epsilon: Epsilon spent over all rounds so far; None without DP-SGD.
     """
 
     loss: float
@@ -45,7 +47,7 @@ def train(
     server_round: int,
     partition: int,
     history: History,
-    publish: Callable[[Tensor, Tensor], None],
+    on_batch: Callable[[Tensor, Tensor], None],
 ) -> LocalResult:
     """Take the local steps; `model` is changed in place.
 
@@ -55,10 +57,10 @@ def train(
         settings: Of the federation.
         server_round: Seeds the batches, together with the partition.
         partition: Which client this is.
-        history: The accountant's, over all rounds so far; added to in place.
-        publish: Called with (inputs, labels) of each batch.
+        history: The accountant's history of all rounds so far; updated in place.
+        on_batch: Called with (inputs, labels) of each batch.
     """
-    rng = torch.Generator().manual_seed(_seed(settings.seed, server_round, partition))
+    rng = torch.Generator().manual_seed(seed_of(settings.seed, server_round, partition))
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
     batches = _fixed_batches(held, settings, rng)
     accountant = RDPAccountant()
@@ -66,7 +68,7 @@ def train(
         accountant.history = list(history)
         noise = torch.Generator()
         if settings.reproducible_noise:
-            noise.manual_seed(_seed(settings.seed, server_round, partition, "noise"))
+            noise.manual_seed(seed_of(settings.seed, server_round, partition, "noise"))
         else:
             noise.seed()
         model, optimizer, batches = _private(
@@ -74,7 +76,7 @@ def train(
         )
     model.train()
     with _opacus_is_quiet():
-        return _take_steps(model, optimizer, batches, settings, accountant, history, publish)
+        return _take_steps(model, optimizer, batches, settings, accountant, history, on_batch)
 
 
 def _private(
@@ -107,7 +109,8 @@ def _private(
             poisson_sampling=poisson,
             noise_generator=noise,
         )
-    return model, optimizer, _endless(loader) if poisson else _again(source, batches)
+    batches = chain.from_iterable(repeat(loader)) if poisson else chain([source], batches)
+    return model, optimizer, batches
 
 
 def _take_steps(
@@ -117,24 +120,26 @@ def _take_steps(
     settings: Settings,
     accountant: RDPAccountant,
     history: History,
-    publish: Callable[[Tensor, Tensor], None],
+    on_batch: Callable[[Tensor, Tensor], None],
 ) -> LocalResult:
-    total, used, seen = 0.0, 0, 0
+    losses: list[float] = []
+    examples = 0
     for _ in range(settings.local_steps):
         inputs, labels = next(batches)
-        publish(inputs, labels)
+        on_batch(inputs, labels)
         optimizer.zero_grad()
         if len(inputs):
             loss = F.cross_entropy(model(inputs), labels)
             loss.backward()
-            total, used, seen = total + loss.item(), used + 1, seen + len(inputs)
+            losses.append(loss.item())
+            examples += len(inputs)
             optimizer.step()
         elif settings.private:
             _noise_alone(optimizer)
     history[:] = accountant.history
     return LocalResult(
-        loss=total / max(used, 1),
-        examples=seen,
+        loss=sum(losses) / max(len(losses), 1),
+        examples=examples,
         epsilon=spent(history, settings.delta) if settings.private else None,
     )
 
@@ -153,7 +158,7 @@ def spent(history: History, delta: float) -> float:
 
 @contextlib.contextmanager
 def _opacus_is_quiet() -> Iterator[None]:
-    """Opacus warns on every step of generators, hooks and orders that are as they should be."""
+    """Silence warnings that Opacus gives on every step although nothing is wrong."""
     with warnings.catch_warnings():
         for message in ("Secure RNG", "Full backward hook", "Optimal order"):
             warnings.filterwarnings("ignore", message=message)
@@ -167,23 +172,8 @@ def _fixed_batches(held: Images, settings: Settings, rng: torch.Generator) -> It
         yield inputs[drawn], held.labels[drawn]
 
 
-def _again(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from rest
-
-
-def _endless(loader: DataLoader[Any]) -> Iterator[Batch]:
-    while True:
-        yield from loader
-
-
 def _noise_alone(optimizer: Any) -> None:
     """An empty Poisson batch still sends its noise, or its emptiness would show."""
     for parameter in optimizer.params:
         parameter.grad_sample = torch.zeros(0, *parameter.shape)
     optimizer.step()
-
-
-def _seed(*parts: int | str) -> int:
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:6], "big")
