@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +90,17 @@ def run_demo(
         for run in runs:
             rounds_bar = bars.add_task(f"{run.label}: rounds", total=rounds)
             steps_bar = bars.add_task("  attack steps", total=1)
+
+            def on_progress(at: AttackProgress, bar: TaskID = steps_bar) -> None:
+                what = f"  round {at.round}, {at.client}: attack steps"
+                bars.update(bar, description=what, completed=at.step, total=at.steps)
+
             run_federation(
                 run.settings,
                 run.audit.model_copy(update={"directory": out / run.folder}),
                 clients=run.clients,
-                on_round=partial(_show_rounds, bars, rounds_bar),
-                on_progress=partial(_show_steps, bars, steps_bar),
+                on_round=lambda done, bar=rounds_bar: bars.update(bar, completed=done),
+                on_progress=on_progress,
                 simulate=simulate or in_ray,
             )
             bars.remove_task(steps_bar)
@@ -123,15 +127,6 @@ def _runs(dataset: str, data_root: str, seed: int, rounds: int, attack: AttackCo
     }
     runs = zip(DEFENCES, plan_runs(plan), strict=True)
     return [replace(run, folder=Path(folder)) for folder, run in runs]
-
-
-def _show_rounds(bars: Progress, bar: TaskID, done: int) -> None:
-    bars.update(bar, completed=done)
-
-
-def _show_steps(bars: Progress, bar: TaskID, at: AttackProgress) -> None:
-    what = f"  round {at.round}, {at.client}: attack steps"
-    bars.update(bar, description=what, completed=at.step, total=at.steps)
 
 
 def _write(out: Path, folders: list[Path], attack: AttackConfig, console: Console) -> Comparison:

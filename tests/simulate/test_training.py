@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis import rdp
 from torch import Tensor
 
@@ -26,14 +27,15 @@ def local(
     settings: Settings, *, server_round: int = 1, history: History | None = None
 ) -> tuple[dict[str, Tensor], LocalResult, list[tuple[Tensor, Tensor]]]:
     published: list[tuple[Tensor, Tensor]] = []
-    model = make_net(7, 0)
+    model, accountant = make_net(7, 0), RDPAccountant()
+    accountant.history = [] if history is None else history
     result = train(
         model,
         load_partition(settings, 0),
         settings,
         server_round=server_round,
         partition=0,
-        history=[] if history is None else history,
+        accountant=accountant,
         on_batch=lambda x, y: published.append((x.clone(), y.clone())),
     )
     return dict(model.state_dict()), result, published

@@ -41,7 +41,7 @@ def train_on_own_images(message: Message, context: Context) -> Message:
             settings,
             server_round=int(config["server-round"]),  # type: ignore[arg-type]
             partition=partition,
-            history=accountant.history,
+            accountant=accountant,
             on_batch=on_batch,
         )
     weights = dict(model.state_dict())

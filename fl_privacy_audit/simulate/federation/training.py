@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ History = list[tuple[float, float, int]]
 """History of an RDP accountant: (noise multiplier, sample rate, steps)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LocalResult:
     """What local training reports.
 
@@ -46,7 +46,7 @@ def train(
     *,
     server_round: int,
     partition: int,
-    history: History,
+    accountant: RDPAccountant,
     on_batch: Callable[[Tensor, Tensor], None],
 ) -> LocalResult:
     """Take the local steps; `model` is changed in place.
@@ -56,91 +56,56 @@ def train(
         held: The client's images.
         settings: Of the federation.
         server_round: Seeds the batches, together with the partition.
-        partition: Which client this is.
-        history: The accountant's history of all rounds so far; updated in place.
+        partition: Number of this client.
+        accountant: Has counted all rounds so far, and counts this one; untouched without DP-SGD.
         on_batch: Called with (inputs, labels) of each batch.
     """
-    rng = torch.Generator().manual_seed(seed_of(settings.seed, server_round, partition))
+    place = (settings.seed, server_round, partition)
+    rng = torch.Generator().manual_seed(seed_of(*place))
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
     batches = _fixed_batches(held, settings, rng)
-    accountant = RDPAccountant()
-    if settings.private:
-        accountant.history = list(history)
-        noise = torch.Generator()
-        if settings.reproducible_noise:
-            noise.manual_seed(seed_of(settings.seed, server_round, partition, "noise"))
-        else:
-            noise.seed()
-        model, optimizer, batches = _private(
-            model, optimizer, held, batches, settings, accountant, rng, noise
-        )
-    model.train()
-    with _opacus_is_quiet():
-        return _take_steps(model, optimizer, batches, settings, accountant, history, on_batch)
-
-
-def _private(
-    model: nn.Module,
-    optimizer: Any,
-    held: Images,
-    batches: Iterator[Batch],
-    settings: Settings,
-    accountant: RDPAccountant,
-    rng: torch.Generator,
-    noise: torch.Generator,
-) -> tuple[nn.Module, Any, Iterator[Batch]]:
-    """Model, optimiser and batches under Opacus, which counts its steps in `accountant`."""
-    poisson = settings.sampling == "poisson"
-    # With fixed batches Opacus sees a loader of the drawn images alone: its sample rate is 1, so
-    # epsilon claims no amplification that fixed batches do not give.
-    source = (held.inputs(), held.labels) if poisson else next(batches)
-    loader: DataLoader[Any] = DataLoader(
-        TensorDataset(*source), batch_size=settings.batch_size, generator=rng
-    )
-    with _opacus_is_quiet():
-        engine = PrivacyEngine(accountant="rdp")
-        engine.accountant = accountant
-        model, optimizer, loader = engine.make_private(
-            module=model,
-            optimizer=optimizer,
-            data_loader=loader,
-            noise_multiplier=settings.noise_multiplier,
-            max_grad_norm=settings.max_grad_norm,
-            poisson_sampling=poisson,
-            noise_generator=noise,
-        )
-    batches = chain.from_iterable(repeat(loader)) if poisson else chain([source], batches)
-    return model, optimizer, batches
-
-
-def _take_steps(
-    model: nn.Module,
-    optimizer: Any,
-    batches: Iterator[Batch],
-    settings: Settings,
-    accountant: RDPAccountant,
-    history: History,
-    on_batch: Callable[[Tensor, Tensor], None],
-) -> LocalResult:
     losses: list[float] = []
     examples = 0
-    for _ in range(settings.local_steps):
-        inputs, labels = next(batches)
-        on_batch(inputs, labels)
-        optimizer.zero_grad()
-        if len(inputs):
-            loss = F.cross_entropy(model(inputs), labels)
-            loss.backward()
-            losses.append(loss.item())
-            examples += len(inputs)
-            optimizer.step()
-        elif settings.private:
-            _noise_alone(optimizer)
-    history[:] = accountant.history
+    with _opacus_is_quiet():
+        if settings.private:
+            noise = torch.Generator()
+            noise.seed()
+            if settings.reproducible_noise:
+                noise.manual_seed(seed_of(*place, "noise"))
+            poisson = settings.sampling == "poisson"
+            # With fixed batches Opacus sees a loader of the drawn images alone: its sample rate is
+            # 1, so epsilon claims no amplification that fixed batches do not give.
+            source = (held.inputs(), held.labels) if poisson else next(batches)
+            engine = PrivacyEngine(accountant="rdp")
+            engine.accountant = accountant
+            model, optimizer, loader = engine.make_private(
+                module=model,
+                optimizer=optimizer,
+                data_loader=DataLoader(
+                    TensorDataset(*source), batch_size=settings.batch_size, generator=rng
+                ),
+                noise_multiplier=settings.noise_multiplier,
+                max_grad_norm=settings.max_grad_norm,
+                poisson_sampling=poisson,
+                noise_generator=noise,
+            )
+            batches = chain.from_iterable(repeat(loader)) if poisson else chain([source], batches)
+        model.train()
+        for inputs, labels in islice(batches, settings.local_steps):
+            on_batch(inputs, labels)
+            optimizer.zero_grad()
+            if len(inputs):
+                loss = F.cross_entropy(model(inputs), labels)
+                loss.backward()
+                losses.append(loss.item())
+                examples += len(inputs)
+                optimizer.step()
+            elif settings.private:
+                _noise_alone(optimizer)
     return LocalResult(
         loss=sum(losses) / max(len(losses), 1),
         examples=examples,
-        epsilon=spent(history, settings.delta) if settings.private else None,
+        epsilon=spent(accountant.history, settings.delta) if settings.private else None,
     )
 
 

@@ -1,6 +1,5 @@
 """The differential privacy that a defence of a plan claims, for the audit to check."""
 
-from collections.abc import Callable
 from typing import Any
 
 from fl_privacy_audit.simulate.federation.settings import Settings
@@ -16,55 +15,25 @@ def dp_claim(name: str, options: Options, federation: Settings) -> dict[str, Any
         options: Its options, in units of the update.
         federation: Every client takes part in every round, with a fixed number of images.
     """
-    claim = CLAIMS.get(name)
-    return None if claim is None else claim(options, federation)
-
-
-def _dp_sgd(options: Options, federation: Settings) -> dict[str, Any]:
-    # Norm and noise are those of `training`. Every step is counted in full: see `_private` in the
-    # federation's training.
-    del options
-    return {
-        "mechanism": "dp-sgd",
-        "delta": federation.delta,
-        "sampling": "fixed",
-        "accountant": "persistent",
-    }
-
-
-def _local(options: Options, federation: Settings) -> dict[str, Any]:
-    del federation
-    return {
-        "mechanism": "local-gaussian",
-        "delta": options["delta"],
-        "epsilon": options["epsilon"],
-        "epsilon_covers": "round",
-        "clipping_norm": options["clipping_norm"],
-        "sensitivity": options["sensitivity"],
-        "sampling": "fixed",
-        "accountant": "per-round",
-    }
-
-
-def _central(clipped_by: str) -> Callable[[Options, Settings], dict[str, Any]]:
-    def claim(options: Options, federation: Settings) -> dict[str, Any]:
-        return {
+    claim: dict[str, Any]
+    if name == "dp-sgd":
+        # Norm and noise are those of `training`. Every step is counted in full: see `train`.
+        claim = {"mechanism": "dp-sgd", "delta": federation.delta, "accountant": "persistent"}
+    elif name == "local-dp":
+        claim = {key: options[key] for key in ("delta", "epsilon", "clipping_norm", "sensitivity")}
+        claim |= {
+            "mechanism": "local-gaussian",
+            "epsilon_covers": "round",
+            "accountant": "per-round",
+        }
+    elif name in ("client-clipping", "server-clipping"):
+        claim = {key: options[key] for key in ("clipping_norm", "noise_multiplier")}
+        claim |= {
             "mechanism": "central-gaussian",
             "delta": federation.delta,
-            "clipping_norm": options["clipping_norm"],
-            "noise_multiplier": options["noise_multiplier"],
             "sampled_clients": options["num_sampled_clients"],
-            "clipped_by": clipped_by,
-            "sampling": "fixed",
+            "clipped_by": name.removesuffix("-clipping"),
         }
-
-    return claim
-
-
-CLAIMS: dict[str, Callable[[Options, Settings], dict[str, Any]]] = {
-    "dp-sgd": _dp_sgd,
-    "local-dp": _local,
-    "client-clipping": _central("client"),
-    "server-clipping": _central("server"),
-}
-"""The claims, by name of the defence."""
+    else:
+        return None
+    return {**claim, "sampling": "fixed"}
