@@ -91,6 +91,9 @@ def run_demo(
             rounds_bar = bars.add_task(f"{run.label}: rounds", total=rounds)
             steps_bar = bars.add_task("  attack steps", total=1)
 
+            def on_round(done: int, bar: TaskID = rounds_bar) -> None:
+                bars.update(bar, completed=done)
+
             def on_progress(at: AttackProgress, bar: TaskID = steps_bar) -> None:
                 what = f"  round {at.round}, {at.client}: attack steps"
                 bars.update(bar, description=what, completed=at.step, total=at.steps)
@@ -99,7 +102,7 @@ def run_demo(
                 run.settings,
                 run.audit.model_copy(update={"directory": out / run.folder}),
                 clients=run.clients,
-                on_round=lambda done, bar=rounds_bar: bars.update(bar, completed=done),
+                on_round=on_round,
                 on_progress=on_progress,
                 simulate=simulate or in_ray,
             )

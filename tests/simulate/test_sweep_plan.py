@@ -121,7 +121,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
         ),
         (
             plan(federation={"batch_size": "x"}),
-            "'no defence': `batch_size` must be int, but got 'x'",
+            "'no defence': `batch_size`: Input should be a valid integer, got 'x'",
         ),
         (
             plan(federation={"sampling": "poisson"}),
@@ -129,7 +129,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
         ),
         (
             plan(federation={"server_optimizer": "sgd"}),
-            "'no defence': `server_optimizer` must be 'adam' or 'average', but got 'sgd'",
+            "'no defence': `server_optimizer`: Input should be 'adam' or 'average', got 'sgd'",
         ),
         (plan(audit={"seed": 1}), "`audit.seed` is filled in by the sweep"),
         (

@@ -3,7 +3,6 @@
 import copy
 import math
 import warnings
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis import rdp
+from pydantic import ValidationError
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import ConfigError
@@ -154,14 +154,20 @@ def test_photo_partitions_are_balanced_disjoint_and_repeatable() -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert Settings.read({"learning_rate": 1, "other": 3}).learning_rate == 1.0
-    assert Settings.read(asdict(PLAIN)) == PLAIN
-    with pytest.raises(ValueError, match="`num_rounds` must be int, but got '3'"):
-        Settings.read({"num_rounds": "3"})
-    with pytest.raises(ValueError, match="`sampling` must be 'fixed' or 'poisson'"):
-        Settings.read({"sampling": "some"})
-    with pytest.raises(ValueError, match="`dataset` must be 'photos' or 'cifar10'"):
-        Settings.read({"dataset": "imagenet"})
+    assert Settings.model_validate({"learning_rate": 1, "other": 3}).learning_rate == 1.0
+    assert Settings.model_validate(PLAIN.model_dump()) == PLAIN
+    for wrong, message in [
+        ({"num_rounds": "3"}, "num_rounds\n  Input should be a valid integer"),
+        ({"seed": True}, "seed\n  Input should be a valid integer"),
+        ({"sampling": "some"}, "sampling\n  Input should be 'fixed' or 'poisson'"),
+        ({"dataset": "imagenet"}, "dataset\n  Input should be 'photos' or 'cifar10'"),
+        (
+            {"defence": "dp-sgd"},
+            "`defence` dp-sgd is set by `noise_multiplier` and `max_grad_norm`",
+        ),
+    ]:
+        with pytest.raises(ValidationError, match=message):
+            Settings.model_validate(wrong)
 
 
 def test_a_folder_without_cifar10_says_what_is_missing(tmp_path: Any) -> None:

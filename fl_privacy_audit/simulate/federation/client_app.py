@@ -23,7 +23,7 @@ def train_on_own_images(message: Message, context: Context) -> Message:
     """One round of local training."""
     torch.set_num_threads(1)
     config = message.content.config_records["config"]
-    settings = Settings.read(config)
+    settings = Settings.model_validate(dict(config))
     partition = int(context.node_config["partition-id"])
     model = make_net(len(class_names(settings.dataset)), settings.seed)
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())

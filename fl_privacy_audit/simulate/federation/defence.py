@@ -25,7 +25,7 @@ def defence_mod(message: Message, context: Context, call_next: Next) -> Message:
 
     An app with a single defence has no use for this: it lists `defend(...)` or Flower's own mod.
     """
-    settings = Settings.read(message.content.config_records["config"])
+    settings = Settings.model_validate(dict(message.content.config_records["config"]))
     mod = _mod(settings)
     return call_next(message, context) if mod is None else mod(message, context, call_next)
 

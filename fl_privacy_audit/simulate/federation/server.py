@@ -1,7 +1,6 @@
 """The server: FedAdam or FedAvg, inside Flower's wrapper if the defence is one, audited."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ def federate(
         grid=grid,
         initial_arrays=initial,
         num_rounds=settings.num_rounds,
-        train_config=ConfigRecord(asdict(settings)),
+        train_config=ConfigRecord(settings.model_dump()),
         evaluate_fn=evaluate,
     )
 

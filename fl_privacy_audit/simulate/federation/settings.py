@@ -1,23 +1,17 @@
 """Everything that can be set about the federation, for server and clients alike."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from fl_privacy_audit.core.config import ImageConfig, TrainingConfig
 
 IMAGE = ImageConfig(shape=(3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """The images, whatever the dataset, and how clients normalise them."""
-CHOICES = {
-    "dataset": ("photos", "cifar10"),
-    "server_optimizer": ("adam", "average"),
-    "sampling": ("fixed", "poisson"),
-}
-"""Settings that take one of a few words."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """One federation.
+class Settings(BaseModel):
+    """One federation. Keys that are not settings are ignored; a value of another type is an error.
 
     Attributes:
         dataset: ``"photos"`` (crops of scikit-image's photographs) or ``"cifar10"``.
@@ -42,21 +36,23 @@ class Settings:
         reproducible_noise: Seed the DP noise too. Only for comparisons: it voids the guarantee.
     """
 
-    dataset: str = "photos"
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    dataset: Literal["photos", "cifar10"] = "photos"
     data_root: str = ""
     images_per_client: int = 42
     num_rounds: int = 60
     batch_size: int = 1
     local_steps: int = 1
     learning_rate: float = 0.03
-    server_optimizer: str = "adam"
+    server_optimizer: Literal["adam", "average"] = "adam"
     server_learning_rate: float = 0.003
     noise_multiplier: float = -1.0
     max_grad_norm: float = 1.0
     delta: float = 1e-3
     defence: str = "none"
     defence_settings: str = ""
-    sampling: str = "fixed"
+    sampling: Literal["fixed", "poisson"] = "fixed"
     seed: int = 0
     reproducible_noise: bool = False
 
@@ -78,25 +74,8 @@ class Settings:
             mode="train",
         )
 
-    @classmethod
-    def read(cls, values: Mapping[str, object]) -> "Settings":
-        """Check a plan's or a message's settings; keys that are not settings are ignored.
-
-        Raises:
-            ValueError: A value has the wrong type, or is not one of the choices.
-        """
-        settings: dict[str, object] = {}
-        for field in fields(cls):
-            value = values.get(field.name, field.default)
-            if isinstance(field.default, float) and isinstance(value, int):
-                value = float(value)
-            if type(value) is not type(field.default):
-                kind = type(field.default).__name__
-                raise ValueError(f"`{field.name}` must be {kind}, but got {value!r}")
-            if value not in CHOICES.get(field.name, (value,)):
-                words = " or ".join(map(repr, CHOICES[field.name]))
-                raise ValueError(f"`{field.name}` must be {words}, but got {value!r}")
-            settings[field.name] = value
-        if settings["defence"] == "dp-sgd":
+    @model_validator(mode="after")
+    def _says_dp_sgd_once(self) -> Self:
+        if self.defence == "dp-sgd":
             raise ValueError("`defence` dp-sgd is set by `noise_multiplier` and `max_grad_norm`")
-        return cls(**settings)  # type: ignore[arg-type]
+        return self

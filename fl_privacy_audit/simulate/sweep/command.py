@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Self
 
 import click
 from rich.console import Console
@@ -48,7 +47,8 @@ def sweep_command(
         raise ConfigError("give a folder for ledgers and comparison: --out DIR")
     runs = read_plan(plan or DEFAULT_PLAN)
     console = Console()
-    with _Bars(console, runs) as bars:
+    bars = _Bars(console, runs)
+    with bars.progress:
         comparisons = run_sweep(runs, out.absolute(), workers=workers, on_event=bars.show)
     for place, comparison in comparisons.items():
         print_comparison(console, comparison)
@@ -61,41 +61,35 @@ class _Bars:
 
     def __init__(self, console: Console, runs: list[Run]) -> None:
         self._console = console
-        self._live = console.is_terminal
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not self._live)
-        self._all = self._progress.add_task("runs", total=len(runs))
+        self.progress = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
+        self._all = self.progress.add_task("runs", total=len(runs))
         self._count, self._ended = len(runs), 0
         self._bars: dict[Path, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
 
     def show(self, event: Event) -> None:
         """Show one event."""
         key, label, rounds = event.run.folder, event.run.label, event.run.settings.num_rounds
         if event.kind == "started":
-            self._bars[key] = self._progress.add_task(f"  {label}", total=rounds)
+            self._bars[key] = self.progress.add_task(f"  {label}", total=rounds)
         elif event.kind == "round":
-            self._progress.update(
+            self.progress.update(
                 self._bars[key], description=f"  {label}: rounds", completed=event.round
             )
         elif event.kind == "attack":
             where = f"round {event.round}, attack step {event.step} of {event.steps}"
-            self._progress.update(self._bars[key], description=f"  {label}: {where}")
+            self.progress.update(self._bars[key], description=f"  {label}: {where}")
         else:
             self._end(event)
 
     def _end(self, event: Event) -> None:
         bar = self._bars.pop(event.run.folder, None)
         if bar is not None:
-            self._progress.remove_task(bar)
+            self.progress.remove_task(bar)
         self._ended += 1
-        self._progress.update(self._all, completed=self._ended)
+        self.progress.update(self._all, completed=self._ended)
         what = "finished before" if event.kind == "skipped" else event.kind
         took = f" after {event.seconds:.0f} s" if event.seconds else ""
         self._console.print(

@@ -5,7 +5,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +97,7 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         """Everything that decides the result."""
         return {
-            "settings": asdict(self.settings),
+            "settings": self.settings.model_dump(),
             "clients": self.clients,
             "audit": self.audit.model_dump(mode="json", exclude={"directory"}),
         }
@@ -151,11 +151,10 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
     for name, value in (("clients", clients), ("rounds", rounds)):
         if type(value) is not int or value < 1:
             raise ConfigError(f"`federation.{name}` must be a whole number from 1, but got {value}")
-    base = Settings.read(
-        {**federation, "num_rounds": rounds, "seed": seed, "reproducible_noise": True}
-    )
+    federation |= {"num_rounds": rounds, "seed": seed, "reproducible_noise": True}
+    base = _settings(federation)
     options = _options(base, defence, int(clients))
-    settings = _with_defence(base, defence.name, options)
+    settings = _settings(federation | _as_settings(defence.name, options))
     audit = AuditConfig.build(
         {
             **plan.audit,
@@ -196,18 +195,25 @@ def _options(base: Settings, defence: DefencePlan, clients: int) -> dict[str, Se
     return options
 
 
-def _with_defence(base: Settings, name: str, options: dict[str, Setting]) -> Settings:
+def _as_settings(name: str, options: dict[str, Setting]) -> dict[str, Setting]:
+    """A defence as the federation takes it."""
     if name == "dp-sgd":
-        noise, norm = options["noise_multiplier"], options.get("max_grad_norm", 1.0)
-        return replace(base, noise_multiplier=float(noise), max_grad_norm=float(norm))
+        return {"max_grad_norm": 1.0, **options}
     text = ", ".join(f"{option}={_text(value)}" for option, value in options.items())
-    return replace(base, defence=name, defence_settings=text)
+    return {"defence": name, "defence_settings": text}
+
+
+def _settings(values: Mapping[str, object]) -> Settings:
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
 
 
 def _unlike(plan: Plan) -> list[str]:
     """What would make runs that cannot be compared, or sets a thing twice."""
     problems = []
-    known = {field.name for field in fields(Settings)} | {"clients", "rounds"}
+    known = {*Settings.model_fields, "clients", "rounds"}
     for key in plan.federation:
         if key in OWN_KEYS:
             problems.append(
