@@ -1,7 +1,6 @@
 """Running a plan: nothing twice, nothing lost, whatever dies."""
 
 import fcntl
-import io
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.ledger.ledger import FILE_NAME, read_ledger
 from fl_privacy_audit.simulate.sweep import command, run, worker
-from fl_privacy_audit.simulate.sweep.files import FINISHED, LOCK, SET_ASIDE, SPEC, lock, prepare
+from fl_privacy_audit.simulate.sweep.files import FINISHED, LOCK, SET_ASIDE, lock, prepare
 from fl_privacy_audit.simulate.sweep.plan import Run, plan_runs, read_plan
 from fl_privacy_audit.simulate.sweep.run import Event, run_sweep
 from fl_privacy_audit.verdicts.compare import compare
@@ -64,7 +63,7 @@ def calls(out: Path) -> list[str]:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_every_run_is_done_once(tmp_path: Path, fake: Sequence[str], workers: int) -> None:
     out, told = tmp_path / "out", list[Event]()
-    run_sweep(three(), out, workers=workers, tell=told.append, worker=fake)
+    run_sweep(three(), out, workers=workers, on_event=told.append, worker=fake)
     assert calls(out) == ["none", "quantisation", "sign"]
     assert [e.kind for e in told if e.run.label == "sign"] == [
         "started",
@@ -72,7 +71,7 @@ def test_every_run_is_done_once(tmp_path: Path, fake: Sequence[str], workers: in
         "attack",
         "finished",
     ]
-    run_sweep(three(), out, workers=workers, tell=told.append, worker=fake)
+    run_sweep(three(), out, workers=workers, on_event=told.append, worker=fake)
     assert calls(out) == ["none", "quantisation", "sign"]
     assert [e.kind for e in told[-3:]] == ["skipped"] * 3
     assert not (out / SET_ASIDE).exists()
@@ -150,8 +149,7 @@ SHORT: dict[str, Any] = {
 def federate_here(runs: list[Run], out: Path) -> None:
     for one in runs:
         prepare(out, one)
-        spec = json.loads((out / one.folder / SPEC).read_text())
-        worker._federation(out / one.folder, spec, io.StringIO(), 1, here)
+        worker.run_spec(out / one.folder, 1, here, say=lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +245,7 @@ def test_killed_in_the_middle_it_loses_and_doubles_nothing(tmp_path: Path) -> No
         "import sys, pathlib; from fl_privacy_audit.simulate.sweep.plan import plan_runs;"
         "from fl_privacy_audit.simulate.sweep.run import run_sweep;"
         f"run_sweep(plan_runs({plan!r}), pathlib.Path({str(out)!r}), workers=1,"
-        "worker=(sys.executable, '-m', 'tests.sweep.in_process'))"
+        "worker=(sys.executable, '-m', 'tests.support.in_process'))"
     )
     second = out / "sign" / FILE_NAME
     first_try = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)

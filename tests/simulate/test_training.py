@@ -1,4 +1,4 @@
-"""The example's client: DP-SGD whose epsilon grows, batches that are what they are called."""
+"""The client: DP-SGD whose epsilon grows, batches that are what they are called."""
 
 import copy
 import math
@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis import rdp
+from pydantic import ValidationError
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import ConfigError
@@ -25,15 +27,16 @@ def local(
     settings: Settings, *, server_round: int = 1, history: History | None = None
 ) -> tuple[dict[str, Tensor], LocalResult, list[tuple[Tensor, Tensor]]]:
     published: list[tuple[Tensor, Tensor]] = []
-    model = make_net(7, 0)
+    model, accountant = make_net(7, 0), RDPAccountant()
+    accountant.history = [] if history is None else history
     result = train(
         model,
         load_partition(settings, 0),
         settings,
         server_round=server_round,
         partition=0,
-        history=[] if history is None else history,
-        publish=lambda x, y: published.append((x.clone(), y.clone())),
+        accountant=accountant,
+        on_batch=lambda x, y: published.append((x.clone(), y.clone())),
     )
     return dict(model.state_dict()), result, published
 
@@ -151,14 +154,20 @@ def test_photo_partitions_are_balanced_disjoint_and_repeatable() -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert Settings.read({"learning-rate": 1, "other": 3}).learning_rate == 1.0
-    assert Settings.read(PLAIN.to_config()) == PLAIN
-    with pytest.raises(ValueError, match="`num_rounds` must be int, but got '3'"):
-        Settings.read({"num-rounds": "3"})
-    with pytest.raises(ValueError, match="`sampling` must be 'fixed' or 'poisson'"):
-        Settings.read({"sampling": "some"})
-    with pytest.raises(ValueError, match="`dataset` must be 'photos' or 'cifar10'"):
-        Settings.read({"dataset": "imagenet"})
+    assert Settings.model_validate({"learning_rate": 1, "other": 3}).learning_rate == 1.0
+    assert Settings.model_validate(PLAIN.model_dump()) == PLAIN
+    for wrong, message in [
+        ({"num_rounds": "3"}, "num_rounds\n  Input should be a valid integer"),
+        ({"seed": True}, "seed\n  Input should be a valid integer"),
+        ({"sampling": "some"}, "sampling\n  Input should be 'fixed' or 'poisson'"),
+        ({"dataset": "imagenet"}, "dataset\n  Input should be 'photos' or 'cifar10'"),
+        (
+            {"defence": "dp-sgd"},
+            "`defence` dp-sgd is set by `noise_multiplier` and `max_grad_norm`",
+        ),
+    ]:
+        with pytest.raises(ValidationError, match=message):
+            Settings.model_validate(wrong)
 
 
 def test_a_folder_without_cifar10_says_what_is_missing(tmp_path: Any) -> None:

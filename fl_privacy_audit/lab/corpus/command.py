@@ -138,6 +138,7 @@ def corpus_command() -> None:
 @click.pass_context
 def build_command(
     context: click.Context,
+    /,
     out: Path,
     data_root: str,
     download: bool,

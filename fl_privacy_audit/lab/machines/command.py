@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,7 +106,7 @@ def train_command(
                 order,
                 pictures,
                 others,
-                progress=lambda done, total, title=title: show(title, done, total),
+                progress=partial(show, title),
                 note=lambda text: click.echo(text, err=True),
             )
         if calibration:
