@@ -22,7 +22,7 @@ from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import Observation
-from fl_privacy_audit.defences import make_defence
+from fl_privacy_audit.defences import AppliedDefence, make_defence
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
 from fl_privacy_audit.ledger.records import (
@@ -296,9 +296,13 @@ class Auditor:
         if target.truth is None or not len(target.truth.images):
             return None
         seed = seed_of(self.config.seed, target.slot.round, target.name, "replay")
+        defence = self._observer.defence
+        apply = None
+        if isinstance(defence, AppliedDefence) and target.slot.view == "server":
+            apply = defence.apply
         try:
             with cpu_threads(self.config.threads):
-                return check_replay(target.seen, target.truth, seed=seed)
+                return check_replay(target.seen, target.truth, seed=seed, apply=apply)
         except Exception as error:
             if self.config.fail_fast:
                 raise

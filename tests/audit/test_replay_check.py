@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fl_privacy_audit import TrainingConfig, Truth
 from fl_privacy_audit.audit.replay_check import check_replay
 from fl_privacy_audit.core.observe import observe
-from fl_privacy_audit.defences import inform, make_defence
+from fl_privacy_audit.defences import inform, make_applied_defence
 from fl_privacy_audit.ledger.records import ReplayCheck
 from tests.support.builders import to_arrays
 from tests.support.cases import LeNet, SmallConvNet, image_config, photos, seeded
@@ -226,7 +226,7 @@ def test_a_defence_as_declared_fits_and_undeclared_does_not(
     name: str, options: dict[str, Any]
 ) -> None:
     model, batch = seeded(LeNet).train(), truth()
-    defence = make_defence(name, options)
+    defence = make_applied_defence(name, options)
     after = really(model, batch)
     rng = torch.Generator().manual_seed(5)
     moved = {
