@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from fl_privacy_audit.core.arguments import choice, fraction, positive, whole
 from fl_privacy_audit.core.config import Neighbours
 
-from .arguments import choice, fraction, positive, whole
 from .gaussian import DELTA_MEND, classic_sigma, gaussian_epsilon
 from .mechanism import NEIGHBOURS, SampledGaussian
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from scipy.optimize import minimize_scalar
 from scipy.special import gammainc, ndtr, ndtri
 
+from fl_privacy_audit.core.arguments import choice, fraction, not_negative, positive, whole
 from fl_privacy_audit.core.config import Neighbours
 
 from .accounting import PLD_LIMIT, epsilon_rdp, loss_distribution
-from .arguments import choice, fraction, not_negative, positive, whole
 from .empirical import clopper_pearson
 from .mechanism import NEIGHBOURS, SampledGaussian
 

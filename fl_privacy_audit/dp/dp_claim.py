@@ -5,9 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+from fl_privacy_audit.core.arguments import (
+    choice,
+    fraction,
+    not_negative,
+    positive,
+    rate,
+    refuse,
+    whole,
+)
 from fl_privacy_audit.core.config import Accountant, Clipper, Mechanism, Neighbours, Sampling, Span
 
-from .arguments import choice, fraction, not_negative, positive, rate, refuse, whole
 from .gaussian import DELTA_MEND, classic_sigma
 from .mechanism import NEIGHBOURS, SENSITIVITY, SampledGaussian
 

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 from scipy.stats import beta, binom
 
-from .arguments import fraction, not_negative, refuse, whole
+from fl_privacy_audit.core.arguments import fraction, not_negative, refuse, whole
 
 
 def one_run_epsilon(

@@ -10,7 +10,7 @@ from math import exp, log, sqrt
 from scipy.optimize import brentq
 from scipy.special import erfcx, ndtr, ndtri
 
-from .arguments import fraction, not_negative, positive, whole
+from fl_privacy_audit.core.arguments import fraction, not_negative, positive, whole
 
 CLASSIC_LIMIT = 1.0
 """The classic formula is proved for epsilon below this (Dwork & Roth 2014, theorem A.1)."""

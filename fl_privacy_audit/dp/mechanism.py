@@ -7,9 +7,9 @@
 from dataclasses import dataclass
 from typing import get_args
 
+from fl_privacy_audit.core.arguments import not_negative, rate, whole
 from fl_privacy_audit.core.config import Neighbours
 
-from .arguments import not_negative, rate, whole
 from .gaussian import gaussian_mu
 
 NEIGHBOURS: tuple[Neighbours, ...] = get_args(Neighbours)

@@ -3,7 +3,7 @@
 from math import isfinite
 from numbers import Integral, Real
 
-from fl_privacy_audit.core.errors import ConfigError
+from .errors import ConfigError
 
 
 def positive(name: str, value: float, mend: str = "") -> None:
