@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fl_privacy_audit.core.arguments import not_negative, whole
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, at_least_zero, floating, settings_of
+from .defence import AppliedDefence, floating, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +95,8 @@ class Quantisation(AppliedDefence):
         Raises:
             ConfigError: With what is wrong.
         """
-        if type(self.bits) is not int or not 2 <= self.bits <= 16:
-            raise ConfigError(f"`bits` must be a whole number from 2 to 16, but got {self.bits!r}")
-        if type(self.bucket) is not int or self.bucket < 1:
-            raise ConfigError(f"`bucket` must be a whole number from 1, but got {self.bucket!r}")
+        whole("bits", self.bits, least=2, most=16)
+        whole("bucket", self.bucket)
 
     @property
     def levels(self) -> int:
@@ -159,7 +158,7 @@ class Sign(AppliedDefence):
 
     def __post_init__(self) -> None:
         """Check the setting."""
-        at_least_zero("scale", self.scale)
+        not_negative("scale", self.scale)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""

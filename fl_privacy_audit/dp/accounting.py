@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 from fl_privacy_audit.core.arguments import choice, fraction, positive, whole
 from fl_privacy_audit.core.config import Neighbours
 
-from .gaussian import DELTA_MEND, classic_sigma, gaussian_epsilon
+from .gaussian import DELTA_HINT, classic_sigma, gaussian_epsilon
 from .mechanism import NEIGHBOURS, SampledGaussian
 
 Floats = NDArray[np.float64]
@@ -132,7 +132,7 @@ def central_dp_epsilons(
         ConfigError: An argument is out of range.
     """
     whole("sampled", sampled)
-    whole("total", total, least=sampled, mend="it cannot be less than `sampled`")
+    whole("total", total, least=sampled, hint="it cannot be less than `sampled`")
     mechanism = SampledGaussian(
         noise_multiplier=noise_multiplier,
         sample_rate=sampled / total if poisson else 1.0,
@@ -149,7 +149,7 @@ def epsilon_rdp(
     Raises:
         ConfigError: An argument is out of range.
     """
-    fraction("delta", delta, DELTA_MEND)
+    fraction("delta", delta, DELTA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
     if mechanism.is_silent:
         return RdpSpent(math.inf, math.nan)
@@ -164,7 +164,7 @@ def epsilon_pld(
     Raises:
         ConfigError: An argument is out of range.
     """
-    fraction("delta", delta, DELTA_MEND)
+    fraction("delta", delta, DELTA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
     if mechanism.is_silent:
         return math.inf

@@ -21,7 +21,7 @@ from .accounting import PLD_LIMIT, epsilon_rdp, loss_distribution
 from .empirical import clopper_pearson
 from .mechanism import NEIGHBOURS, SampledGaussian
 
-KAPPA_MEND = "it is the chance to be right without the update: one over the number of candidates"
+KAPPA_HINT = "it is the chance to be right without the update: one over the number of candidates"
 
 
 def rero_gaussian(*, mu: float, kappa: float) -> float:
@@ -43,7 +43,7 @@ def rero_gaussian(*, mu: float, kappa: float) -> float:
     0.3891
     """
     not_negative("mu", mu)
-    fraction("kappa", kappa, KAPPA_MEND)
+    fraction("kappa", kappa, KAPPA_HINT)
     return float(ndtr(mu + ndtri(kappa)))
 
 
@@ -59,7 +59,7 @@ def rero(
     Raises:
         ConfigError: An argument is out of range.
     """
-    fraction("kappa", kappa, KAPPA_MEND)
+    fraction("kappa", kappa, KAPPA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
     if mechanism.is_silent:
         return 1.0

@@ -134,7 +134,7 @@ def _sampling(case: Case) -> Iterator[Flag]:
         return
     _, shown = case.worst(as_poisson=False)
     _, counted = case.worst(as_poisson=True)
-    mend = (
+    hint = (
         "Sample by Poisson (Opacus: `poisson_sampling=True`), or claim"
         if claim.mechanism == "dp-sgd"
         else "Flower's strategies draw no other way, so claim"
@@ -144,7 +144,7 @@ def _sampling(case: Case) -> Iterator[Flag]:
         message=(
             f"For sample rate {claim.sample_rate:.3g} accountants count epsilon "
             f"{_figure(counted)}, which holds for Poisson sampling, but a fixed number is drawn, "
-            f"for which {_figure(shown)} can be shown. {mend} {_figure(shown)}."
+            f"for which {_figure(shown)} can be shown. {hint} {_figure(shown)}."
         ),
         severity="warning" if claim.epsilon is None else "error",
     )

@@ -16,7 +16,7 @@ from fl_privacy_audit.core.arguments import (
 )
 from fl_privacy_audit.core.config import Accountant, Clipper, Mechanism, Neighbours, Sampling, Span
 
-from .gaussian import DELTA_MEND, classic_sigma
+from .gaussian import DELTA_HINT, classic_sigma
 from .mechanism import NEIGHBOURS, SENSITIVITY, SampledGaussian
 
 
@@ -80,7 +80,7 @@ class DpClaim:
         choice("sampling", self.sampling, get_args(Sampling))
         choice("accountant", self.accountant, get_args(Accountant))
         choice("clipped_by", self.clipped_by, get_args(Clipper))
-        fraction("delta", self.delta, DELTA_MEND)
+        fraction("delta", self.delta, DELTA_HINT)
         positive("clipping_norm", self.clipping_norm)
         rate("sample_rate", self.sample_rate)
         whole("rounds", self.rounds)
