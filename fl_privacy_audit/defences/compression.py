@@ -19,12 +19,12 @@ class Pruning(AppliedDefence):
 
     Aji and Heafield 2017, arXiv:1704.05021; Lin et al. 2018, "Deep Gradient Compression",
     arXiv:1712.01887, without the accumulation of what was dropped. Zhu et al. 2019,
-    arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of a
-    tensor stays.
+    arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of
+    each tensor stays.
 
     Attributes:
-        share: Of the numbers dropped, in [0, 1).
-        scope: ``"tensor"``: the share of each tensor; ``"update"``: of all numbers together.
+        share: Share of the numbers that is dropped, in [0, 1).
+        scope: ``"tensor"``: that share of each tensor; ``"update"``: of all numbers together.
     """
 
     share: float
@@ -81,9 +81,9 @@ class Quantisation(AppliedDefence):
     number of a bucket, as in its experiments (Sec. 4).
 
     Attributes:
-        bits: Of one number, its sign among them; from 2 to 16. There are ``2^(bits - 1) - 1``
+        bits: Bits per number including its sign, from 2 to 16. There are ``2^(bits - 1) - 1``
             levels above zero.
-        bucket: Numbers that share a scale.
+        bucket: How many numbers share a scale.
     """
 
     bits: int = 8
@@ -145,7 +145,7 @@ class Quantisation(AppliedDefence):
 
 @dataclass(frozen=True, kw_only=True)
 class Sign(AppliedDefence):
-    """Keep only the sign of each number, times one length for a tensor.
+    """Keep only the sign of each number, times one length per tensor.
 
     signSGD (Bernstein et al. 2018, arXiv:1802.04434), with the scale of Karimireddy et al. 2019,
     arXiv:1901.09847: the mean magnitude of the tensor.

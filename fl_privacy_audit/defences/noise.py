@@ -84,8 +84,8 @@ class Laplace(AppliedDefence):
     """Add Laplace noise to every number.
 
     Attributes:
-        scale: Of the distribution, in units of the update; its standard deviation is sqrt(2) times
-            as much.
+        scale: Scale of the distribution, in units of the update; its standard deviation is sqrt(2)
+            times as much.
     """
 
     scale: float

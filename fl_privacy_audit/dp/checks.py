@@ -25,7 +25,7 @@ class Case:
 
     Attributes:
         claim: What is claimed.
-        seen: What was observed.
+        seen: What was observed of the run.
         planned: Epsilon by the configuration alone.
         clients: Epsilon in effect for each client, never empty.
         clients_if_poisson: The same clients, if sampling were Poisson.
@@ -170,7 +170,7 @@ def _integers(case: Case) -> Iterator[Flag]:
 
 
 def longest_update(claim: DpClaim, seen: Observed) -> float | None:
-    """The longest update that clipping and noise allow; None if they do not say."""
+    """The longest update that clipping and noise allow; None if they set no limit."""
     if claim.mechanism == "central-gaussian":
         return claim.clipping_norm if claim.clipped_by == "client" else None
     if claim.mechanism == "dp-sgd" or seen.parameters is None:

@@ -23,9 +23,9 @@ def gaussian_mu(*, noise_multiplier: float, sensitivity: float = 1.0, releases: 
 
     Args:
         noise_multiplier: Noise standard deviation over clipping norm, above zero.
-        sensitivity: In clipping norms: 1 if a neighbour lacks one contribution, 2 if one
+        sensitivity: Sensitivity in clipping norms: 1 if a neighbour lacks one contribution, 2 if one
             contribution is replaced by another.
-        releases: How many of them, at least one.
+        releases: Number of releases, at least one.
 
     Raises:
         ConfigError: An argument is out of range.
