@@ -42,7 +42,7 @@ def observe(
         image: Shape and normalisation of the training images.
         training: What is known of the local training.
         num_examples: What the client reported as ``num-examples``.
-        device: Where attacks shall run.
+        device: Where attacks will run.
 
     Raises:
         UpdateError: Names or shapes do not fit the model, or a value is not finite.

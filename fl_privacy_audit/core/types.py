@@ -1,4 +1,4 @@
-"""The words of the audit: what was seen, what an attack made of it, and the truth.
+"""The types of an audit: what was observed, what an attack made of it, and the truth.
 
 Images are ``(N, C, H, W)`` float tensors in ``[0, 1]`` everywhere outside the attack engine, which
 works in the model's input space (see `ImageSpec.normalise`).

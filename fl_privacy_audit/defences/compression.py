@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fl_privacy_audit.core.arguments import not_negative, whole
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, at_least_zero, floating, settings_of
+from .defence import AppliedDefence, floating, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +19,12 @@ class Pruning(AppliedDefence):
 
     Aji and Heafield 2017, arXiv:1704.05021; Lin et al. 2018, "Deep Gradient Compression",
     arXiv:1712.01887, without the accumulation of what was dropped. Zhu et al. 2019,
-    arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of a
-    tensor stays.
+    arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of
+    each tensor stays.
 
     Attributes:
-        share: Of the numbers dropped, in [0, 1).
-        scope: ``"tensor"``: the share of each tensor; ``"update"``: of all numbers together.
+        share: Share of the numbers that is dropped, in [0, 1).
+        scope: ``"tensor"``: that share of each tensor; ``"update"``: of all numbers together.
     """
 
     share: float
@@ -80,9 +81,9 @@ class Quantisation(AppliedDefence):
     number of a bucket, as in its experiments (Sec. 4).
 
     Attributes:
-        bits: Of one number, its sign among them; from 2 to 16. There are ``2^(bits - 1) - 1``
+        bits: Bits per number including its sign, from 2 to 16. There are ``2^(bits - 1) - 1``
             levels above zero.
-        bucket: Numbers that share a scale.
+        bucket: How many numbers share a scale.
     """
 
     bits: int = 8
@@ -94,10 +95,8 @@ class Quantisation(AppliedDefence):
         Raises:
             ConfigError: With what is wrong.
         """
-        if type(self.bits) is not int or not 2 <= self.bits <= 16:
-            raise ConfigError(f"`bits` must be a whole number from 2 to 16, but got {self.bits!r}")
-        if type(self.bucket) is not int or self.bucket < 1:
-            raise ConfigError(f"`bucket` must be a whole number from 1, but got {self.bucket!r}")
+        whole("bits", self.bits, least=2, most=16)
+        whole("bucket", self.bucket)
 
     @property
     def levels(self) -> int:
@@ -146,7 +145,7 @@ class Quantisation(AppliedDefence):
 
 @dataclass(frozen=True, kw_only=True)
 class Sign(AppliedDefence):
-    """Keep only the sign of each number, times one length for a tensor.
+    """Keep only the sign of each number, times one length per tensor.
 
     signSGD (Bernstein et al. 2018, arXiv:1802.04434), with the scale of Karimireddy et al. 2019,
     arXiv:1901.09847: the mean magnitude of the tensor.
@@ -159,7 +158,7 @@ class Sign(AppliedDefence):
 
     def __post_init__(self) -> None:
         """Check the setting."""
-        at_least_zero("scale", self.scale)
+        not_negative("scale", self.scale)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""

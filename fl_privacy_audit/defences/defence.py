@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.core.errors import ConfigError, UpdateError
+from fl_privacy_audit.core.errors import UpdateError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
 Setting = int | float | str | bool
@@ -84,23 +84,3 @@ def length(update: Update) -> float:
     """Euclidean norm over all floating tensors together."""
     squares = [t.double().square().sum() for t in update.values() if t.is_floating_point()]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-
-
-def positive(name: str, value: float) -> None:
-    """Refuse a setting that is not a finite number above zero.
-
-    Raises:
-        ConfigError: With the value.
-    """
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"`{name}` must be a number above 0, but got {value!r}")
-
-
-def at_least_zero(name: str, value: float) -> None:
-    """Refuse a setting that is not a finite number from zero.
-
-    Raises:
-        ConfigError: With the value.
-    """
-    if not 0 <= value < float("inf"):
-        raise ConfigError(f"`{name}` must be a number from 0, but got {value!r}")

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core.arguments import not_negative, positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, Defence, at_least_zero, positive, settings_of
+from .defence import AppliedDefence, Defence, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class DpSgd(Defence):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        at_least_zero("noise_multiplier", self.noise_multiplier)
+        not_negative("noise_multiplier", self.noise_multiplier)
         positive("max_grad_norm", self.max_grad_norm)
 
     def known(self, update: Update) -> KnownDefence:
@@ -101,7 +102,7 @@ class ServerClipping(Defence):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        at_least_zero("noise_multiplier", self.noise_multiplier)
+        not_negative("noise_multiplier", self.noise_multiplier)
         positive("clipping_norm", self.clipping_norm)
         positive("num_sampled_clients", self.num_sampled_clients)
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core.arguments import not_negative, positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, at_least_zero, floating, length, positive, settings_of
+from .defence import AppliedDefence, floating, length, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ class Gaussian(AppliedDefence):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        at_least_zero("std", self.std)
-        at_least_zero("clip_norm", self.clip_norm)
+        not_negative("std", self.std)
+        not_negative("clip_norm", self.clip_norm)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
@@ -83,15 +84,15 @@ class Laplace(AppliedDefence):
     """Add Laplace noise to every number.
 
     Attributes:
-        scale: Of the distribution, in units of the update; its standard deviation is sqrt(2) times
-            as much.
+        scale: Scale of the distribution, in units of the update; its standard deviation is sqrt(2)
+            times as much.
     """
 
     scale: float
 
     def __post_init__(self) -> None:
         """Check the setting."""
-        at_least_zero("scale", self.scale)
+        not_negative("scale", self.scale)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""

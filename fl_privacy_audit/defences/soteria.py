@@ -1,4 +1,4 @@
-"""Soteria: hide what the first features of the last layer say about the image.
+"""Soteria: hide what the features before the last layer say about the image.
 
 Sun, Li, Wang, Wang, Chen, Li: "Soteria: Provable Defense against Privacy Leakage in Federated
 Learning from Representation Perspective", CVPR 2021, arXiv:2012.06043. A linear layer's weight
@@ -54,7 +54,7 @@ class Soteria(Defence):
         """Choose the features; `model` is as it was received, and is not changed.
 
         Args:
-            model: With the weights that the client received.
+            model: The model with the weights that the client received.
             inputs: ``(N, C, H, W)`` model inputs of the batch, N from 1.
 
         Raises:
@@ -120,7 +120,7 @@ def _telling(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
     if not isinstance(module, nn.Linear):
         linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
         raise ConfigError(
-            f"soteria defends a linear layer, and `{layer}` is none; there are "
+            f"soteria defends a linear layer, and `{layer}` is not one; there are "
             f"{', '.join(linear) or 'none'}"
         )
     caught: list[Tensor] = []

@@ -25,7 +25,7 @@ class Case:
 
     Attributes:
         claim: What is claimed.
-        seen: What was observed.
+        seen: What was observed of the run.
         planned: Epsilon by the configuration alone.
         clients: Epsilon in effect for each client, never empty.
         clients_if_poisson: The same clients, if sampling were Poisson.
@@ -134,7 +134,7 @@ def _sampling(case: Case) -> Iterator[Flag]:
         return
     _, shown = case.worst(as_poisson=False)
     _, counted = case.worst(as_poisson=True)
-    mend = (
+    hint = (
         "Sample by Poisson (Opacus: `poisson_sampling=True`), or claim"
         if claim.mechanism == "dp-sgd"
         else "Flower's strategies draw no other way, so claim"
@@ -144,7 +144,7 @@ def _sampling(case: Case) -> Iterator[Flag]:
         message=(
             f"For sample rate {claim.sample_rate:.3g} accountants count epsilon "
             f"{_figure(counted)}, which holds for Poisson sampling, but a fixed number is drawn, "
-            f"for which {_figure(shown)} can be shown. {mend} {_figure(shown)}."
+            f"for which {_figure(shown)} can be shown. {hint} {_figure(shown)}."
         ),
         severity="warning" if claim.epsilon is None else "error",
     )
@@ -170,7 +170,7 @@ def _integers(case: Case) -> Iterator[Flag]:
 
 
 def longest_update(claim: DpClaim, seen: Observed) -> float | None:
-    """The longest update that clipping and noise allow; None if they do not say."""
+    """The longest update that clipping and noise allow; None if they set no limit."""
     if claim.mechanism == "central-gaussian":
         return claim.clipping_norm if claim.clipped_by == "client" else None
     if claim.mechanism == "dp-sgd" or seen.parameters is None:

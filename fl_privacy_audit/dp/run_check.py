@@ -15,7 +15,7 @@ from .claims import ClaimCheck, check_claim
 from .dp_claim import DpClaim, Observed
 
 DELTA = 1e-5
-"""Where the settings name none."""
+"""Delta if the settings give none."""
 KAPPA = 0.01
 """The corridor is drawn for picking the right one of a hundred candidates."""
 
@@ -66,7 +66,7 @@ def _returned(run: LastRun) -> list[AuditRecord]:
 
 
 def _claim(settings: ClaimConfig, run: LastRun, assumed: list[str]) -> DpClaim:
-    """The claim in the words of `theory`.
+    """The claim as `check_claim` takes it.
 
     Raises:
         ConfigError: The settings do not say enough, or do not go together.

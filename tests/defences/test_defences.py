@@ -206,10 +206,16 @@ def test_soteria_drops_the_columns_of_the_features_that_tell_most(count: int) ->
         ),
         (
             lambda: make_defence("gaussian", {"std": -1}),
-            "`std` must be a number from 0, but got -1",
+            "`std` must be zero or a positive number, but got -1",
         ),
-        (lambda: make_defence("gaussian", {"std": "much"}), "cannot be made with {'std': 'much'}"),
-        (lambda: make_defence("clipping", {"norm": 0}), "`norm` must be a number above 0"),
+        (
+            lambda: make_defence("gaussian", {"std": "much"}),
+            "cannot be made with {'std': 'much'}: Argument `std` must be",
+        ),
+        (
+            lambda: make_defence("clipping", {"norm": 0}),
+            "`norm` must be a positive number, but got 0",
+        ),
         (lambda: make_defence("pruning", {"share": 1}), r"`share` must be in \[0, 1\), but got 1"),
         (lambda: make_defence("pruning", {"share": 0, "scope": "x"}), "'tensor' or 'update'"),
         (lambda: make_defence("quantisation", {"bits": 1}), "`bits` must be a whole number from 2"),
