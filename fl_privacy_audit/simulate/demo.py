@@ -99,7 +99,7 @@ def run_demo(
                 bars.update(bar, description=what, completed=at.step, total=at.steps)
 
             run_federation(
-                run.settings,
+                run.federation,
                 run.audit.model_copy(update={"directory": out / run.folder}),
                 clients=run.clients,
                 on_round=on_round,

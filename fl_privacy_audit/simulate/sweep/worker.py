@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fl_privacy_audit import AuditConfig, AuditError, Progress
 from fl_privacy_audit.core.files import write_whole
-from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.config import FederationConfig
 
 from .files import FINISHED, SPEC, lock
 
@@ -63,7 +63,7 @@ def run_spec(
             say(json.dumps({"round": at.round, "step": at.step, "steps": at.steps}))
 
     run_federation(
-        Settings(**spec["settings"]),
+        FederationConfig(**spec["settings"]),
         AuditConfig.build({**spec["audit"], "directory": folder}),
         clients=spec["clients"],
         cores=cores,
