@@ -25,15 +25,13 @@ from .sweep.plan import Run, plan_runs
 if TYPE_CHECKING:
     from .federation.simulation import Simulate
 
+# The size of the demo.
 CLIENTS = 6
 ROUNDS = 60
 ATTACK = AttackConfig(name="swept_inversion")
-ATTACK_EVERY = 20
-"""Rounds 1, 21 and 41 are attacked."""
-ATTACKED_CLIENTS = 2
-"""In each of those rounds."""
-SECONDS_PER_ROUND = 120.0
-"""Time budget for the attacks of a round."""
+ATTACK_EVERY_ROUNDS = 20  # rounds 1, 21 and 41
+ATTACKED_CLIENTS = 2  # in each of those rounds
+ATTACK_SECONDS_PER_ROUND = 120.0  # time budget, shared by the attacked clients
 DEFENCES: dict[str, dict[str, Any]] = {
     "none": {"label": "no defence", "name": "none"},
     "dp-0.01": {
@@ -100,7 +98,7 @@ def run_demo(
                 bars.update(bar, description=what, completed=at.step, total=at.steps)
 
             run_federation(
-                run.settings,
+                run.federation,
                 run.audit.model_copy(update={"directory": out / run.folder}),
                 clients=run.clients,
                 on_round=on_round,
@@ -121,9 +119,9 @@ def _runs(dataset: str, data_root: str, seed: int, rounds: int, attack: AttackCo
         },
         "audit": {
             "attacks": [attack],
-            "every": ATTACK_EVERY,
+            "every": ATTACK_EVERY_ROUNDS,
             "clients_per_round": ATTACKED_CLIENTS,
-            "seconds_per_round": SECONDS_PER_ROUND,
+            "seconds_per_round": ATTACK_SECONDS_PER_ROUND,
             "keep_pictures": True,
         },
         "seeds": [seed],

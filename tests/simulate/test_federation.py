@@ -14,9 +14,9 @@ from rich.console import Console
 from fl_privacy_audit import AttackConfig, AuditConfig, AuditError, Auditor, read_ledger
 from fl_privacy_audit.simulate import demo
 from fl_privacy_audit.simulate.federation.client_app import app
+from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
 from fl_privacy_audit.simulate.federation.model import make_net
 from fl_privacy_audit.simulate.federation.server import federate
-from fl_privacy_audit.simulate.federation.settings import IMAGE, Settings
 from fl_privacy_audit.verdicts.compare import compare
 from tests.support.grid import InProcessGrid
 from tests.support.in_process import here
@@ -24,12 +24,12 @@ from tests.support.in_process import here
 ROOT = Path(__file__).parents[2]
 
 
-def auditor(directory: Path, settings: Settings, **changes: object) -> Auditor:
+def auditor(directory: Path, federation: FederationConfig, **changes: object) -> Auditor:
     config = {
         "directory": directory,
         "image": IMAGE,
         "attacks": [{"name": "inverting_gradients", "settings": {"steps": 3}}],
-        "training": settings.known_training,
+        "training": federation.known_training,
         **changes,
     }
     return Auditor(AuditConfig.build(config), model=make_net(7, 0))
@@ -37,8 +37,8 @@ def auditor(directory: Path, settings: Settings, **changes: object) -> Auditor:
 
 @pytest.mark.parametrize("noise", [-1.0, 1.0])
 def test_it_trains_audits_and_reports_epsilon(tmp_path: Path, noise: float) -> None:
-    settings = Settings(images_per_client=8, num_rounds=3, noise_multiplier=noise)
-    federate(InProcessGrid(app, 3), settings, auditor(tmp_path, settings))
+    federation = FederationConfig(images_per_client=8, num_rounds=3, noise_multiplier=noise)
+    federate(InProcessGrid(app, 3), federation, auditor(tmp_path, federation))
     contents = read_ledger(tmp_path)
     assert [e.round for e in contents.evaluations] == [0, 1, 2, 3]
     assert {r.partition for r in contents.audits} == {0, 1, 2}
@@ -56,10 +56,10 @@ def test_it_trains_audits_and_reports_epsilon(tmp_path: Path, noise: float) -> N
 
 def test_settings_are_comparable_because_they_see_the_same_images(tmp_path: Path) -> None:
     for noise in (-1.0, 1.0):
-        settings = Settings(images_per_client=8, num_rounds=2, noise_multiplier=noise)
+        federation = FederationConfig(images_per_client=8, num_rounds=2, noise_multiplier=noise)
         place = tmp_path / str(noise)
         federate(
-            InProcessGrid(app, 3), settings, auditor(place, settings, setting=f"noise {noise}")
+            InProcessGrid(app, 3), federation, auditor(place, federation, setting=f"noise {noise}")
         )
     comparison = compare([tmp_path / "-1.0", tmp_path / "1.0"])
     assert [row.setting for row in comparison.rows] == ["noise -1.0", "noise 1.0"]
@@ -106,11 +106,11 @@ def test_one_round_through_ray(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from tests.simulate.test_federation import auditor
-from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.config import FederationConfig
 from fl_privacy_audit.simulate.federation.simulation import in_ray
-settings = Settings(images_per_client=8, num_rounds=1, noise_multiplier=1.0)
-audit = auditor(Path({str(tmp_path)!r}), settings)
-in_ray(settings, audit, num_clients=2, cores=None, on_round=print)
+federation = FederationConfig(images_per_client=8, num_rounds=1, noise_multiplier=1.0)
+audit = auditor(Path({str(tmp_path)!r}), federation)
+in_ray(federation, audit, num_clients=2, cores=None, on_round=print)
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=300)
     records = read_ledger(tmp_path).audits

@@ -31,12 +31,12 @@ def test_the_bundled_plan_is_the_one_that_was_promised() -> None:
         "server-clipping",
         "client-clipping",
     ]
-    rate = runs[0].settings.learning_rate
+    rate = runs[0].federation.learning_rate
     assert [s["std"] for n, s in told if n == "gaussian"] == pytest.approx(
         [1e-3 * rate, 1e-2 * rate, 1e-1 * rate]
     )
     assert [s["share"] for n, s in told if n == "pruning"] == [0.7, 0.99]
-    assert {run.settings.dataset for run in runs} == {"photos"}
+    assert {run.federation.dataset for run in runs} == {"photos"}
 
 
 def test_runs_differ_in_nothing_but_the_defence() -> None:
@@ -53,22 +53,22 @@ def test_the_federation_uses_the_defence_that_the_audit_knows() -> None:
         known = run.audit.defence
         if known.name == "dp-sgd":
             assert known.settings == {
-                "noise_multiplier": run.settings.noise_multiplier,
-                "max_grad_norm": run.settings.max_grad_norm,
+                "noise_multiplier": run.federation.noise_multiplier,
+                "max_grad_norm": run.federation.max_grad_norm,
             }
-            assert run.audit.training.noise_multiplier == run.settings.noise_multiplier
+            assert run.audit.training.noise_multiplier == run.federation.noise_multiplier
         else:
-            assert known.name == run.settings.defence
-            assert known.settings == read_settings(run.settings.defence_settings)
-            assert not run.settings.private
+            assert known.name == run.federation.defence
+            assert known.settings == read_settings(run.federation.defence_settings)
+            assert not run.federation.private
             assert run.audit.training.noise_multiplier is None
-        assert run.settings.reproducible_noise
-        assert run.settings.seed == run.audit.seed
+        assert run.federation.reproducible_noise
+        assert run.federation.seed == run.audit.seed
 
 
 def test_every_seed_has_its_own_set_of_runs() -> None:
     runs = plan_runs(plan({"label": "Sign!", "name": "sign"}, seeds=[3, 4]))
-    assert [(str(r.folder), r.settings.seed, r.audit.seed) for r in runs] == [
+    assert [(str(r.folder), r.federation.seed, r.audit.seed) for r in runs] == [
         ("seed-3/no-defence", 3, 3),
         ("seed-3/sign", 3, 3),
         ("seed-4/no-defence", 4, 4),
@@ -98,7 +98,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
         (plan({"label": "x"}), "`defence.1.name` is missing"),
         (
             plan({"label": "x", "name": "sign", "batch_size": 8}),
-            "`defence.1.batch_size` is no part of a defence: its own settings go into `settings`, ",
+            "`defence.1.batch_size` is no part of a defence: its options go into `settings`, and the ",
         ),
         (plan({"label": "x", "name": "sgin"}), "'x': there is no defence 'sgin'; there are none, "),
         (
@@ -110,7 +110,10 @@ def test_the_digest_is_that_of_what_decides() -> None:
             "'x': defence 'pruning' cannot be made with {'share': 2}: `share` must be in [0, 1)",
         ),
         (plan({**NONE}), "two defences go to the folder 'no-defence'; set their labels apart"),
-        (plan(federation={"bach_size": 1}), "`federation.bach_size` is not a setting of the feder"),
+        (
+            plan(federation={"bach_size": 1}),
+            "`federation.bach_size` is not a key of the federation",
+        ),
         (
             plan(federation={"seed": 1}),
             "`federation.seed` is set by the plan: see `seeds`, `rounds`",
@@ -144,7 +147,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
                 {"label": "x", "name": "sign", "unit": "gradient"},
                 federation={"local_steps": 2},
             ),
-            "'x': `unit` gradient is that of one local step; give settings in units of the update",
+            "'x': `unit` gradient is that of one local step; give lengths in units of the update",
         ),
     ],
 )

@@ -33,8 +33,9 @@ name = spec["audit"]["setting"]
 with open(os.path.join(folder, "..", "calls.txt"), "a") as calls:
     calls.write(name + "\\n")
 print("noise on standard output", flush=True)
-print(json.dumps({"done": 1}), flush=True)
-print(json.dumps({"round": 1, "step": 2, "steps": 3}), flush=True)
+print(json.dumps({"kind": "round", "round": 1}), flush=True)
+print(json.dumps({"kind": "attack", "round": 1, "step": 2, "steps": 3}), flush=True)
+print(json.dumps({"not": "ours"}), flush=True)
 if os.path.exists(os.path.join(folder, "..", "break " + name)):
     sys.exit("it broke")
 with open(os.path.join(folder, "finished.json"), "w") as file:

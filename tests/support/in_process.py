@@ -6,14 +6,14 @@ from pathlib import Path
 
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.simulate.federation.client_app import app
+from fl_privacy_audit.simulate.federation.config import FederationConfig
 from fl_privacy_audit.simulate.federation.server import federate
-from fl_privacy_audit.simulate.federation.settings import Settings
 from fl_privacy_audit.simulate.sweep import worker
 from tests.support.grid import InProcessGrid
 
 
 def here(
-    settings: Settings,
+    federation: FederationConfig,
     auditor: Auditor,
     *,
     num_clients: int,
@@ -22,7 +22,7 @@ def here(
 ) -> None:
     """As `federation.simulation.in_ray`."""
     del cores
-    federate(InProcessGrid(app, num_clients), settings, auditor, on_round=on_round)
+    federate(InProcessGrid(app, num_clients), federation, auditor, on_round=on_round)
 
 
 if __name__ == "__main__":

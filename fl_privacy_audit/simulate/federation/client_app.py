@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fl_privacy_audit.strategies import audit_mod, persistent_accountant, publish_batch
 
+from .config import FederationConfig
 from .data import class_names, load_partition
 from .defence import defence_mod, soteria
 from .model import make_net
-from .settings import Settings
 from .training import train
 
 app = ClientApp()
@@ -23,9 +23,9 @@ def train_on_own_images(message: Message, context: Context) -> Message:
     """One round of local training."""
     torch.set_num_threads(1)
     config = message.content.config_records["config"]
-    settings = Settings.model_validate(dict(config))
+    federation = FederationConfig.model_validate(dict(config))
     partition = int(context.node_config["partition-id"])
-    model = make_net(len(class_names(settings.dataset)), settings.seed)
+    model = make_net(len(class_names(federation.dataset)), federation.seed)
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     received = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     inputs_used: list[Tensor] = []
@@ -37,16 +37,16 @@ def train_on_own_images(message: Message, context: Context) -> Message:
     with persistent_accountant(context) as accountant:
         result = train(
             model,
-            load_partition(settings, partition),
-            settings,
+            load_partition(federation, partition),
+            federation,
             server_round=int(config["server-round"]),  # type: ignore[arg-type]
             partition=partition,
             accountant=accountant,
             on_batch=on_batch,
         )
     weights = dict(model.state_dict())
-    if settings.defence == "soteria":
-        weights = soteria(settings, received, weights, torch.cat(inputs_used))
+    if federation.defence == "soteria":
+        weights = soteria(federation, received, weights, torch.cat(inputs_used))
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "num-examples": max(result.examples, 1),
         "train_loss": result.loss,

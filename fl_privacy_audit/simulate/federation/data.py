@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import ConfigError
 
-from .settings import IMAGE, Settings
+from .config import IMAGE, FederationConfig
 
 PHOTOS = (
     "astronaut",
@@ -52,28 +52,28 @@ def class_names(dataset: str) -> tuple[str, ...]:
     return PHOTOS if dataset == "photos" else tuple(CIFAR10)
 
 
-def load_partition(settings: Settings, partition: int) -> Images:
+def load_partition(federation: FederationConfig, partition: int) -> Images:
     """The images of one client; no two clients share one.
 
     Raises:
         ConfigError: CIFAR-10 can neither be read nor downloaded, or has not enough images.
     """
-    count = settings.images_per_client
-    if settings.dataset == "photos":
-        return _photo_crops(count, f"client {partition}", settings.seed)
-    everything = _cifar10("train", settings.data_root)
-    order = np.random.default_rng(settings.seed).permutation(len(everything.labels))
+    count = federation.images_per_client
+    if federation.dataset == "photos":
+        return _photo_crops(count, f"client {partition}", federation.seed)
+    everything = _cifar10("train", federation.data_root)
+    order = np.random.default_rng(federation.seed).permutation(len(everything.labels))
     held = torch.from_numpy(order[partition * count : (partition + 1) * count])
     if len(held) < count:
         raise ConfigError(f"CIFAR-10 has too few images for client {partition} to hold {count}")
     return Images(everything.images[held], everything.labels[held])
 
 
-def load_test(settings: Settings) -> Images:
+def load_test(federation: FederationConfig) -> Images:
     """Images for measuring accuracy; no client holds any of them."""
-    if settings.dataset == "photos":
-        return _photo_crops(TEST_IMAGES, "test", settings.seed)
-    everything = _cifar10("test", settings.data_root)
+    if federation.dataset == "photos":
+        return _photo_crops(TEST_IMAGES, "test", federation.seed)
+    everything = _cifar10("test", federation.data_root)
     return Images(everything.images[:TEST_IMAGES], everything.labels[:TEST_IMAGES])
 
 

@@ -19,9 +19,9 @@ from fl_privacy_audit import Auditor
 from fl_privacy_audit.core.config import read_settings
 from fl_privacy_audit.strategies import AuditedStrategy
 
+from .config import FederationConfig
 from .data import class_names, load_test
 from .model import make_net
-from .settings import Settings
 
 WRAPPERS = {
     "client-clipping": DifferentialPrivacyClientSideFixedClipping,
@@ -32,15 +32,15 @@ WRAPPERS = {
 
 def federate(
     grid: Grid,
-    settings: Settings,
+    federation: FederationConfig,
     auditor: Auditor,
     *,
     on_round: Callable[[int], None] = lambda done: None,
 ) -> Result:
     """Run the federation under an audit; `on_round` is called with the number of rounds done."""
-    model = make_net(len(class_names(settings.dataset)), settings.seed)
+    model = make_net(len(class_names(federation.dataset)), federation.seed)
     initial = ArrayRecord(model.state_dict())
-    test = load_test(settings)
+    test = load_test(federation)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         on_round(server_round)
@@ -50,24 +50,24 @@ def federate(
             guesses = model(test.inputs()).argmax(dim=1)
         return MetricRecord({"accuracy": float((guesses == test.labels).float().mean())})
 
-    return AuditedStrategy(_strategy(settings), auditor=auditor).start(
+    return AuditedStrategy(_strategy(federation), auditor=auditor).start(
         grid=grid,
         initial_arrays=initial,
-        num_rounds=settings.num_rounds,
-        train_config=ConfigRecord(settings.model_dump()),
+        num_rounds=federation.num_rounds,
+        train_config=ConfigRecord(federation.model_dump()),
         evaluate_fn=evaluate,
     )
 
 
-def _strategy(settings: Settings) -> Strategy:
+def _strategy(federation: FederationConfig) -> Strategy:
     no_evaluation: dict[str, Any] = {"fraction_evaluate": 0.0, "min_evaluate_nodes": 0}
     strategy: Strategy = (
         FedAvg(**no_evaluation)
-        if settings.server_optimizer == "average"
-        else FedAdam(**no_evaluation, eta=settings.server_learning_rate)
+        if federation.server_optimizer == "average"
+        else FedAdam(**no_evaluation, eta=federation.server_learning_rate)
     )
-    wrapper = WRAPPERS.get(settings.defence)
+    wrapper = WRAPPERS.get(federation.defence)
     if wrapper is None:
         return strategy
-    options: dict[str, Any] = read_settings(settings.defence_settings)
+    options: dict[str, Any] = read_settings(federation.defence_settings)
     return wrapper(strategy, **options)

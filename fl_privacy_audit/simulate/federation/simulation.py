@@ -13,17 +13,17 @@ from flwr.simulation import run_simulation
 from fl_privacy_audit import AuditConfig, AuditError, Auditor, Progress
 
 from .client_app import app as client_app
+from .config import FederationConfig
 from .data import class_names, load_test
 from .model import make_net
 from .server import federate
-from .settings import Settings
 
 Simulate = Callable[..., None]
 """Runs the clients of a federation; called as `in_ray` is."""
 
 
 def in_ray(
-    settings: Settings,
+    federation: FederationConfig,
     auditor: Auditor,
     *,
     num_clients: int,
@@ -33,7 +33,7 @@ def in_ray(
     """Flower's simulation: every client trains in every round, in one of Ray's processes.
 
     Args:
-        settings: Of the federation.
+        federation: The federation.
         auditor: Attacks what clients return.
         num_clients: Number of simulated clients.
         cores: How many clients may train at the same time; None for one per core.
@@ -48,7 +48,7 @@ def in_ray(
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        finished.append(federate(grid, settings, auditor, on_round=on_round))
+        finished.append(federate(grid, federation, auditor, on_round=on_round))
 
     run_simulation(
         server_app=server_app,
@@ -72,7 +72,7 @@ def in_ray(
 
 
 def run_federation(
-    settings: Settings,
+    federation: FederationConfig,
     audit: AuditConfig,
     *,
     clients: int,
@@ -84,7 +84,7 @@ def run_federation(
     """Train and audit one federation.
 
     Args:
-        settings: Of the federation.
+        federation: The federation.
         audit: Of its audit.
         clients: Number of simulated clients.
         cores: How many clients may train at the same time; None for one per core.
@@ -93,15 +93,15 @@ def run_federation(
         simulate: Runs the clients.
 
     Raises:
-        ConfigError: The images cannot be read, or the audit's settings are wrong.
+        ConfigError: The images cannot be read, or the audit's configuration is wrong.
         AuditError: The federation stopped before its last round.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    load_test(settings)  # better to fail here than after everything has been started
+    load_test(federation)  # better to fail here than after everything has been started
     # Flower draws its own noise from numpy's global state, and samples clients with random's.
-    random.seed(settings.seed)
-    np.random.seed(settings.seed)
-    torch.manual_seed(settings.seed)
-    model = make_net(len(class_names(settings.dataset)), settings.seed)
+    random.seed(federation.seed)
+    np.random.seed(federation.seed)
+    torch.manual_seed(federation.seed)
+    model = make_net(len(class_names(federation.dataset)), federation.seed)
     auditor = Auditor(audit, model=model, on_progress=on_progress)
-    simulate(settings, auditor, num_clients=clients, cores=cores, on_round=on_round)
+    simulate(federation, auditor, num_clients=clients, cores=cores, on_round=on_round)

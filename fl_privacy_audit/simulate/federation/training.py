@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fl_privacy_audit.core.seeds import seed_of
 
+from .config import FederationConfig
 from .data import Images
-from .settings import Settings
 
 Batch = tuple[Tensor, Tensor]
 History = list[tuple[float, float, int]]
@@ -42,7 +42,7 @@ class LocalResult:
 def train(
     model: nn.Module,
     held: Images,
-    settings: Settings,
+    federation: FederationConfig,
     *,
     server_round: int,
     partition: int,
@@ -54,25 +54,25 @@ def train(
     Args:
         model: Weights as received.
         held: The client's images.
-        settings: Of the federation.
+        federation: The federation.
         server_round: Seeds the batches, together with the partition.
         partition: Number of this client.
         accountant: Has counted all rounds so far, and counts this one; untouched without DP-SGD.
         on_batch: Called with (inputs, labels) of each batch.
     """
-    place = (settings.seed, server_round, partition)
+    place = (federation.seed, server_round, partition)
     rng = torch.Generator().manual_seed(seed_of(*place))
-    optimizer: Any = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
-    batches = _fixed_batches(held, settings, rng)
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=federation.learning_rate)
+    batches = _fixed_batches(held, federation, rng)
     losses: list[float] = []
     examples = 0
     with _opacus_is_quiet():
-        if settings.private:
+        if federation.private:
             noise = torch.Generator()
             noise.seed()
-            if settings.reproducible_noise:
+            if federation.reproducible_noise:
                 noise.manual_seed(seed_of(*place, "noise"))
-            poisson = settings.sampling == "poisson"
+            poisson = federation.sampling == "poisson"
             # With fixed batches Opacus sees a loader of the drawn images alone: its sample rate is
             # 1, so epsilon claims no amplification that fixed batches do not give.
             source = (held.inputs(), held.labels) if poisson else next(batches)
@@ -82,16 +82,16 @@ def train(
                 module=model,
                 optimizer=optimizer,
                 data_loader=DataLoader(
-                    TensorDataset(*source), batch_size=settings.batch_size, generator=rng
+                    TensorDataset(*source), batch_size=federation.batch_size, generator=rng
                 ),
-                noise_multiplier=settings.noise_multiplier,
-                max_grad_norm=settings.max_grad_norm,
+                noise_multiplier=federation.noise_multiplier,
+                max_grad_norm=federation.max_grad_norm,
                 poisson_sampling=poisson,
                 noise_generator=noise,
             )
             batches = chain.from_iterable(repeat(loader)) if poisson else chain([source], batches)
         model.train()
-        for inputs, labels in islice(batches, settings.local_steps):
+        for inputs, labels in islice(batches, federation.local_steps):
             on_batch(inputs, labels)
             optimizer.zero_grad()
             if len(inputs):
@@ -100,12 +100,12 @@ def train(
                 losses.append(loss.item())
                 examples += len(inputs)
                 optimizer.step()
-            elif settings.private:
+            elif federation.private:
                 _noise_alone(optimizer)
     return LocalResult(
         loss=sum(losses) / max(len(losses), 1),
         examples=examples,
-        epsilon=spent(accountant.history, settings.delta) if settings.private else None,
+        epsilon=spent(accountant.history, federation.delta) if federation.private else None,
     )
 
 
@@ -130,10 +130,12 @@ def _opacus_is_quiet() -> Iterator[None]:
         yield
 
 
-def _fixed_batches(held: Images, settings: Settings, rng: torch.Generator) -> Iterator[Batch]:
+def _fixed_batches(
+    held: Images, federation: FederationConfig, rng: torch.Generator
+) -> Iterator[Batch]:
     inputs = held.inputs()
     while True:
-        drawn = torch.randperm(len(inputs), generator=rng)[: settings.batch_size]
+        drawn = torch.randperm(len(inputs), generator=rng)[: federation.batch_size]
         yield inputs[drawn], held.labels[drawn]
 
 

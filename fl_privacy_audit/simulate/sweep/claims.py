@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.config import FederationConfig
 
 Options = dict[str, int | float | str | bool]
 
 
-def dp_claim(name: str, options: Options, federation: Settings) -> dict[str, Any] | None:
+def dp_claim(name: str, options: Options, federation: FederationConfig) -> dict[str, Any] | None:
     """The fields of `ClaimConfig`; None for a defence that claims nothing.
 
     Args:

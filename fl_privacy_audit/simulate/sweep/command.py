@@ -71,7 +71,7 @@ class _Bars:
 
     def show(self, event: Event) -> None:
         """Show one event."""
-        key, label, rounds = event.run.folder, event.run.label, event.run.settings.num_rounds
+        key, label, rounds = event.run.folder, event.run.label, event.run.federation.num_rounds
         if event.kind == "started":
             self._bars[key] = self.progress.add_task(f"  {label}", total=rounds)
         elif event.kind == "round":

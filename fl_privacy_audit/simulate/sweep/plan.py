@@ -15,7 +15,7 @@ from fl_privacy_audit.attacks import make_attack
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.defences import DEFENCES, Setting, make_defence
-from fl_privacy_audit.simulate.federation.settings import IMAGE, Settings
+from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
 
 from .claims import dp_claim
 
@@ -59,7 +59,7 @@ class Plan(BaseModel):
     """What a plan file holds.
 
     Attributes:
-        federation: ``clients``, ``rounds``, and any field of `Settings` not in `OWN_KEYS`.
+        federation: ``clients``, ``rounds``, and any field of `FederationConfig` not in `OWN_KEYS`.
         audit: Any field of `AuditConfig` not in `BY_THE_SWEEP`.
         seeds: A whole set of runs for each; seeds data, weights, batches, noise and attacks.
         defence: The defences to compare.
@@ -79,13 +79,13 @@ class Run:
 
     Attributes:
         folder: Its folder, relative to that of the sweep.
-        settings: Settings of the federation.
+        federation: The federation.
         clients: Number of clients.
-        audit: Settings of the audit; the directory is filled in when it starts.
+        audit: Its audit; the directory is filled in when it starts.
     """
 
     folder: Path
-    settings: Settings
+    federation: FederationConfig
     clients: int
     audit: AuditConfig
 
@@ -97,7 +97,7 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         """Everything that decides the result."""
         return {
-            "settings": self.settings.model_dump(),
+            "settings": self.federation.model_dump(),
             "clients": self.clients,
             "audit": self.audit.model_dump(mode="json", exclude={"directory"}),
         }
@@ -146,21 +146,21 @@ def plan_runs(data: Mapping[str, Any]) -> list[Run]:
 
 
 def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
-    federation = dict(plan.federation)
-    clients, rounds = federation.pop("clients", 6), federation.pop("rounds", 60)
+    values = dict(plan.federation)
+    clients, rounds = values.pop("clients", 6), values.pop("rounds", 60)
     for name, value in (("clients", clients), ("rounds", rounds)):
         if type(value) is not int or value < 1:
             raise ConfigError(f"`federation.{name}` must be a whole number from 1, but got {value}")
-    federation |= {"num_rounds": rounds, "seed": seed, "reproducible_noise": True}
-    base = _settings(federation)
+    values |= {"num_rounds": rounds, "seed": seed, "reproducible_noise": True}
+    base = _federation(values)
     options = _options(base, defence, int(clients))
-    settings = _settings(federation | _as_settings(defence.name, options))
+    federation = _federation(values | _defence_keys(defence.name, options))
     audit = AuditConfig.build(
         {
             **plan.audit,
             "setting": defence.label,
             "image": IMAGE,
-            "training": settings.known_training,
+            "training": federation.known_training,
             "defence": {"name": defence.name, "settings": options},
             "claim": dp_claim(defence.name, options, base),
             "seed": seed,
@@ -171,19 +171,19 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
     folder = Path(_slug(defence.label))
     return Run(
         folder=Path(f"seed-{seed}") / folder if len(plan.seeds) > 1 else folder,
-        settings=settings,
+        federation=federation,
         clients=int(clients),
         audit=audit,
     )
 
 
-def _options(base: Settings, defence: DefencePlan, clients: int) -> dict[str, Setting]:
+def _options(base: FederationConfig, defence: DefencePlan, clients: int) -> dict[str, Setting]:
     """The options of the defence in units of the update, checked against the table."""
     options = dict(defence.settings)
     if defence.unit == "gradient":
         if base.local_steps > 1:
             raise ConfigError(
-                "`unit` gradient is that of one local step; give settings in units of the update"
+                "`unit` gradient is that of one local step; give lengths in units of the update"
             )
         for name in set(UPDATE_UNITS) & set(options):
             value = options[name]
@@ -195,7 +195,7 @@ def _options(base: Settings, defence: DefencePlan, clients: int) -> dict[str, Se
     return options
 
 
-def _as_settings(name: str, options: dict[str, Setting]) -> dict[str, Setting]:
+def _defence_keys(name: str, options: dict[str, Setting]) -> dict[str, Setting]:
     """A defence as the federation takes it."""
     if name == "dp-sgd":
         return {"max_grad_norm": 1.0, **options}
@@ -203,9 +203,9 @@ def _as_settings(name: str, options: dict[str, Setting]) -> dict[str, Setting]:
     return {"defence": name, "defence_settings": text}
 
 
-def _settings(values: Mapping[str, object]) -> Settings:
+def _federation(values: Mapping[str, object]) -> FederationConfig:
     try:
-        return Settings.model_validate(dict(values))
+        return FederationConfig.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
 
@@ -213,14 +213,14 @@ def _settings(values: Mapping[str, object]) -> Settings:
 def _unlike(plan: Plan) -> list[str]:
     """What would make runs that cannot be compared, or sets a thing twice."""
     problems = []
-    known = {*Settings.model_fields, "clients", "rounds"}
+    known = {*FederationConfig.model_fields, "clients", "rounds"}
     for key in plan.federation:
         if key in OWN_KEYS:
             problems.append(
                 f"`federation.{key}` is set by the plan: see `seeds`, `rounds`, defences"
             )
         elif key not in known:
-            problems.append(f"`federation.{key}` is not a setting of the federation")
+            problems.append(f"`federation.{key}` is not a key of the federation")
     if plan.federation.get("sampling", "fixed") != "fixed":
         problems.append(
             "`federation.sampling` must be 'fixed': Poisson sampling draws other images under "
@@ -250,7 +250,7 @@ def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden" and problem["loc"][0] == "defence":
         return (
-            f"`{place}` is no part of a defence: its own settings go into `settings`, and the "
+            f"`{place}` is no part of a defence: its options go into `settings`, and the "
             "federation is the same for all, or the runs could not be compared"
         )
     if problem["type"] == "extra_forbidden":

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def _do_all(
                 run = waiting.pop(0)
             try:
                 command = [*worker, str(out / run.folder), str(cores)]
-                whole = _do(run, out, one_at_a_time, command, processes, _environment(slot))
+                whole = _do(run, out, one_at_a_time, command, slot, processes)
             except Exception as error:  # noqa: BLE001 - raised again below, in the main thread
                 problems.append(error)
                 return
@@ -145,8 +145,8 @@ def _do(
     out: Path,
     on_event: OnEvent,
     command: Sequence[str],
+    slot: int,
     processes: "set[subprocess.Popen[str]]",
-    environment: Mapping[str, str],
 ) -> bool:
     """Do one run; return whether it finished."""
     prepare(out, run)
@@ -161,7 +161,7 @@ def _do(
             stderr=log,
             text=True,
             start_new_session=True,
-            env=dict(environment),
+            env=_environment(slot),
         )
     processes.add(process)
     assert process.stdout is not None
@@ -180,14 +180,11 @@ def _do(
 
 
 def _event(run: Run, line: str, seconds: float) -> Event | None:
+    """What a worker printed; None for anything else on its standard output."""
     try:
-        progress = json.loads(line)
-        if "done" in progress:
-            return Event(run=run, kind="round", round=int(progress["done"]), seconds=seconds)
-        at = {name: int(progress[name]) for name in ("round", "step", "steps")}
-    except (ValueError, TypeError, KeyError):
+        return Event(run=run, seconds=seconds, **json.loads(line))
+    except (ValueError, TypeError):
         return None
-    return Event(run=run, kind="attack", seconds=seconds, **at)
 
 
 def _environment(slot: int) -> dict[str, str]:
@@ -199,11 +196,10 @@ def _environment(slot: int) -> dict[str, str]:
 
 def _compare(runs: Sequence[Run], out: Path) -> dict[Path, Comparison]:
     """One comparison per seed: runs with different seeds saw different images."""
-    by_seed: dict[int, list[Run]] = {}
+    by_folder: dict[Path, list[Run]] = {}
     for run in runs:
-        by_seed.setdefault(run.audit.seed, []).append(run)
-    comparisons = {}
-    for alike in by_seed.values():
-        place = out / alike[0].folder.parent
-        comparisons[place] = write_comparison([out / run.folder for run in alike], place)
-    return comparisons
+        by_folder.setdefault(run.folder.parent, []).append(run)
+    return {
+        out / place: write_comparison([out / run.folder for run in alike], out / place)
+        for place, alike in by_folder.items()
+    }

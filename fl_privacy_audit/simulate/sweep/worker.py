@@ -1,7 +1,7 @@
 """One run of a sweep in a process of its own.
 
 ``python -m fl_privacy_audit.simulate.sweep.worker FOLDER CORES`` reads ``run.json`` in the folder,
-writes the ledger beside it, prints its progress as one JSON object per line, and at the end writes
+writes the ledger beside it, prints its progress as `run.Event`s in JSON, one per line, and at the end writes
 ``finished.json``: a folder without that file is a half run.
 """
 
@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fl_privacy_audit import AuditConfig, AuditError, Progress
 from fl_privacy_audit.core.files import write_whole
-from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.config import FederationConfig
 
 from .files import FINISHED, SPEC, lock
 
@@ -60,14 +60,15 @@ def run_spec(
 
     def on_progress(at: Progress) -> None:
         if at.step % REPORT_EVERY == 0 or at.step == at.steps:
-            say(json.dumps({"round": at.round, "step": at.step, "steps": at.steps}))
+            progress = {"kind": "attack", "round": at.round, "step": at.step, "steps": at.steps}
+            say(json.dumps(progress))
 
     run_federation(
-        Settings(**spec["settings"]),
+        FederationConfig(**spec["settings"]),
         AuditConfig.build({**spec["audit"], "directory": folder}),
         clients=spec["clients"],
         cores=cores,
-        on_round=lambda done: say(json.dumps({"done": done})),
+        on_round=lambda done: say(json.dumps({"kind": "round", "round": done})),
         on_progress=on_progress,
         simulate=simulate or in_ray,
     )

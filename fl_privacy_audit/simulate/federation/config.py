@@ -10,8 +10,8 @@ IMAGE = ImageSpec(shape=(3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25
 """The images, whatever the dataset, and how clients normalise them."""
 
 
-class Settings(BaseModel):
-    """One federation. Keys that are not settings are ignored; a value of another type is an error.
+class FederationConfig(BaseModel):
+    """One federation. Unknown keys are ignored; a value of the wrong type is an error.
 
     Attributes:
         dataset: ``"photos"`` (crops of scikit-image's photographs) or ``"cifar10"``.
@@ -28,7 +28,7 @@ class Settings(BaseModel):
         max_grad_norm: DP-SGD clipping norm.
         delta: The delta at which epsilon is reported.
         defence: A name in `fl_privacy_audit.defences.DEFENCES` other than ``"dp-sgd"``, which has
-            the three settings above.
+            the three fields above.
         defence_settings: Options of the defence, as text: ``"std=1e-3"``.
         sampling: ``"poisson"``: DP-SGD's own, batches vary in size. ``"fixed"``: the same batches
             are drawn whatever the defence, and epsilon counts no amplification by sampling.
@@ -63,7 +63,7 @@ class Settings(BaseModel):
 
     @property
     def known_training(self) -> LocalTraining:
-        """What an attacker who knows all these settings knows of local training."""
+        """What an attacker who knows all of this knows of local training."""
         return LocalTraining(
             optimizer="sgd",
             learning_rate=self.learning_rate,
