@@ -10,7 +10,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from fl_privacy_audit.attacks.engine.gradients import EVALUATORS, Evaluator
+from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend
 from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.metrics.matching import match
 
@@ -71,11 +71,11 @@ def decibels(images: Tensor, truth: Tensor) -> float:
 @contextmanager
 def offering(name: str, make: object) -> Iterator[None]:
     """Let recipes name a backend of the benchmark's own."""
-    EVALUATORS[name] = cast("type[Evaluator]", make)
+    BACKENDS[name] = cast("type[Backend]", make)
     try:
         yield
     finally:
-        del EVALUATORS[name]
+        del BACKENDS[name]
 
 
 def target(

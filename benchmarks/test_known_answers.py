@@ -105,7 +105,7 @@ def test_attack(case: dict[str, str], benchmark: BenchmarkFixture, quick: bool) 
 def test_imprint(benchmark: BenchmarkFixture) -> None:
     """A server that cheats, with thresholds from crops of its own."""
     bins, batch = 1000, 64
-    spec = image_config().spec()
+    spec = image_config()
     thresholds = empirical(bins, spec.normalise(crops(500, seed=99)[0]))
     model = with_imprint(corpus_weights(SmallConvNet), ImprintBlock(spec, thresholds))
     truth, _ = crops(batch)

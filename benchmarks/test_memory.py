@@ -20,10 +20,10 @@ from .measuring import target
 
 MEGABYTE = 1 << 20
 CHUNK = 32 * MEGABYTE
-"""Bytes for restarts side by side, so that the larger counts come in several chunks."""
+"""Bytes for guesses side by side, so that the larger counts come in several chunks."""
 UNLIMITED = 1 << 40
 CASES = ((4, CHUNK), (16, CHUNK), (64, CHUNK), (64, UNLIMITED))
-"""Clients, and bytes for restarts side by side."""
+"""Clients, and bytes for guesses side by side."""
 STEPS = 12
 SLACK = 1.25
 """How much more 64 clients may take than 16; their updates alone are held all the time."""
@@ -72,7 +72,7 @@ def attack_clients(count: int, chunk: int, steps: int) -> dict[str, int]:
     torch.set_num_threads(1)
     many.MEMORY = chunk
     observations = observe_clients(seeded(QuickStartNet), crops(count)[0])
-    recipe = replace(inverting_gradients(steps=steps), engine="vmap")
+    recipe = replace(inverting_gradients(steps=steps), backend="vmap")
     # What the first backward pass ever brings along is no part of the attack.
     reconstruct_each(recipe, observations[:1], rngs=[generator()])
     together: list[int] = []

@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.lab.corpus.networks import seeded
 from tests.support.cases import LeNet, photos
@@ -40,7 +40,7 @@ def test_beside_breaching(benchmark: BenchmarkFixture, quick: bool) -> None:
     except Exception as error:  # noqa: BLE001 - another project's library, and optional
         pytest.skip(f"{error or type(error).__name__}; `pip install breaching` installs it")
     ways |= {
-        name: partial(by_us, replace(recipe, engine=backend), seen)
+        name: partial(by_us, replace(recipe, backend=backend), seen)
         for name, backend in OURS.items()
     }
     images: dict[str, Tensor] = {}

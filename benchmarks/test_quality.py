@@ -10,9 +10,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients, make_attack
-from fl_privacy_audit.attacks.engine.batch import Trials
-from fl_privacy_audit.attacks.engine.gradients import Evaluator, Step, choose_evaluator
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.batch import Guesses
+from fl_privacy_audit.attacks.engine.gradients import Backend, Step, choose_backend
 from fl_privacy_audit.attacks.papers.inverting_gradients import tenfold_drops
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.core.types import Observation
@@ -70,7 +70,7 @@ def paper(total_variation: float) -> OptimisationAttack:
         distance=distances.cosine,
         gradient_rule=torch.sign,
         schedule=tenfold_drops,
-        engine="sequential",
+        backend="sequential",
     )
 
 
@@ -135,7 +135,7 @@ class _Enough(Exception):
 
 
 @dataclass(kw_only=True, eq=False)
-class Stopwatch(Evaluator):
+class Stopwatch(Backend):
     """A backend that watches the steps of the recipe's own, and ends the attack at the level."""
 
     recipe: OptimisationAttack
@@ -153,27 +153,27 @@ class Stopwatch(Evaluator):
         """Attack until the level is reached or the steps are up."""
         self._started, self._looking, self._least = now(), 0.0, float("inf")
         with offering("watched", self._watch), contextlib.suppress(_Enough):
-            watched = replace(self.recipe, engine="watched")
+            watched = replace(self.recipe, backend="watched")
             watched.reconstruct(self.seen, rng=generator())
 
-    def _watch(self, attack: OptimisationAttack, trials: Trials) -> Evaluator:
-        named = replace(attack, engine=self.recipe.engine)
-        self._inner = choose_evaluator(named, trials, float("inf"))
+    def _watch(self, attack: OptimisationAttack, guesses: Guesses) -> Backend:
+        named = replace(attack, backend=self.recipe.backend)
+        self._inner = choose_backend(named, guesses, float("inf"))
         self.name = self._inner.name
         return self
 
     @torch.no_grad()
-    def __call__(self, trials: Trials) -> Step:
+    def __call__(self, guesses: Guesses) -> Step:
         """Step, and score the iterate if it is the best so far."""
         with torch.enable_grad():
-            step = self._inner(trials)
+            step = self._inner(guesses)
         began = now()
         self.steps += 1
         self.seconds = began - self._started - self._looking
         best = int(step.distances.argmin())
         if step.distances[best] < self._least:
             self._least = float(step.distances[best])
-            inputs = self.recipe.decode(trials.guesses[best], self.seen)
+            inputs = self.recipe.decode(guesses.values[best], self.seen)
             images = self.seen.image.denormalise(inputs).clamp(0, 1)
             self.decibels = decibels(images, self.truth)
             self.reached = self.decibels >= self.level

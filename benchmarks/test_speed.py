@@ -14,9 +14,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.attacks.engine.batch import Trials
-from fl_privacy_audit.attacks.engine.gradients import EVALUATORS, Evaluator, can_compile
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.batch import Guesses
+from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend, can_compile
 from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.lab.corpus.networks import ConvNet, QuickStartNet, seeded
@@ -27,7 +27,7 @@ from .measuring import decibels, in_turn, offering, speedups, target, with_child
 
 SAME_QUALITY = 0.3
 """Decibels that a backend may be away from the plain loop."""
-EAGER = tuple(name for name in EVALUATORS if name != "compiled")
+EAGER = tuple(name for name in BACKENDS if name != "compiled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Case:
     block: int  # steps of one timed block
     rounds: int = 5  # blocks of each backend
     steps: int  # after so many the PSNR is compared
-    backends: tuple[str, ...] = tuple(EVALUATORS)
+    backends: tuple[str, ...] = tuple(BACKENDS)
     wanted: float  # the least speedup over the plain loop
     needs_bfloat16: bool = False  # whether it is wanted only where there are such instructions
 
@@ -129,17 +129,17 @@ def measure(benchmark: BenchmarkFixture, case: Case, device: torch.device) -> No
         # Counting the labels of a batch costs as much as a step: once is enough.
         counted = recipe.labels(observations[0], generator())
         recipe = replace(recipe, labels=lambda seen, rng: counted)
-    trials = Trials.join(
-        [Trials.draw(recipe, seen, recipe.replay(seen), generator()) for seen in observations]
+    guesses = Guesses.join(
+        [Guesses.draw(recipe, seen, recipe.replay(seen), generator()) for seen in observations]
     )
-    backends = {name: EVALUATORS[name](recipe, trials) for name in case.backends if name in EAGER}
+    backends = {name: BACKENDS[name](recipe, guesses) for name in case.backends if name in EAGER}
     compiling = 0.0
     if "compiled" in case.backends and can_compile(device):
         with cold_cache():
             started = with_children()
-            backends["compiled"] = EVALUATORS["compiled"](recipe, trials)
+            backends["compiled"] = BACKENDS["compiled"](recipe, guesses)
             compiling = with_children() - started
-    gradients = {n: b(trials).guess_gradients.flatten(1).double() for n, b in backends.items()}
+    gradients = {n: b(guesses).gradients["values"].flatten(1).double() for n, b in backends.items()}
     for backend in backends.values():
         attack(replace(recipe, steps=1), observations, backend)
     ways = {name: partial(attack, recipe, observations, b) for name, b in backends.items()}
@@ -198,11 +198,11 @@ def cold_cache() -> Iterator[None]:
 
 
 def attack(
-    recipe: OptimisationAttack, observations: list[Observation], backend: Evaluator
+    recipe: OptimisationAttack, observations: list[Observation], backend: Backend
 ) -> list[Tensor]:
     """The whole attack with a backend that is ready; images of each target."""
-    with offering("prepared", lambda recipe, trials: backend):
-        results = replace(recipe, engine="prepared").reconstruct_many(
+    with offering("prepared", lambda recipe, guesses: backend):
+        results = replace(recipe, backend="prepared").reconstruct_many(
             observations, rngs=[generator() for _ in observations]
         )
     images = []

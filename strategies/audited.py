@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_privacy_audit.audit.auditor import Auditor
+from fl_privacy_audit.audit import Auditor
 
 from . import side_channel
 from .capture import Captured, Sent, capture, copy_record, release, snapshot
@@ -81,7 +81,12 @@ class AuditedStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Evaluate | None = None,
     ) -> Result:
-        """Flower's own loop; what `evaluate_fn` finds is also written to the ledger."""
+        """Flower's own loop; what `evaluate_fn` finds is also written to the ledger.
+
+        Raises:
+            LedgerError: The audit's directory cannot be written; before anything is trained.
+        """
+        self.auditor.begin()
 
         def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
             assert evaluate_fn is not None
@@ -118,7 +123,7 @@ class AuditedStrategy(Strategy):
         captured = Captured()
         with self._guard(f"round {server_round} could not be captured"):
             sent = self._sent.pop(server_round, [])
-            captured = capture(sent, replies, self.auditor.config.image.spec())
+            captured = capture(sent, replies, self.auditor.config.image)
         try:
             aggregated = self.strategy.aggregate_train(server_round, replies)
             with self._guard(f"round {server_round} could not be audited"):

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-from fl_privacy_audit.audit.auditor import ClientReply, Release
+from fl_privacy_audit.audit import ClientReply, Release
 from fl_privacy_audit.core.observe import Arrays
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 
 from . import side_channel
@@ -55,7 +56,7 @@ def capture(sent: Sequence[Sent], replies: Sequence[Message], image: ImageSpec) 
     for missing in by_id.values():
         node = missing.message.metadata.dst_node_id
         captured.replies.append(
-            ClientReply(client=Client(node), status="timed out", reason="no reply in time")
+            ClientReply(client=Client(node), status="timed out", reason=Reason.of("timed out"))
         )
     return captured
 
@@ -70,7 +71,7 @@ def release(before: ArrayRecord | None, after: ArrayRecord | None) -> Release | 
 def _reply(sent: Sent | None, reply: Message, image: ImageSpec, batches: list[str]) -> ClientReply:
     source = reply.metadata.src_node_id if sent is None else sent.message.metadata.dst_node_id
     if reply.has_error():
-        reason = f"error {reply.error.code}: {reply.error.reason}"
+        reason = Reason.of("client error", number=reply.error.code, message=str(reply.error.reason))
         return ClientReply(client=Client(source), status="failed", reason=reason)
     side = reply.content.pop(KEY, None)
     partition, truth = None, _no_truth
@@ -96,16 +97,13 @@ def _reply(sent: Sent | None, reply: Message, image: ImageSpec, batches: list[st
     )
 
 
-def _why_not(sent: Sent | None, records: Sequence[ArrayRecord]) -> str | None:
+def _why_not(sent: Sent | None, records: Sequence[ArrayRecord]) -> Reason | None:
     if sent is None:
-        return "the reply answers no message of this round"
+        return Reason.of("answers no message")
     if len(sent.arrays) != 1 or len(records) != 1:
-        return (
-            f"{len(sent.arrays)} array records were sent and {len(records)} returned; the audit "
-            "reads one of each"
-        )
+        return Reason.of("array records", sent=len(sent.arrays), returned=len(records))
     if not any(_is_float(array.dtype) for array in records[0].values()):
-        return "the reply holds no floating-point weights: this strategy sends other bytes"
+        return Reason.of("no floating-point weights")
     return None
 
 

@@ -2,5 +2,5 @@
 
 from .auditor import Auditor as Auditor
 from .auditor import Progress as Progress
-from .targets import ClientReply as ClientReply
-from .targets import Release as Release
+from .schedule import ClientReply as ClientReply
+from .schedule import Release as Release

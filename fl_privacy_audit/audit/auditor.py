@@ -1,43 +1,47 @@
-"""The audit itself, and the only place where a reconstruction meets the truth.
+"""The audit of a round, and the only place where a reconstruction meets the truth.
 
-Observation -> attack -> matching -> scores -> record. An audit never stops training: whatever goes
-wrong becomes a recorded outcome, unless `AuditConfig.fail_fast` is set.
+Schedule -> observe -> attack -> score -> record. An audit never stops training: whatever goes wrong
+becomes a recorded outcome, unless `AuditConfig.fail_fast` is set.
 """
 
 import logging
-import random
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from torch import nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack
-from fl_privacy_audit.core.config import AuditConfig
-from fl_privacy_audit.core.devices import pick_device
+from fl_privacy_audit.core.config import AttackConfig, AuditConfig
+from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.observe import update_norm
-from fl_privacy_audit.core.protocols import Sink, TruthProvider
-from fl_privacy_audit.core.types import Client, Observation, View
-from fl_privacy_audit.defences import make_defence
+from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.seeds import seed_of
+from fl_privacy_audit.core.types import Observation
+from fl_privacy_audit.defences import AppliedDefence, make_defence
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
-    DefenceKnowledge,
     EvaluationRecord,
     Record,
+    ReplayCheck,
     RunRecord,
     ThreatModel,
+    UpdateForm,
 )
 
-from .scoring import check_metrics, truth_digest, worst_scores
-from .targets import RELEASE, ClientReply, Observer, Release, Victim
-from .trials import Trial, run_trial
-
-__all__ = ["Auditor", "ClientReply", "Progress", "Release"]
+from .attack_round import Partner, ReadyAttack, attack_targets, find_partners
+from .replay_check import check_replay
+from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
+from .scoring import check_metrics, score_round, worst_scores
+from .targets import Observer, Target
+from .truth import truth_digest
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -62,7 +66,9 @@ class Progress:
 
 
 class Auditor:
-    """Attacks what clients return and writes down what came of it.
+    """Attacks what clients return and records the outcome.
+
+    Nothing is written before `begin`, which the first round calls if nobody has.
 
     Example::
 
@@ -72,6 +78,7 @@ class Auditor:
     Args:
         config: Settings.
         model: The clients' architecture, or a function that makes it. Copied, never changed.
+        attacks: Attacks of your own, ready to run, in place of those that `config` names.
         truth: ``truth(round, client)``: the batch a client trained on, for scoring. Where it is
             not given, the batch that the client's `audit_mod` published is used, if any.
         on_progress: Called during attacks.
@@ -80,7 +87,6 @@ class Auditor:
 
     Raises:
         ConfigError: Unknown attack, metric, defence or setting, or no such device.
-        LedgerError: The directory cannot be written.
     """
 
     def __init__(
@@ -88,14 +94,22 @@ class Auditor:
         config: AuditConfig,
         *,
         model: nn.Module | Callable[[], nn.Module],
+        attacks: Sequence[Attack] | None = None,
         truth: TruthProvider | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         sinks: Sequence[Sink] = (),
     ) -> None:
+        if attacks is not None:
+            named = [AttackConfig(name=attack.name) for attack in attacks]
+            config = AuditConfig.build({**config.model_dump(), "attacks": named})
         self.config = config
         self._model = model if isinstance(model, nn.Module) else model()
-        self._attacks = [(c, make_attack(c.name, c.settings)) for c in config.attacks]
-        self._entries = all_attacks()
+        entries = all_attacks()
+        objects = attacks or [make_attack(c.name, c.settings) for c in config.attacks]
+        self._attacks = [
+            ReadyAttack(config=named, attack=attack, entry=entries.get(named.name))
+            for named, attack in zip(config.attacks, objects, strict=True)
+        ]
         check_metrics(config.metrics)
         self._observer = Observer(
             model=self._model,
@@ -108,23 +122,31 @@ class Auditor:
         self._sinks = tuple(sinks)
         self.ledger = Ledger(config.directory)
         self.run = secrets.token_hex(6)
-        folder = self.ledger.directory / "pictures"
-        self._pictures = folder if config.keep_pictures else None
-        self._write(
-            RunRecord(
-                time=now(),
-                run=self.run,
-                setting=config.setting,
-                config=config.model_dump(mode="json"),
-                model=describe_model(self._model),
-                versions=versions(),
-                arrays=array_types(self._model),
-            )
+        self._begun = False
+
+    def begin(self) -> None:
+        """Open the ledger and write the first line of the run; once, however often it is called.
+
+        Raises:
+            LedgerError: The directory cannot be written.
+        """
+        if self._begun:
+            return
+        record = RunRecord(
+            time=now(),
+            run=self.run,
+            setting=self.config.setting,
+            config=self.config.model_dump(mode="json"),
+            model=describe_model(self._model),
+            versions=versions(),
+            arrays=array_types(self._model),
         )
+        self._write(record)
+        self._begun = True
 
     def is_due(self, server_round: int) -> bool:
         """Whether this round is attacked."""
-        return (server_round - 1) % self.config.every == 0
+        return is_due(self.config, server_round)
 
     def audit_round(
         self, server_round: int, replies: Sequence[ClientReply], release: Release | None = None
@@ -142,76 +164,57 @@ class Auditor:
         Raises:
             AuditError: Only with ``fail_fast``.
         """
-        started, seconds = time.monotonic(), self.config.seconds_per_round
-        share = seconds / len(self.config.views)
-        records = self._audit_clients(server_round, replies, started + share)
-        if "release" in self.config.views:
-            records.append(self._audit_release(server_round, replies, release, started + seconds))
-        self._tell(server_round, records)
+        self.begin()
+        plans = schedule(self.config, server_round, replies, release)
+        records = [record for plan in plans for record in self._audit_view(plan)]
+        self._log_round(server_round, records)
         return records
 
-    def _audit_clients(
-        self, server_round: int, replies: Sequence[ClientReply], deadline: float
-    ) -> list[AuditRecord]:
-        chosen = self._choose(server_round, replies)
+    def _audit_view(self, plan: ViewPlan) -> list[AuditRecord]:
+        observed = [slot.reason or self._observer.observe(slot) for slot in plan.slots]
         records: dict[int, AuditRecord] = {}
-        victims: dict[int, Victim] = {}
-        for index, reply in enumerate(replies):
-            reason = self._why_not(server_round, reply, chosen, len(replies))
-            if reason is None:
-                victim = self._observer.client(server_round, reply)
-                if isinstance(victim, Victim):
-                    victims[index] = victim
-                    continue
-                reason = victim
-            records[index] = self._blank(server_round, reply, reason)
-            self._write(records[index], sync=False)
-        if "other client" in self.config.controls:
-            victims = self._observer.with_others(server_round, victims, replies)
-        outcomes = self._attack(server_round, "server", list(victims.values()), deadline)
-        for (index, victim), found in zip(victims.items(), outcomes, strict=True):
-            blank = self._blank(server_round, replies[index], "")
-            records[index] = self._attacked(blank, victim, found)
-            self._write(records[index])
-        return [records[index] for index in range(len(replies))]
+        for place, (slot, seen) in enumerate(zip(plan.slots, observed, strict=True)):
+            if isinstance(seen, Reason):
+                records[place] = self._skipped(slot, seen)
+                self._write(records[place], sync=False)
+        places = [place for place, seen in enumerate(observed) if isinstance(seen, Target)]
+        targets = [seen for seen in observed if isinstance(seen, Target)]
+        spares = [
+            slot for slot, seen in zip(plan.slots, observed, strict=True) if seen is slot.reason
+        ]
+        outcomes = self._attack(plan.deadline, targets, spares) if targets else []
+        for at, (place, target) in enumerate(zip(places, targets, strict=True)):
+            records[place] = self._attacked(target, [each[at] for each in outcomes])
+            self._write(records[place])
+        return [records[place] for place in range(len(plan.slots))]
 
-    def _audit_release(
-        self,
-        server_round: int,
-        replies: Sequence[ClientReply],
-        release: Release | None,
-        deadline: float,
-    ) -> AuditRecord:
-        """The aggregate of a round, attacked as one update of all clients in it."""
-        clients = [r for r in replies if r.status == "returned" and not r.reason]
-        blank = AuditRecord(
-            time=now(),
-            run=self.run,
-            round=server_round,
-            client=RELEASE,
-            node_id=0,
-            view="release",
-            num_examples=sum(r.num_examples or 0 for r in clients) or None,
-            clients=[str(r.client) for r in clients],
-        )
-        victim: Victim | str = f"not due: every {self.config.every} rounds"
-        if self.is_due(server_round):
-            victim = self._observer.release(server_round, clients, release)
-        if isinstance(victim, str):
-            record = blank.model_copy(
-                update={"reason": victim, "attacks": self._not_tested(victim)}
+    def _attack(
+        self, deadline: float, targets: Sequence[Target], spares: Sequence[Slot]
+    ) -> list[list[AttackOutcome]]:
+        """For each attack, its outcome on every target."""
+        partners: Sequence[Partner] = [Partner() for _ in targets]
+        if "other client" in self.config.controls:
+            partners = find_partners(targets, spares, self._observer.observe)
+        outcomes = []
+        for number, attack in enumerate(self._attacks):
+            left = max(deadline - time.monotonic(), 0.0)
+            attempts = attack_targets(
+                attack,
+                targets,
+                partners,
+                config=self.config,
+                seconds=left / (len(self._attacks) - number),
+                progress=self._reporter(targets, attack.config.name),
             )
-            self._write(record, sync=False)
-            return record
-        (found,) = self._attack(server_round, "release", [victim], deadline)
-        record = self._attacked(blank, victim, found)
-        self._write(record)
-        return record
+            pictures = [self._picture(target, attack.config.name) for target in targets]
+            outcomes.append(score_round(attempts, config=self.config, pictures=pictures))
+        return outcomes
 
     def record_evaluation(
         self, server_round: int, source: Literal["server", "clients"], metrics: Mapping[str, float]
     ) -> None:
         """Append the quality of the model after a round."""
+        self.begin()
         record = EvaluationRecord(
             time=now(), run=self.run, round=server_round, source=source, metrics=dict(metrics)
         )
@@ -225,134 +228,133 @@ class Auditor:
             except Exception:
                 log.exception("privacy audit: %s could not take a record", type(sink).__name__)
 
-    def _choose(self, server_round: int, replies: Sequence[ClientReply]) -> set[Client]:
-        if not self.is_due(server_round):
-            return set()
-        able = [r.client for r in replies if r.status == "returned" and not r.reason]
-        able.sort(key=lambda c: (c.partition is None, c.partition or 0, c.node_id))
-        most = self.config.clients_per_round
-        if most is None or most >= len(able):
-            return set(able)
-        return set(random.Random(f"{self.config.seed}/{server_round}").sample(able, most))
+    def _picture(self, target: Target, attack: str) -> Path | None:
+        if not self.config.keep_pictures:
+            return None
+        who = "release" if target.slot.view == "release" else target.name.replace(" ", "")
+        name = f"{self.run}-round{target.slot.round}-{who}-{attack}.png"
+        return self.ledger.directory / "pictures" / name
 
-    def _why_not(
-        self, server_round: int, reply: ClientReply, chosen: set[Client], count: int
-    ) -> str | None:
-        if reply.status != "returned" or reply.reason:
-            return reply.reason or reply.status
-        if not self.is_due(server_round):
-            return f"not due: every {self.config.every} rounds"
-        if "server" not in self.config.views:
-            return "only the release is audited"
-        if reply.client not in chosen:
-            return f"not chosen: {len(chosen)} of {count} clients are attacked"
-        return None
-
-    def _attack(
-        self, server_round: int, view: View, victims: Sequence[Victim], deadline: float
-    ) -> list[list[AttackOutcome]]:
-        """One outcome for each attack, for each victim."""
-        found: list[list[AttackOutcome]] = [[] for _ in victims]
-        for number, (config, attack) in enumerate(self._attacks):
-            if not victims:
-                break
-            trial = Trial(
-                server_round=server_round,
-                config=self.config,
-                attack_config=config,
-                attack=attack,
-                entry=self._entries.get(config.name),
-                seconds=max(deadline - time.monotonic(), 0.0) / (len(self._attacks) - number),
-                pictures=self._pictures,
-                picture_name=self._picture_name(server_round, view, config.name),
-                report=self._reporter(server_round, victims, config.name),
-            )
-            for outcomes, outcome in zip(found, run_trial(trial, victims), strict=True):
-                outcomes.append(outcome)
-        return found
-
-    def _picture_name(self, server_round: int, view: View, attack: str) -> Callable[[str], str]:
-        def name(victim: str) -> str:
-            who = "release" if view == "release" else victim.replace(" ", "")
-            return f"{self.run}-round{server_round}-{who}-{attack}.png"
-
-        return name
-
-    def _reporter(
-        self, server_round: int, victims: Sequence[Victim], attack: str
-    ) -> Callable[[int, int], None]:
-        tell = self._on_progress
-        many = len(victims) > 1
-        client = f"{len(victims)} clients" if many else victims[0].name
+    def _reporter(self, targets: Sequence[Target], attack: str) -> Callable[[int, int], None]:
+        client = f"{len(targets)} clients" if len(targets) > 1 else targets[0].name
+        server_round = targets[0].slot.round
 
         def report(step: int, steps: int) -> None:
-            if tell is not None:
-                at = Progress(
-                    round=server_round, client=client, attack=attack, step=step, steps=steps
+            if self._on_progress is not None:
+                self._on_progress(
+                    Progress(
+                        round=server_round, client=client, attack=attack, step=step, steps=steps
+                    )
                 )
-                tell(at)
 
         return report
 
-    def _not_tested(self, reason: str) -> list[AttackOutcome]:
-        return [
-            AttackOutcome(attack=c.name, settings=c.settings, status="not tested", reason=reason)
-            for c in self.config.attacks
+    def _skipped(self, slot: Slot, reason: Reason) -> AuditRecord:
+        outcomes = [
+            AttackOutcome(
+                attack=attack.config.name,
+                settings=attack.config.settings,
+                status="not tested",
+                reason=reason,
+            )
+            for attack in self._attacks
         ]
+        return self._record(slot, reason=reason, outcomes=outcomes)
 
-    def _blank(self, server_round: int, reply: ClientReply, reason: str) -> AuditRecord:
-        returned = reply.status == "returned"
+    def _attacked(self, target: Target, outcomes: list[AttackOutcome]) -> AuditRecord:
+        return self._record(target.slot, target=target, outcomes=outcomes)
+
+    def _record(
+        self,
+        slot: Slot,
+        *,
+        outcomes: list[AttackOutcome],
+        reason: Reason | None = None,
+        target: Target | None = None,
+    ) -> AuditRecord:
+        """The one place where a record is made."""
+        truth = None if target is None else target.truth
+        whose = _identity(slot)
+        returned = whose["client_status"] == "returned" and not (
+            slot.view == "release" and target is None
+        )
         return AuditRecord(
             time=now(),
             run=self.run,
-            round=server_round,
-            client=str(reply.client),
-            node_id=reply.client.node_id,
-            partition=reply.client.partition,
-            client_status=reply.status,
+            round=slot.round,
+            view=slot.view,
             reason=reason,
-            threat_model=self._threat_model("server", None) if returned else None,
-            num_examples=reply.num_examples,
-            reported=dict(reply.reported),
-            attacks=self._not_tested(reason),
+            threat_model=self._threat_model(slot, target) if returned else None,
+            update_norm=None if target is None else update_norm(target.seen.update),
+            truth_digest=None if truth is None else truth_digest(truth),
+            replay=None if target is None else self._check_replay(target),
+            attacks=outcomes,
+            **whose,
         )
 
-    def _attacked(
-        self, blank: AuditRecord, victim: Victim, outcomes: list[AttackOutcome]
-    ) -> AuditRecord:
-        return blank.model_copy(
-            update={
-                "time": now(),
-                "reason": None,
-                "threat_model": self._threat_model(blank.view, victim.seen),
-                "update_norm": update_norm(victim.seen.update),
-                "truth_digest": None if victim.truth is None else truth_digest(victim.truth),
-                "attacks": outcomes,
-            }
-        )
+    def _check_replay(self, target: Target) -> ReplayCheck | None:
+        if target.truth is None or not len(target.truth.images):
+            return None
+        seed = seed_of(self.config.seed, target.slot.round, target.name, "replay")
+        defence = self._observer.defence
+        apply = None
+        if isinstance(defence, AppliedDefence) and target.slot.view == "server":
+            apply = defence.apply
+        try:
+            with cpu_threads(self.config.threads):
+                return check_replay(target.seen, target.truth, seed=seed, apply=apply)
+        except Exception as error:
+            if self.config.fail_fast:
+                raise
+            log.warning("the training of %s could not be replayed: %s", target.name, error)
+            return None
 
-    def _threat_model(self, view: View, seen: Observation | None) -> ThreatModel:
-        form: Literal["none", "exact gradient", "gradient direction", "weight difference"] = "none"
-        if seen is not None and seen.gradient is None:
-            form = "weight difference"
-        elif seen is not None:
-            form = "exact gradient" if seen.gradient_scale_known else "gradient direction"
+    def _threat_model(self, slot: Slot, target: Target | None) -> ThreatModel:
+        seen = None if target is None else target.seen
         return ThreatModel(
-            view=view,
-            update_form=form,
+            view=slot.view,
+            update_form="none" if seen is None else _update_form(seen),
             local_training=self.config.training.model_dump(mode="json"),
             image=self.config.image.model_dump(mode="json"),
             num_images=None if seen is None else seen.num_images,
-            defence=None if seen is None else DefenceKnowledge.of(seen.defence),
+            defence=None if seen is None else seen.defence,
             assumptions=[] if seen is None else list(seen.assumptions),
         )
 
-    def _tell(self, server_round: int, records: Sequence[AuditRecord]) -> None:
-        outcomes = [o for r in records for o in r.attacks if o.status != "not tested"]
+    def _log_round(self, server_round: int, records: Sequence[AuditRecord]) -> None:
+        attacked = [record for record in records if record.reason is None]
+        worst = worst_scores([o for record in attacked for o in record.attacks])
         log.info(
             "audit round %d: %d of %d clients attacked%s",
             server_round,
-            sum(r.reason is None for r in records),
+            len(attacked),
             len(records),
-            worst_scores(outcomes),
+            "".join(f", worst {name} {value:.3g}" for name, value in worst.items()),
         )
+
+
+def _identity(slot: Slot) -> dict[str, Any]:
+    """The fields of a record that say whose it is."""
+    if slot.view == "release":
+        return {
+            "client": slot.name,
+            "node_id": 0,
+            "client_status": "returned",
+            "num_examples": sum(r.num_examples or 0 for r in slot.replies) or None,
+            "clients": [str(r.client) for r in slot.replies],
+        }
+    (reply,) = slot.replies
+    return {
+        "client": slot.name,
+        "node_id": reply.client.node_id,
+        "partition": reply.client.partition,
+        "client_status": reply.status,
+        "num_examples": reply.num_examples,
+        "reported": dict(reply.reported),
+    }
+
+
+def _update_form(seen: Observation) -> UpdateForm:
+    if seen.gradient is None:
+        return "weight difference"
+    return "exact gradient" if seen.gradient_scale_known else "gradient direction"

@@ -1,10 +1,9 @@
-"""Truth against reconstruction: matching, metrics, pictures. Attacks never come here."""
+"""Truth against reconstruction: pairs, metrics, pictures. Attacks never come here."""
 
-import hashlib
-import os
+import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,47 +11,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fl_privacy_audit.core.config import ImageConfig
+from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import (
     AttackError,
     AuditError,
     ConfigError,
     MetricUnavailable,
-    TruthError,
+    UnmetNeedError,
 )
+from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Reconstruction, Truth
-from fl_privacy_audit.ledger.records import AttackOutcome, Scores
+from fl_privacy_audit.ledger.records import AttackOutcome, AttackStatus, ControlOutcome, Scores
 from fl_privacy_audit.metrics import METRICS, Metric
 from fl_privacy_audit.metrics.matching import match
 
-DEFAULTS = tuple(name for name, metric in METRICS.items() if metric.default)
-"""What an audit computes unless told otherwise."""
+from .attack_round import Attempt, Attempts
+from .targets import Target
 
-
-def check_truth(truth: Truth, image: ImageConfig) -> Truth:
-    """Refuse a truth that cannot be compared with reconstructions.
-
-    Raises:
-        TruthError: Wrong shape or range, or labels that do not fit.
-    """
-    images = truth.images.detach()
-    if images.ndim != 4 or tuple(images.shape[1:]) != image.shape:
-        raise TruthError(
-            f"true images must be (N, {', '.join(map(str, image.shape))}), but got "
-            f"{tuple(images.shape)}"
-        )
-    if tuple(truth.labels.shape) != (len(images),):
-        raise TruthError(
-            f"true labels must be ({len(images)},) class indices, one for each image, but got "
-            f"shape {tuple(truth.labels.shape)}"
-        )
-    low, high = (float(images.min()), float(images.max())) if len(images) else (0.0, 1.0)
-    if not (low >= -0.01 and high <= 1.01):
-        raise TruthError(
-            f"true images must be in [0, 1], but got [{low:.3g}, {high:.3g}]; "
-            "undo the normalisation, or publish them with `normalised=True`"
-        )
-    return Truth(images=images.float().cpu().clamp(0, 1), labels=truth.labels.cpu())
+MISSING = "originals without a reconstruction"
+EMPTY = Reason.of("empty batch")
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -66,164 +45,174 @@ def check_metrics(names: Sequence[str]) -> None:
         raise ConfigError(f"there is no metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
 
 
-def truth_digest(truth: Truth) -> str:
-    """Fingerprint of a batch, whatever its order, to tell whether two runs saw the same images."""
-    pixels = (truth.images * 255).round().to(torch.uint8).numpy()
-    each = sorted(hashlib.sha256(image.tobytes()).hexdigest() for image in pixels)
-    return hashlib.sha256("".join(each).encode()).hexdigest()[:16]
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An attempt beside the truth: what its scores will be made of.
+
+    Attributes:
+        status: Of its outcome.
+        reason: Why, for every status but ``"scored"``.
+        result: What the attack returned; None where it returned nothing that can be used.
+        pairs: ``(N, C, H, W)`` reconstructions in ``[0, 1]`` and the true images that they answer,
+            in the order of the truth, on the CPU; None where there is nothing to score.
+        missing: How many true images no reconstruction answers.
+    """
+
+    status: AttackStatus
+    reason: Reason | None = None
+    result: Reconstruction | None = None
+    pairs: tuple[Tensor, Tensor] | None = None
+    missing: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """An attack's outcome and the pairs that its scores will be made of.
+class Measured:
+    """What the metrics say of one answer."""
 
-    Attributes:
-        outcome: What is known before scoring.
-        pairs: ``(N, C, H, W)`` reconstructions in ``[0, 1]`` and the true images that they answer,
-            in the order of the truth, on the CPU; None where there is nothing to score.
-    """
-
-    outcome: AttackOutcome
-    pairs: tuple[Tensor, Tensor] | None = None
+    scores: dict[str, Scores] = field(default_factory=dict)
+    unavailable: dict[str, Reason] = field(default_factory=dict)
 
 
-def answer(
-    outcome: AttackOutcome,
-    result: Reconstruction,
-    truth: Truth | None,
+def score_round(
+    attempts: Sequence[Attempts],
     *,
-    pictures: Path | None,
-    picture_name: str,
-) -> Answered:
-    """Pair the images of an attack that ran with the truth, and keep their picture.
+    config: AuditConfig,
+    pictures: Sequence[Path | None],
+) -> list[AttackOutcome]:
+    """Score every attempt of one attack in a round, its controls included.
 
     Args:
-        outcome: What is known so far; its status is "not scored".
-        result: What the attack returned.
-        truth: The true batch, or None.
-        pictures: Folder for the picture; None to keep none.
-        picture_name: File name in it.
+        attempts: One for each target; at least one, all of one image shape.
+        config: The audit's settings; with ``fail_fast`` errors are raised, not recorded.
+        pictures: For each, where its picture goes; None to keep none.
 
     Returns:
-        The pairs, to be scored by `score_all`; without any where there is no truth.
-
-    Raises:
-        AttackError: What the attack returned is not images.
+        One outcome for each, complete.
     """
-    images = result.images.detach().cpu()
+    answers = [
+        [
+            answer(attempt, each.target, fail_fast=config.fail_fast)
+            for attempt in (each.own, *each.controls)
+        ]
+        for each in attempts
+    ]
+    with cpu_threads(config.threads):
+        figures_of_all = measure(
+            [one for each in answers for one in each],
+            config.metrics,
+            attempts[0].target.seen.device,
+            fail_fast=config.fail_fast,
+        )
+    measured = iter(figures_of_all)
+    outcomes = []
+    for each, (own, *rest), path in zip(attempts, answers, pictures, strict=True):
+        figures = next(measured)
+        controls = [
+            _control_outcome(attempt, control, next(measured))
+            for attempt, control in zip(each.controls, rest, strict=True)
+        ]
+        outcomes.append(_outcome(each, own, figures, controls, path))
+    return outcomes
+
+
+def answer(attempt: Attempt, target: Target, *, fail_fast: bool = False) -> Answer:
+    """Pair what an attempt returned with the truth; what cannot be paired is a reason."""
+    result, truth = attempt.result, target.truth
+    if isinstance(result, Reason):
+        return Answer(status="not tested", reason=result)
+    if isinstance(result, Exception):
+        unmet = isinstance(result, UnmetNeedError)
+        reason = Reason.of_error(result)
+        return Answer(status="not tested" if unmet else "failed", reason=reason)
+    try:
+        images = _checked(result.images)
+        if truth is None:
+            return Answer(status="not scored", reason=target.no_truth, result=result)
+        if not len(truth.images):
+            return Answer(status="not scored", reason=EMPTY, result=result)
+        return _paired(result, images, truth)
+    except Exception as error:
+        if fail_fast:
+            raise
+        reason = Reason.of("result cannot be scored", Reason.of_error(error))
+        return Answer(status="failed", reason=reason, result=result)
+
+
+def _checked(images: Tensor) -> Tensor:
+    images = images.detach().cpu()
     if images.ndim != 4 or not len(images):
         raise AttackError(
             f"the attack must return images (N, C, H, W), but returned {tuple(images.shape)}"
         )
     if not bool(images.isfinite().all()):
         raise AttackError("the attack returned images that are not finite")
-    if truth is not None and not len(truth.images):
-        reason = "the client's batch held no image"
-        return Answered(outcome=outcome.model_copy(update={"reason": reason}))
-    if truth is None:
-        name = None if pictures is None else save_picture(pictures / picture_name, [images])
-        return Answered(outcome=outcome.model_copy(update={"picture": name}))
+    return images
+
+
+def _paired(result: Reconstruction, images: Tensor, truth: Truth) -> Answer:
     if images.shape[1:] != truth.images.shape[1:]:
         raise AttackError(
             f"the attack must return images of {tuple(truth.images.shape[1:])}, but returned "
             f"{tuple(images.shape[1:])}"
         )
     which = match(images, truth.images)
-    found = which >= 0
-    guesses, originals = images[which[found]], truth.images[found]
-    details = dict(outcome.details)
-    if not bool(found.all()):
-        details["originals without a reconstruction"] = float((~found).sum())
-    picture = None
-    if pictures is not None:
-        try:
-            picture = save_picture(pictures / picture_name, [originals, guesses])
-        except OSError as error:
-            details["picture"] = f"not kept: {error}"
-    right = None if result.labels is None else labels_right(result.labels, truth.labels)
-    outcome = outcome.model_copy(
-        update={
-            "status": "scored",
-            "reason": None,
-            "details": details,
-            "picture": picture,
-            "labels_right": right,
-        }
+    answered = which >= 0
+    return Answer(
+        status="scored",
+        result=result,
+        pairs=(images[which[answered]], truth.images[answered]),
+        missing=int((~answered).sum()),
     )
-    return Answered(outcome=outcome, pairs=(guesses, originals))
 
 
-def score(
-    outcome: AttackOutcome,
-    result: Reconstruction,
-    truth: Truth | None,
-    *,
-    pictures: Path | None,
-    picture_name: str,
-    metrics: Sequence[str] = DEFAULTS,
-) -> AttackOutcome:
-    """One attack alone: `answer`, then `score_all`.
-
-    Raises:
-        AttackError: What the attack returned is not images.
-    """
-    one = answer(outcome, result, truth, pictures=pictures, picture_name=picture_name)
-    ((scored,),) = score_all([[one]], metrics=metrics)
-    return scored
-
-
-def score_all(
-    answered: Sequence[Sequence[Answered]],
-    *,
+def measure(
+    answers: Sequence[Answer],
     metrics: Sequence[str],
     device: torch.device | str = "cpu",
-    strict: bool = False,
-) -> list[list[AttackOutcome]]:
-    """Fill in the scores of a round: each metric sees the pairs of all victims and attacks at once.
+    *,
+    fail_fast: bool = False,
+) -> list[Measured]:
+    """Each metric on the pairs of all answers at once.
 
     Args:
-        answered: For each victim, one for each attack; all of one image shape.
+        answers: All of one image shape.
         metrics: Names in `METRICS`.
         device: Where metrics are computed.
-        strict: Whether an error that a metric did not foresee is raised.
+        fail_fast: Whether an error that a metric did not foresee is raised.
 
     Returns:
-        The outcomes, in the same order. A metric that cannot be had is *unavailable* in their
-        details, with the reason; outcomes without pairs are unchanged.
+        One for each answer, empty for those without pairs. A metric that cannot be computed here
+        is unavailable for all of them, with the reason.
     """
-    pairs = [one.pairs for each in answered for one in each if one.pairs is not None]
+    pairs = [one.pairs for one in answers if one.pairs is not None]
     if not pairs:
-        return [[one.outcome for one in each] for each in answered]
+        return [Measured() for _ in answers]
     guesses, originals = (
         torch.cat([pair[side].float() for pair in pairs]).to(device) for side in (0, 1)
     )
     scores: list[dict[str, Scores]] = [{} for _ in pairs]
-    absent: dict[str, str] = {}
+    unavailable: dict[str, Reason] = {}
     for name in metrics:
         metric = METRICS[name]
         try:
             values = _values(metric, guesses, originals)
         except Exception as error:
             # The reconstruction, and what other metrics say of it, must not be lost with this one.
-            foreseen = isinstance(error, AuditError)
-            if strict and not foreseen:
+            if fail_fast and not isinstance(error, AuditError):
                 raise
-            reason = str(error) if foreseen else f"{type(error).__name__}: {error}"
-            absent[name] = f"unavailable: {reason}"
+            unavailable[name] = Reason.of_error(error)
             continue
         pieces = values.split([len(originals) for _, originals in pairs])
-        for mine, piece in zip(scores, pieces, strict=True):
+        for of_pair, piece in zip(scores, pieces, strict=True):
             each = piece.tolist()
-            mine[name] = Scores(each=each, mean=float(np.mean(each)), worst=metric.worst(each))
+            of_pair[name] = Scores(each=each, mean=float(np.mean(each)), worst=metric.worst(each))
     in_order = iter(scores)
-
-    def complete(one: Answered) -> AttackOutcome:
-        if one.pairs is None:
-            return one.outcome
-        details = {**one.outcome.details, **absent}
-        return one.outcome.model_copy(update={"scores": next(in_order), "details": details})
-
-    return [[complete(one) for one in each] for each in answered]
+    return [
+        Measured()
+        if one.pairs is None
+        else Measured(scores=next(in_order), unavailable=unavailable)
+        for one in answers
+    ]
 
 
 def _values(metric: Metric, guesses: Tensor, originals: Tensor) -> Tensor:
@@ -235,15 +224,74 @@ def _values(metric: Metric, guesses: Tensor, originals: Tensor) -> Tensor:
     return values
 
 
-def worst_scores(outcomes: Sequence[AttackOutcome]) -> str:
-    """The image that leaks most, by SemSim and by PSNR, as the end of a sentence."""
-    text = ""
+def _outcome(
+    attempts: Attempts,
+    answered: Answer,
+    measured: Measured,
+    controls: list[ControlOutcome],
+    path: Path | None,
+) -> AttackOutcome:
+    attack, result, truth = attempts.attack, answered.result, attempts.target.truth
+    details = dict(result.details) if result is not None else {}
+    if answered.missing:
+        details[MISSING] = float(answered.missing)
+    unavailable = dict(measured.unavailable)
+    picture = None
+    if path is not None and result is not None and answered.status != "failed":
+        rows = list(reversed(answered.pairs)) if answered.pairs else [result.images.detach().cpu()]
+        try:
+            picture = None if answered.reason == EMPTY else save_picture(path, rows)
+        except OSError as error:
+            unavailable["picture"] = Reason.of("picture not kept", message=str(error))
+    labels = None if result is None or answered.status != "scored" else result.labels
+    return AttackOutcome(
+        attack=attack.config.name,
+        threat_model=None if attack.entry is None else attack.entry.threat_model,
+        settings=attack.config.settings,
+        status=answered.status,
+        reason=answered.reason,
+        stopped=None if result is None else result.stopped,
+        objective=None if result is None else result.objective,
+        steps=0 if result is None else result.steps,
+        seconds=round(attempts.own.seconds, 3),
+        budget_seconds=round(attempts.budget, 3),
+        seed=attempts.own.seed,
+        labels_right=None
+        if labels is None or truth is None
+        else labels_right(labels, truth.labels),
+        scores=measured.scores,
+        unavailable=unavailable,
+        details=details,
+        picture=picture,
+        controls=controls,
+    )
+
+
+def _control_outcome(attempt: Attempt, answered: Answer, measured: Measured) -> ControlOutcome:
+    assert attempt.kind is not None
+    result = answered.result
+    attacked = attempt.attacked and result is not None
+    return ControlOutcome(
+        kind=attempt.kind,
+        status=answered.status,
+        reason=answered.reason,
+        scores=measured.scores,
+        objective=result.objective if attacked and result else None,
+        steps=0 if result is None else result.steps,
+        stopped=result.stopped if attacked and result else None,
+        seconds=round(attempt.seconds, 3),
+        seed=attempt.seed,
+    )
+
+
+def worst_scores(outcomes: Sequence[AttackOutcome]) -> dict[str, float]:
+    """The image that leaks most, by SemSim and by PSNR, where they were measured."""
+    worst = {}
     for name in ("semsim", "psnr"):
         values = [o.scores[name].worst for o in outcomes if name in o.scores]
         if values:
-            metric = METRICS[name]
-            text += f", worst {name} {metric.worst(values):.3g} {metric.unit}".rstrip()
-    return text
+            worst[name] = METRICS[name].worst(values)
+    return worst
 
 
 def labels_right(guessed: Tensor, true: Tensor) -> float:
@@ -256,7 +304,7 @@ def labels_right(guessed: Tensor, true: Tensor) -> float:
     return common.total() / len(true)
 
 
-def save_picture(path: Path, rows: list[Tensor]) -> str:
+def save_picture(path: Path, rows: Sequence[Tensor]) -> str:
     """Write rows of images as one PNG that only its owner can read.
 
     Pictures touch each other, so the file can be cut up again.
@@ -267,14 +315,16 @@ def save_picture(path: Path, rows: list[Tensor]) -> str:
 
     Returns:
         Path relative to the audit's directory.
+
+    Raises:
+        OSError: The folder cannot be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.chmod(0o700)
     strips = [torch.cat(list(row), dim=2) for row in rows]
     pixels = (torch.cat(strips, dim=1).clamp(0, 1) * 255).round().to(torch.uint8)
     array = pixels.permute(1, 2, 0).numpy()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.fchmod(handle, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, format="png")
+    file = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, format="png")
+    write_whole(path, file.getvalue())
     return f"{path.parent.name}/{path.name}"

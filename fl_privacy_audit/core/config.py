@@ -1,14 +1,14 @@
-"""How an audit is set: from Python, a TOML file, or a Flower run config."""
+"""The settings of an audit: from Python, a TOML file, or a Flower run config."""
 
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
-from .types import ControlKind, ImageSpec, LocalTraining, Mode, View
+from .types import Checked, ControlKind, ImageSpec, LocalTraining, View
 
 RUN_CONFIG_PREFIX = "audit."
 ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
@@ -16,86 +16,7 @@ LISTS = ("views", "controls")
 """Settings that are lists, and may be written as one text with commas between."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ImageConfig(_Settings):
-    """The images that clients train on.
-
-    Attributes:
-        shape: ``[C, H, W]``.
-        mean: Per-channel mean the clients subtract, on pixels in [0, 1]. There is no default:
-            a wrong normalisation quietly ruins every attack. ``[0, 0, 0]`` says there is none.
-        std: Per-channel standard deviation the clients divide by; ``[1, 1, 1]`` for none.
-    """
-
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        channels = self.shape[0]
-        if min(self.shape) < 1:
-            raise ValueError(f"`shape` must be [C, H, W] of positive numbers, but got {self.shape}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                raise ValueError(
-                    f"`{name}` must have one number for each of the {channels} channels in "
-                    f"`shape`, but got {list(values)}"
-                )
-        if min(self.std) <= 0:
-            raise ValueError(f"`std` must be positive, but got {list(self.std)}")
-        return self
-
-    def spec(self) -> ImageSpec:
-        """The same as the type that attacks see."""
-        return ImageSpec(shape=self.shape, mean=self.mean, std=self.std)
-
-
-class TrainingConfig(_Settings):
-    """What the attacker knows of the clients' local training.
-
-    Attributes:
-        optimizer: ``"sgd"``, or ``"unknown"``: then an update is taken as one gradient step, and
-            the record says so.
-        learning_rate: Local learning rate; leave out if it is not known.
-        steps: Local optimiser steps a round; leave out if not known.
-        batch_size: Images in a step.
-        images: Distinct images a client trains on in a round; by default batch_size x steps, and
-            never more than the client reports by ``num-examples``.
-        momentum: SGD momentum.
-        weight_decay: L2 penalty.
-        max_grad_norm: DP-SGD clipping norm, if clients use it: attacks adapt to it.
-        noise_multiplier: DP-SGD noise in units of `max_grad_norm`, likewise.
-        mode: ``"train"`` or ``"eval"``: how batch-norm and dropout ran. ``"unknown"`` is attacked
-            in train mode, which is what training code does, and the record says so.
-    """
-
-    optimizer: Literal["sgd", "unknown"] = "unknown"
-    learning_rate: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=1, ge=1)
-    images: int | None = Field(default=None, ge=1)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float | None = Field(default=None, gt=0)
-    noise_multiplier: float | None = Field(default=None, ge=0)
-    mode: Mode = "unknown"
-
-    @model_validator(mode="after")
-    def _noise_has_a_unit(self) -> Self:
-        if self.noise_multiplier is not None and self.max_grad_norm is None:
-            raise ValueError("`noise_multiplier` needs `max_grad_norm`: the noise is in its units")
-        return self
-
-    def known(self) -> LocalTraining:
-        """The same as the type that attacks see."""
-        return LocalTraining(**self.model_dump(exclude={"images"}))
-
-
-class AttackConfig(_Settings):
+class AttackConfig(Checked):
     """One attack and the settings that differ from its paper's.
 
     Attributes:
@@ -107,16 +28,24 @@ class AttackConfig(_Settings):
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
 
-class ClaimConfig(_Settings):
+Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
+Span = Literal["run", "round"]
+Neighbours = Literal["add-or-remove", "replace-one"]
+Sampling = Literal["poisson", "fixed", "unknown"]
+Accountant = Literal["persistent", "per-round", "unknown"]
+Clipper = Literal["client", "server"]
+
+
+class ClaimConfig(Checked):
     """What the federation claims of differential privacy, and how it gets there.
 
-    The settings are those of `fl_privacy_audit.dp.DpClaim`. What is left out is taken from the
-    rest of the audit's settings where it is there, else from the defaults of that class.
+    `fl_privacy_audit.dp.DpClaim` has the same fields. What is left out here is taken from the
+    audit's other settings or from the ledger, else from the defaults of that class.
 
     Attributes:
         mechanism: ``"dp-sgd"``, ``"local-gaussian"`` or ``"central-gaussian"``.
         delta: Strictly between zero and one.
-        epsilon: What is claimed; leave out if nothing is.
+        epsilon: The epsilon claimed; leave out if none is.
         epsilon_covers: The whole ``"run"``, or one ``"round"``.
         neighbours: What the claim calls neighbours.
         clipping_norm: By default ``training.max_grad_norm``.
@@ -127,25 +56,25 @@ class ClaimConfig(_Settings):
         sampling: How records or clients are drawn.
         steps_per_round: By default ``training.steps``, for DP-SGD.
         accountant: Whether one accountant counts all rounds.
-        sampled_clients: Clients a round that central noise was scaled to.
-        clipped_by: For central DP, who clips.
+        sampled_clients: Clients per round that central noise was scaled to.
+        clipped_by: Who clips, for central DP.
     """
 
-    mechanism: Literal["dp-sgd", "local-gaussian", "central-gaussian"] = "dp-sgd"
+    mechanism: Mechanism = "dp-sgd"
     delta: float = Field(gt=0, lt=1)
     epsilon: float | None = Field(default=None, gt=0)
-    epsilon_covers: Literal["run", "round"] = "run"
-    neighbours: Literal["add-or-remove", "replace-one"] = "add-or-remove"
+    epsilon_covers: Span = "run"
+    neighbours: Neighbours = "add-or-remove"
     clipping_norm: float | None = Field(default=None, gt=0)
     noise_multiplier: float | None = Field(default=None, ge=0)
     sigma: float | None = Field(default=None, ge=0)
     sensitivity: float | None = Field(default=None, ge=0)
     sample_rate: float = Field(default=1.0, gt=0, le=1)
-    sampling: Literal["poisson", "fixed", "unknown"] = "unknown"
+    sampling: Sampling = "unknown"
     steps_per_round: int | None = Field(default=None, ge=1)
-    accountant: Literal["persistent", "per-round", "unknown"] = "unknown"
+    accountant: Accountant = "unknown"
     sampled_clients: int | None = Field(default=None, ge=1)
-    clipped_by: Literal["client", "server"] = "client"
+    clipped_by: Clipper = "client"
 
 
 def read_settings(text: str) -> dict[str, int | float | str | bool]:
@@ -174,12 +103,12 @@ def _value(text: str) -> int | float | str | bool:
     return text
 
 
-class DefenceConfig(_Settings):
+class DefenceConfig(Checked):
     """The clients' defence, as far as the attacker knows it: attacks adapt to it.
 
     Attributes:
         name: A name in `fl_privacy_audit.defences.DEFENCES`.
-        settings: Of the defence; also as text, ``"std=1e-3"``.
+        settings: Keyword arguments of the defence; also as text, ``"std=1e-3"``.
     """
 
     name: str = "none"
@@ -191,26 +120,26 @@ class DefenceConfig(_Settings):
         return read_settings(value) if isinstance(value, str) else value
 
 
-class AuditConfig(_Settings):
+class AuditConfig(Checked):
     """Everything an audit needs to know. Unknown keys are refused.
 
     Attributes:
         image: Shape and normalisation of the training images.
         directory: Where the ledger goes. Inside ``flwr run`` give an absolute path: the working
             directory is that of the first SuperLink, not yours.
-        setting: A word for this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
+        setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
         attacks: Which attacks to run; a bare name takes the paper's settings.
         metrics: Which scores to compute, by name; see `fl-privacy-audit metrics`.
-        every: Attack every so many rounds, starting with round 1.
-        clients_per_round: How many clients to attack in such a round; ``"all"`` or None for all.
+        every: Attack every N rounds, starting with round 1.
+        clients_per_round: Number of clients to attack in such a round; ``"all"`` or None for all.
         seed: Chooses the clients and seeds the attacks.
         seconds_per_round: Time budget of one round, shared evenly by clients and attacks.
         device: ``"auto"`` takes the GPU if there is one.
         threads: CPU threads of an attack. One is fastest beside busy clients.
         training: What is known of local training.
         views: ``"server"``: each client's update, as the server receives it. ``"release"``: what
-            the aggregate that becomes the next global model tells, of all clients' images at
-            once. Each view gets an even share of the time budget.
+            the aggregate that becomes the next global model tells about the images of all clients
+            together. Each view gets an even share of the time budget.
         controls: Controls that a verdict needs, run for each attacked record whose truth is known:
             ``true`` for all, ``false`` for none, or a list of kinds. They are the same attack on
             something else, side by side with it, and share its time budget.
@@ -220,7 +149,7 @@ class AuditConfig(_Settings):
         fail_fast: Raise when an audit fails, instead of recording it.
     """
 
-    image: ImageConfig
+    image: ImageSpec
     directory: Path = Path("audit")
     setting: str = "audit"
     attacks: tuple[AttackConfig, ...] = (AttackConfig(name="swept_inversion"),)
@@ -231,7 +160,7 @@ class AuditConfig(_Settings):
     seconds_per_round: float = Field(default=60.0, gt=0)
     device: str = "auto"
     threads: int = Field(default=1, ge=1)
-    training: TrainingConfig = TrainingConfig()
+    training: LocalTraining = LocalTraining()
     views: tuple[View, ...] = ("server",)
     controls: tuple[ControlKind, ...] = ALL_CONTROLS
     claim: ClaimConfig | None = None

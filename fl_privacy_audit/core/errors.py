@@ -15,36 +15,52 @@
     ├── WeightsError         weights of a network cannot be used
     └── MetricUnavailable    a metric cannot be computed here: recorded as "unavailable"
 
-Each message says what was wrong and how to mend it.
+Each message says what was wrong and how to fix it, and each class has the code that records use.
 """
+
+from typing import ClassVar
 
 
 class AuditError(Exception):
     """Base of every error raised on purpose by this package."""
 
+    code: ClassVar[str] = "audit error"
+
 
 class ConfigError(AuditError, ValueError):
     """A setting is missing, unknown or impossible."""
+
+    code = "bad setting"
 
 
 class UpdateError(AuditError, ValueError):
     """A captured update does not fit the model."""
 
+    code = "update does not fit"
+
 
 class AttackError(AuditError, RuntimeError):
     """An attack could not run."""
+
+    code = "attack error"
 
 
 class UnmetNeedError(AttackError):
     """An attack needs something this observation lacks; recorded as *not tested*."""
 
+    code = "unmet need"
+
 
 class TruthError(AuditError, ValueError):
     """The true batch published for scoring cannot be used."""
 
+    code = "truth does not fit"
+
 
 class LedgerError(AuditError, OSError):
     """The audit log cannot be written or read."""
+
+    code = "ledger error"
 
 
 class NotComparableError(AuditError, ValueError):
@@ -65,3 +81,5 @@ class WeightsError(AuditError, ValueError):
 
 class MetricUnavailable(AuditError, RuntimeError):
     """A metric cannot be computed here; recorded as *unavailable*, with the reason."""
+
+    code = "metric unavailable"

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from .config import ImageConfig, TrainingConfig
 from .errors import UpdateError
-from .types import Mode, Observation, Update
+from .types import ImageSpec, LocalTraining, Mode, Observation, Update
 
 Arrays = Mapping[str, NDArray[np.generic]]
 OPACUS_PREFIX = "_module."
@@ -29,8 +28,8 @@ def observe(
     sent: Arrays,
     returned: Arrays,
     *,
-    image: ImageConfig,
-    training: TrainingConfig,
+    image: ImageSpec,
+    training: LocalTraining,
     num_examples: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Observation:
@@ -43,12 +42,13 @@ def observe(
         image: Shape and normalisation of the training images.
         training: What is known of the local training.
         num_examples: What the client reported as ``num-examples``.
-        device: Where attacks shall run.
+        device: Where attacks will run.
 
     Raises:
         UpdateError: Names or shapes do not fit the model, or a value is not finite.
     """
     assumptions: list[str] = []
+    training = training.for_client(num_examples)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UpdateError(
             "the audited model has nothing to train: every parameter is frozen. Give the Auditor "
@@ -81,6 +81,9 @@ def observe(
             'mode as `mode` says: if clients train in train mode, set it to "train"'
         )
     gradient, scale_known = _as_gradient(update, parameters, training, assumptions)
+    num_images = count_images(training, num_examples)
+    if num_images < count_images(training, None):
+        assumptions.append(f"the client reports {num_images} examples, so as many are rebuilt")
     return Observation(
         model=model,
         parameters=parameters,
@@ -89,10 +92,10 @@ def observe(
         update=update,
         gradient=gradient,
         gradient_scale_known=scale_known,
-        num_images=_count_images(training, num_examples, assumptions),
+        num_images=num_images,
         num_classes=num_classes,
-        image=image.spec(),
-        training=training.known(),
+        image=image,
+        training=training,
         assumptions=tuple(assumptions),
     )
 
@@ -103,7 +106,7 @@ def update_norm(update: Update) -> float:
     return math.sqrt(sum(squares))
 
 
-def count_classes(model: nn.Module, image: ImageConfig) -> int:
+def count_classes(model: nn.Module, image: ImageSpec) -> int:
     """Outputs of the model for one image of this shape.
 
     Raises:
@@ -201,38 +204,40 @@ def _some(names: list[str], most: int = 3) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _count_images(
-    training: TrainingConfig, num_examples: int | None, assumptions: list[str]
-) -> int:
-    steps = training.steps or 1
-    count = training.images or training.batch_size * steps
-    if num_examples is not None and 0 < num_examples < count:
-        assumptions.append(f"the client reports {num_examples} examples, so as many are rebuilt")
-        count = num_examples
-    return count
+def count_images(training: LocalTraining, num_examples: int | None) -> int:
+    """Images behind an update: as many as the training says, but never more than reported."""
+    count = training.images or training.batch_size * (training.steps or 1)
+    return num_examples if num_examples is not None and 0 < num_examples < count else count
 
 
 def _as_gradient(
-    update: Update, parameters: Update, training: TrainingConfig, assumptions: list[str]
+    update: Update, parameters: Update, training: LocalTraining, assumptions: list[str]
 ) -> tuple[dict[str, Tensor] | None, bool]:
-    known = training.optimizer == "sgd"
-    rate = training.learning_rate
-    if known and rate is not None and training.steps is not None and training.steps > 1:
+    """The gradient behind an update, if it is one step, and whether its length is known."""
+    known, rate, steps = training.optimizer != "unknown", training.learning_rate, training.steps
+    adaptive = training.optimizer in ("adam", "adamw")
+    if known and steps is not None and steps > 1 and (rate is not None or adaptive):
         return None, False
     if not known:
         assumptions.append("local optimiser not known; the update is taken as one gradient step")
-    if training.steps is None:
+    if steps is None:
         assumptions.append("number of local steps not known; taken as one")
-    elif training.steps > 1:
+    elif steps > 1:
         assumptions.append(
-            f"{training.steps} local steps with an unknown optimiser or learning rate; the update "
+            f"{steps} local steps with an unknown optimiser or learning rate; the update "
             "is taken as one gradient step"
         )
     if rate is None:
         assumptions.append("local learning rate not known; only the gradient's direction is used")
         return {name: -delta for name, delta in update.items()}, False
+    if adaptive:
+        # The first step is the sign of the gradient (Kingma and Ba 2015, Sec. 2.1).
+        decay = training.weight_decay if training.optimizer == "adamw" else 0.0
+        return {n: -delta / rate - decay * parameters[n] for n, delta in update.items()}, False
+    # Nesterov's first step is 1 + momentum times as long.
+    stretch = 1 + training.momentum if training.nesterov else 1.0
     gradient = {
-        name: -delta / rate - training.weight_decay * parameters[name]
+        name: -delta / (rate * stretch) - training.weight_decay * parameters[name]
         for name, delta in update.items()
     }
     return gradient, known

@@ -5,6 +5,8 @@ Words are made where they are shown, in `fl_privacy_audit.report.words`; nothing
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .errors import AuditError
+
 Figure = int | float | str
 
 
@@ -14,14 +16,27 @@ class Reason(BaseModel):
     Attributes:
         code: A key of `fl_privacy_audit.report.words.REASONS`.
         figures: By name; text only for what came from outside, such as the message of an error.
+        cause: What led to it, if something else did.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     code: str
     figures: dict[str, Figure] = Field(default_factory=dict)
+    cause: "Reason | None" = None
+
+    def __hash__(self) -> int:
+        """Equal reasons count as one."""
+        return hash(self.model_dump_json())
 
     @classmethod
-    def of(cls, code: str, **figures: Figure) -> "Reason":
+    def of(cls, code: str, cause: "Reason | None" = None, **figures: Figure) -> "Reason":
         """Shorthand: ``Reason.of("not due", every=10)``."""
-        return cls(code=code, figures=figures)
+        return cls(code=code, figures=figures, cause=cause)
+
+    @classmethod
+    def of_error(cls, error: BaseException) -> "Reason":
+        """An error: its own code where the package raised it on purpose."""
+        if isinstance(error, AuditError):
+            return cls.of(error.code, message=str(error))
+        return cls.of("unexpected error", type=type(error).__name__, message=str(error))

@@ -1,4 +1,4 @@
-"""The words of the audit: what was seen, what an attack made of it, and the truth.
+"""The types of an audit: what was observed, what an attack made of it, and the truth.
 
 Images are ``(N, C, H, W)`` float tensors in ``[0, 1]`` everywhere outside the attack engine, which
 works in the model's input space (see `ImageSpec.normalise`).
@@ -6,9 +6,10 @@ works in the model's input space (see `ImageSpec.normalise`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 Update = Mapping[str, Tensor]
@@ -20,19 +21,46 @@ ControlKind = Literal["noise", "other client", "grey", "undefended"]
 """What an attack is compared with; `fl_privacy_audit.ledger.records.ControlOutcome` says what each is."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageSpec:
+class Checked(BaseModel):
+    """Base of what a user states: frozen and checked; unknown fields and infinities are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked again; like `dataclasses.replace`."""
+        return self.model_validate({**self.model_dump(), **changes})
+
+
+class ImageSpec(Checked):
     """Shape of one image and the normalisation between pixels and model inputs.
+
+    As a setting of an audit it is also called `fl_privacy_audit.ImageConfig`.
 
     Attributes:
         shape: ``(C, H, W)``.
-        mean: Per-channel mean that the client subtracts, in ``[0, 1]`` units.
-        std: Per-channel standard deviation that the client divides by.
+        mean: Per-channel mean that the clients subtract, on pixels in ``[0, 1]``. There is no
+            default: a wrong normalisation quietly ruins every attack. ``(0, 0, 0)`` means none.
+        std: Per-channel standard deviation that the clients divide by; ``(1, 1, 1)`` means none.
     """
 
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        channels = self.shape[0]
+        if min(self.shape) < 1:
+            raise ValueError(f"`shape` must be [C, H, W] of positive numbers, but got {self.shape}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise ValueError(
+                    f"`{name}` must have one number for each of the {channels} channels in "
+                    f"`shape`, but got {list(values)}"
+                )
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be positive, but got {list(self.std)}")
+        return self
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         view = (1, -1, 1, 1)
@@ -51,44 +79,83 @@ class ImageSpec:
         return inputs * std + mean
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalTraining:
-    """What the attacker knows, or assumes, of one client's local training.
+class LocalTraining(Checked):
+    """What the attacker knows, or assumes, of the clients' local training.
+
+    As a setting of an audit it is also called `fl_privacy_audit.TrainingConfig`.
 
     Attributes:
-        optimizer: ``"sgd"``, or ``"unknown"``.
-        learning_rate: Step size of the local optimiser; None where it is not known.
-        steps: Number of local optimiser steps; None where it is not known.
+        optimizer: ``"sgd"``, ``"adam"``, ``"adamw"``, or ``"unknown"``: then an update is taken as
+            one gradient step, and the record says so.
+        learning_rate: Step size of the local optimiser; None if it is not known.
+        steps: Local optimiser steps per round; None if not known.
+        epochs: In place of `steps`: passes over the client's images, whose number it reports by
+            ``num-examples``.
         batch_size: Images in one step.
+        images: Distinct images a client trains on in a round; by default batch_size x steps, and
+            never more than the client reports by ``num-examples``.
         momentum: SGD momentum.
-        weight_decay: L2 penalty that the optimiser adds.
-        max_grad_norm: DP-SGD clipping norm, where the client uses it and the attacker knows.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: L2 penalty that the optimiser adds; decoupled with ``"adamw"``.
+        proximal_mu: FedProx: weight of the pull towards the weights that were sent.
+        max_grad_norm: DP-SGD clipping norm, if clients use it: attacks adapt to it.
         noise_multiplier: DP-SGD noise in units of `max_grad_norm`, likewise.
-        mode: Whether batch-norm and dropout ran in ``"train"`` or ``"eval"`` mode.
+        mode: ``"train"`` or ``"eval"``: how batch-norm and dropout ran. ``"unknown"`` is attacked
+            in train mode, which is what training code does, and the record says so.
     """
 
-    optimizer: Literal["sgd", "unknown"] = "sgd"
-    learning_rate: float | None = None
-    steps: int | None = None
-    batch_size: int = 1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = None
-    noise_multiplier: float | None = None
+    optimizer: Literal["sgd", "adam", "adamw", "unknown"] = "unknown"
+    learning_rate: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=1, ge=1)
+    images: int | None = Field(default=None, ge=1)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+    proximal_mu: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    noise_multiplier: float | None = Field(default=None, ge=0)
     mode: Mode = "unknown"
+
+    @model_validator(mode="after")
+    def _noise_has_a_unit(self) -> Self:
+        if self.noise_multiplier is not None and self.max_grad_norm is None:
+            raise ValueError("`noise_multiplier` needs `max_grad_norm`: the noise is in its units")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_optimiser(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give `steps` or `epochs`, not both")
+        if self.nesterov and not self.momentum:
+            raise ValueError("`nesterov` needs `momentum`")
+        if self.momentum and self.optimizer in ("adam", "adamw"):
+            raise ValueError(f"`momentum` belongs to SGD, but `optimizer` is {self.optimizer!r}")
+        return self
+
+    def for_client(self, num_examples: int | None) -> Self:
+        """The same with `epochs` counted out in steps, where the client said how many images."""
+        if self.epochs is None or not num_examples or num_examples < 1:
+            return self
+        steps = self.epochs * -(-num_examples // self.batch_size)
+        images = self.images or num_examples
+        return self.model_copy(update={"epochs": None, "steps": steps, "images": images})
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownDefence:
     """What the attacker knows of the defence that an update went through, in units of the update.
 
+    Attacks adapt to it, and the ledger stores it as it is.
+
     Attributes:
-        name: In the table of defences.
-        settings: Of the defence, as configured.
-        clip_norm: The longest that an update may be; None where its length is not limited.
-        noise_std: Standard deviation of what was added to each number.
-        zeros_hide: Whether a zero may stand for anything: the defence dropped that number.
-        signs_only: Whether nothing but the sign of each number is left.
+        name: A name in the table of defences.
+        settings: The defence's settings, as configured.
+        clip_norm: Greatest possible length of an update; None if its length is not limited.
+        noise_std: Standard deviation of the noise added to each number.
+        zeros_hide: Whether a zero may stand for any value, because the defence drops numbers.
+        signs_only: Whether only the sign of each number is left.
         length_lost: Whether the length of this update says nothing.
     """
 

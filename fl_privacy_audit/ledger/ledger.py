@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fl_privacy_audit.core.errors import LedgerError
-from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.core.reasons import Reason
 
 from .records import RECORD, AuditRecord, EvaluationRecord, Record, RunRecord
 
@@ -32,40 +32,46 @@ class Ledger:
     """Appends records to ``DIRECTORY/ledger.jsonl``.
 
     Args:
-        directory: Made if it is not there.
-
-    Raises:
-        LedgerError: The directory cannot be written.
+        directory: Made when the first record is written, if it is not there.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).absolute()
         self.path = self.directory / FILE_NAME
+        self._file: int | None = None
+
+    def _open(self) -> int:
+        """The file, opened once; a torn last line is ended first."""
+        if self._file is not None:
+            return self._file
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            weakref.finalize(self, os.close, self._file)
-            size = os.fstat(self._file).st_size
-            if size and os.pread(self._file, 1, size - 1) != b"\n":
-                os.write(self._file, b"\n")
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            weakref.finalize(self, os.close, file)
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                os.write(file, b"\n")
         except OSError as error:
             raise LedgerError(
                 f"the audit log cannot be written in {self.directory}: {error.strerror}. "
                 "Set `directory` to a folder that this process may write."
             ) from error
+        self._file = file
+        return file
 
     def append(self, records: Iterable[Record], *, sync: bool = True) -> None:
         """Write records; `sync` also waits for the disk, which takes milliseconds.
 
         Raises:
-            LedgerError: The disk is full or gone.
+            LedgerError: The directory cannot be written, or the disk is full or gone.
         """
+        file = self._open()
         lines = "".join(record.model_dump_json() + "\n" for record in records).encode()
         try:
             while lines:
-                lines = lines[os.write(self._file, lines) :]
+                lines = lines[os.write(file, lines) :]
             if sync:
-                os.fsync(self._file)
+                os.fsync(file)
         except OSError as error:
             raise LedgerError(f"the audit log {self.path} cannot be written: {error}") from error
 
@@ -144,17 +150,22 @@ class LastRun:
     run: RunRecord
     audits: list[AuditRecord]
     evaluations: list[EvaluationRecord]
-    notes: list[str]
+    notes: list[Reason]
 
 
 def last_run(contents: LedgerContents) -> LastRun:
     """Pick the lines of the last run, and note what is left out."""
     run = contents.runs[-1]
-    notes = [f"{contents.path}: line {n} is damaged ({why})" for n, why in contents.damaged]
+    path = str(contents.path)
+    notes = [
+        Reason.of("damaged line", path=path, line=number, problem=problem)
+        for number, problem in contents.damaged
+    ]
     if len(contents.runs) > 1:
-        notes.append(f"{contents.path} holds {len(contents.runs)} runs; the last one counts")
+        notes.append(Reason.of("several runs", path=path, runs=len(contents.runs)))
     audits = [a for a in contents.audits if a.run == run.run]
-    notes += unavailable(audits)
+    for metric, reasons in unavailable(audits).items():
+        notes += [Reason.of("unavailable", reason, metric=metric) for reason in reasons]
     return LastRun(
         path=contents.path,
         run=run,
@@ -164,13 +175,13 @@ def last_run(contents: LedgerContents) -> LastRun:
     )
 
 
-def unavailable(audits: Sequence[AuditRecord]) -> list[str]:
-    """Which scores could not be had, and why, each reason once."""
-    found = (
-        f"{name} is {o.details[name]}"
-        for audit in audits
-        for o in audit.attacks
-        for name in METRICS
-        if name in o.details and name not in o.scores
-    )
-    return list(dict.fromkeys(found))
+def unavailable(audits: Sequence[AuditRecord]) -> dict[str, list[Reason]]:
+    """Metric -> why it is missing somewhere, each reason once."""
+    reasons: dict[str, list[Reason]] = {}
+    for audit in audits:
+        for outcome in audit.attacks:
+            for name, reason in outcome.unavailable.items():
+                known = reasons.setdefault(name, [])
+                if reason not in known:
+                    known.append(reason)
+    return reasons

@@ -1,28 +1,48 @@
 """What the ledger holds: three kinds of line, each a pydantic model with a schema version.
 
-Version 1 knew no controls and no release view. Its lines are read as they are: what they lack is
-empty here.
+Version 1 knew no controls and no release view; what its lines lack is empty here. Versions 1 and 2
+held reasons as sentences: they are read as reasons with the code ``"text"``.
 """
 
-from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, KnownDefence, View
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
+UpdateForm = Literal["exact gradient", "gradient direction", "weight difference", "none"]
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
+
+
+UNAVAILABLE = "unavailable: "
+"""How ledgers before version 3 began the detail of a metric that could not be computed."""
+
+
+def _from_text(value: Any) -> Any:
+    return Reason.of("text", text=value) if isinstance(value, str) else value
+
+
+Why = Annotated[Reason, BeforeValidator(_from_text)]
 
 
 class _Line(BaseModel):
     # ser_json_inf_nan: a diverged objective must stay readable as such.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
     time: str
 
 
@@ -48,25 +68,6 @@ class RunRecord(_Line):
     arrays: dict[str, str] = Field(default_factory=dict)
 
 
-class DefenceKnowledge(BaseModel):
-    """What the attacker knows of the client's defence; see `types.KnownDefence`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    settings: dict[str, int | float | str | bool]
-    clip_norm: float | None
-    noise_std: float
-    zeros_hide: bool
-    signs_only: bool
-    length_lost: bool
-
-    @classmethod
-    def of(cls, known: KnownDefence | None) -> "DefenceKnowledge | None":
-        """The same as the type that attacks see."""
-        return None if known is None else cls(**asdict(known))
-
-
 class ThreatModel(BaseModel):
     """What the attacker is, knows and assumes.
 
@@ -87,12 +88,12 @@ class ThreatModel(BaseModel):
 
     server: Literal["honest but curious"] = "honest but curious"
     view: View
-    update_form: Literal["exact gradient", "gradient direction", "weight difference", "none"]
+    update_form: UpdateForm
     local_training: dict[str, str | int | float | None]
     image: dict[str, list[int] | list[float]]
     num_images: int | None
     labels: Literal["not given"] = "not given"
-    defence: DefenceKnowledge | None = None
+    defence: KnownDefence | None = None
     assumptions: list[str]
 
 
@@ -139,7 +140,7 @@ class ControlOutcome(BaseModel):
 
     kind: ControlKind
     status: AttackStatus
-    reason: str | None = None
+    reason: Why | None = None
     scores: dict[str, Scores] = Field(default_factory=dict)
     objective: float | None = None
     steps: int = 0
@@ -166,6 +167,7 @@ class AttackOutcome(BaseModel):
         seed: Seed of its generator.
         labels_right: Share of labels recovered, as a multiset; None where it is not known.
         scores: By metric.
+        unavailable: Metrics without a score here, and a picture that could not be kept: why.
         details: Further figures of the attack.
         picture: File with original and reconstruction, if pictures are kept.
         controls: At most one of each kind; none where there is no truth to score them with.
@@ -177,7 +179,7 @@ class AttackOutcome(BaseModel):
     threat_model: str | None = None
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
     status: AttackStatus
-    reason: str | None = None
+    reason: Why | None = None
     stopped: str | None = None
     objective: float | None = None
     steps: int = 0
@@ -186,6 +188,7 @@ class AttackOutcome(BaseModel):
     seed: int | None = None
     labels_right: float | None = None
     scores: dict[str, Scores] = Field(default_factory=dict)
+    unavailable: dict[str, Why] = Field(default_factory=dict)
     details: dict[str, float | str] = Field(default_factory=dict)
     picture: str | None = None
     controls: list[ControlOutcome] = Field(default_factory=list)
@@ -194,12 +197,51 @@ class AttackOutcome(BaseModel):
         """The control of this kind, if there is one."""
         return next((c for c in self.controls if c.kind == kind), None)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unavailable_from_details(cls, data: Any) -> Any:
+        """Ledgers before version 3 kept the reason among the details."""
+        details = data.get("details") if isinstance(data, dict) else None
+        if not isinstance(details, dict) or "unavailable" in data:
+            return data
+        gone = {
+            name: text.removeprefix(UNAVAILABLE)
+            for name, text in details.items()
+            if isinstance(text, str) and text.startswith(UNAVAILABLE)
+        }
+        kept = {name: value for name, value in details.items() if name not in gone}
+        return {**data, "details": kept, "unavailable": gone}
+
     @field_validator("details", mode="before")
     @classmethod
     def _numbers_from_words(cls, details: dict[str, Any]) -> dict[str, Any]:
         """JSON has no infinity: such numbers are written as words."""
         words = ("Infinity", "-Infinity", "NaN")
         return {k: float(v) if v in words else v for k, v in details.items()}
+
+
+class ReplayCheck(BaseModel):
+    """The true batch trained as told, beside the real update: does the description fit the client?
+
+    Attributes:
+        cosine: Between the observed and the replayed update.
+        length_ratio: Length of the observed update over that of the replayed one; None where the
+            description leaves the length open.
+        cosine_range: Between which cosines the description fits, given rounding and what the
+            client draws by chance.
+        length_range: Between which ratios it fits; None where the length is open.
+        fits: Whether both do. Where they do not, the record is not evidence of safety.
+        hint: What would explain the difference; None where there is none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    cosine: float
+    length_ratio: float | None
+    cosine_range: tuple[float, float]
+    length_range: tuple[float, float] | None
+    fits: bool
+    hint: Reason | None = None
 
 
 class AuditRecord(_Line):
@@ -220,6 +262,7 @@ class AuditRecord(_Line):
         num_examples: What the client reported.
         reported: Other numbers the client reported, ``epsilon`` say.
         truth_digest: Fingerprint of the true batch, to pair runs; None where there is no truth.
+        replay: Whether what the audit was told fits the client; None where there is no truth.
         attacks: One outcome for each attack.
         clients: Whose updates the release is made of; empty in the server view.
     """
@@ -232,12 +275,13 @@ class AuditRecord(_Line):
     partition: int | None = None
     view: View = "server"
     client_status: Literal["returned", "failed", "timed out"] = "returned"
-    reason: str | None = None
+    reason: Why | None = None
     threat_model: ThreatModel | None = None
     update_norm: float | None = None
     num_examples: int | None = None
     reported: dict[str, float] = Field(default_factory=dict)
     truth_digest: str | None = None
+    replay: ReplayCheck | None = None
     attacks: list[AttackOutcome] = Field(default_factory=list)
     clients: list[str] = Field(default_factory=list)
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fl_privacy_audit.core.types import View
-from fl_privacy_audit.ledger.records import DefenceKnowledge, ThreatModel
+from fl_privacy_audit.core.types import KnownDefence, View
+from fl_privacy_audit.ledger.records import ThreatModel
 
 from .formats import count, settings
 from .lines import VIEW_ORDER, numbered
@@ -135,7 +135,7 @@ def _defence(model: ThreatModel) -> str:
     return "; ".join(facts) + "."
 
 
-def _consequences(known: DefenceKnowledge) -> list[str]:
+def _consequences(known: KnownDefence) -> list[str]:
     return [
         text
         for text, true in (

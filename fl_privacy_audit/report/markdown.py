@@ -8,6 +8,7 @@ from fl_privacy_audit.core.types import View
 
 from .agreement import agreement
 from .attackers import attackers
+from .audit_reasons import say
 from .conditions import (
     attack_notes,
     budget,
@@ -46,7 +47,9 @@ def render_markdown(summary: AuditSummary) -> str:
     parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
-    parts += [_list(f"Note: {_text(n)}." for n in dict.fromkeys(summary.comparison.notes))]
+    parts += [
+        _list(f"Note: {_text(n)}." for n in dict.fromkeys(map(say, summary.comparison.notes)))
+    ]
     parts += ["## How to read the verdicts", _meanings(), RESIDUAL_RISK]
     for view in seen:
         found = agreement(summary, view)

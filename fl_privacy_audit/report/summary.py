@@ -13,7 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from fl_privacy_audit.core.types import ControlKind, View
-from fl_privacy_audit.dp.run_check import DpCheck, reported_epsilons
+from fl_privacy_audit.dp import ClaimCheck
+from fl_privacy_audit.dp.run_check import reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, now, read_ledger
 from fl_privacy_audit.ledger.records import (
     NULLS,
@@ -25,8 +26,9 @@ from fl_privacy_audit.ledger.records import (
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.verdicts.compare import Comparison, accuracy_of, compare, epsilon_of
 from fl_privacy_audit.verdicts.rules import views_of
-from fl_privacy_audit.verdicts.verdict import DEFAULT_MARGIN, MARGINS, SettingVerdict
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
+from .audit_reasons import say
 from .terminal import LOWER_BOUND
 
 
@@ -190,7 +192,7 @@ class SettingSummary(_Model):
     series: list[RoundPoint]
     attacks: list[AttackTried]
     threat_models: list[ThreatModel]
-    dp: DpCheck | None
+    dp: ClaimCheck | None
     notes: list[str]
 
 
@@ -250,7 +252,7 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
                 lowest=metric.lowest,
                 highest=metric.highest,
                 unit=metric.unit,
-                margin=MARGINS.get(name, DEFAULT_MARGIN),
+                margin=metric.margin,
             )
             for name, metric in METRICS.items()
             if name in measured
@@ -285,7 +287,7 @@ def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
         attacks=_tried(run),
         threat_models=[m for i, m in enumerate(models) if m not in models[:i]],
         dp=comparison.dp.get(run.run.setting),
-        notes=run.notes,
+        notes=[say(note) for note in run.notes],
     )
 
 
@@ -371,4 +373,4 @@ def _tried(run: LastRun) -> list[AttackTried]:
 
 
 def _reasons(outcomes: Sequence[AttackOutcome], status: AttackStatus) -> dict[str, int]:
-    return dict(Counter(str(o.reason) for o in outcomes if o.status == status))
+    return dict(Counter(say(o.reason) for o in outcomes if o.status == status and o.reason))

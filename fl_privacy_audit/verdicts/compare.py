@@ -7,8 +7,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fl_privacy_audit.core.errors import NotComparableError
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.dp.run_check import DpCheck, check_run
+from fl_privacy_audit.dp import ClaimCheck
+from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, read_ledger
 from fl_privacy_audit.ledger.records import AttackOutcome
 from fl_privacy_audit.metrics import METRICS
@@ -104,10 +106,10 @@ class Comparison(BaseModel):
 
     schema_version: int = 2
     rows: list[Row]
-    notes: list[str]
+    notes: list[Reason]
     runs: dict[str, str]
     verdicts: list[SettingVerdict] = []
-    dp: dict[str, DpCheck] = {}
+    dp: dict[str, ClaimCheck] = {}
 
 
 def compare(directories: Sequence[str | Path]) -> Comparison:
@@ -127,12 +129,12 @@ def compare(directories: Sequence[str | Path]) -> Comparison:
             "these runs cannot be compared:\n  " + "\n  ".join(dict.fromkeys(differences))
         )
     if len(runs) > 1 and not all(_digests(run) for run in runs):
-        notes.append("a run has no published truth, so nobody can tell if the images are the same")
+        notes.append(Reason.of("no truth to pair runs"))
     verdicts = [judge_run(run) for run in runs]
     rows = [row for run, found in zip(runs, verdicts, strict=True) for row in _rows(run, found)]
     counts = {(r.view, max(s.count for s in r.scores.values())) for r in rows if r.scores}
     if len(counts) > len({view for view, _ in counts}):
-        notes.append("settings have different numbers of scored records; compare counts first")
+        notes.append(Reason.of("different counts"))
     checks = {run.run.setting: check_run(run) for run in runs}
     return Comparison(
         rows=rows,

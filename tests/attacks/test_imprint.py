@@ -29,7 +29,7 @@ from fl_privacy_audit.metrics import psnr
 from tests.support.cases import image_config, noise_of_equal_norm, observation, seeded
 
 BINS, BATCH, SIZE = 1000, 64, 16
-SPEC = image_config(SIZE).spec()
+SPEC = image_config(SIZE)
 LABELS = torch.arange(BATCH) % 10
 MEAN, DEVIATION = 0.0, 0.2
 

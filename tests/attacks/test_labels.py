@@ -64,7 +64,7 @@ def test_without_a_last_bias_most_counts_are_right() -> None:
 
 
 def test_stand_ins_are_images_and_look_more_like_photographs_than_white_noise() -> None:
-    spec = image_config(16).spec()
+    spec = image_config(16)
     drawn = lookalikes(spec, 64, torch.Generator().manual_seed(0))
     assert torch.equal(drawn, lookalikes(spec, 64, torch.Generator().manual_seed(0)))
     assert drawn.shape == (64, 3, 16, 16)

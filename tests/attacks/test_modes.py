@@ -43,7 +43,7 @@ def test_no_attack_changes_the_mode(name: str, mode: str, wanted: tuple[bool, bo
 
 def test_statistics_that_moved_give_train_mode_away() -> None:
     """A client that is said to have trained in eval mode, but whose buffers moved."""
-    from fl_privacy_audit.core.config import TrainingConfig
+    from fl_privacy_audit import TrainingConfig
     from fl_privacy_audit.core.observe import observe
     from tests.support.cases import image_config, train_locally
 

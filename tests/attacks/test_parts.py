@@ -50,13 +50,13 @@ def one_hot(count: int) -> Tensor:
 
 
 def true_inputs(count: int = 1) -> Tensor:
-    return image_config(8).spec().normalise(photos(8)[:count])
+    return image_config(8).normalise(photos(8)[:count])
 
 
 def test_replaying_the_truth_gives_the_observed_gradient() -> None:
     seen = tiny(3)
     made = replay.local_training(seen)(true_inputs(3), one_hot(3))
-    for name, tensor in replay.local_training(seen).target.items():
+    for name, tensor in replay.local_training(seen).observed.items():
         assert torch.allclose(made[name], tensor, atol=1e-5)
 
 
@@ -67,13 +67,13 @@ def test_unrolling_the_truth_gives_the_observed_update(batches: list[list[int]])
     assert seen.gradient is None
     replayed = replay.local_training(seen)
     made = replayed(true_inputs(count), one_hot(count))
-    for name, tensor in replayed.target.items():
+    for name, tensor in replayed.observed.items():
         assert torch.allclose(made[name], tensor, atol=1e-6)
 
 
 def test_unrolling_with_momentum_and_weight_decay_matches_torchs_own_sgd() -> None:
     seen = tiny(2, batches=[[0, 1]] * 4)
-    training = replace(seen.training, momentum=0.9, weight_decay=0.1)
+    training = seen.training.replace(momentum=0.9, weight_decay=0.1)
     model = seeded(Tiny).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     before = [p.detach().clone() for p in model.parameters()]
@@ -105,17 +105,17 @@ def test_unrolling_is_differentiable_in_the_images() -> None:
 
 def test_too_many_steps_or_too_little_knowledge_is_an_unmet_need() -> None:
     seen = tiny(1, batches=[[0], [0]])
-    many = replace(seen.training, steps=1000)
+    many = seen.training.replace(steps=1000)
     with pytest.raises(UnmetNeedError, match="1000 local steps needs too much memory"):
         replay.unrolled(replace(seen, training=many))
-    blind = replace(seen.training, learning_rate=None)
+    blind = seen.training.replace(learning_rate=None)
     with pytest.raises(UnmetNeedError, match="number of local steps and the learning rate"):
         replay.unrolled(replace(seen, training=blind))
 
 
 def test_batch_norm_is_replayed_in_the_clients_mode() -> None:
     truth, classes = photos(8), torch.arange(4)
-    inputs = image_config(8).spec().normalise(truth)
+    inputs = image_config(8).normalise(truth)
     for mode in ("train", "eval"):
         model = seeded(SmallConvNet)
         model.body[3].p = 0.0  # type: ignore[union-attr,index]
@@ -185,7 +185,7 @@ def test_learned_labels_are_moved_with_the_images() -> None:
 
 
 def test_the_box_is_where_pixels_are() -> None:
-    spec = image_config(8).spec()
+    spec = image_config(8)
     inputs = 10 * torch.randn(2, 3, 8, 8, generator=RNG)
     pixels = spec.denormalise(constraints.box(inputs, spec))
     assert torch.allclose(pixels, spec.denormalise(inputs).clamp(0, 1), atol=1e-6)
@@ -218,8 +218,8 @@ def test_the_noise_floor_is_the_distance_that_dp_sgd_leaves() -> None:
     noisy = {
         n: t + multiplier * clip * torch.randn(t.shape, generator=rng) for n, t in clean.items()
     }
-    known = replace(seen.training, max_grad_norm=clip, noise_multiplier=multiplier)
+    known = seen.training.replace(max_grad_norm=clip, noise_multiplier=multiplier)
     floor = noise.floor(replace(seen, gradient=noisy, training=known))
     assert floor == pytest.approx(distances.cosine(clean, noisy).item(), abs=0.02)
-    drowned = replace(known, noise_multiplier=100.0)
+    drowned = known.replace(noise_multiplier=100.0)
     assert noise.floor(replace(seen, gradient=noisy, training=drowned)) == 1.0

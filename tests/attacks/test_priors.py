@@ -12,7 +12,7 @@ from fl_privacy_audit.attacks import (
     latent_search,
     see_through_gradients,
 )
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.parts import priors
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import Observation
@@ -66,7 +66,7 @@ def rebuild(attack: OptimisationAttack, seen: Observation, *, seed: int = 0) -> 
 
 def test_the_clients_batch_statistics_come_out_of_its_buffers() -> None:
     seen = seen_by(BatchNormNet, 4)
-    inputs = image_config(SIZE).spec().normalise(photos(SIZE))
+    inputs = image_config(SIZE).normalise(photos(SIZE))
     model = make(BatchNormNet)
     features = model.body[0](inputs)  # type: ignore[index,operator]
     mean, variance = priors.client_statistics(seen)["body.1"]
@@ -77,7 +77,7 @@ def test_the_clients_batch_statistics_come_out_of_its_buffers() -> None:
 
 def test_the_prior_is_nothing_at_the_truth_and_something_elsewhere() -> None:
     seen = seen_by(BatchNormNet, 4)
-    inputs = image_config(SIZE).spec().normalise(photos(SIZE))
+    inputs = image_config(SIZE).normalise(photos(SIZE))
     assert priors.batch_norm_statistics(inputs, seen).item() < 1e-6
     assert priors.batch_norm_statistics(inputs + 0.5, seen).item() > 1e-3
     assert not any(m._forward_pre_hooks for m in seen.model.modules())
@@ -108,7 +108,7 @@ def test_the_prior_helps_against_train_mode() -> None:
     assert helped > plain + 0.5
 
 
-def test_consistency_pulls_the_restarts_of_a_victim_together() -> None:
+def test_consistency_pulls_the_restarts_of_a_target_together() -> None:
     seen = seen_by(SmallLeNet, 1)
 
     def spread(consistency: float) -> float:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fl_privacy_audit import Auditor, Client, ClientReply, Progress, Truth
-from fl_privacy_audit.audit.scoring import truth_digest
+from fl_privacy_audit.audit.truth import truth_digest
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.ledger.records import AuditRecord
 from tests.support.builders import (
@@ -21,6 +22,8 @@ from tests.support.builders import (
     tiny_net,
 )
 from tests.support.spies import Build
+
+BROKEN = Reason.of("client error", number=1, message="out of memory")
 
 
 def written(auditor: Auditor) -> list[AuditRecord]:
@@ -53,6 +56,7 @@ def test_a_client_is_attacked_and_scored(tmp_path: Path) -> None:
 
 def test_an_attacked_record_is_on_the_disk(spied: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     auditor, _ = spied()
+    auditor.begin()
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(len(written(auditor))))
     auditor.audit_round(1, [make_reply()])
@@ -112,14 +116,14 @@ def test_the_form_of_the_update(spied: Build, change: dict[str, Any], form: str)
 @pytest.mark.parametrize(
     ("changes", "status", "reason"),
     [
-        ({"status": "failed"}, "failed", "failed"),
-        ({"status": "failed", "reason": "out of memory"}, "failed", "out of memory"),
-        ({"status": "timed out"}, "timed out", "timed out"),
-        ({"reason": "no arrays in the reply"}, "returned", "no arrays in the reply"),
+        ({"status": "failed"}, "failed", Reason.of("failed")),
+        ({"status": "failed", "reason": BROKEN}, "failed", BROKEN),
+        ({"status": "timed out"}, "timed out", Reason.of("timed out")),
+        ({"reason": BROKEN}, "returned", BROKEN),
     ],
 )
 def test_clients_without_an_update(
-    spied: Build, changes: dict[str, Any], status: str, reason: str
+    spied: Build, changes: dict[str, Any], status: str, reason: Reason
 ) -> None:
     auditor, (spy,) = spied(clients_per_round=None)
     record, other = auditor.audit_round(1, [make_reply(0, **changes), make_reply(1)])
@@ -139,7 +143,7 @@ def test_rounds_that_are_not_due(spied: Build) -> None:
     assert due == [1, 4, 7]
     unread = make_reply(sent=lambda: pytest.fail("read"), returned=lambda: pytest.fail("read"))
     record = only(auditor.audit_round(2, [unread]))
-    assert record.reason == "not due: every 3 rounds"
+    assert record.reason == Reason.of("not due", every=3)
     assert [(o.attack, o.status) for o in record.attacks] == [("spy", "not tested")]
     assert only(auditor.audit_round(4, [make_reply()])).attacks[0].status == "scored"
     assert len(spy.calls) == 1
@@ -151,7 +155,7 @@ def test_clients_that_are_not_chosen(spied: Build) -> None:
     records = auditor.audit_round(1, replies)
     assert [r.partition for r in records] == [0, 1, 2, 3, 4]
     left = [r.attacks[0] for r in records if r.reason and r.client_status == "returned"]
-    assert {o.reason for o in left} == {"not chosen: 2 of 5 clients are attacked"}
+    assert {o.reason for o in left} == {Reason.of("not chosen", chosen=2, clients=5)}
     assert {o.status for o in left} == {"not tested"}
     assert len(left) == len(spy.calls) == 2
 
@@ -186,7 +190,7 @@ def test_everybody_or_all_who_are_left(spied: Build) -> None:
 
 def test_only_updates_that_can_be_audited_are_chosen_from(spied: Build) -> None:
     auditor, _ = spied(clients_per_round=1)
-    unfit = [make_reply(0, reason="no arrays"), make_reply(1, status="failed")]
+    unfit = [make_reply(0, reason=BROKEN), make_reply(1, status="failed")]
     for round in range(1, 9):
         assert attacked(auditor, round, [*unfit, make_reply(2)]) == {"partition 2"}
 

@@ -16,8 +16,10 @@ from fl_privacy_audit.core.errors import (
     UnmetNeedError,
     UpdateError,
 )
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.ledger.records import AuditRecord
+from fl_privacy_audit.report.audit_reasons import say
 from tests.support.builders import (
     ONE_STEP,
     audit_config,
@@ -38,11 +40,19 @@ def written(auditor: Auditor) -> list[AuditRecord]:
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
-        (RuntimeError("it broke"), "failed", "RuntimeError: it broke"),
-        (UnmetNeedError("it needs one image"), "not tested", "it needs one image"),
+        (
+            RuntimeError("it broke"),
+            "failed",
+            Reason.of("unexpected error", type="RuntimeError", message="it broke"),
+        ),
+        (
+            UnmetNeedError("it needs one image"),
+            "not tested",
+            Reason.of("unmet need", message="it needs one image"),
+        ),
     ],
 )
-def test_an_attack_that_raises(spied: Build, error: Exception, status: str, reason: str) -> None:
+def test_an_attack_that_raises(spied: Build, error: Exception, status: str, reason: Reason) -> None:
     auditor, spies = spied({"error": error}, attacks=["first", "second"])
     spies[1].error = None
     record = only(auditor.audit_round(1, [make_reply()]))
@@ -61,7 +71,9 @@ def test_a_need_of_a_real_attack_that_is_not_met(tmp_path: Path) -> None:
     auditor = real_auditor(tmp_path, attacks=["idlg"], training=training)
     (outcome,) = only(auditor.audit_round(1, [make_reply(num_examples=2)])).attacks
     assert outcome.status == "not tested"
-    assert outcome.reason == ("it works on a batch of at most 1, but there are 2 images")
+    assert outcome.reason == Reason.of(
+        "unmet need", message="it works on a batch of at most 1, but there are 2 images"
+    )
 
 
 def not_finite(value: float) -> ClientReply:
@@ -75,7 +87,8 @@ def test_an_update_that_is_not_finite(spied: Build) -> None:
     record = only(auditor.audit_round(1, [not_finite(float("nan"))]))
     assert record.client_status == "returned"
     assert record.reason is not None
-    assert record.reason.startswith("`3.bias` returned by the client holds values that are not fin")
+    assert record.reason.code == "update does not fit"
+    assert "`3.bias` returned by the client holds values that are not fin" in say(record.reason)
     assert [(o.status, o.reason) for o in record.attacks] == [("not tested", record.reason)]
     assert (record.update_norm, record.truth_digest) == (None, None)
     assert not spy.calls
@@ -89,7 +102,7 @@ def test_an_attack_that_meets_overflow(tmp_path: Path) -> None:
     (outcome,) = record.attacks
     assert outcome.status == "failed"
     assert outcome.reason is not None
-    assert outcome.reason.startswith("the update, or the gradient made of it, is not finite")
+    assert say(outcome.reason).startswith("the update, or the gradient made of it, is not finite")
     assert repr(written(auditor)) == repr([record])
 
 
@@ -106,7 +119,8 @@ def test_one_client_does_not_spoil_another(tmp_path: Path) -> None:
     records = auditor.audit_round(1, replies)
     status = ["failed", "not tested", "not tested", "scored", "not scored"]
     assert [r.attacks[0].status for r in records] == status
-    assert records[2].reason == "ZeroDivisionError: integer division or modulo by zero"
+    assert records[2].reason is not None
+    assert say(records[2].reason) == "ZeroDivisionError: integer division or modulo by zero"
     assert {repr(r) for r in written(auditor)} == {repr(r) for r in records}
 
 
@@ -120,9 +134,9 @@ def test_an_attack_that_runs_out_of_time(tmp_path: Path) -> None:
 
 def test_the_time_is_shared_evenly(spied: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(
-        "fl_privacy_audit.audit.auditor.time", SimpleNamespace(monotonic=lambda: clock[0])
-    )
+    for module in ("auditor", "schedule"):
+        fake = SimpleNamespace(monotonic=lambda: clock[0])
+        monkeypatch.setattr(f"fl_privacy_audit.audit.{module}.time", fake)
     auditor, _ = spied(seconds_per_round=60, clients_per_round=None, attacks=["one", "two"])
 
     def slow() -> dict[str, Any]:
@@ -159,7 +173,7 @@ def test_without_a_usable_truth(spied: Build, truth: Callable[[], Truth], reason
     (outcome,) = record.attacks
     assert (record.reason, outcome.status, outcome.scores) == (None, "not scored", {})
     assert outcome.reason is not None
-    assert outcome.reason.startswith(reason)
+    assert say(outcome.reason).startswith(reason)
     assert len(spy.calls) == 1
 
 
@@ -202,7 +216,7 @@ def test_a_result_that_cannot_be_kept(spied: Build, tmp_path: Path) -> None:
     (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
     assert (outcome.status, outcome.objective, outcome.steps) == ("scored", 1.0, 2)
     assert outcome.picture is None
-    assert str(outcome.details["picture"]).startswith("not kept: ")
+    assert outcome.unavailable["picture"].code == "picture not kept"
 
 
 def test_a_model_with_nothing_to_train(tmp_path: Path) -> None:
@@ -243,5 +257,6 @@ def test_what_an_auditor_refuses(tmp_path: Path, settings: dict[str, Any], messa
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
+    auditor = real_auditor(tmp_path / "file")
     with pytest.raises(LedgerError, match=r"cannot be written in .*file"):
-        real_auditor(tmp_path / "file")
+        auditor.begin()

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit import TrainingConfig, Truth
-from fl_privacy_audit.audit.controls import grey, noise_of_equal_norm, share_images, undefended
+from fl_privacy_audit.audit.controls import grey, noise_of_equal_norm, undefended
+from fl_privacy_audit.audit.truth import share_images
 from fl_privacy_audit.core.types import KnownDefence, Observation, Update
 from tests.support.builders import (
     IMAGE,
@@ -91,7 +92,7 @@ def test_the_undefended_copy_is_what_the_optimiser_gives(
     defended = replace(
         honest,
         update={n: torch.zeros_like(t) for n, t in honest.update.items()},
-        training=replace(honest.training, max_grad_norm=1.0, noise_multiplier=2.0),
+        training=honest.training.replace(max_grad_norm=1.0, noise_multiplier=2.0),
         defence=KnownDefence(name="gaussian", noise_std=0.1),
     )
     copy = undefended(defended, truth)
@@ -119,7 +120,7 @@ def test_the_undefended_copy_takes_batches_in_order_with_momentum() -> None:
     seen = seen_by(model, to_arrays(trained(model, truth)), training=training)
     own = tiny_net()
     optimiser = torch.optim.SGD(own.parameters(), lr=RATE, momentum=0.9)
-    inputs = IMAGE.spec().normalise(truth.images)
+    inputs = IMAGE.normalise(truth.images)
     for batch in (slice(0, 2), slice(2, 4), slice(0, 2)):
         optimiser.zero_grad()
         nn.functional.cross_entropy(own(inputs[batch]), truth.labels[batch]).backward()
@@ -148,7 +149,7 @@ def test_batch_norm_statistics_come_back_as_from_a_client() -> None:
     truth = make_truth(4)
     seen = seen_by(net(), training=ONE_STEP.model_copy(update={"batch_size": 4}))
     own = net()
-    own(IMAGE.spec().normalise(truth.images))
+    own(IMAGE.normalise(truth.images))
     copy = undefended(seen, truth)
     for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
         torch.testing.assert_close(copy.returned_buffers[name], own.state_dict()[name])
@@ -156,7 +157,7 @@ def test_batch_norm_statistics_come_back_as_from_a_client() -> None:
 
 
 def test_grey_is_the_mean_that_clients_subtract() -> None:
-    pictures = grey(IMAGE.spec(), 2)
+    pictures = grey(IMAGE, 2)
     assert pictures.shape == (2, 1, 8, 8)
     assert pictures.unique().tolist() == [0.5]
 

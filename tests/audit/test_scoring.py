@@ -1,4 +1,6 @@
+import re
 import stat
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,26 +11,28 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit import ImageConfig, Truth
+from fl_privacy_audit.audit.attack_round import Attempt, Attempts, ReadyAttack
+from fl_privacy_audit.audit.schedule import ClientReply, Slot
 from fl_privacy_audit.audit.scoring import (
-    Answered,
-    answer,
     check_metrics,
-    check_truth,
     labels_right,
     save_picture,
-    score,
-    score_all,
-    truth_digest,
+    score_round,
     worst_scores,
 )
+from fl_privacy_audit.audit.targets import Target
+from fl_privacy_audit.audit.truth import check_truth, truth_digest
+from fl_privacy_audit.core.config import AttackConfig
 from fl_privacy_audit.core.errors import AttackError, ConfigError, TruthError
-from fl_privacy_audit.core.types import Reconstruction
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.types import Client, Reconstruction
 from fl_privacy_audit.ledger.records import AttackOutcome
 from fl_privacy_audit.metrics import METRICS
-from tests.support.builders import IMAGE, make_truth, outcome
+from fl_privacy_audit.report.audit_reasons import say
+from tests.support.builders import IMAGE, audit_config, make_truth, outcome, seen_by, tiny_net
+from tests.support.spies import Spy
 
 PIXEL = ("mse", "psnr", "ssim")
-RAN = AttackOutcome(attack="dlg", status="not scored", reason="waiting", objective=0.5, steps=3)
 
 
 def made_of(images: Tensor, labels: Tensor | None = None) -> Reconstruction:
@@ -37,10 +41,38 @@ def made_of(images: Tensor, labels: Tensor | None = None) -> Reconstruction:
     )
 
 
+def attempts(result: Reconstruction, truth: Truth | None, *, controls: int = 0) -> Attempts:
+    """An attack that returned `result`, and as many controls that returned the same."""
+    reason = Reason.of("no truth") if truth is None else None
+    slot = Slot(round=1, view="server", replies=(ClientReply(client=Client(1)),))
+    target = Target(slot=slot, seen=seen_by(tiny_net()), truth=truth, no_truth=reason)
+    attack = ReadyAttack(config=AttackConfig(name="dlg"), attack=Spy(), entry=None)
+    return Attempts(
+        target=target,
+        attack=attack,
+        own=Attempt(kind=None, result=result, seconds=1.0, seed=7),
+        controls=(Attempt(kind="noise", result=result),) * controls,
+        budget=2.0,
+    )
+
+
+def score_all(
+    of_targets: Sequence[Attempts],
+    metrics: Sequence[str] = PIXEL,
+    pictures: Sequence[Path | None] | None = None,
+    *,
+    fail_fast: bool = False,
+) -> list[AttackOutcome]:
+    config = audit_config(Path(), metrics=metrics, fail_fast=fail_fast)
+    return score_round(of_targets, config=config, pictures=pictures or [None] * len(of_targets))
+
+
 def scored(
     result: Reconstruction, truth: Truth | None, pictures: Path | None = None
 ) -> AttackOutcome:
-    return score(RAN, result, truth, pictures=pictures, picture_name="one.png", metrics=PIXEL)
+    path = None if pictures is None else pictures / "one.png"
+    (outcome,) = score_all([attempts(result, truth)], pictures=[path])
+    return outcome
 
 
 def levels(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
@@ -60,7 +92,7 @@ def test_scores_in_the_order_of_the_truth() -> None:
     got = scored(made_of(guesses[[2, 0, 1]], truth.labels.flip(0)), truth)
     assert (got.status, got.reason, got.labels_right) == ("scored", None, 1.0)
     assert (got.objective, got.steps, got.attack) == (0.5, 3, "dlg")
-    assert got.details == {}
+    assert got.details == {"a": 1.0}
     assert tuple(got.scores) == PIXEL
     for name in PIXEL:
         metric = METRICS[name]
@@ -73,16 +105,17 @@ def test_scores_in_the_order_of_the_truth() -> None:
 
 def test_without_truth_it_is_not_scored(tmp_path: Path) -> None:
     images = levels(2, (1, 8, 8))
-    assert scored(made_of(images), None) == RAN
     got = scored(made_of(images), None, tmp_path / "pictures")
-    assert got == RAN.model_copy(update={"picture": "pictures/one.png"})
+    assert (got.status, got.reason, got.scores) == ("not scored", Reason.of("no truth"), {})
+    assert (got.objective, got.steps, got.seconds, got.budget_seconds) == (0.5, 3, 1.0, 2.0)
+    assert (got.picture, got.labels_right, got.details) == ("pictures/one.png", None, {"a": 1.0})
     (row,) = cut(tmp_path / "pictures/one.png", 1, 2)
     assert [np.array_equal(a / 255, b[0]) for a, b in zip(row, images.double(), strict=True)]
 
 
 def test_an_empty_batch_is_not_scored(tmp_path: Path) -> None:
     got = scored(made_of(levels(1, (1, 8, 8))), make_truth(0), tmp_path / "pictures")
-    assert got == RAN.model_copy(update={"reason": "the client's batch held no image"})
+    assert (got.status, got.reason) == ("not scored", Reason.of("empty batch"))
     assert not (tmp_path / "pictures").exists()
 
 
@@ -90,7 +123,7 @@ def test_originals_that_nothing_answers_are_noted() -> None:
     truth = make_truth(3)
     got = scored(made_of(truth.images[1:2]), truth)
     assert got.status == "scored"
-    assert got.details == {"originals without a reconstruction": 2.0}
+    assert got.details == {"a": 1.0, "originals without a reconstruction": 2.0}
     assert got.scores["psnr"].each == [100.0]
     assert got.labels_right is None
 
@@ -99,7 +132,7 @@ def test_more_reconstructions_than_originals() -> None:
     truth = make_truth(1)
     got = scored(made_of(torch.cat([levels(2, (1, 8, 8), 5), truth.images])), truth)
     assert got.scores["mse"].each == [0.0]
-    assert got.details == {}
+    assert got.details == {"a": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -211,7 +244,8 @@ def test_small_images_go_without_ssim() -> None:
     truth = Truth(images=levels(1, (1, 5, 9)), labels=torch.tensor([0]))
     got = scored(made_of(truth.images), truth)
     assert set(got.scores) == {"mse", "psnr"}
-    assert got.details["ssim"] == "unavailable: it needs images of 7 pixels a side"
+    assert set(got.unavailable) == {"ssim"}
+    assert "images of 7 pixels a side" in say(got.unavailable["ssim"])
 
 
 @pytest.mark.parametrize(
@@ -224,41 +258,47 @@ def test_small_images_go_without_ssim() -> None:
     ],
 )
 def test_what_is_no_picture_is_refused(images: Tensor, message: str) -> None:
+    truth = Truth(images=levels(1, IMAGE.shape), labels=torch.tensor([0]))
+    got = scored(made_of(images), truth)
+    assert (got.status, got.scores, got.objective) == ("failed", {}, 0.5)
+    assert got.reason is not None and got.reason.cause is not None
+    assert re.search(message, say(got.reason))
     with pytest.raises(AttackError, match=message):
-        scored(made_of(images), Truth(images=levels(1, IMAGE.shape), labels=torch.tensor([0])))
+        score_all([attempts(made_of(images), truth)], fail_fast=True)
 
 
-def answered(count: int, seed: int) -> Answered:
+def noisy(count: int, seed: int, *, controls: int = 0) -> Attempts:
     truth = Truth(images=levels(count, (3, 16, 16), seed), labels=torch.zeros(count))
     guesses = (truth.images + 0.1 * levels(count, (3, 16, 16), seed + 50)).clamp(0, 1)
-    return answer(RAN, made_of(guesses), truth, pictures=None, picture_name="")
+    return attempts(made_of(guesses), truth, controls=controls)
 
 
 @pytest.mark.usefixtures("made_up_networks")
-def test_a_round_is_scored_as_its_attacks_one_by_one() -> None:
-    none = Answered(outcome=RAN)
-    together = [[answered(2, 0), none], [answered(1, 1), answered(3, 2)]]
-    found = score_all(together, metrics=tuple(METRICS))
-    assert [[len(o.scores) for o in each] for each in found] == [[6, 0], [6, 6]]
-    assert found[0][1] == RAN
-    for row, each in zip(together, found, strict=True):
-        for one, got in zip(row, each, strict=True):
-            ((alone,),) = score_all([[one]], metrics=tuple(METRICS))
-            for name, scores in alone.scores.items():
-                assert got.scores[name].each == pytest.approx(scores.each, rel=1e-5, abs=1e-7)
-                assert got.scores[name].worst == METRICS[name].worst(got.scores[name].each)
+def test_a_round_is_scored_as_its_targets_one_by_one() -> None:
+    unscored = attempts(made_of(levels(1, (3, 16, 16))), None)
+    together = [noisy(2, 0, controls=1), unscored, noisy(1, 1), noisy(3, 2)]
+    outcomes = score_all(together, tuple(METRICS))
+    assert [len(o.scores) for o in outcomes] == [len(METRICS), 0, len(METRICS), len(METRICS)]
+    for one, got in zip(together, outcomes, strict=True):
+        (alone,) = score_all([one], tuple(METRICS))
+        for name, scores in alone.scores.items():
+            assert got.scores[name].each == pytest.approx(scores.each, rel=1e-5, abs=1e-7)
+            assert got.scores[name].worst == METRICS[name].worst(got.scores[name].each)
+    (control,) = outcomes[0].controls
+    for name, scores in control.scores.items():
+        assert scores.each == pytest.approx(outcomes[0].scores[name].each, rel=1e-5, abs=1e-7)
 
 
 def test_each_metric_sees_all_pairs_of_a_round_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+    sizes: list[int] = []
 
     def count(guesses: Tensor, originals: Tensor) -> Tensor:
-        seen.append(len(guesses))
+        sizes.append(len(guesses))
         return torch.zeros(len(originals), dtype=torch.float64)
 
     monkeypatch.setitem(METRICS, "mse", replace(METRICS["mse"], function=count))
-    score_all([[answered(2, 0)], [answered(1, 1), answered(3, 2)]], metrics=("mse",))
-    assert seen == [6]
+    score_all([noisy(2, 0, controls=1), noisy(1, 1), noisy(3, 2)], ("mse",))
+    assert sizes == [8]
 
 
 def broken(guesses: Tensor, originals: Tensor) -> Tensor:
@@ -267,22 +307,24 @@ def broken(guesses: Tensor, originals: Tensor) -> Tensor:
 
 def test_a_metric_that_breaks_costs_no_other_score(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "mse", replace(METRICS["mse"], function=broken))
-    ((got,),) = score_all([[answered(1, 0)]], metrics=("mse", "psnr"))
+    (got,) = score_all([noisy(1, 0)], ("mse", "psnr"))
     assert got.status == "scored"
     assert set(got.scores) == {"psnr"}
-    assert got.details == {"mse": "unavailable: RuntimeError: out of memory"}
+    assert got.unavailable == {
+        "mse": Reason.of("unexpected error", type="RuntimeError", message="out of memory")
+    }
     with pytest.raises(RuntimeError, match="out of memory"):
-        score_all([[answered(1, 0)]], metrics=("mse", "psnr"), strict=True)
+        score_all([noisy(1, 0)], ("mse", "psnr"), fail_fast=True)
 
 
-def test_what_is_no_number_is_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_not_a_number_is_not_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     def nan(guesses: Tensor, originals: Tensor) -> Tensor:
         return torch.full((len(originals),), float("nan"), dtype=torch.float64)
 
     monkeypatch.setitem(METRICS, "ssim", replace(METRICS["ssim"], function=nan))
-    ((got,),) = score_all([[answered(1, 0)]], metrics=("ssim",), strict=True)
+    (got,) = score_all([noisy(1, 0)], ("ssim",), fail_fast=True)
     assert got.scores == {}
-    assert got.details == {"ssim": "unavailable: it gave a value that is not finite"}
+    assert "not finite" in say(got.unavailable["ssim"])
 
 
 def test_unknown_metrics() -> None:
@@ -291,7 +333,7 @@ def test_unknown_metrics() -> None:
         check_metrics(("psnr", "vif"))
 
 
-def test_the_worst_in_words() -> None:
-    assert worst_scores([RAN]) == ""
+def test_the_worst_scores() -> None:
+    assert worst_scores([outcome(status="failed")]) == {}
     both = [outcome({"semsim": 0.5, "psnr": 9.0}), outcome({"semsim": 0.25, "psnr": 8.0})]
-    assert worst_scores(both) == ", worst semsim 0.25, worst psnr 9 dB"
+    assert worst_scores(both) == {"semsim": 0.25, "psnr": 9.0}

@@ -24,7 +24,7 @@ from tests.support.builders import (
 
 
 def autograd(model: nn.Module, truth: Truth) -> dict[str, torch.Tensor]:
-    inputs = IMAGE.spec().normalise(truth.images).to(next(model.parameters()).dtype)
+    inputs = IMAGE.normalise(truth.images).to(next(model.parameters()).dtype)
     loss = nn.functional.cross_entropy(model(inputs), truth.labels)
     named = dict(model.named_parameters())
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))

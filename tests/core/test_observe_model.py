@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from fl_privacy_audit import ImageConfig, TrainingConfig
+from fl_privacy_audit import ImageConfig
 from fl_privacy_audit.core.errors import UpdateError
 from fl_privacy_audit.core.observe import count_classes
 from tests.support.builders import IMAGE, ONE_STEP, made, norm_net, seen_by, tiny_net
@@ -15,7 +15,7 @@ from tests.support.builders import IMAGE, ONE_STEP, made, norm_net, seen_by, tin
 def test_batch_norm_and_dropout(mode: str) -> None:
     model = norm_net()
     inputs = torch.randn(4, *IMAGE.shape, generator=torch.Generator().manual_seed(1))
-    training = TrainingConfig.model_validate({**ONE_STEP.model_dump(), "mode": mode})
+    training = ONE_STEP.replace(mode=mode)
     seen = seen_by(model, training=training)
     reference = copy.deepcopy(model).train(mode != "eval")
     reference[2].eval()
@@ -74,7 +74,7 @@ def test_the_model_is_not_changed(mode: str) -> None:
     ],
 )
 def test_how_many_images(training: dict[str, int], reported: int | None, count: int) -> None:
-    config = TrainingConfig.model_validate({**ONE_STEP.model_dump(), **training})
+    config = ONE_STEP.replace(**training)
     seen = seen_by(tiny_net(), training=config, num_examples=reported)
     assert seen.num_images == count
     note = f"the client reports {reported} examples, so as many are rebuilt"

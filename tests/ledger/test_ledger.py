@@ -112,8 +112,8 @@ def test_a_torn_line_is_all_that_a_crash_loses(tmp_path: Path) -> None:
         (b'{"kind": "audit", "round": 1}', "audit.time: Field required"),
         (b'{"kind": "gossip"}', "Input tag 'gossip' found using 'kind' does not match any of the"),
         (
-            evaluation_line().model_copy(update={"schema_version": 3}).model_dump_json().encode(),
-            "evaluation.schema_version: Input should be 1 or 2",
+            evaluation_line().model_copy(update={"schema_version": 4}).model_dump_json().encode(),
+            "evaluation.schema_version: Input should be 1, 2 or 3",
         ),
         (evaluation_line().model_dump_json().encode()[:-1] + b',"x":1}', "evaluation.x: Extra"),
     ],
@@ -201,7 +201,7 @@ def test_a_directory_that_cannot_be_written(make: Callable[[Path], Path], tmp_pa
         LedgerError,
         match=r"^the audit log cannot be written in /.*: .*\. Set `directory` to a folder that this",
     ):
-        Ledger(make(tmp_path))
+        Ledger(make(tmp_path)).append([run_line()])
 
 
 def test_a_ledger_that_is_not_there(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_ledger_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_ledger_without_a_run(tmp_path: Path) -> None:
-    Ledger(tmp_path)
+    (tmp_path / FILE_NAME).touch()
     with pytest.raises(LedgerError, match=r"^the audit log .*ledger\.jsonl is empty$"):
         read_ledger(tmp_path)
     Ledger(tmp_path).append([evaluation_line()])

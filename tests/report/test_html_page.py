@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fl_privacy_audit.attacks import THREAT_MODELS
-from fl_privacy_audit.ledger.records import DefenceKnowledge
+from fl_privacy_audit.core.types import KnownDefence
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.conditions import gaps, ledger_digest
@@ -196,15 +196,7 @@ def test_the_attacker_is_told_once_and_then_what_differs(summary: AuditSummary) 
     assert "Assumed: batch norm is taken to have run in train mode." in server.facts
     assert "3 x 16 x 16 numbers, mean 0.5, standard deviation 0.25" in " ".join(server.facts)
     assert server.differences == ()
-    known = DefenceKnowledge(
-        name="pruning",
-        settings={"share": 0.7},
-        clip_norm=None,
-        noise_std=0.0,
-        zeros_hide=True,
-        signs_only=False,
-        length_lost=False,
-    )
+    known = KnownDefence(name="pruning", settings={"share": 0.7}, zeros_hide=True)
     first, *rest = summary.settings
     models = [m.model_copy(update={"defence": known, "num_images": 2}) for m in first.threat_models]
     changed = first.model_copy(update={"threat_models": [*first.threat_models, *models]})

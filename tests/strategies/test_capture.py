@@ -28,6 +28,7 @@ from flwr.serverapp import strategy as shipped
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedXgbBagging, Strategy
 
 from fl_privacy_audit import AuditConfig, Auditor, Client, Truth, read_ledger
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod
 from fl_privacy_audit.strategies.capture import capture, snapshot
@@ -98,7 +99,7 @@ def test_each_client_gets_a_record_with_its_numbers(tmp_path: Path) -> None:
         assert record.client == str(record.node_id), "without audit_mod nobody knows the partition"
         (outcome,) = record.attacks
         assert outcome.status == "not scored"
-        assert outcome.reason == "no true batch was published or provided"
+        assert outcome.reason == Reason.of("no truth")
         assert record.threat_model is not None
         assert record.threat_model.update_form == "exact gradient"
 
@@ -112,9 +113,11 @@ def test_a_client_that_fails_and_one_that_never_answers_are_recorded(tmp_path: P
     records = federate(make_auditor(tmp_path), train, lost=(FIRST_NODE + 1,))
     by_node = {r.node_id - FIRST_NODE: r for r in records}
     assert by_node[0].client_status == "failed"
-    assert "no GPU here" in (by_node[0].reason or "")
+    assert by_node[0].reason is not None
+    assert by_node[0].reason.code == "client error"
+    assert "no GPU here" in str(by_node[0].reason.figures["message"])
     assert by_node[1].client_status == "timed out"
-    assert by_node[1].reason == "no reply in time"
+    assert by_node[1].reason == Reason.of("timed out")
     assert by_node[2].client_status == "returned"
     assert by_node[2].reason is None
     for missing in (by_node[0], by_node[1]):
@@ -146,12 +149,11 @@ def test_bytes_that_are_no_weights_are_not_tested(tmp_path: Path) -> None:
     strategy = AuditedStrategy(FedXgbBagging(fraction_evaluate=0.0), auditor=auditor)
     grid = InProcessGrid(client(train), 2)
     sent = list(strategy.configure_train(1, ArrayRecord({"0": Array(b_array())}), empty(), grid))
-    captured = capture(snapshot(sent), list(grid.send_and_receive(sent)), image_config().spec())
+    captured = capture(snapshot(sent), list(grid.send_and_receive(sent)), image_config())
     records = auditor.audit_round(1, captured.replies)
     assert len(records) == 2
     for record in records:
-        assert record.reason is not None
-        assert "this strategy sends other bytes" in record.reason
+        assert record.reason == Reason.of("no floating-point weights")
         assert [o.status for o in record.attacks] == ["not tested"]
 
 
@@ -186,7 +188,8 @@ def test_odd_weights_are_audited_or_refused_with_a_reason(
         assert record.threat_model is not None
         assert any("_module." in text for text in record.threat_model.assumptions)
     else:
-        assert why in (record.reason or "")
+        assert record.reason is not None
+        assert why in str(record.reason.figures["message"])
         assert [o.status for o in record.attacks] == ["not tested"]
 
 

@@ -13,7 +13,7 @@ from fl_privacy_audit.strategies.mods import KEY
 from tests.support.cases import image_config, photos
 from tests.support.grid import InProcessGrid
 
-SPEC = image_config().spec()
+SPEC = image_config()
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,8 @@ from flwr.serverapp.strategy import (
 
 from fl_privacy_audit import Auditor, Client, Truth, read_ledger
 from fl_privacy_audit.audit.controls import undefended
-from fl_privacy_audit.audit.scoring import truth_digest
+from fl_privacy_audit.audit.truth import truth_digest
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Observation, View
 from fl_privacy_audit.ledger.ledger import last_run
 from fl_privacy_audit.ledger.records import AuditRecord
@@ -142,7 +143,7 @@ def test_the_release_of_several_clients_is_the_gradient_of_all_their_images(
         seen.append((observed, truth))
         return undefended(observed, truth)
 
-    monkeypatch.setattr("fl_privacy_audit.audit.trials.undefended", spy)
+    monkeypatch.setattr("fl_privacy_audit.audit.attack_round.undefended", spy)
     attack = {"name": "inverting_gradients", "settings": {"steps": 2, "restarts": 1}}
     *_, record = run(
         tmp_path,
@@ -164,13 +165,16 @@ def test_the_release_of_several_clients_is_the_gradient_of_all_their_images(
     assert len(outcome.scores["psnr"].each) == 3
     copy, other = outcome.controls
     assert copy.status == "scored"
-    assert (other.status, other.reason) == ("not tested", "the release holds every client's update")
+    assert (other.status, other.reason) == (
+        "not tested",
+        Reason.of("the release holds every client"),
+    )
 
 
 def test_clients_are_left_alone_where_only_the_release_is_audited(tmp_path: Path) -> None:
     records = run(tmp_path, fed_avg(), nodes=2, rounds=1, views=["release"])
     reasons = {r.client: r.reason for r in records if r.view == "server"}
-    assert set(reasons.values()) == {"only the release is audited"}
+    assert set(reasons.values()) == {Reason.of("only the release is audited")}
     assert len(reasons) == 2
 
 
@@ -182,7 +186,9 @@ def test_a_release_without_all_truths_is_not_scored(tmp_path: Path) -> None:
     *_, record = run(tmp_path, fed_avg(), nodes=2, rounds=1, truth=some, attacks=[attack])
     (outcome,) = record.attacks
     assert (outcome.status, outcome.controls) == ("not scored", [])
-    assert outcome.reason == f"{FIRST_NODE}: no true batch was published or provided"
+    assert outcome.reason == Reason.of(
+        "no truth of a client", Reason.of("no truth"), client=str(FIRST_NODE)
+    )
 
 
 class Silent(FedAvg):
@@ -198,13 +204,16 @@ def test_a_round_without_a_release_says_so(tmp_path: Path) -> None:
         fraction_evaluate=0.0, min_evaluate_nodes=0, min_train_nodes=1, min_available_nodes=1
     )
     *_, record = run(tmp_path, silent, rounds=1)
-    assert (record.view, record.reason) == ("release", "nothing was released in this round")
+    assert (record.view, record.reason) == ("release", Reason.of("nothing released"))
     assert [o.status for o in record.attacks] == ["not tested"]
 
 
 def test_a_release_that_is_not_due_is_not_attacked(tmp_path: Path) -> None:
     records = run(tmp_path, fed_avg(), rounds=2, every=2)
-    assert [r.reason for r in records if r.view == "release"] == [None, "not due: every 2 rounds"]
+    assert [r.reason for r in records if r.view == "release"] == [
+        None,
+        Reason.of("not due", every=2),
+    ]
 
 
 def test_the_release_changes_nothing_in_training(tmp_path: Path) -> None:

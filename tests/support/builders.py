@@ -83,7 +83,7 @@ def trained(
     """A client's copy of the model after plain SGD steps on one batch."""
     model = copy.deepcopy(model)
     optimiser = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay)
-    inputs = IMAGE.spec().normalise(truth.images).to(next(model.parameters()).dtype)
+    inputs = IMAGE.normalise(truth.images).to(next(model.parameters()).dtype)
     for _ in range(steps):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(inputs), truth.labels).backward()

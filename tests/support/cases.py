@@ -93,7 +93,7 @@ def train_locally(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Plain SGD as a client does it; returns the weights before and after, `model` as it was."""
     before = {n: t.detach().clone() for n, t in model.state_dict().items()}
-    inputs = image_config(images.shape[-1]).spec().normalise(images)
+    inputs = image_config(images.shape[-1]).normalise(images)
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     for batch in batches or [range(len(images))]:
         optimizer.zero_grad()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 from tests.support.builders import (
@@ -165,17 +166,18 @@ def test_a_client_with_the_same_images_is_no_null(tmp_path: Path) -> None:
     for record in auditor.audit_round(1, [make_reply(0), twin]):
         (control,) = record.attacks[0].controls
         assert control.status == "not tested"
-        assert control.reason == "no other client of this round trained on other images"
+        assert control.reason == Reason.of("no other client")
 
 
 def test_a_control_that_fails_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("it broke")
 
-    monkeypatch.setattr("fl_privacy_audit.audit.trials.undefended", broken)
+    monkeypatch.setattr("fl_privacy_audit.audit.attack_round.undefended", broken)
     (record,) = real_auditor(tmp_path, controls=["undefended"]).audit_round(1, [make_reply()])
     (control,) = record.attacks[0].controls
-    assert (control.status, control.reason) == ("not tested", "RuntimeError: it broke")
+    assert control.status == "not tested"
+    assert control.reason == Reason.of("unexpected error", type="RuntimeError", message="it broke")
     assert record.attacks[0].status == "scored"
     with pytest.raises(RuntimeError, match="it broke"):
         real_auditor(tmp_path, controls=["undefended"], fail_fast=True).audit_round(

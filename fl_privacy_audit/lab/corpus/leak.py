@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy_audit.core.config import ImageConfig, TrainingConfig
 from fl_privacy_audit.core.observe import observe
-from fl_privacy_audit.core.types import Mode, Observation
-from fl_privacy_audit.defences import Defence
+from fl_privacy_audit.core.types import ImageSpec, LocalTraining, Mode, Observation
+from fl_privacy_audit.defences import AppliedDefence
 
 LEARNING_RATE = 0.1
 
@@ -23,9 +22,9 @@ def leak(
     images: Tensor,
     labels: Tensor,
     *,
-    image: ImageConfig,
+    image: ImageSpec,
     mode: Mode,
-    defence: Defence,
+    defence: AppliedDefence,
     rng: torch.Generator,
     device: torch.device,
 ) -> Observation:
@@ -44,7 +43,7 @@ def leak(
     client = copy.deepcopy(model).train(mode == "train")
     sent = {name: tensor.detach().clone() for name, tensor in client.state_dict().items()}
     names = [name for name, _ in client.named_parameters()]
-    loss = F.cross_entropy(client(image.spec().normalise(images)), labels)
+    loss = F.cross_entropy(client(image.normalise(images)), labels)
     slopes = torch.autograd.grad(loss, list(client.parameters()))
     defended = defence.apply(dict(zip(names, slopes, strict=True)), rng)
     returned = {
@@ -56,7 +55,7 @@ def leak(
         {name: tensor.numpy() for name, tensor in sent.items()},
         {name: tensor.numpy() for name, tensor in returned.items()},
         image=image,
-        training=TrainingConfig(
+        training=LocalTraining(
             optimizer="sgd",
             learning_rate=LEARNING_RATE,
             steps=1,

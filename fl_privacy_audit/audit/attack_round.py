@@ -1,0 +1,289 @@
+"""One attack on the targets of a round and on their controls, side by side."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from fl_privacy_audit.attacks import AttackEntry, reconstruct_each
+from fl_privacy_audit.core.config import AttackConfig, AuditConfig
+from fl_privacy_audit.core.devices import cpu_threads
+from fl_privacy_audit.core.protocols import Attack, Progress
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.seeds import seed_of
+from fl_privacy_audit.core.types import ControlKind, Observation, Reconstruction, Truth
+
+from .controls import grey, noise_of_equal_norm, undefended
+from .schedule import Slot
+from .targets import Target
+from .truth import share_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadyAttack:
+    """An attack that can run.
+
+    Attributes:
+        config: Its name and options, as in the ledger.
+        attack: The object itself.
+        entry: Its row in the table; None for an attack outside it.
+    """
+
+    config: AttackConfig
+    attack: Attack
+    entry: AttackEntry | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partner:
+    """Another client's update of the round, for a null control.
+
+    At most one of the three is there; none where no control needs a partner.
+
+    Attributes:
+        place: Where it stands among the targets, if it is attacked anyway, for as many images.
+        seen: Else an observation of its own, attacked as if it were the target's.
+        reason: Why there is none.
+    """
+
+    place: int | None = None
+    seen: Observation | None = None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What one attack gave for one observation: the target's, or that of a control.
+
+    Attributes:
+        kind: Which control; None for the target itself.
+        result: What the attack returned, or the error it raised, or why it was not run.
+        attacked: Whether an attack made it; a grey picture needs none.
+        seconds: Wall time; 0 where the reconstruction was there already.
+        seed: Seed of the target's generator, or of the noise of a control.
+    """
+
+    kind: ControlKind | None
+    result: Reconstruction | Exception | Reason
+    attacked: bool = True
+    seconds: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempts:
+    """One attack on one target, with its controls.
+
+    Attributes:
+        target: What was attacked.
+        attack: By what.
+        own: On the target itself.
+        controls: One for each kind that the settings ask for; none without a truth to score with.
+        budget: Seconds it was allowed.
+    """
+
+    target: Target
+    attack: ReadyAttack
+    own: Attempt
+    controls: tuple[Attempt, ...]
+    budget: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Control:
+    """What is to be attacked as a control; a shared place or a reason where nothing is."""
+
+    kind: ControlKind
+    seen: Observation | None = None
+    place: int | None = None
+    reason: Reason | None = None
+    seed: int | None = None
+
+
+def find_partners(
+    targets: Sequence[Target],
+    spares: Sequence[Slot],
+    observe: Callable[[Slot], Target | Reason],
+) -> list[Partner]:
+    """Another client's update for each target, for a null control.
+
+    One that is attacked anyway costs nothing; else one more update is attacked.
+
+    Args:
+        targets: Of one view.
+        spares: Clients that are not attacked themselves.
+        observe: Observes one of them.
+    """
+    partners = []
+    for place, target in enumerate(targets):
+        if target.slot.view == "release":
+            partners.append(Partner(reason=Reason.of("the release holds every client")))
+            continue
+        if target.truth is None:
+            partners.append(Partner())
+            continue
+        order = [*range(place + 1, len(targets)), *range(place)]
+        at = next((at for at in order if _is_foreign(target, targets[at])), None)
+        if at is not None and targets[at].seen.num_images == target.seen.num_images:
+            partners.append(Partner(place=at))
+        elif at is not None:
+            partners.append(Partner(seen=_as_if(targets[at], target)))
+        else:
+            partners.append(_spare_partner(target, spares, observe))
+    return partners
+
+
+def _spare_partner(
+    target: Target, spares: Sequence[Slot], observe: Callable[[Slot], Target | Reason]
+) -> Partner:
+    for slot in spares:
+        if not slot.replies[0].is_readable:
+            continue
+        with contextlib.suppress(Exception):
+            spare = observe(slot)
+            if isinstance(spare, Target) and _is_foreign(target, spare):
+                return Partner(seen=_as_if(spare, target))
+    return Partner(reason=Reason.of("no other client"))
+
+
+def _is_foreign(target: Target, other: Target) -> bool:
+    """Whether another client's update holds none of the target's images, as far as is known."""
+    if target.truth is None or other.truth is None:
+        return True
+    return not share_images(target.truth, other.truth)
+
+
+def _as_if(other: Target, target: Target) -> Observation:
+    """Another client's update, attacked as if it were this client's."""
+    return replace(other.seen, num_images=target.seen.num_images)
+
+
+def attack_targets(
+    attack: ReadyAttack,
+    targets: Sequence[Target],
+    partners: Sequence[Partner],
+    *,
+    config: AuditConfig,
+    seconds: float,
+    progress: Progress,
+) -> list[Attempts]:
+    """Attack every target and its controls.
+
+    A control starts from the same seed as its target, so that only the update differs.
+
+    Args:
+        attack: What runs.
+        targets: Of one round and view; at least one.
+        partners: One for each target; see `find_partners`.
+        config: The audit's settings.
+        seconds: For all targets and their controls.
+        progress: Called with steps done and in all.
+
+    Returns:
+        One for each target, in order.
+
+    Raises:
+        Exception: Whatever went wrong, only with ``fail_fast``.
+    """
+    controls = [
+        _controls(attack, target, partner, config)
+        for target, partner in zip(targets, partners, strict=True)
+    ]
+    extra = [(at, c) for at, each in enumerate(controls) for c in each if c.seen is not None]
+    seen = [t.seen for t in targets] + [c.seen for _, c in extra if c.seen is not None]
+    owners = [*range(len(targets)), *(at for at, _ in extra)]
+    seeds = [_seed(attack, target, config) for target in targets]
+    started = time.monotonic()
+    with cpu_threads(config.threads):
+        results = reconstruct_each(
+            attack.attack,
+            seen,
+            needs=None if attack.entry is None else attack.entry.needs,
+            rngs=[torch.Generator().manual_seed(seeds[owner]) for owner in owners],
+            seconds=seconds,
+            progress=progress,
+        )
+    if config.fail_fast:
+        _raise_first(results)
+    taken = (time.monotonic() - started) / len(seen)
+    of_controls = iter(results[len(targets) :])
+    attempts = []
+    for at, target in enumerate(targets):
+        made = tuple(
+            _attempt(control, target, results, of_controls, taken) for control in controls[at]
+        )
+        own = Attempt(kind=None, result=results[at], seconds=taken, seed=seeds[at])
+        budget = seconds / len(seen)
+        attempts.append(
+            Attempts(target=target, attack=attack, own=own, controls=made, budget=budget)
+        )
+    return attempts
+
+
+def _seed(attack: ReadyAttack, target: Target, config: AuditConfig, *parts: str) -> int:
+    return seed_of(config.seed, target.slot.round, target.name, *parts, attack.config.name)
+
+
+def _raise_first(results: Iterable[object]) -> None:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def _controls(
+    attack: ReadyAttack, target: Target, partner: Partner, config: AuditConfig
+) -> list[_Control]:
+    """The controls of one target; none where nothing could be scored."""
+    if target.truth is None or not len(target.truth.images):
+        return []
+    controls = []
+    for kind in config.controls:
+        try:
+            controls.append(_control(kind, attack, target, target.truth, partner, config))
+        except Exception as error:
+            if config.fail_fast:
+                raise
+            controls.append(_Control(kind=kind, reason=Reason.of_error(error)))
+    return controls
+
+
+def _control(
+    kind: ControlKind,
+    attack: ReadyAttack,
+    target: Target,
+    truth: Truth,
+    partner: Partner,
+    config: AuditConfig,
+) -> _Control:
+    if kind == "noise":
+        seed = _seed(attack, target, config, "noise")
+        rng = torch.Generator().manual_seed(seed)
+        return _Control(kind=kind, seen=noise_of_equal_norm(target.seen, rng), seed=seed)
+    if kind == "undefended":
+        return _Control(kind=kind, seen=undefended(target.seen, truth))
+    if kind == "other client":
+        return _Control(kind=kind, seen=partner.seen, place=partner.place, reason=partner.reason)
+    return _Control(kind=kind)
+
+
+def _attempt(
+    control: _Control,
+    target: Target,
+    results: Sequence[Reconstruction | Exception],
+    of_controls: "Iterable[Reconstruction | Exception]",
+    taken: float,
+) -> Attempt:
+    if control.reason is not None:
+        return Attempt(kind=control.kind, result=control.reason, attacked=False)
+    if control.place is not None:
+        return Attempt(kind=control.kind, result=results[control.place])
+    if control.seen is None:
+        images = grey(target.seen.image, target.seen.num_images)
+        picture = Reconstruction(
+            images=images, labels=None, objective=0.0, steps=0, stopped="finished"
+        )
+        return Attempt(kind=control.kind, result=picture, attacked=False)
+    result = next(iter(of_controls))
+    return Attempt(kind=control.kind, result=result, seconds=taken, seed=control.seed)

@@ -1,0 +1,177 @@
+"""Who is attacked in a round, and until when: the first step of an audit.
+
+Every client that was asked, and the release of a round, is a slot: it ends as one record of the
+ledger, whether it is attacked or not.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.observe import Arrays
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.types import Client, Truth, View
+
+RELEASE = "all clients"
+"""What a release is filed under, in place of a client."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientReply:
+    """What one client sent back in a round, as the server holds it.
+
+    Attributes:
+        client: Who it is.
+        status: Whether an update came back.
+        reason: Why not, or why what came back cannot be audited.
+        sent: Decodes the weights that were sent; called only if the client is attacked.
+        returned: Decodes the weights that came back.
+        num_examples: The client's ``num-examples``.
+        reported: Other numbers the client reported.
+        truth: Reads the batch that the client published, for scoring only.
+    """
+
+    client: Client
+    status: Literal["returned", "failed", "timed out"] = "returned"
+    reason: Reason | None = None
+    sent: Callable[[], Arrays] = dict
+    returned: Callable[[], Arrays] = dict
+    num_examples: int | None = None
+    reported: Mapping[str, float] = field(default_factory=dict)
+    truth: Callable[[], Truth | None] = lambda: None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether there is an update to attack."""
+        return self.status == "returned" and self.reason is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What a round made public: the global model before and after.
+
+    Attributes:
+        before: Decodes the global weights that the round started from.
+        after: Decodes the aggregate that becomes the next global model.
+    """
+
+    before: Callable[[], Arrays]
+    after: Callable[[], Arrays]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One record to be: a client of a round, or the release of the round.
+
+    Attributes:
+        round: Server round, from 1.
+        view: What the attacker sees.
+        replies: The client's reply; for a release those of all clients in it.
+        release: What was released; None in the server view.
+        reason: Why it is not attacked; None if it is.
+    """
+
+    round: int
+    view: View
+    replies: tuple[ClientReply, ...]
+    release: Release | None = None
+    reason: Reason | None = None
+
+    @property
+    def name(self) -> str:
+        """As in the ledger."""
+        return RELEASE if self.view == "release" else str(self.replies[0].client)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """What is to be done in one view of a round.
+
+    Attributes:
+        slots: In the order of the replies.
+        deadline: Until when attacks may run, by `time.monotonic`.
+    """
+
+    slots: Sequence[Slot]
+    deadline: float
+
+
+def is_due(config: AuditConfig, server_round: int) -> bool:
+    """Whether this round is attacked."""
+    return (server_round - 1) % config.every == 0
+
+
+def schedule(
+    config: AuditConfig,
+    server_round: int,
+    replies: Sequence[ClientReply],
+    release: Release | None,
+) -> list[ViewPlan]:
+    """The views of a round in the order they are attacked, sharing the round's seconds.
+
+    The server view is always there, so that every client has a record.
+    """
+    start = time.monotonic()
+    share = config.seconds_per_round / len(config.views)
+    chosen = _choose(config, server_round, replies)
+    clients = [
+        Slot(
+            round=server_round,
+            view="server",
+            replies=(reply,),
+            reason=_why_not(config, server_round, reply, chosen, len(replies)),
+        )
+        for reply in replies
+    ]
+    plans = [ViewPlan(slots=clients, deadline=start + share)]
+    if "release" in config.views:
+        slot = _release_slot(config, server_round, replies, release)
+        plans.append(ViewPlan(slots=[slot], deadline=start + config.seconds_per_round))
+    return plans
+
+
+def _release_slot(
+    config: AuditConfig,
+    server_round: int,
+    replies: Sequence[ClientReply],
+    release: Release | None,
+) -> Slot:
+    members = tuple(reply for reply in replies if reply.is_readable)
+    reason = None
+    if not is_due(config, server_round):
+        reason = Reason.of("not due", every=config.every)
+    elif release is None or not members:
+        reason = Reason.of("nothing released")
+    return Slot(round=server_round, view="release", replies=members, release=release, reason=reason)
+
+
+def _choose(config: AuditConfig, server_round: int, replies: Sequence[ClientReply]) -> set[Client]:
+    if not is_due(config, server_round):
+        return set()
+    clients = [reply.client for reply in replies if reply.is_readable]
+    clients.sort(key=lambda c: (c.partition is None, c.partition or 0, c.node_id))
+    most = config.clients_per_round
+    if most is None or most >= len(clients):
+        return set(clients)
+    return set(random.Random(f"{config.seed}/{server_round}").sample(clients, most))
+
+
+def _why_not(
+    config: AuditConfig,
+    server_round: int,
+    reply: ClientReply,
+    chosen: set[Client],
+    clients: int,
+) -> Reason | None:
+    if not reply.is_readable:
+        return reply.reason or Reason.of(reply.status)
+    if not is_due(config, server_round):
+        return Reason.of("not due", every=config.every)
+    if "server" not in config.views:
+        return Reason.of("only the release is audited")
+    if reply.client not in chosen:
+        return Reason.of("not chosen", chosen=len(chosen), clients=clients)
+    return None
