@@ -71,7 +71,9 @@ def load_checkpoint(
     except CorpusError:
         raise
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(" ".join(str(error).split("\n")[:2]).split())  # torch goes on with every layer
+        reason = " ".join(
+            " ".join(str(error).split("\n")[:2]).split()
+        )  # torch goes on with every layer
         raise CorpusError(
             f"the checkpoint {path} cannot be used: {reason}; delete it to start again"
         ) from error
