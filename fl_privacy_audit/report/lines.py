@@ -1,12 +1,12 @@
 """One line for each setting and view: the first table of the report."""
 
-import math
 import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
 from fl_privacy_audit.core.types import View
+from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.verdict import (
     NULL_WORDS,
     WORST_FIRST,
@@ -18,21 +18,19 @@ from fl_privacy_audit.verdicts.verdict import (
 
 from . import formats
 from .summary import AuditSummary, SettingSummary
-from .terminal import format_score
-from .words import LEADS, METRIC_TITLES, SYMBOLS
+from .words import LEADS, SYMBOLS
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")
 
 
 _FIGURES = re.compile(r"[:;,]? (on average |undefended copies: )?net \S+ [+-].*$", re.DOTALL)
 """Where the judge's sentence turns to figures; the first table has them in columns of their own."""
-_METRICS = re.compile(rf"\b({'|'.join(METRIC_TITLES)})\b")
+_METRICS = re.compile(rf"\b({'|'.join(METRICS)})\b")
 _MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 MINUS = "\N{MINUS SIGN}"
 LITTLE = 10.0
 """Epsilon from which on the first table says that it promises little: at 10, what may be told of one
 record can be e^10, some 22,000 times as likely with it as without it."""
-DECIMALS = {"psnr": 1, "mse": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +163,7 @@ def readable(reason: str) -> str:
     >>> readable("the metrics disagree: mse says leaked, ssim does not")
     'the metrics disagree: MSE says leaked, SSIM does not'
     """
-    titled = _METRICS.sub(lambda found: METRIC_TITLES[found[0]], reason)
+    titled = _METRICS.sub(lambda found: title_of(found[0]), reason)
     return _MINUS.sub(MINUS, titled)
 
 
@@ -175,11 +173,6 @@ def headline(lines: list[Line]) -> str:
     parts = [f"{counts[word]} {word}" for word in WORST_FIRST if counts[word]]
     total = f"{len(lines)} setting" + ("" if len(lines) == 1 else "s")
     return f"{total}: {', '.join(parts)}."
-
-
-def title_of(metric: str) -> str:
-    """The metric's name as people write it."""
-    return METRIC_TITLES.get(metric, metric)
 
 
 def clean(text: str) -> str:
@@ -194,16 +187,13 @@ def percent(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1%}"
 
 
-def _signed(metric: str, value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    text = f"{abs(value):.{DECIMALS.get(metric, 2)}f}"
-    return f"{'-' if value < 0 and float(text) else '+'}{text}".replace("-", MINUS)
+def _signed(metric: str, value: float, *, unit: bool = False) -> str:
+    return METRICS[metric].format(value, signed=True, unit=unit).replace("-", MINUS)
 
 
 def net_text(net: NetLeakage | None) -> str:
     """Net leakage with its sign."""
-    return "-" if net is None else _signed(net.metric, net.mean) + _unit(net.metric)
+    return "-" if net is None else _signed(net.metric, net.mean, unit=True)
 
 
 def interval_text(net: NetLeakage | None) -> str:
@@ -213,13 +203,9 @@ def interval_text(net: NetLeakage | None) -> str:
     return f"{_signed(net.metric, net.low)} to {_signed(net.metric, net.high)}"
 
 
-def _unit(metric: str) -> str:
-    return " dB" if metric == "psnr" else ""
-
-
 def score_text(metric: str, value: float) -> str:
-    """A score with its unit; words where it is no number."""
-    return format_score(metric, value) + _unit(metric) if math.isfinite(value) else str(value)
+    """A score with its unit."""
+    return METRICS[metric].format(value, unit=True)
 
 
 def worst_text(verdict: SettingVerdict) -> str:

@@ -26,7 +26,7 @@ from fl_privacy_audit.ledger.records import (
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.verdicts.compare import Comparison, accuracy_of, compare, epsilon_of
 from fl_privacy_audit.verdicts.rules import views_of
-from fl_privacy_audit.verdicts.verdict import DEFAULT_MARGIN, MARGINS, SettingVerdict
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
 from .audit_reasons import say
 from .terminal import LOWER_BOUND
@@ -252,7 +252,7 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
                 lowest=metric.lowest,
                 highest=metric.highest,
                 unit=metric.unit,
-                margin=MARGINS.get(name, DEFAULT_MARGIN),
+                margin=metric.margin,
             )
             for name, metric in METRICS.items()
             if name in measured

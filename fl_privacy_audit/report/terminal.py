@@ -17,7 +17,7 @@ from rich.table import Table
 
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord
-from fl_privacy_audit.metrics import METRICS, format_range
+from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
@@ -31,10 +31,9 @@ LOWER_BOUND = (
     "attacks it did not try."
 )
 NET = (
-    "Net leakage: the score minus that of the null control that scores best, turned such that more "
-    "leakage is higher, with its interval over batches of images."
+    "Net leakage: the score minus that of the null control that scores best, signed so that higher "
+    "means more leakage, with its interval over batches of images."
 )
-LEAKS = {"high": "higher leaks more", "low": "lower leaks more"}
 
 
 def rounds_table(run: LastRun) -> Table:
@@ -73,11 +72,10 @@ def worst_first(
     """
     scored = [outcome for _, outcome in pairs if outcome.scores]
     by = "semsim" if scored and all("semsim" in o.scores for o in scored) else "psnr"
-    sign = 1 if METRICS[by].leaks_when == "low" else -1
 
     def key(pair: tuple[AuditRecord, AttackOutcome]) -> tuple[float, int]:
         score = pair[1].scores.get(by)
-        return (math.inf if score is None else sign * score.worst, pair[0].round)
+        return (math.inf if score is None else -METRICS[by].sign * score.worst, pair[0].round)
 
     return sorted(pairs, key=key)
 
@@ -95,9 +93,9 @@ def _outcome_cells(outcome: AttackOutcome, metrics: Sequence[str]) -> list[str]:
     cells = []
     for name in metrics:
         score = outcome.scores.get(name)
-        cell = NOTHING if score is None else format_score(name, score.mean)
+        cell = NOTHING if score is None else METRICS[name].format(score.mean)
         if score is not None and len(score.each) > 1:
-            cell += f" ({format_score(name, score.worst)})"
+            cell += f" ({METRICS[name].format(score.worst)})"
         cells.append(cell)
     return [text, *cells, f"{outcome.seconds:.1f}" if outcome.seconds else NOTHING]
 
@@ -124,12 +122,8 @@ def comparison_cells(
         cells.append(NOTHING if row.accuracy is None else f"{row.accuracy:.1%}")
         cells.append("none" if row.epsilon is None else format_epsilon(row.epsilon))
         for name in metrics:
-            summary = row.scores.get(name)
-            cells.append(
-                NOTHING
-                if summary is None
-                else f"{format_score(name, summary.mean)} ({format_score(name, summary.worst)})"
-            )
+            summary, show = row.scores.get(name), METRICS[name].format
+            cells.append(f"{show(summary.mean)} ({show(summary.worst)})" if summary else NOTHING)
         scored = max((s.count for s in row.scores.values()), default=0)
         parts = [f"{scored}"]
         parts += [f"{row.not_scored} not scored"] if row.not_scored else []
@@ -172,7 +166,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows
     ]
     directions = "; ".join(
-        f"{name}: {LEAKS[m.leaks_when]}, {format_range(m.lowest, m.highest, m.unit)}"
+        f"{name}: {m.direction}, {m.range}"
         for name, m in METRICS.items()
         if name in _shown([row.scores for row in comparison.rows])
     )
@@ -189,22 +183,15 @@ def comparison_markdown(comparison: Comparison) -> str:
     return "\n".join(["# Leakage by setting", "", *lines, "", *(f"- {note}" for note in notes), ""])
 
 
-def format_score(name: str, value: float) -> str:
-    """A score with as many digits as it deserves."""
-    if name == "psnr":
-        return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"
-
-
 def format_net(net: NetLeakage | None) -> str:
     """Net leakage with its interval and the metric that judged."""
     if net is None:
         return NOTHING
-    figure = f"{net.metric} {format_score(net.metric, net.mean)}"
+    show = METRICS[net.metric].format
+    figure = f"{net.metric} {show(net.mean)}"
     if net.low is None or net.high is None:
         return figure
-    low, high = (format_score(net.metric, end) for end in (net.low, net.high))
-    return f"{figure} ({low} to {high})"
+    return f"{figure} ({show(net.low)} to {show(net.high)})"
 
 
 def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
@@ -269,7 +256,7 @@ def reconstruction_rows(runs: Sequence[LastRun], *, attack: str, most: int = 6) 
         for record in run.audits:
             for outcome in record.attacks:
                 if outcome.attack == attack and outcome.picture and "psnr" in outcome.scores:
-                    caption = f"{outcome.scores['psnr'].mean:.1f} dB"
+                    caption = METRICS["psnr"].format(outcome.scores["psnr"].mean, unit=True)
                     places[record.round, record.client] = (
                         run.path.parent / outcome.picture,
                         caption,

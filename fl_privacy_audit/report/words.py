@@ -77,24 +77,6 @@ VIEWS: Final[Mapping[View, tuple[str, str]]] = {
 }
 """View -> heading, and who the attacker is. The two are never mixed in one row or plot."""
 
-METRIC_WORDS: Final[Mapping[str, str]] = {
-    "semsim": "SemSim: distance in a network trained on judgements of reconstructions (the judges "
-    "of the weights that come along are machines); 0 is the same picture",
-    "lpips": "LPIPS: perceptual distance between two pictures; 0 is the same picture",
-    "mse": "MSE: mean squared error over pixels; 0 is the same picture",
-    "psnr": "PSNR: pixel error in decibels; every 10 dB are a tenth of the squared error",
-    "ssim": "SSIM: similarity of structure; 1 is the same picture, 0 an unrelated one",
-    "ms_ssim": "MS-SSIM: similarity of structure at several sizes; 1 is the same picture",
-}
-METRIC_TITLES: Final[Mapping[str, str]] = {
-    "semsim": "SemSim",
-    "lpips": "LPIPS",
-    "mse": "MSE",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-}
-
 _THREATS: Final[Mapping[str, str]] = {
     "A": "It needs the model and the update",
     "B": "It needs the model and the update, and knows how pictures look in general",
@@ -164,7 +146,7 @@ RESIDUAL_RISK: Final = (
 )
 
 GLOSSARY: Final[Mapping[str, str]] = {
-    "accuracy": "Share of test images that the trained model names rightly. What the defence costs.",
+    "accuracy": "Share of test images that the trained model classifies correctly. What the defence costs.",
     "attack": "Here: a program that tries to rebuild training images from what a client sent.",
     "batch": "The images that a client trained on when it made one update.",
     "control": "The same attack on something else, for comparison. See null control and positive "
@@ -184,7 +166,7 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "neighbour relation": "What a differential-privacy promise compares: data with and without one "
     "record (add or remove), or with one record exchanged (replace one). The second is stricter.",
     "net leakage": "The score of the attack minus that of the null control that scores best. Zero: "
-    "no more than chance. It is turned such that more leakage is always higher.",
+    "no more than chance. It is signed so that higher always means more leakage.",
     "noise multiplier": "Standard deviation of the noise, in units of the clipping norm.",
     "null control": "The same attack, given nothing of the images: noise instead of the update, "
     "another client's update, or just a grey picture. It shows what chance gives.",

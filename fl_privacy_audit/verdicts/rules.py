@@ -16,12 +16,9 @@ from fl_privacy_audit.metrics import METRICS
 
 from .interval import Floats, spread, tail
 from .verdict import (
-    DEFAULT_MARGIN,
     FEWEST,
     LEVEL,
-    MARGINS,
     NULL_WORDS,
-    PRIMARY,
     REACH,
     SIDES,
     WORST_FIRST,
@@ -100,7 +97,7 @@ def judge(
     metrics = [m for m in METRICS if all(m in o.scores for _, o in scored)]
     metrics = metrics or [m for m in METRICS if any(m in o.scores for _, o in scored)]
     judged = {name: _Case(name, scored, confidence) for name in metrics}
-    judge_by = next(m for m in (*PRIMARY, *metrics) if m in metrics)
+    judge_by = min(metrics, key=lambda name: METRICS[name].rank)
     agreement: dict[str, Word] = {name: case.finding()[0] for name, case in judged.items()}
     case = judged[judge_by]
     word, reason = case.finding()
@@ -133,7 +130,7 @@ def _worst(verdicts: Sequence[Verdict], decides: Verdict) -> RecordLeakage | Non
     worst = [v.worst for v in verdicts if v.worst is not None and v.metric == named]
     if named is None or not worst:
         return None
-    return max(worst, key=lambda record: _sign(named) * record.score)
+    return max(worst, key=lambda record: METRICS[named].sign * record.score)
 
 
 def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, str]:
@@ -155,10 +152,6 @@ def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, str]:
     return "not tested", "nothing was scored"
 
 
-def _sign(metric: str) -> int:
-    return 1 if METRICS[metric].leaks_when == "high" else -1
-
-
 def _least(nets: Sequence[NetLeakage]) -> NetLeakage | None:
     return min(nets, key=lambda net: net.mean, default=None)
 
@@ -177,20 +170,20 @@ class _Case:
         confidence: float,
     ) -> None:
         self.metric = metric
-        self.sign = _sign(metric)
-        self.margin = MARGINS.get(metric, DEFAULT_MARGIN)
+        self.sign = METRICS[metric].sign
+        self.margin = METRICS[metric].margin
         self._confidence = confidence
         rows = [(r, o) for r, o in scored if metric in o.scores]
         self._keys = [r.truth_digest or f"{r.round}/{r.client}" for r, _ in rows]
         self.batches = len(set(self._keys))
-        self._scores: dict[str, Floats] = {"attack": self._turned([o for _, o in rows])}
+        self._scores: dict[str, Floats] = {"attack": self._signed([o for _, o in rows])}
         for kind in (*NULLS, "undefended"):
-            self._scores[kind] = self._turned([o.control(kind) for _, o in rows])
+            self._scores[kind] = self._signed([o.control(kind) for _, o in rows])
         self._nets = {of: [n for k in NULLS if (n := self._net(of, k))] for of in SIDES}
         self.leakage = [self._record(i, r, o) for i, (r, o) in enumerate(rows)]
 
-    def _turned(self, outcomes: Sequence[AttackOutcome | ControlOutcome | None]) -> Floats:
-        """Mean score of each record, higher leaking more; NaN where there is none."""
+    def _signed(self, outcomes: Sequence[AttackOutcome | ControlOutcome | None]) -> Floats:
+        """Mean score of each record, signed so that higher means more leakage; NaN without one."""
         values = [
             np.nan if o is None or self.metric not in o.scores else o.scores[self.metric].mean
             for o in outcomes

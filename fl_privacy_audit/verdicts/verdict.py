@@ -6,7 +6,7 @@ copies of the same updates, and here shows no more than a null control. *Inconcl
 between, the attack being too weak and there being too few records included. *Not tested*: no
 attack ran.
 
-The judge is `PRIMARY`'s first metric that was measured. The others are reported beside it; one of
+The judge is the measured metric of the lowest rank in the table of metrics. The others are reported beside it; one of
 them that says *leaked* is enough to make *withstood* inconclusive. An audit is a lower bound: a
 defence that withstood these attacks may fall to others.
 """
@@ -29,9 +29,6 @@ WORST_FIRST: Final[tuple[Word, ...]] = (
 )
 """The verdict of a setting is the worst of its attacks', in this order."""
 
-PRIMARY: Final = ("semsim", "lpips", "ssim", "psnr", "mse")
-"""Which metric judges: the first that was measured."""
-
 LEVEL: Final = 0.99
 """Confidence of the intervals of one setting in one view, all attacks together: with ``m`` attacks
 each gets ``1 - (1 - LEVEL) / m`` (Bonferroni), so that trying more attacks does not make a false
@@ -44,10 +41,6 @@ case of 243."""
 
 REACH: Final = 0.5
 """A record that gets this far of what its undefended copy leaks is counted, and forbids *withstood*."""
-
-MARGINS: Final[Mapping[str, float]] = {"mse": 0.005, "psnr": 1.0, "ssim": 0.05, "lpips": 0.05}
-"""How much more than a null control is worth a verdict, in units of the metric."""
-DEFAULT_MARGIN: Final = 0.05
 
 NULL_WORDS: Final[Mapping[ControlKind, str]] = {
     "noise": "noise of equal norm",
@@ -68,8 +61,8 @@ class NetLeakage(_Model):
         metric: Name in the table of metrics.
         of: What is measured: the attack, or its positive control.
         against: The null control that is subtracted.
-        mean: Over true batches; of one batch, over its records. In units of the metric, turned
-            such that more leakage is higher.
+        mean: Over true batches; of one batch, over its records. In units of the metric, signed
+            so that higher means more leakage.
         low: Lower end of its interval at the verdict's confidence; None with one batch.
         high: Upper end, likewise.
         records: Records with both scores.
@@ -87,14 +80,14 @@ class NetLeakage(_Model):
 
 
 class RecordLeakage(_Model):
-    """One record by the metric that judges, every score turned such that higher leaks more.
+    """One record by the metric that judges, net leakage signed so that higher means more leakage.
 
     Attributes:
         round: Server round.
         client: As in the ledger.
         attack: Name of the attack.
-        score: The attack's, as the metric gives it: not turned.
-        net: Score minus that of the record's own best null control, turned; None without one.
+        score: The attack's, as the metric gives it, in its own direction.
+        net: Score minus that of the record's own best null control; None without one.
         undefended: The same of the positive control; None without one.
         reached: Whether it came at least `REACH` as far as its undefended copy, and beats every null
             control of its own by the margin. One such record may be luck; it forbids *withstood*.

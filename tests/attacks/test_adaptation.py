@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks import make_attack
 from fl_privacy_audit.attacks.engine import adaptation
-from fl_privacy_audit.attacks.engine.batch import Distance
+from fl_privacy_audit.attacks.engine.recipe import Distance
 from fl_privacy_audit.attacks.parts import distances, noise
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.observe import observe, update_norm

@@ -15,7 +15,6 @@ from fl_privacy_audit.report.terminal import (
     comparison_markdown,
     comparison_table,
     format_epsilon,
-    format_score,
     rounds_table,
 )
 from fl_privacy_audit.verdicts.compare import Comparison, MetricSummary, Row
@@ -71,23 +70,6 @@ def test_format_epsilon(value: float, text: str) -> None:
 
 def test_format_epsilon_spells_exponents_one_way() -> None:
     assert "+" not in format_epsilon(1234.5)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("psnr", 34.567, "34.6"),
-        ("psnr", 100.0, "100.0"),
-        ("mse", 0.0, "0.00"),
-        ("mse", 0.001234, "0.0012"),
-        ("mse", 0.0944, "0.094"),
-        ("ssim", 0.9876, "0.99"),
-        ("ssim", -0.512, "-0.51"),
-        ("ssim", 0.1, "0.10"),
-    ],
-)
-def test_format_score(name: str, value: float, text: str) -> None:
-    assert format_score(name, value) == text
 
 
 def test_cells() -> None:
@@ -147,8 +129,8 @@ def test_no_figure_of_the_comparison_is_cut_off(width: int) -> None:
     assert "…" not in out.getvalue()
     assert max(map(len, lines)) <= width
     first = next(i for i, line in enumerate(lines) if "DP" in line)
-    assert cells(lines[first])[1:-1] == ["50.0%", "2.6e12", "0.50", "0.50", "0.50", "0.5", "-0.50"]
-    assert cells(lines[first + 1])[3:-1] == ["(2.00)", "(99.00)", "(1.00)", "(99.0)", "(1.00)"]
+    assert cells(lines[first])[1:-1] == ["50.0%", "2.6e12", "0.50", "0.50", "0.500", "0.5", "-0.50"]
+    assert cells(lines[first + 1])[3:-1] == ["(2.00)", "(99.00)", "(1.000)", "(99.0)", "(1.00)"]
     assert width == 80 or cells(lines[first])[0] == "DP-SGD, noise 0.01"
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack, reconstruct_each
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.types import ImageSpec
@@ -145,8 +145,8 @@ def _attack(setting: Setting, model: nn.Module, device: torch.device) -> Attack:
     """
     attack = make_attack(setting.attack.name, dict(setting.attack.settings))
     if isinstance(attack, OptimisationAttack) and device.type == "cpu":
-        engine = "vmap" if is_narrow(model) and attack.separable else "sequential"
-        return replace(attack, engine=engine)
+        backend = "vmap" if is_narrow(model) and attack.separable else "sequential"
+        return replace(attack, backend=backend)
     return attack
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy_audit.core.errors import StudyError
+from fl_privacy_audit.metrics import METRICS, title_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,32 +33,21 @@ Bools = NDArray[np.bool_]
 Direction = Literal["high", "low"]
 
 LEAKS_WHEN: dict[str, Direction] = {
-    "mse": "low",
-    "psnr": "high",
-    "ssim": "high",
-    "ms_ssim": "high",
-    "lpips": "low",
+    **{name: metric.leaks_when for name, metric in METRICS.items()},
     "lpips_alex": "low",
     "lpips_squeeze": "low",
     "lpips_vgg": "low",
     "dreamsim": "low",
-    "semsim": "low",
 }
 """Whether high or low values of a metric mean more leakage."""
 
 TITLES = {
-    "mse": "MSE",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "lpips": "LPIPS",
     "lpips_alex": "LPIPS (AlexNet)",
     "lpips_squeeze": "LPIPS (SqueezeNet)",
     "lpips_vgg": "LPIPS (VGG)",
     "dreamsim": "DreamSim",
-    "semsim": "SemSim",
 }
-"""Names of metrics in reports."""
+"""Names of metrics that only studies know."""
 
 REQUIRED = ("folder", "image", "true_label", "rater1", "rater2")
 CANNOT_TELL = -1
@@ -126,7 +116,7 @@ def title(metric: str) -> str:
     >>> title("psnr"), title("ours")
     ('PSNR', 'ours')
     """
-    return TITLES.get(metric, metric)
+    return TITLES.get(metric) or title_of(metric)
 
 
 def read_ratings(path: str | Path, *, leaks_when: Mapping[str, Direction] | None = None) -> Ratings:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.records import NULLS
+from fl_privacy_audit.metrics import title_of
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.lines import (
     covered,
@@ -19,7 +20,6 @@ from fl_privacy_audit.report.lines import (
     numbered,
     percent,
     score_text,
-    title_of,
     verdict_of,
 )
 from fl_privacy_audit.report.summary import AuditSummary, MetricInfo, RecordScores, SettingSummary
