@@ -10,9 +10,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients, make_attack
-from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.engine.batch import Guesses
 from fl_privacy_audit.attacks.engine.gradients import Backend, Step, choose_backend
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
 from fl_privacy_audit.attacks.papers.inverting_gradients import tenfold_drops
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.core.types import Observation

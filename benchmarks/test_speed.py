@@ -14,9 +14,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.engine.batch import Guesses
 from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend, can_compile
+from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
 from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.lab.corpus.networks import ConvNet, QuickStartNet, seeded
