@@ -63,7 +63,7 @@ EPSILON_HEADS = (
     "all rounds, PLD",
     "all, replace one, RDP",
     "all, replace one, PLD",
-    "client reports",
+    "reported",
 )
 
 
@@ -217,8 +217,5 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _psnr(value: float) -> str:
-    return (
-        f"{value:.1f} dB".replace("-", MINUS)
-        if math.isfinite(value)
-        else "any height, for there is no noise"
-    )
+    shown = score_text("psnr", value).replace("-", MINUS)
+    return shown if math.isfinite(value) else "any height, for there is no noise"

@@ -1,6 +1,5 @@
 """The main job: one federation under three settings, attacked, compared, drawn."""
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -20,13 +19,14 @@ from fl_privacy_audit.core.config import (
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.types import ImageSpec, LocalTraining
 from fl_privacy_audit.ledger.ledger import read_ledger
-from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import (
+    comparison_json,
     comparison_markdown,
     comparison_table,
     draw_reconstructions,
     reconstruction_rows,
 )
+from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.compare import Comparison, compare, last_run
 
 from .federation.settings import Settings
@@ -162,8 +162,7 @@ def _write(out: Path, console: Console) -> Comparison:
                         f"{run.run.setting}, round {record.round}, {record.client}: "
                         f"{outcome.status}: {outcome.reason and say(outcome.reason)}; see {run.path}"
                     )
-    text = json.dumps(comparison.model_dump(mode="json"), indent=2)
-    (out / "comparison.json").write_text(text + "\n", encoding="utf-8")
+    (out / "comparison.json").write_text(comparison_json(comparison), encoding="utf-8")
     (out / "comparison.md").write_text(comparison_markdown(comparison), encoding="utf-8")
     picture = out / "reconstructions.png"
     draw_reconstructions(reconstruction_rows(runs, attack=ATTACK.name), picture)

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.report.audit_reasons import say
-from fl_privacy_audit.report.terminal import LOWER_BOUND, comparison_table
+from fl_privacy_audit.report.terminal import comparison_table
+from fl_privacy_audit.report.words import LOWER_BOUND, say
 
 from .plan import Run, read_plan
 from .run import Event, run_sweep

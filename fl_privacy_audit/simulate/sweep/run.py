@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.report.terminal import comparison_markdown
+from fl_privacy_audit.report.terminal import comparison_json, comparison_markdown
 from fl_privacy_audit.verdicts.compare import Comparison, compare
 
 from .files import FINISHED, LOG, is_finished, lock, prepare
@@ -210,8 +210,7 @@ def _compare(runs: Sequence[Run], out: Path) -> dict[Path, Comparison]:
     for alike in by_seed.values():
         comparison = compare([out / run.folder for run in alike])
         place = out / alike[0].folder.parent
-        text = json.dumps(comparison.model_dump(mode="json"), indent=2)
-        (place / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        (place / "comparison.json").write_text(comparison_json(comparison), encoding="utf-8")
         (place / "comparison.md").write_text(comparison_markdown(comparison), encoding="utf-8")
         found[place] = comparison
     return found
