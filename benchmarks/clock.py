@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.attacks.engine.gradients import EVALUATORS, Evaluator
+from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend
 from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.metrics.matching import match
 
@@ -41,9 +41,9 @@ def generator() -> torch.Generator:
 
 @contextmanager
 def offering(name: str, make: object) -> Iterator[None]:
-    """Let recipes name an evaluator of the benchmark's own."""
-    EVALUATORS[name] = cast("type[Evaluator]", make)
+    """Let recipes name a backend of the benchmark's own."""
+    BACKENDS[name] = cast("type[Backend]", make)
     try:
         yield
     finally:
-        del EVALUATORS[name]
+        del BACKENDS[name]

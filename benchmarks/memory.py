@@ -13,7 +13,7 @@ from .page import Job, Outcome, Section, Target
 
 MEGABYTE = 1 << 20
 CHUNK = 32 * MEGABYTE
-"""Bytes for trials side by side, so that the larger counts come in several chunks."""
+"""Bytes for guesses side by side, so that the larger counts come in several chunks."""
 COUNTS = (4, 16, 64)
 STEPS = 12
 SLACK = 1.25
@@ -31,7 +31,7 @@ def section(*, quick: bool) -> Section:
         key="memory",
         title="Memory",
         text="Flower's quick-start net through `reconstruct_each` by `vmap`, "
-        f"{CHUNK // MEGABYTE} MB for trials side by side instead of "
+        f"{CHUNK // MEGABYTE} MB for guesses side by side instead of "
         "`many.MEMORY`, so that larger counts come in chunks. The rise of the peak is over what "
         "the process held before the attack, all updates included.",
         header=("clients", "chunks of", "updates held [MB]", "rise of the peak [MB]", "peak [MB]"),
@@ -97,7 +97,7 @@ def main(count: int, chunk: int) -> None:
     many.MEMORY = chunk
     model = victims.seeded(victims.QuickStartNet)
     seen = victims.clients(model, victims.crops(count))
-    recipe = replace(inverting_gradients(steps=STEPS), engine="vmap")
+    recipe = replace(inverting_gradients(steps=STEPS), backend="vmap")
     # What the first backward pass ever brings along is no part of the attack.
     reconstruct_each(recipe, seen[:1], rngs=[generator()])
     together: list[int] = []

@@ -42,8 +42,8 @@ def _beside(steps: int, rounds: int) -> Outcome:
     (seen,) = victims.clients(model, truth)
     recipe = inverting_gradients(steps=steps, restarts=RESTARTS, total_variation=TOTAL_VARIATION)
     runs = {
-        f"ours, `{engine}`": partial(_ours, replace(recipe, engine=engine), seen)
-        for engine in ("sequential", "vmap")
+        f"ours, `{backend}`": partial(_ours, replace(recipe, backend=backend), seen)
+        for backend in ("sequential", "vmap")
     }
     try:
         # Each of its warnings is about another library's future.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients, make_attack
-from fl_privacy_audit.attacks.engine.batch import Trials
-from fl_privacy_audit.attacks.engine.gradients import Evaluator, Step, choose_evaluator
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.batch import Guesses
+from fl_privacy_audit.attacks.engine.gradients import Backend, Step, choose_backend
 from fl_privacy_audit.attacks.papers.inverting_gradients import tenfold_drops
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.core.types import Observation
@@ -89,7 +89,7 @@ def paper(total_variation: float = 1e-4) -> OptimisationAttack:
         distance=distances.cosine,
         gradient_rule=torch.sign,
         schedule=tenfold_drops,
-        engine="sequential",
+        backend="sequential",
     )
 
 
@@ -121,7 +121,7 @@ def section(*, quick: bool, everything: bool) -> Section:
         "reads the clock only, and reading it is not counted. "
         "Where a recipe never gets there, what it spent stands for its time. That the weight of the "
         "total variation decides, and no speed makes up for it, is why both are shown." + note,
-        header=("victim", "recipe", "level", "seconds", "step", "evaluator", "PSNR [dB]"),
+        header=("victim", "recipe", "level", "seconds", "step", "backend", "PSNR [dB]"),
         jobs=[Job(name=f"{c.name} to {c.level:g} dB", run=partial(_race, c, quick)) for c in cases],
     )
 
@@ -144,7 +144,7 @@ def _race(case: Case, quick: bool) -> Outcome:
                 f"{case.level:g} dB",
                 f"{watch.seconds:.2f}" if there else f"not in {watch.seconds:.1f}",
                 str(watch.steps),
-                watch.evaluator,
+                watch.backend,
                 f"{watch.decibels:.1f}",
             )
         )
@@ -178,33 +178,33 @@ class Stopwatch:
         self.seconds = 0.0
         self.steps = 0
         self.decibels = 0.0
-        self.evaluator = ""
+        self.backend = ""
 
     def run(self, recipe: OptimisationAttack) -> None:
         """Attack until there is enough."""
-        engine = recipe.engine
+        backend = recipe.backend
         watch = self
 
-        class Watched(Evaluator):
-            def __init__(self, attack: OptimisationAttack, trials: Trials) -> None:
-                plain = replace(attack, engine=engine)
-                self._inner = choose_evaluator(plain, trials, float("inf"))
-                watch.evaluator = self._inner.name
+        class Watched(Backend):
+            def __init__(self, attack: OptimisationAttack, guesses: Guesses) -> None:
+                plain = replace(attack, backend=backend)
+                self._inner = choose_backend(plain, guesses, float("inf"))
+                watch.backend = self._inner.name
 
-            def __call__(self, trials: Trials) -> Step:
-                step = self._inner(trials)
-                watch.look(recipe, trials, step)
+            def __call__(self, guesses: Guesses) -> Step:
+                step = self._inner(guesses)
+                watch.look(recipe, guesses, step)
                 return step
 
         self._started = now(CPU)
         with offering("watched", Watched):
             try:
-                replace(recipe, engine="watched").reconstruct(self._seen, rng=generator())
+                replace(recipe, backend="watched").reconstruct(self._seen, rng=generator())
             except _Enough:
                 return
 
     @torch.no_grad()
-    def look(self, recipe: OptimisationAttack, trials: Trials, step: Step) -> None:
+    def look(self, recipe: OptimisationAttack, guesses: Guesses, step: Step) -> None:
         """Score the iterate if it is the best so far."""
         began = now(CPU)
         self.steps += 1
@@ -213,7 +213,7 @@ class Stopwatch:
         least = float(step.distances[best])
         if least < self._least:
             self._least = least
-            inputs = recipe.decode(trials.guesses[best], self._seen)
+            inputs = recipe.decode(guesses.values[best], self._seen)
             images = self._seen.image.denormalise(inputs).clamp(0, 1)
             self.decibels = decibels(images, self._truth)
             if self.decibels >= self._level:

@@ -1,4 +1,4 @@
-"""Victim-iterations a second of the evaluators, measured in turn, against the plain loop."""
+"""Victim-iterations a second of the backends, measured in turn, against the plain loop."""
 
 import os
 import statistics
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.attacks.engine.batch import Trials
-from fl_privacy_audit.attacks.engine.gradients import EVALUATORS, Evaluator, can_compile
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.batch import Guesses
+from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend, can_compile
 from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.types import Observation
 from tests.support.cases import LeNet
@@ -26,7 +26,7 @@ from .page import Job, Outcome, Row, Section, Target
 
 HEADER = (
     "victim",
-    "evaluator",
+    "backend",
     "victim-iterations a second",
     "times the plain loop",
     "least and most",
@@ -130,7 +130,7 @@ def speed(*, quick: bool, everything: bool) -> Section:
         key="speed",
         title="Speed",
         text="Inverting Gradients' whole loop (replay, distance, prior, gradients, Adam, box, best "
-        "iterate). The evaluators take turns, block by block, so that whatever else "
+        "iterate). The backends take turns, block by block, so that whatever else "
         "the machine does hits all alike; the ratio is the median over the turns, each to the plain "
         "loop (`sequential`) of its own turn, with the least and the most. Beside it how well "
         "gradients at the start agree with the plain loop's (the worst victim), the mean PSNR "
@@ -172,7 +172,7 @@ def jobs(cases: "tuple[Case, ...] | list[Case]", device: torch.device, *, quick:
 
 
 def measure(case: Case, device: torch.device, *, judged: bool) -> Outcome:
-    """All evaluators on one kind of victim."""
+    """All backends on one kind of victim."""
     truth = victims.crops(case.count * case.each)
     seen = victims.clients(victims.seeded(case.model), truth, each=case.each, device=device)
     recipe = inverting_gradients(steps=case.block, total_variation=case.total_variation)
@@ -180,9 +180,9 @@ def measure(case: Case, device: torch.device, *, judged: bool) -> Outcome:
         # Counting the labels of a batch costs as much as a step: once is enough.
         found_labels = recipe.labels(seen[0], generator())
         recipe = replace(recipe, labels=lambda one, rng: found_labels)
-    trials = draw(recipe, seen)
-    ways, compiling = _prepare(case, recipe, trials)
-    oracle = ways["sequential"](trials).guess_gradients.flatten(1)
+    guesses = draw(recipe, seen)
+    ways, compiling = _prepare(case, recipe, guesses)
+    oracle = ways["sequential"](guesses).gradients["values"].flatten(1)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         _run(replace(recipe, steps=1), seen, way)
@@ -198,7 +198,7 @@ def measure(case: Case, device: torch.device, *, judged: bool) -> Outcome:
         ratios = [
             ours / plain for ours, plain in zip(rates[name], rates["sequential"], strict=True)
         ]
-        slopes = way(trials).guess_gradients.flatten(1)
+        slopes = way(guesses).gradients["values"].flatten(1)
         agreement = F.cosine_similarity(slopes.double(), oracle.double(), dim=1).min().item()
         results = _run(replace(recipe, steps=case.steps), seen, way)
         quality = statistics.mean(
@@ -247,31 +247,33 @@ def not_asked(case: Case, device: torch.device) -> str:
     return "no bfloat16 instructions" if case.needs_bfloat16 and not has_bfloat16(device) else ""
 
 
-def draw(recipe: OptimisationAttack, seen: list[Observation]) -> Trials:
+def draw(recipe: OptimisationAttack, seen: list[Observation]) -> Guesses:
     """First guesses for all victims."""
-    return Trials.join([Trials.draw(recipe, one, recipe.replay(one), generator()) for one in seen])
+    return Guesses.join(
+        [Guesses.draw(recipe, one, recipe.replay(one), generator()) for one in seen]
+    )
 
 
 def _prepare(
-    case: Case, recipe: OptimisationAttack, trials: Trials
-) -> tuple[dict[str, Evaluator], float]:
-    """The evaluators, ready to run, and what compiling cost."""
-    ways = {name: make(recipe, trials) for name, make in EVALUATORS.items() if name != "compiled"}
-    if not case.compiled or not can_compile(trials.guesses.device):
+    case: Case, recipe: OptimisationAttack, guesses: Guesses
+) -> tuple[dict[str, Backend], float]:
+    """The backends, ready to run, and what compiling cost."""
+    ways = {name: make(recipe, guesses) for name, make in BACKENDS.items() if name != "compiled"}
+    if not case.compiled or not can_compile(guesses.values.device):
         return ways, 0.0
     with tempfile.TemporaryDirectory() as cold:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cold
         # In this process, where its time can be read.
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         started = with_children()
-        ways["compiled"] = EVALUATORS["compiled"](recipe, trials)
+        ways["compiled"] = BACKENDS["compiled"](recipe, guesses)
         return ways, with_children() - started
 
 
-def _run(recipe: OptimisationAttack, seen: list[Observation], way: Evaluator) -> list[Tensor]:
-    """The whole attack with an evaluator that is ready."""
-    with offering("prepared", lambda attack, trials: way):
-        found = replace(recipe, engine="prepared").reconstruct_many(
+def _run(recipe: OptimisationAttack, seen: list[Observation], way: Backend) -> list[Tensor]:
+    """The whole attack with a backend that is ready."""
+    with offering("prepared", lambda attack, guesses: way):
+        found = replace(recipe, backend="prepared").reconstruct_many(
             seen, rngs=[generator() for _ in seen]
         )
     images = []

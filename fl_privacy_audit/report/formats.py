@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.dp.run_check import DpCheck
+from fl_privacy_audit.dp import ClaimCheck
 
 GROUP = "\N{NARROW NO-BREAK SPACE}"
 """Between thousands."""
@@ -98,12 +98,12 @@ def epsilon(value: float) -> str:
     return f"{rounded:,.0f}".replace(",", GROUP)
 
 
-def covers(check: DpCheck | None, view: View) -> bool:
+def covers(check: ClaimCheck | None, view: View) -> bool:
     """Whether a setting's epsilon says anything of this view: central noise comes after the server."""
     return not (check and check.mechanism == "central-gaussian" and view == "server")
 
 
-def epsilon_in_view(value: float | None, check: DpCheck | None, view: View) -> str:
+def epsilon_in_view(value: float | None, check: ClaimCheck | None, view: View) -> str:
     """Epsilon in effect, or reported, as every table shows it."""
     if value is None:
         return "none"

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, View
-from fl_privacy_audit.dp.run_check import DpCheck, reported_epsilons
+from fl_privacy_audit.dp import ClaimCheck
+from fl_privacy_audit.dp.run_check import reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, now, read_ledger
 from fl_privacy_audit.ledger.records import (
     NULLS,
@@ -213,7 +214,7 @@ class SettingSummary(_Model):
     series: list[RoundPoint]
     attacks: list[AttackTried]
     threat_models: list[ThreatModel]
-    dp: DpCheck | None
+    dp: ClaimCheck | None
     notes: list[Reason]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
-from fl_privacy_audit.dp.run_check import DpCheck
+from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
@@ -223,7 +223,7 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
     return lines
 
 
-def dp_lines(checks: Mapping[str, DpCheck]) -> list[str]:
+def dp_lines(checks: Mapping[str, ClaimCheck]) -> list[str]:
     """What is wrong with DP claims, and the epsilon in effect."""
     lines = []
     for setting, check in checks.items():

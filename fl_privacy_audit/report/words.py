@@ -265,6 +265,19 @@ REASONS: Final[Mapping[str, str]] = {
     "result cannot be scored": "the attack ran, but its result cannot be scored: {cause}",
     "picture not kept": "not kept: {message}",
     "unavailable": "{metric} is unavailable: {cause}",
+    # What would explain that the true batch, trained as described, gives another update.
+    "scale differs": (
+        "the update points the same way and is {ratio} times as long, as a learning rate of {rate} "
+        "would make it"
+    ),
+    "fits with": "it would fit with {option} {value}",
+    "inputs not normalised": "it would fit if the client did not normalise its images",
+    "pixels published as normalised": (
+        "it would fit if the published images were normalised already"
+    ),
+    "tensors differ": "parameters that differ: {count}, {tensors} among them",
+    "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
+    "another batch or training": "another batch, or training that is not as described",
     # Ledgers, and runs side by side.
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
@@ -304,7 +317,10 @@ def say(reason: Reason, *, brief: bool = False) -> str:
 def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     """Figures as text, and the phrases that are made from several of them."""
     figures = reason.figures
-    phrases = {name: str(value) for name, value in figures.items()}
+    phrases = {
+        name: f"{value:.3g}" if isinstance(value, float) else str(value)
+        for name, value in figures.items()
+    }
     phrases["figures"] = ", ".join(f"{name} {value}" for name, value in phrases.items())
     if reason.cause is not None:
         phrases["cause"] = say(reason.cause, brief=brief)

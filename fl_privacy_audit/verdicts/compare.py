@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from fl_privacy_audit.core.errors import NotComparableError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.dp.run_check import DpCheck, check_run
+from fl_privacy_audit.dp import ClaimCheck
+from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, read_ledger
 from fl_privacy_audit.ledger.records import AttackOutcome
 from fl_privacy_audit.metrics import METRICS
@@ -111,7 +112,7 @@ class Comparison(BaseModel):
     notes: list[Reason]
     runs: dict[str, str]
     verdicts: list[SettingVerdict] = []
-    dp: dict[str, DpCheck] = {}
+    dp: dict[str, ClaimCheck] = {}
 
 
 def compare(directories: Sequence[str | Path]) -> Comparison:
@@ -219,7 +220,7 @@ def accuracy_of(run: LastRun) -> float | None:
     return accuracies[-1] if accuracies else None
 
 
-def epsilon_in_effect(check: DpCheck | None) -> float | None:
+def epsilon_in_effect(check: ClaimCheck | None) -> float | None:
     """The largest that a client has spent over all rounds; None if it could not be computed."""
     clients = [] if check is None else check.clients
     return max((spent.cumulative.pld for spent in clients), default=None)
@@ -230,7 +231,7 @@ def epsilon_reported(run: LastRun) -> float | None:
     return max((a.reported["epsilon"] for a in run.audits if "epsilon" in a.reported), default=None)
 
 
-def _rows(run: LastRun, verdicts: Sequence[SettingVerdict], check: DpCheck | None) -> list[Row]:
+def _rows(run: LastRun, verdicts: Sequence[SettingVerdict], check: ClaimCheck | None) -> list[Row]:
     rows = []
     for verdict in (one for setting in verdicts for one in setting.attacks):
         records = [a for a in run.audits if a.view == verdict.view]

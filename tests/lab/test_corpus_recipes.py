@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_is_named(spoil: Callable[[Path], object], tmp_path
     path = tmp_path / "v.safetensors"
     learn(path, 1)
     spoil(path)
-    with pytest.raises(CorpusError, match=r"v\.safetensors cannot be used: .*delete it to train"):
+    with pytest.raises(CorpusError, match=r"v\.safetensors cannot be used: .*delete it to start"):
         learn(path, 1)
 
 

@@ -12,15 +12,13 @@ import torch
 
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.progress import Stages
 
 from .plan import Chunk, Plan, Refusal, lay_out
 from .recipes import RECIPES
 from .sources import open_source
 from .store import Store
 from .work import Place, attack_chunk, pair_key, victim
-
-Report = Callable[[str, int, int], None]
-"""``(what is going on, done, in all)``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ def build_corpus(
     checkpoints: Path | None = None,
     workers: int = 1,
     device: str = "auto",
-    report: Report = lambda what, done, total: None,
+    report: Stages = lambda what, done, total: None,
 ) -> Built:
     """Build a corpus, or go on with one.
 
@@ -122,7 +120,7 @@ def _train(
     chunks: Iterable[Chunk],
     spec_of: dict[str, str],
     place: Place,
-    report: Report,
+    report: Stages,
 ) -> None:
     """Victims first, so that no two workers train the same one."""
     wanted = dict.fromkeys(

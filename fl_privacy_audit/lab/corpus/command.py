@@ -2,27 +2,17 @@
 
 import inspect
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.devices import pick_device
-from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.lab.progress import bars
 
-from .build import Built, build_corpus
+from .build import build_corpus
 from .plan import MODES, Part, Plan
 from .presets import PRESETS, Request, make_plan
 from .recipes import RECIPES, Training
@@ -30,10 +20,8 @@ from .sources import SOURCES
 from .specs import Spec, parse_spec
 from .victims import VICTIMS
 
-_T = TypeVar("_T")
 
-
-@click.group("corpus", short_help="Make pictures for annotators: originals and reconstructions.")
+@click.group("corpus")
 def corpus_command() -> None:
     """Make and look at corpora: originals beside what attacks made of them."""
 
@@ -150,21 +138,8 @@ def corpus_command() -> None:
 @click.pass_context
 def build_command(
     context: click.Context,
+    /,
     out: Path,
-    sources: tuple[str, ...],
-    victims: tuple[str, ...],
-    recipes: tuple[str, ...],
-    modes: tuple[str, ...],
-    batches: tuple[int, ...],
-    attacks: tuple[str, ...],
-    defences: tuple[str, ...],
-    steps: tuple[int, ...],
-    images: int,
-    per_image: int | None,
-    size: int,
-    seed: int,
-    epochs: int,
-    train_images: int | None,
     data_root: str,
     download: bool,
     checkpoints: Path | None,
@@ -172,123 +147,63 @@ def build_command(
     workers: int | None,
     device: str,
     preset: str | None,
-    ratings: Path | None,
-    limit: int | None,
-    small: bool,
+    **options: Any,
 ) -> None:
-    """Build the corpus OUT, or go on where a build was interrupted.
+    """Build the corpus OUT, or resume an interrupted build.
 
     It holds the product of the lists, less what is impossible; OUT/refused.csv says what that was.
-    Pictures are personal data if the images are: OUT is made for its owner alone.
+    Pictures are personal data if the images are: OUT is readable by its owner alone.
     """
-    if preset is not None:
-        _refuse_beside_preset(context)
-        given = sources if _given(context, "sources") else ()
-        plan = _checked(
-            lambda: make_plan(
-                preset, Request(sources=given, ratings=ratings, limit=limit, small=small)
-            )
-        )
-    else:
-        part = _checked(
-            lambda: Part(
-                sources=sources,
-                victims=victims,
-                recipes=recipes,
-                modes=tuple(mode for mode in MODES if mode in modes),
-                batches=batches,
-                attacks=tuple(
-                    spec for attack in attacks for spec in _with_steps(parse_spec(attack), steps)
-                ),
-                defences=tuple(parse_spec(defence) for defence in defences),
-                images=images,
-                per_image=per_image,
-            )
-        )
-        training = Training(epochs=epochs, images=train_images)
-        plan = Plan(parts=(part,), seed=seed, size=size, training=training)
-    gpu = _checked(lambda: pick_device(device)).type == "cuda"
+    plan = _preset(context, preset, options) if preset is not None else _plan(options)
+    gpu = pick_device(device).type == "cuda"
     plan = replace(plan, side_by_side=side_by_side or (64 if gpu else plan.side_by_side))
-    workers = workers or (1 if gpu else min(2, os.cpu_count() or 1))
-    run_build(out, plan, data_root, download, checkpoints, workers, device)
-
-
-PLAN_OPTIONS = (
-    "victims",
-    "recipes",
-    "modes",
-    "batches",
-    "attacks",
-    "defences",
-    "steps",
-    "images",
-    "per_image",
-    "size",
-    "seed",
-    "epochs",
-    "train_images",
-)
-
-
-def _given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def _refuse_beside_preset(context: click.Context) -> None:
-    for option in context.command.params:
-        if option.name in PLAN_OPTIONS and _given(context, option.name):
-            raise click.UsageError(
-                f"{option.opts[0]} is settled by the preset; leave it out, or leave out --preset"
-            )
-
-
-def _checked(make: Callable[[], _T]) -> _T:
-    try:
-        return make()
-    except AuditError as error:
-        raise click.ClickException(str(error)) from error
-
-
-def run_build(
-    out: Path,
-    plan: Plan,
-    root: str,
-    download: bool,
-    checkpoints: Path | None,
-    workers: int,
-    device: str,
-) -> Built:
-    """Build with a progress bar, and say what came of it."""
-    console = Console(stderr=True)
-    try:
-        with Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        ) as bar:
-            task = bar.add_task("reading the sources", total=None)
-            built = build_corpus(
-                out,
-                plan,
-                root=root,
-                download=download,
-                checkpoints=checkpoints,
-                workers=workers,
-                device=device,
-                report=lambda what, done, total: bar.update(
-                    task, description=what, completed=done, total=total
-                ),
-            )
-    except AuditError as error:
-        raise click.ClickException(str(error)) from error
+    with bars() as show:
+        built = build_corpus(
+            out,
+            plan,
+            root=data_root,
+            download=download,
+            checkpoints=checkpoints,
+            workers=workers or (1 if gpu else min(2, os.cpu_count() or 1)),
+            device=device,
+            report=show,
+        )
     click.echo(f"{out}: {built.rows} reconstructions, {built.fresh} of them new")
     for refusal in built.refusals:
         click.echo(f"not made: {refusal.setting} ({refusal.images} images): {refusal.reason}")
-    return built
+
+
+PRESET_OPTIONS = ("sources", "ratings", "limit", "small")
+"""Of the options that describe a plan, those that a preset takes."""
+
+
+def _preset(context: click.Context, name: str, options: dict[str, Any]) -> Plan:
+    def given(option: str) -> bool:
+        return context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
+
+    for option in context.command.params:
+        if option.name in options and option.name not in PRESET_OPTIONS and given(option.name):
+            raise click.UsageError(
+                f"{option.opts[0]} is settled by the preset; leave it out, or leave out --preset"
+            )
+    request = {option: options[option] for option in PRESET_OPTIONS if given(option)}
+    return make_plan(name, Request(**request))
+
+
+def _plan(options: dict[str, Any]) -> Plan:
+    steps = options["steps"]
+    attacks = (s for text in options["attacks"] for s in _with_steps(parse_spec(text), steps))
+    part = Part(
+        attacks=tuple(attacks),
+        defences=tuple(map(parse_spec, options["defences"])),
+        modes=tuple(mode for mode in MODES if mode in options["modes"]),
+        **{
+            name: options[name]
+            for name in ("sources", "victims", "recipes", "batches", "images", "per_image")
+        },
+    )
+    training = Training(epochs=options["epochs"], images=options["train_images"])
+    return Plan(parts=(part,), seed=options["seed"], size=options["size"], training=training)
 
 
 def _with_steps(attack: Spec, steps: tuple[int, ...]) -> list[Spec]:

@@ -60,7 +60,7 @@ def _shared(command: Command) -> Command:
     return command
 
 
-@click.group("semsim", short_help="Train SemSim, or judge it against other metrics.")
+@click.group("semsim")
 def semsim_group() -> None:
     """Train SemSim on a corpus and answers about it, or judge it against other metrics."""
 

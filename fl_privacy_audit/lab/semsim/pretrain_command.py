@@ -97,4 +97,4 @@ def training_pictures(source: str, most: int, *, root: str, seed: int) -> Tensor
     half = open_source(source, root).train
     rng = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(half), generator=rng)[:most].tolist()
-    return (half.pixels(rows, SIDE) * 255).round().to(torch.uint8)
+    return half.bytes(rows, SIDE)
