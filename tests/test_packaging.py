@@ -101,6 +101,66 @@ def test_the_face() -> None:
     assert all(getattr(face, alias.name) is not None for alias in imports)
 
 
+OLD_IMPORTS = """
+import importlib, types, warnings
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from fl_privacy_audit import theory
+    from fl_privacy_audit.attacks import dlg, inverting_gradients
+    from fl_privacy_audit.attacks.dlg import PATIENCE, dlg as the_function
+    from fl_privacy_audit.attacks.engine import OptimisationAttack
+    from fl_privacy_audit.attacks.labels import Labels
+    from fl_privacy_audit.config import AuditConfig, ImageConfig
+    from fl_privacy_audit.theory import gaussian_mu
+    from fl_privacy_audit.theory.gaussian import gaussian_mu as same
+    from fl_privacy_audit.types import Observation
+    import fl_privacy_audit.annotate
+assert {w.category for w in caught} == {DeprecationWarning}
+assert {w.filename for w in caught} == {__file__}
+first = "fl_privacy_audit.theory is now fl_privacy_audit.dp; the old name goes in version 0.3"
+assert str(caught[0].message) == first
+
+from fl_privacy_audit import attacks, core, dp
+import fl_privacy_audit._moved, fl_privacy_audit.attacks.parts.labels, fl_privacy_audit.lab.people
+
+assert Observation is core.types.Observation
+assert AuditConfig is core.config.AuditConfig is fl_privacy_audit.AuditConfig
+assert ImageConfig is fl_privacy_audit.ImageConfig
+assert gaussian_mu is same is theory.gaussian_mu is dp.gaussian_mu
+assert Labels is attacks.parts.labels.Labels
+assert fl_privacy_audit.annotate.Store is fl_privacy_audit.lab.people.Store
+assert dlg is the_function and attacks.ATTACKS["dlg"].factory is dlg
+assert isinstance(attacks.dlg(steps=3), OptimisationAttack) and attacks.dlg(steps=3).steps == 3
+
+for old, new in fl_privacy_audit._moved.MOVED.items():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alias = importlib.import_module(old)
+    module = importlib.import_module(new)
+    assert alias is not module
+    assert module.__spec__.name == module.__name__ == new
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    things = [name for name, value in public.items() if not isinstance(value, types.ModuleType)]
+    assert all(getattr(alias, name) is public[name] for name in things), old
+"""
+
+
+def test_old_imports_give_the_same_objects_and_a_warning(tmp_path: Path) -> None:
+    script = tmp_path / "old_imports.py"
+    script.write_text(OLD_IMPORTS, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_that_never_were_are_not_found() -> None:
+    for name in ("fl_privacy_audit.theories", "fl_privacy_audit.attacks.no_such_attack"):
+        with pytest.raises(ModuleNotFoundError, match=name):
+            importlib.import_module(name)
+
+
 def test_no_file_is_too_long() -> None:
     files = python_files(*SOURCES)
     assert len(files) > 40

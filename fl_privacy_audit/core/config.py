@@ -10,6 +10,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from .errors import ConfigError
 from .types import Checked, ControlKind, ImageSpec, LocalTraining, View
 
+# As settings of an audit they are called this.
+ImageConfig = ImageSpec
+TrainingConfig = LocalTraining
+
 RUN_CONFIG_PREFIX = "audit."
 ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
 LISTS = ("views", "controls")

@@ -82,7 +82,10 @@ def _claim(settings: ClaimConfig, run: LastRun, assumed: list[str]) -> DpClaim:
         if not (settings.steps_per_round or training["steps"]):
             assumed.append("the number of local steps is not known; taken as one")
     if settings.mechanism == "central-gaussian" and sampled is None:
-        sampled = Counter(Counter(r.round for r in _returned(run)).values()).most_common(1)[0][0]
+        replies_per_round = Counter(record.round for record in _returned(run))
+        if not replies_per_round:
+            raise ConfigError("no client replied; set `claim.sampled_clients`")
+        sampled = Counter(replies_per_round.values()).most_common(1)[0][0]
         assumed.append(
             f"noise is taken to be scaled to {sampled} clients, as many as usually reply"
         )

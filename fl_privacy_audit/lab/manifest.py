@@ -100,6 +100,15 @@ class Corpus:
     pairs: tuple[Pair, ...]
     classes: dict[str, list[str]]
 
+    @property
+    def offsets(self) -> dict[str, int]:
+        """What to add to a source's class numbers so that no two sources share one."""
+        offsets, total = {}, 0
+        for source in sorted({pair.source for pair in self.pairs}):
+            offsets[source] = total
+            total += len(self.classes[source])
+        return offsets
+
     def picture(self, path: str) -> Tensor:
         """One picture of the corpus, ``(3, H, W)`` in [0, 1].
 

@@ -213,6 +213,17 @@ def test_a_reported_epsilon_alone_is_checked_for_growth(tmp_path: Path) -> None:
     assert codes(checked(tmp_path / "b", None, lines(3, epsilons=[1.0, 2.0, 3.0]))) == []
 
 
+def test_central_noise_without_a_single_reply_is_not_computed(tmp_path: Path) -> None:
+    claim = {name: value for name, value in CENTRAL.items() if name != "sampled_clients"}
+    failed = [r.model_copy(update={"client_status": "failed"}) for r in lines(2)]
+    check = checked(tmp_path, claim, failed)
+    assert check is not None
+    assert (check.clients, check.flags) == ((), ())
+    assert check.unchecked == (
+        "No epsilon can be computed: no client replied; set `claim.sampled_clients`.",
+    )
+
+
 def test_nothing_to_check(tmp_path: Path) -> None:
     assert checked(tmp_path, None, lines(3)) is None
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,133 +13,82 @@ from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.devices import pick_device
 from fl_privacy_audit.lab.progress import bars
 
+from .architectures import ARCHITECTURES
 from .build import build_corpus
 from .plan import MODES, Part, Plan
 from .presets import PRESETS, Request, make_plan
 from .recipes import RECIPES, Training
 from .sources import SOURCES
 from .specs import Spec, parse_spec
-from .victims import VICTIMS
 
 
-@click.group("corpus")
+@click.group("corpus", context_settings={"show_default": True})
 def corpus_command() -> None:
-    """Make and look at corpora: originals beside what attacks made of them."""
+    """Build corpora: originals beside what attacks reconstructed."""
 
 
-@corpus_command.command("build")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--source",
-    "sources",
-    multiple=True,
-    default=("photos",),
-    show_default=True,
-    help=f"{', '.join(SOURCES)}; or NAME=FOLDER. Repeat for more.",
-)
-@click.option(
-    "--victim",
-    "victims",
-    multiple=True,
+repeated = partial(click.option, multiple=True)
+PATH = click.Path(path_type=Path)
+AT_LEAST_1 = click.IntRange(1)
+SPEC = "NAME[:KEY=VALUE,...]"
+
+
+@corpus_command.command("build", context_settings={"show_default": True})
+@click.argument("out", type=PATH)
+@repeated("--source", "sources", default=("photos",), help=f"{', '.join(SOURCES)}; or NAME=FOLDER.")
+@repeated(
+    *("--architecture", "--victim", "architectures"),
     default=("lenet",),
-    show_default=True,
-    help=", ".join(VICTIMS),
+    help=f"Networks to attack: {', '.join(ARCHITECTURES)}.",
 )
-@click.option(
-    "--recipe",
-    "recipes",
-    multiple=True,
+@repeated(
+    *("--recipe", "recipes"),
     type=click.Choice(list(RECIPES)),
     default=("none",),
-    show_default=True,
-    help="How victims are trained.",
+    help="How networks are trained.",
 )
-@click.option(
-    "--mode",
-    "modes",
-    multiple=True,
+@repeated(
+    *("--mode", "modes"),
     type=click.Choice(list(MODES)),
     default=("eval",),
-    show_default=True,
-    help="Of batch norm in the client's step; attacks replay the same.",
+    help="Mode of batch norm in the client's step; attacks replay the same.",
 )
-@click.option(
-    "--batch",
-    "batches",
-    multiple=True,
-    type=click.IntRange(1),
-    default=(1,),
-    show_default=True,
-    help="Images in the client's step.",
-)
-@click.option(
-    "--attack",
-    "attacks",
-    multiple=True,
-    default=("swept_inversion",),
-    show_default=True,
-    metavar="NAME[:KEY=VALUE,...]",
-)
-@click.option(
-    "--defence",
-    "defences",
-    multiple=True,
+@repeated("--batch", "batches", type=AT_LEAST_1, default=(1,), help="Images in the client's step.")
+@repeated("--attack", "attacks", default=("swept_inversion",), metavar=SPEC)
+@repeated(
+    *("--defence", "defences"),
     default=("none",),
-    show_default=True,
-    metavar="NAME[:KEY=VALUE,...]",
-    help="On the gradient, in its units.",
+    metavar=SPEC,
+    help="Applied to the gradient, in its units.",
 )
+@repeated("--steps", type=AT_LEAST_1, help="Steps of every attack that takes steps and names none.")
+@click.option("--images", type=AT_LEAST_1, default=10, help="Images of each source.")
 @click.option(
-    "--steps",
-    multiple=True,
-    type=click.IntRange(1),
-    help="Of every attack that takes steps and is given none.",
+    "--per-image", type=AT_LEAST_1, help="Settings per image, dealt in turn; all if unset."
 )
-@click.option(
-    "--images", type=click.IntRange(1), default=10, show_default=True, help="Of each source."
-)
-@click.option(
-    "--per-image", type=click.IntRange(1), help="Deal each image so many of the settings, not all."
-)
-@click.option("--size", type=click.IntRange(8), default=32, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--epochs", type=click.IntRange(1), default=200, show_default=True, help="Of trained victims."
-)
-@click.option("--train-images", type=click.IntRange(2), help="Most images to train a victim on.")
-@click.option(
-    "--data-root",
-    default="data",
-    show_default=True,
-    help="The folder that torchvision takes as its root.",
-)
-@click.option("--download", is_flag=True, help="Let torchvision fetch what is missing.")
-@click.option(
-    "--checkpoints",
-    type=click.Path(path_type=Path),
-    help="Folder of trained victims; by default in OUT.",
-)
-@click.option(
-    "--side-by-side", type=click.IntRange(1), help="Images attacked together: 12, on a GPU 64."
-)
+@click.option("--size", type=click.IntRange(8), default=32, help="Side of the images in pixels.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed for all random draws.")
+@click.option("--epochs", type=AT_LEAST_1, default=200, help="Epochs of trained networks.")
+@click.option("--train-images", type=click.IntRange(2), help="Most images to train a network on.")
+@click.option("--data-root", default="data", help="The folder that torchvision takes as its root.")
+@click.option("--download", is_flag=True, help="Let torchvision download what is missing.")
+@click.option("--checkpoints", type=PATH, help="Folder of trained networks; in OUT if unset.")
+@click.option("--side-by-side", type=AT_LEAST_1, help="Images attacked together: 12, on a GPU 64.")
 @click.option(
     "--workers",
-    type=click.IntRange(1),
-    help="Processes of one thread each: one a core and at most two; on a GPU one.",
+    type=AT_LEAST_1,
+    help="Processes of one thread: one per core, at most 2; on a GPU 1.",
 )
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", help="auto takes the GPU if there is one.")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    help="A whole corpus by name, with --source for further images.",
+    help="A whole corpus by name; --source adds images.",
 )
-@click.option("--ratings", type=click.Path(path_type=Path), help="Of sun2023-cifar100.")
-@click.option("--limit", type=click.IntRange(1), help="Most images of a source, in a preset.")
+@click.option("--ratings", type=PATH, help="Table of ratings for sun2023-cifar100.")
+@click.option("--limit", type=AT_LEAST_1, help="Most images of a source, in a preset.")
 @click.option("--small", is_flag=True, help="sun2023-cifar100 in minutes, to see that it runs.")
-@click.pass_context
 def build_command(
-    context: click.Context,
-    /,
     out: Path,
     data_root: str,
     download: bool,
@@ -154,7 +104,7 @@ def build_command(
     It holds the product of the lists, less what is impossible; OUT/refused.csv says what that was.
     Pictures are personal data if the images are: OUT is readable by its owner alone.
     """
-    plan = _preset(context, preset, options) if preset is not None else _plan(options)
+    plan = _preset(preset, options) if preset is not None else _plan(options)
     gpu = pick_device(device).type == "cuda"
     plan = replace(plan, side_by_side=side_by_side or (64 if gpu else plan.side_by_side))
     with bars() as show:
@@ -177,7 +127,9 @@ PRESET_OPTIONS = ("sources", "ratings", "limit", "small")
 """Of the options that describe a plan, those that a preset takes."""
 
 
-def _preset(context: click.Context, name: str, options: dict[str, Any]) -> Plan:
+def _preset(name: str, options: dict[str, Any]) -> Plan:
+    context = click.get_current_context()
+
     def given(option: str) -> bool:
         return context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
@@ -199,7 +151,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         modes=tuple(mode for mode in MODES if mode in options["modes"]),
         **{
             name: options[name]
-            for name in ("sources", "victims", "recipes", "batches", "images", "per_image")
+            for name in ("sources", "architectures", "recipes", "batches", "images", "per_image")
         },
     )
     training = Training(epochs=options["epochs"], images=options["train_images"])

@@ -1,4 +1,4 @@
-"""A source of images: one half to train victims on, one to attack."""
+"""A source of images: one half to train networks on, one to attack."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ class Source:
         classes: Their names; labels are indices into them.
         mean: Per channel, that clients subtract.
         std: Per channel, that clients divide by.
-        train: What victims are trained on.
+        train: What networks are trained on.
         attacked: What attacks shall rebuild.
     """
 

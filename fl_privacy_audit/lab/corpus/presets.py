@@ -105,7 +105,9 @@ def sun2023_cifar100(request: Request) -> Plan:
         parts=(
             Part(
                 sources=("cifar100",),
-                victims=("resnet20", "convnet16") if request.small else ("resnet20-4", "convnet"),
+                architectures=("resnet20", "convnet16")
+                if request.small
+                else ("resnet20-4", "convnet"),
                 recipes=tuple(name for name, recipe in RECIPES.items() if recipe.trained),
                 attacks=(Spec("inverting_gradients", settings),),
                 images=len(images),

@@ -1,4 +1,4 @@
-"""How victims are trained: the recipes of Sun et al. 2023, and checkpoints that can be resumed.
+"""How networks are trained: the recipes of Sun et al. 2023, and checkpoints that can be resumed.
 
 The settings of full training are those of the paper's released code: SGD of 0.1 with Nesterov
 momentum 0.9 and weight decay 5e-4, tenfold drops after 3/8, 5/8 and 7/8 of the epochs, batches of
@@ -82,7 +82,7 @@ class Training:
     """How long and on how much.
 
     Attributes:
-        epochs: The paper's CIFAR-100 victims: 200.
+        epochs: 200 in the paper, on CIFAR-100.
         images: Most images to train on; None for all.
         batch_size: The paper's: 64.
         learning_rate: At the start; the paper's: 0.1.
@@ -98,7 +98,7 @@ class Training:
         return f"e{self.epochs}n{self.images or 'all'}b{self.batch_size}r{self.learning_rate:g}"
 
 
-def train_victim(
+def train_network(
     model: nn.Module,
     recipe: Recipe,
     images: Tensor,
@@ -111,7 +111,7 @@ def train_victim(
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> nn.Module:
-    """Train a victim, or go on where a checkpoint stands, or take the finished one.
+    """Train a architecture, or go on where a checkpoint stands, or take the finished one.
 
     Args:
         model: With the weights to start from; changed in place.

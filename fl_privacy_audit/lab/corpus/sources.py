@@ -2,7 +2,7 @@
 
 Sun et al. 2023, arXiv:2309.13038, use CIFAR-100, Caltech-101, Imagenette, CelebA (people as
 classes) and Stanford Dogs; the last is an image folder. A source has two halves without a picture
-in common: victims train on one, and the other is attacked.
+in common: networks train on one, and the other is attacked.
 """
 
 from collections.abc import Callable, Sequence

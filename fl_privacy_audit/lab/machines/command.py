@@ -23,7 +23,7 @@ from .store import PANELS, Panel, load_all
 PATH = click.Path(path_type=Path)
 
 
-@click.group("annotators")
+@click.group("annotators", context_settings={"show_default": True})
 def annotators_command() -> None:
     """Machine annotators, where no person has labelled a corpus.
 
@@ -52,14 +52,11 @@ def annotators_command() -> None:
 @click.option("--annotator", "names", multiple=True, help=f"Of {', '.join(MEMBERS)}.")
 @click.option("--start", multiple=True, metavar="NETWORK=FILE", help="Weights to begin from.")
 @click.option("--after", default="", help="Begin from the same annotators of this other source.")
-@click.option("--steps", type=click.IntRange(0), default=300, show_default=True, help="Batches.")
+@click.option("--steps", type=click.IntRange(0), default=300, help="Batches.")
 @click.option(
-    "--halves/--no-halves",
-    default=True,
-    show_default=True,
-    help="Give each panel its own half of the pictures.",
+    "--halves/--no-halves", default=True, help="Give each panel its own half of the pictures."
 )
-@click.option("--mirror/--no-mirror", default=True, show_default=True, help="Mirror half of them.")
+@click.option("--mirror/--no-mirror", default=True, help="Mirror half of them.")
 @click.option("--light", is_flag=True, help="Cheaper networks, for sources of few pictures.")
 @click.option(
     "--candidates",
@@ -67,12 +64,11 @@ def annotators_command() -> None:
     default=0,
     help="Choose among so many classes, told which occur; 0: among all.",
 )
-@click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Side.")
+@click.option("--size", type=click.IntRange(8), default=32, help="Side.")
 @click.option(
     "--precision",
     type=click.FloatRange(0, 1),
     default=0.8,
-    show_default=True,
     help="Share of answers that shall be right.",
 )
 def train_command(
@@ -123,7 +119,6 @@ def train_command(
     "what",
     type=click.Choice(["reconstruction", "original"]),
     default="reconstruction",
-    show_default=True,
     help="Which picture of a pair they see.",
 )
 @click.option("--only", multiple=True, help="Only this source; may be repeated.")
@@ -139,7 +134,7 @@ def answer_command(
             members,
             what=cast(What, what),
             sources=only,
-            progress=lambda done, total: show("answering", done, total),
+            progress=partial(show, "answering"),
         )
     write_answers(out, answers)
     _print_answers(read, answers)

@@ -5,6 +5,7 @@ import math
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from .store import Store
 DATABASE = "annotations.sqlite"
 
 
-@click.command("annotate")
+@click.command("annotate", context_settings={"show_default": True})
 @click.argument("corpus", type=click.Path(path_type=Path))
 @click.option(
     "--database",
@@ -48,8 +49,8 @@ DATABASE = "annotations.sqlite"
 @click.option("--question", help="What is asked.")
 @click.option("--seed", type=int, help="Of orders, repeats and candidates.  [default: 0]")
 @click.option("--strict", is_flag=True, help="Refuse a corpus with a picture that cannot be shown.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765)
 @click.option(
     "--export",
     "target",
@@ -149,13 +150,7 @@ def prepare(
 
 
 def _serve(
-    corpus: Corpus,
-    store: Store,
-    asked: Mapping[str, object],
-    *,
-    host: str,
-    port: int,
-    strict: bool,
+    corpus: Corpus, store: Store, asked: Mapping[str, object], *, host: str, port: int, strict: bool
 ) -> None:
     console = Console(stderr=True, soft_wrap=True)
     with bars() as show:
@@ -164,7 +159,7 @@ def _serve(
             store,
             asked,
             strict=strict,
-            progress=lambda done, total: show("checking pictures", done, total),
+            progress=partial(show, "checking pictures"),
         )
     if problems:
         console.print(f"{len(problems)} of {len(corpus.pairs)} pictures are left out:")
@@ -210,13 +205,7 @@ def _listen(app: object, host: str, port: int) -> BaseWSGIServer:
 
 
 def _export(
-    target: Path,
-    corpus: Corpus,
-    store: Store,
-    names: tuple[str, ...],
-    *,
-    ratings: bool,
-    log: bool,
+    target: Path, corpus: Corpus, store: Store, names: tuple[str, ...], *, ratings: bool, log: bool
 ) -> None:
     check_ending(target)
     annotators = chosen(store, names)
@@ -227,7 +216,7 @@ def _export(
             table = ratings_table(
                 corpus,
                 answers(store, annotators),
-                progress=lambda done, total: show("comparing pictures", done, total),
+                progress=partial(show, "comparing pictures"),
             )
         write_table(target, *table)
     else:

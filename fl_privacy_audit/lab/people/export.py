@@ -87,18 +87,6 @@ def chosen(store: Store, names: Sequence[str]) -> list[Annotator]:
     return list(annotators.values())
 
 
-def class_offsets(corpus: Corpus) -> dict[str, int]:
-    """What to add to a source's class numbers so that those of two sources differ.
-
-    Zero where there is one source.
-    """
-    offsets, total = {}, 0
-    for source in sorted({pair.source for pair in corpus.pairs}):
-        offsets[source] = total
-        total += len(corpus.classes[source])
-    return offsets
-
-
 def by_key(given: Iterable[Answer], raters: Sequence[str]) -> dict[str, list[Answer | None]]:
     """``{key: [answer of each rater or None]}``."""
     rows: dict[str, list[Answer | None]] = {}
@@ -130,7 +118,7 @@ def ratings_table(
             f"no picture was named by all of {len(raters)} annotators, and a study needs two or "
             "more; leave some out with --annotator, or collect more answers"
         )
-    offsets = class_offsets(corpus)
+    offsets = corpus.offsets
     several = len(offsets) > 1
     rows: list[dict[str, Any]] = []
     for done, pair in enumerate(pairs):

@@ -17,7 +17,7 @@ from .run import run_study
 from .table import Direction
 
 
-@click.command("study")
+@click.command("study", context_settings={"show_default": True})
 @click.argument("ratings", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -26,10 +26,8 @@ from .table import Direction
     required=True,
     help="Folder for the report.",
 )
-@click.option(
-    "--bootstraps", type=int, default=2000, show_default=True, help="Draws behind each interval."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--bootstraps", type=int, default=2000, help="Draws behind each interval.")
+@click.option("--seed", type=int, default=0, help="Of the draws.")
 @click.option(
     "--direction",
     "directions",

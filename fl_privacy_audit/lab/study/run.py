@@ -26,7 +26,7 @@ def run_study(
     bootstraps: int = 2000,
     seed: int = 0,
     leaks_when: Mapping[str, Direction] | None = None,
-    progress: Stages | None = None,
+    progress: Stages = lambda stage, done, total: None,
 ) -> StudyResult:
     """Judge every metric of a ratings table against the people in it.
 
@@ -54,8 +54,7 @@ def run_study(
 
     def begin(what: str) -> None:
         nonlocal done
-        if progress:
-            progress(what, done, steps)
+        progress(what, done, steps)
         done += 1
 
     by_model = model_level(ratings, draws, on_metric=lambda name: begin(f"settings: {name}"))
