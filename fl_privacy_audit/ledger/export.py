@@ -29,6 +29,7 @@ COLUMNS: dict[str, Kind] = {
     "control": "string",
     "status": "string",
     "reason": "string",
+    "reason_figures": "string",
     "metric": "string",
     "mean": "double",
     "worst": "double",
@@ -41,10 +42,11 @@ COLUMNS: dict[str, Kind] = {
     "stopped": "string",
     "update_norm": "double",
     "num_examples": "int64",
-    "epsilon": "double",
+    "epsilon_reported": "double",
     "truth_digest": "string",
 }
-"""Column -> type. ``node_id`` is text: Flower's are unsigned 64-bit numbers."""
+"""Column -> type. ``node_id`` is text: Flower's are unsigned 64-bit numbers. ``reason`` is a code, and
+``reason_figures`` the JSON of what belongs to it."""
 
 Row = dict[str, Any]
 
@@ -98,7 +100,7 @@ def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
         "client_status": record.client_status,
         "update_norm": record.update_norm,
         "num_examples": record.num_examples,
-        "epsilon": record.reported.get("epsilon"),
+        "epsilon_reported": record.reported.get("epsilon"),
         "truth_digest": record.truth_digest,
     }
     for outcome in record.attacks:
@@ -111,8 +113,12 @@ def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
 
 
 def _common(outcome: AttackOutcome | ControlOutcome) -> Row:
-    names = ("status", "reason", "objective", "steps", "seconds", "seed", "stopped")
-    return {name: getattr(outcome, name) for name in names}
+    names = ("status", "objective", "steps", "seconds", "seed", "stopped")
+    row = {name: getattr(outcome, name) for name in names}
+    if outcome.reason is not None:
+        row["reason"] = outcome.reason.code
+        row["reason_figures"] = outcome.reason.model_dump_json(exclude={"code"}, exclude_none=True)
+    return row
 
 
 def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:

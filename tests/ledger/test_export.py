@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -40,9 +41,11 @@ def test_one_row_a_record_attack_and_metric(tmp_path: Path) -> None:
         [2, None, None, None, "not tested"],
     ]
     assert {row["setting"] for row in rows} == {"z = 1"}
-    assert [row["epsilon"] for row in rows][:3] == [1.5] * 3
+    assert [row["epsilon_reported"] for row in rows][:3] == [1.5] * 3
     assert rows[-1]["node_id"] == str(BIG)
     assert rows[2]["seed"] == 7
+    reason = (rows[-1]["reason"], json.loads(rows[-1]["reason_figures"]))
+    assert reason == ("text", {"figures": {"text": "not due"}})
 
 
 def test_several_ledgers_stand_below_each_other(tmp_path: Path) -> None:
