@@ -20,7 +20,7 @@ class FirstLinear:
     """The fully connected layer that sees the flattened image, and its observed gradient.
 
     Attributes:
-        name: Of the module in the model.
+        name: Name of the module in the model.
         weight: ``(m, n)`` gradient, float64.
         bias: ``(m,)`` gradient, float64.
         relu: Whether a ReLU follows at once.
@@ -91,14 +91,14 @@ def first_linear_layer(seen: Observation, attack: str) -> FirstLinear:
     with torch.enable_grad(), own_random_numbers(0, [seen.device]):
         scores = functional_call(model, {**weights, **seen.buffers}, (probe,))
     flat = probe.flatten(1)
-    found = [n for n, x in inputs.items() if x.shape == flat.shape and torch.equal(x, flat)]
-    if not found:
+    matches = [n for n, x in inputs.items() if x.shape == flat.shape and torch.equal(x, flat)]
+    if not matches:
         raise UnmetNeedError(
             f"{attack} needs a fully connected layer that sees the flattened image itself, but no "
             f"linear layer of this model does (there are {len(inputs)}); attack a model that "
             "begins with flatten and linear, or use an attack on convolutions"
         )
-    name = found[0]
+    name = matches[0]
     if f"{name}.weight" not in gradient or f"{name}.bias" not in gradient:
         raise UnmetNeedError(
             f"{attack} needs the gradients of the weight and of the bias of `{name}`, but the "
