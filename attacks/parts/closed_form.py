@@ -1,7 +1,7 @@
 """What the attacks that solve instead of search have in common."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +121,7 @@ def residual(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
 
     The best scale is divided out where the length of the observed gradient means nothing.
     """
-    wide = replay.local_training(_double(seen))
+    wide = replay.local_training(replay.cast(seen, torch.float64))
     with torch.enable_grad(), own_random_numbers(0, [seen.device]):
         y = F.one_hot(labels, seen.num_classes).double()
         replayed = wide(inputs.detach().double(), y)
@@ -136,16 +136,3 @@ def pixels(seen: Observation, inputs: Tensor) -> Tensor:
     """Model inputs -> float images in [0, 1]; what is not a number becomes mid-grey."""
     images = seen.image.denormalise(inputs.reshape(-1, *seen.image.shape))
     return images.nan_to_num(nan=0.5, posinf=1.0, neginf=0.0).clamp(0, 1).float()
-
-
-def _double(seen: Observation) -> Observation:
-    def cast(tensors: Update) -> dict[str, Tensor]:
-        return {n: t.double() if t.is_floating_point() else t for n, t in tensors.items()}
-
-    return replace(
-        seen,
-        parameters=cast(seen.parameters),
-        buffers=cast(seen.buffers),
-        update=cast(seen.update),
-        gradient=None if seen.gradient is None else cast(seen.gradient),
-    )
