@@ -62,11 +62,11 @@ class AttackEntry:
     """One row of the table.
 
     Attributes:
-        factory: Makes the attack; its keyword arguments are the settings.
+        factory: Makes the attack; its keyword arguments are its settings.
         paper: Author, year, arXiv.
         threat_model: A letter of `THREAT_MODELS`.
         needs: What it needs; checked before it starts.
-        cost: What one victim costs, in words.
+        cost: What one target costs, in words.
     """
 
     factory: Callable[..., Attack]

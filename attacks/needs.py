@@ -42,7 +42,7 @@ class Needs:
         """Refuse an observation that lacks something.
 
         Raises:
-            UnmetNeedError: With what is missing, and how to mend it.
+            UnmetNeedError: With what is missing, and how to fix it.
         """
         if self.update == "gradient" and seen.gradient is None:
             raise UnmetNeedError(

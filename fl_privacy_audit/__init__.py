@@ -8,11 +8,16 @@ The two lines of a ServerApp::
 `AuditedStrategy` lives in `fl_privacy_audit.strategies`.
 """
 
+import sys
+
+from fl_privacy_audit import _moved as _moved
 from fl_privacy_audit.audit.auditor import Auditor as Auditor
 from fl_privacy_audit.audit.auditor import Progress as Progress
 from fl_privacy_audit.audit.schedule import ClientReply as ClientReply
 from fl_privacy_audit.core.config import AttackConfig as AttackConfig
 from fl_privacy_audit.core.config import AuditConfig as AuditConfig
+from fl_privacy_audit.core.config import ImageConfig as ImageConfig
+from fl_privacy_audit.core.config import TrainingConfig as TrainingConfig
 from fl_privacy_audit.core.errors import AuditError as AuditError
 from fl_privacy_audit.core.types import Client as Client
 from fl_privacy_audit.core.types import ImageSpec as ImageSpec
@@ -20,6 +25,4 @@ from fl_privacy_audit.core.types import LocalTraining as LocalTraining
 from fl_privacy_audit.core.types import Truth as Truth
 from fl_privacy_audit.ledger.ledger import read_ledger as read_ledger
 
-# As settings of an audit they are called this.
-ImageConfig = ImageSpec
-TrainingConfig = LocalTraining
+sys.meta_path.append(_moved.OldNames())

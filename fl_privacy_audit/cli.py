@@ -7,45 +7,85 @@ from pathlib import Path
 from typing import ClassVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks
+from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import read_ledger
-from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import (
-    LOWER_BOUND,
+    comparison_json,
     comparison_markdown,
     comparison_table,
     dp_lines,
     rounds_table,
     verdict_lines,
 )
+from fl_privacy_audit.report.words import LOWER_BOUND, say
 from fl_privacy_audit.verdicts.compare import compare, last_run
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
-console = Console()
+console = standard_output()
 VERDICT_FAILED = 3
 """Exit code where a verdict is one that ``--fail-on`` names."""
 
 
-class _Lazy(click.Group):
-    """A group that imports its heavier commands only when they are asked for."""
+LAB = "fl_privacy_audit.lab."
+"""What follows is a command of the laboratory, whose packages are an extra."""
 
-    later: ClassVar[dict[str, tuple[str, str]]] = {
-        "annotate": ("fl_privacy_audit.lab.people.command", "annotate_command"),
-        "annotators": ("fl_privacy_audit.lab.machines.command", "annotators_command"),
-        "corpus": ("fl_privacy_audit.lab.corpus.command", "corpus_command"),
-        "export": ("fl_privacy_audit.ledger.export", "export_command"),
-        "metrics": ("fl_privacy_audit.metrics.command", "metrics_command"),
-        "report": ("fl_privacy_audit.report.command", "report_command"),
-        "semsim": ("fl_privacy_audit.lab.semsim.command", "semsim_group"),
-        "study": ("fl_privacy_audit.lab.study.command", "study_command"),
-        "sweep": ("fl_privacy_audit.simulate.sweep.command", "sweep_command"),
+
+class _Lazy(click.Group):
+    """A group that imports its heavier commands only when they are called, not for ``--help``."""
+
+    later: ClassVar[dict[str, tuple[str, str, str]]] = {
+        "annotate": (
+            "fl_privacy_audit.lab.people.command",
+            "annotate_command",
+            "Collect people's judgements on a local web page.",
+        ),
+        "annotators": (
+            "fl_privacy_audit.lab.machines.command",
+            "annotators_command",
+            "Train machine annotators, or let them judge a corpus.",
+        ),
+        "corpus": (
+            "fl_privacy_audit.lab.corpus.command",
+            "corpus_command",
+            "Build pictures for annotators: originals and reconstructions.",
+        ),
+        "export": (
+            "fl_privacy_audit.ledger.export",
+            "export_command",
+            "Write records as a CSV or Parquet table.",
+        ),
+        "metrics": (
+            "fl_privacy_audit.metrics.command",
+            "metrics_command",
+            "Print the tables of metrics, or download their weights.",
+        ),
+        "report": (
+            "fl_privacy_audit.report.command",
+            "report_command",
+            "Write one page: verdicts, plots, conditions.",
+        ),
+        "semsim": (
+            "fl_privacy_audit.lab.semsim.command",
+            "semsim_group",
+            "Train SemSim, or compare it with other metrics.",
+        ),
+        "study": (
+            "fl_privacy_audit.lab.study.command",
+            "study_command",
+            "Judge metrics against people's answers.",
+        ),
+        "sweep": (
+            "fl_privacy_audit.simulate.sweep.command",
+            "sweep_command",
+            "Run one federation under many defences, and compare.",
+        ),
     }
+    """Command -> its module, its name there, and its line in ``--help``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.later])
@@ -53,10 +93,39 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.later:
             return super().get_command(ctx, cmd_name)
-        module, name = self.later[cmd_name]
-        command = getattr(importlib.import_module(module), name)
+        module, name, _ = self.later[cmd_name]
+        try:
+            command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if not module.startswith(LAB) or missing == "fl_privacy_audit":
+                raise
+            raise AuditError(
+                f"`{cmd_name}` is part of the laboratory and needs the package {missing!r}: "
+                '`pip install "fl-privacy-audit[lab]"`'
+            ) from error
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; an expected error is one line on stderr and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except AuditError as error:
+            raise click.ClickException(str(error)) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {"Commands": [], "Laboratory commands": []}
+        limit = formatter.width - 6 - max(map(len, self.list_commands(ctx)))
+        for name in self.list_commands(ctx):
+            module, _, text = self.later.get(name, ("", "", ""))
+            text = text or self.commands[name].get_short_help_str(limit)
+            rows["Laboratory commands" if module.startswith(LAB) else "Commands"].append(
+                (name, text)
+            )
+        for title, commands in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(commands)
 
 
 @click.group(cls=_Lazy)
@@ -130,7 +199,7 @@ def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str
     """Print several audits side by side; refuse those that are not comparable."""
     comparison = compare(directories)
     if form == "json":
-        click.echo(comparison.model_dump_json(indent=2))
+        click.echo(comparison_json(comparison), nl=False)
     elif form == "md":
         click.echo(comparison_markdown(comparison))
     else:
@@ -144,23 +213,17 @@ def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str
 @cli.command()
 def attacks() -> None:
     """Print the table of attacks."""
-    table = Table()
-    for heading in ("name", "paper", "threat model", "needs", "cost"):
-        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
+    rows = []
     for name, entry in all_attacks().items():
         server = ", the server cheats" if entry.needs.server == "malicious" else ""
         threat = f"{entry.threat_model}{server}"
-        table.add_row(name, entry.paper, threat, entry.needs.describe(), entry.cost)
-    console.print(table)
+        rows.append((name, entry.paper, threat, entry.needs.describe(), entry.cost))
+    print_rows(console, ("name", "paper", "threat model", "needs", "cost"), rows)
     console.print("Threat models (Carletti et al. 2025), each adding to those before it:")
     for letter, meaning in THREAT_MODELS.items():
         console.print(f"  {letter}  {meaning}", markup=False, soft_wrap=True)
 
 
 def main() -> None:
-    """Entry point: an expected error is one line on stderr and exit code 1."""
-    try:
-        cli()
-    except AuditError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+    """Entry point."""
+    cli()

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Context, Error, Message
 
 from fl_privacy_audit.core.config import read_settings
 from fl_privacy_audit.core.errors import AuditError, ConfigError
-from fl_privacy_audit.defences import DEFENCES, Defence, Setting, defend_weights, make_defence
+from fl_privacy_audit.defences import AppliedDefence, Setting, defend_weights, make_applied_defence
 
 NAME_KEY, SETTINGS_KEY = "defence", "defence-settings"
 """Keys of the run config that `defend` reads where it is given no name."""
@@ -47,9 +47,9 @@ def defend(name: str = "", *, seed: int | None = None, **settings: Setting) -> M
         **settings: Of the defence; in units of the update, see `fl_privacy_audit.defences`.
 
     Raises:
-        ConfigError: There is no such defence, or it is no mod.
+        ConfigError: There is no such defence, or it is not a mod.
     """
-    fixed = _made(name, settings) if name else None
+    fixed = make_applied_defence(name, settings) if name else None
     if fixed is None and settings:
         raise ConfigError(
             "Argument `name` must name a defence where settings are given, but got none"
@@ -75,29 +75,18 @@ def defend(name: str = "", *, seed: int | None = None, **settings: Setting) -> M
     return mod
 
 
-def _made(name: str, settings: dict[str, Setting]) -> Defence:
-    defence = make_defence(name, settings)
-    where = DEFENCES[name].where
-    if where not in ("mod", "nowhere"):
-        raise ConfigError(
-            f"defence {name!r} is no mod of this package: it belongs to {where}; see "
-            "docs/defences.md"
-        )
-    return defence
-
-
-def _from_run_config(context: Context) -> Defence:
+def _from_run_config(context: Context) -> AppliedDefence:
     name = context.run_config.get(NAME_KEY)
     if not isinstance(name, str):
         raise ConfigError(
             f"`defend()` without a name needs `{NAME_KEY}` in the run config; "
             "set it to 'none' for no defence"
         )
-    return _made(name, read_settings(str(context.run_config.get(SETTINGS_KEY, ""))))
+    return make_applied_defence(name, read_settings(str(context.run_config.get(SETTINGS_KEY, ""))))
 
 
 def _defend(
-    sent: list[ArrayRecord], reply: Message, defence: Defence, rng: torch.Generator
+    sent: list[ArrayRecord], reply: Message, defence: AppliedDefence, rng: torch.Generator
 ) -> None:
     """Replace the arrays of the reply that the defence changes."""
     returned = list(reply.content.array_records.items())

@@ -1,6 +1,7 @@
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -43,7 +44,7 @@ def packages() -> dict[str, Path]:
 
 
 def test_every_package_is_packed() -> None:
-    folders = {p.parent for p in python_files(*SOURCES[:4]) if p.name == "__init__.py"}
+    folders = {p.parent for p in python_files(*SOURCES[:3]) if p.name == "__init__.py"}
     assert set(packages().values()) == folders
     assert set(packages()) == set(PROJECT["tool"]["setuptools"]["packages"])
     assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["*"]
@@ -100,6 +101,66 @@ def test_the_face() -> None:
     assert all(getattr(face, alias.name) is not None for alias in imports)
 
 
+OLD_IMPORTS = """
+import importlib, types, warnings
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from fl_privacy_audit import theory
+    from fl_privacy_audit.attacks import dlg, inverting_gradients
+    from fl_privacy_audit.attacks.dlg import PATIENCE, dlg as the_function
+    from fl_privacy_audit.attacks.engine import OptimisationAttack
+    from fl_privacy_audit.attacks.labels import Labels
+    from fl_privacy_audit.config import AuditConfig, ImageConfig
+    from fl_privacy_audit.theory import gaussian_mu
+    from fl_privacy_audit.theory.gaussian import gaussian_mu as same
+    from fl_privacy_audit.types import Observation
+    import fl_privacy_audit.annotate
+assert {w.category for w in caught} == {DeprecationWarning}
+assert {w.filename for w in caught} == {__file__}
+first = "fl_privacy_audit.theory is now fl_privacy_audit.dp; the old name goes in version 0.3"
+assert str(caught[0].message) == first
+
+from fl_privacy_audit import attacks, core, dp
+import fl_privacy_audit._moved, fl_privacy_audit.attacks.parts.labels, fl_privacy_audit.lab.people
+
+assert Observation is core.types.Observation
+assert AuditConfig is core.config.AuditConfig is fl_privacy_audit.AuditConfig
+assert ImageConfig is fl_privacy_audit.ImageConfig
+assert gaussian_mu is same is theory.gaussian_mu is dp.gaussian_mu
+assert Labels is attacks.parts.labels.Labels
+assert fl_privacy_audit.annotate.Store is fl_privacy_audit.lab.people.Store
+assert dlg is the_function and attacks.ATTACKS["dlg"].factory is dlg
+assert isinstance(attacks.dlg(steps=3), OptimisationAttack) and attacks.dlg(steps=3).steps == 3
+
+for old, new in fl_privacy_audit._moved.MOVED.items():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alias = importlib.import_module(old)
+    module = importlib.import_module(new)
+    assert alias is not module
+    assert module.__spec__.name == module.__name__ == new
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    things = [name for name, value in public.items() if not isinstance(value, types.ModuleType)]
+    assert all(getattr(alias, name) is public[name] for name in things), old
+"""
+
+
+def test_old_imports_give_the_same_objects_and_a_warning(tmp_path: Path) -> None:
+    script = tmp_path / "old_imports.py"
+    script.write_text(OLD_IMPORTS, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_that_never_were_are_not_found() -> None:
+    for name in ("fl_privacy_audit.theories", "fl_privacy_audit.attacks.no_such_attack"):
+        with pytest.raises(ModuleNotFoundError, match=name):
+            importlib.import_module(name)
+
+
 def test_no_file_is_too_long() -> None:
     files = python_files(*SOURCES)
     assert len(files) > 40
@@ -112,3 +173,83 @@ def test_the_command_is_installed() -> None:
     (command,) = entry_points(group="console_scripts", name="fl-privacy-audit")
     assert command.value == PROJECT["project"]["scripts"]["fl-privacy-audit"]
     assert callable(command.load())
+
+
+def imported(path: Path) -> set[str]:
+    """Packages from elsewhere that a file imports, wherever in it the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"fl_privacy_audit"}
+
+
+def declared(*extras: str) -> set[str]:
+    """Import names of the base dependencies, and of those of some extras."""
+    lines = list(PROJECT["project"]["dependencies"])
+    for extra in extras:
+        lines += PROJECT["project"]["optional-dependencies"][extra]
+    names = {re.split(r"[\[<>=~!]", line)[0] for line in lines}
+    other = {"pillow": "PIL", "scikit-image": "skimage", "mlflow-skinny": "mlflow"}
+    return {other.get(name, name.replace("-", "_")) for name in names}
+
+
+OPTIONAL = {
+    "fl_privacy_audit/core/tables.py": "parquet",
+    "fl_privacy_audit/ledger/sinks.py": "mlflow",
+    "fl_privacy_audit/simulate/federation/data.py": "cifar10",
+}
+"""Modules that use an extra inside a function, and name it in an error without it."""
+
+
+def test_what_is_imported_is_declared() -> None:
+    undeclared = {}
+    used: set[str] = set()
+    for path in python_files("fl_privacy_audit", "attacks", "strategies"):
+        name = path.relative_to(ROOT).as_posix()
+        lab = name.startswith("fl_privacy_audit/lab/")
+        extras = (["lab"] if lab else []) + ([OPTIONAL[name]] if name in OPTIONAL else [])
+        if missing := imported(path) - declared(*extras):
+            undeclared[name] = missing
+        used |= imported(path)
+    assert undeclared == {}
+    assert declared() - used == set()
+    assert len(PROJECT["project"]["dependencies"]) <= 16
+
+
+WITHOUT = """
+import sys
+for name in {packages}:
+    sys.modules[name] = None
+from fl_privacy_audit.cli import main
+sys.argv = ["fl-privacy-audit", *{arguments}]
+main()
+"""
+
+
+def run_without(packages: set[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = WITHOUT.format(packages=sorted(packages), arguments=arguments)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+LAB_ONLY = (declared("lab") | {"lpips", "pandas"}) - declared()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["attacks"], ["demo", "--help"]])
+def test_the_base_installation_is_enough(arguments: list[str]) -> None:
+    done = run_without(LAB_ONLY, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    if arguments == ["--help"]:
+        assert "Laboratory commands:\n  annotate " in done.stdout
+
+
+@pytest.mark.parametrize("name", ["annotate", "annotators", "study"])
+def test_a_laboratory_command_names_its_extra(name: str) -> None:
+    done = run_without(LAB_ONLY, name, "--help")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: `{name}` is part of the laboratory and needs the package ")
+    assert line.endswith('`pip install "fl-privacy-audit[lab]"`')

@@ -12,7 +12,7 @@ from torch import Tensor
 from fl_privacy_audit.attacks.parts.distances import cosine
 from fl_privacy_audit.core.types import Observation, Update
 
-from .batch import Distance
+from .recipe import Distance
 
 SOFTNESS = 0.1
 """Where a soft sign is half a sign, in units of the tensor's mean magnitude."""

@@ -1,4 +1,4 @@
-"""Restarts of one victim that agree: group consistency, with registration.
+"""Restarts of one target that agree: group consistency, with registration.
 
 Yin et al. 2021, arXiv:2104.07586: each restart is pulled to the mean of all, after they have been
 aligned, since gradients of convolutions hardly say where in the image things are. The
@@ -18,7 +18,7 @@ class GroupConsistency:
 
     Args:
         weight: On the squared distance to the mean; 0 for none.
-        restarts: Of each victim.
+        restarts: Number of restarts of each target.
         every: Steps between two registrations; 0 for none.
     """
 

@@ -1,10 +1,10 @@
-"""How the gradients of one step are computed, for all trials: one oracle and its fast twins.
+"""How the gradients of one step are computed, for all guesses: one oracle and its fast twins.
 
-``sequential`` is a plain autograd loop, one trial after the other: obviously correct, and what the
+``sequential`` is a plain autograd loop, one guess after the other: obviously correct, and what the
 others are tested against. ``by_hand`` takes the slope of the cosine distance in closed form, which
 saves a third of the operations of a small network and many passes over the weights of a wide one;
 ``bfloat16`` is that with the model's arithmetic in bfloat16.
-``vmap`` computes all trials as one batched computation, and ``compiled`` fuses that by
+``vmap`` computes all guesses as one batched computation, and ``compiled`` fuses that by
 torch.compile. Small networks gain from ``vmap``; wide convolutions lose, because their weight
 gradients become grouped convolutions.
 """
@@ -12,9 +12,9 @@ gradients become grouped convolutions.
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +26,8 @@ from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import Update
 
-from .batch import Trials
-
-if TYPE_CHECKING:
-    from .loop import OptimisationAttack
+from .batch import Guess, Guesses
+from .recipe import Recipe
 
 CLEARLY_FASTER = 1.25
 """How much faster bfloat16 must be before its rounding is accepted."""
@@ -39,75 +37,93 @@ WORTH_COMPILING = 300.0
 
 @dataclass(frozen=True)
 class Step:
-    """What an evaluator finds at the present guesses; the first axis is the trial."""
+    """What a backend finds at the present guesses; the first axis is the guess.
+
+    Attributes:
+        objectives: ``(G,)``: distance and priors.
+        distances: ``(G,)``: the distance alone.
+        gradients: Of the objectives, for each of `Guesses.leaves` by name.
+    """
 
     objectives: Tensor
     distances: Tensor
-    guess_gradients: Tensor
-    score_gradients: Tensor | None
-    extra_gradients: Tensor | None
-
-    @classmethod
-    def of(
-        cls, trials: Trials, objectives: Tensor, distances: Tensor, slopes: Sequence[Tensor]
-    ) -> "Step":
-        """From the gradients for `Trials.leaves`, in order."""
-        by_name = dict(zip(trials.leaves(), slopes, strict=True))
-        found = (by_name.get(name) for name in ("scores", "extra"))
-        return cls(objectives, distances, by_name["guesses"], *found)
+    gradients: Mapping[str, Tensor]
 
 
-class Evaluator:
+class Backend:
     """Computes a `Step`; stateless but for what it prepares once.
 
     Args:
-        attack: The recipe.
-        trials: What it will be called with; their tensors may change, not their number.
+        recipe: What each slot does.
+        guesses: What it will be called with; their tensors may change, not their number.
     """
 
     name = "sequential"
     autocast = False
 
-    def __init__(self, attack: "OptimisationAttack", trials: Trials) -> None:
-        self._attack = attack
+    def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
+        self._recipe = recipe
 
-    def __call__(self, trials: Trials) -> Step:
-        """One trial after the other, by the tape."""
-        found = []
-        for index in range(len(trials)):
+    def __call__(self, guesses: Guesses) -> Step:
+        """One guess after the other, by the tape."""
+        rows = []
+        for index in range(len(guesses)):
             leaves = {
                 name: leaf[index].detach().requires_grad_()
-                for name, leaf in trials.leaves().items()
+                for name, leaf in guesses.leaves().items()
             }
-            objective, distance = _objective(
-                self._attack,
-                trials,
-                by_autograd,
-                leaves["guesses"],
-                leaves.get("scores", trials.scores[index].detach()),
-                leaves.get("extra", trials.extra[index].detach()),
-                trials.parameters[index],
-                trials.buffers[index],
-                trials.returned[index],
-                trials.targets[index],
-                trials.weights[index],
-                autocast=self.autocast,
-            )
+            guess = guesses[index].at(leaves)
+            objective, distance = self._objective(guesses, guess, by_autograd)
             slopes = torch.autograd.grad(objective, list(leaves.values()))
-            found.append((objective.detach(), distance.detach(), *slopes))
-        columns = [torch.stack(column) for column in zip(*found, strict=True)]
-        return Step.of(trials, columns[0], columns[1], columns[2:])
+            rows.append((objective.detach(), distance.detach(), *slopes))
+        objectives, distances, *gradients = (torch.stack(row) for row in zip(*rows, strict=True))
+        return Step(objectives, distances, dict(zip(guesses.leaves(), gradients, strict=True)))
+
+    def _objective(
+        self, guesses: Guesses, guess: Guess, differentiate: Differentiate
+    ) -> tuple[Tensor, Tensor]:
+        """Objective and distance of one guess: the one place where a recipe's parts meet."""
+        recipe = self._recipe
+        probabilities = guesses.probabilities(guess)
+        inputs = recipe.decode(guess.values, guesses.seen)
+        with self._arithmetic(inputs.device.type):
+            update = guesses.run(
+                differentiate,
+                guess.parameters,
+                guess.buffers,
+                inputs,
+                probabilities,
+                guess.extra,
+                guess.observed,
+            )
+        distance = recipe.distance(update, guess.observed)
+        objective = distance
+        if recipe.priors:
+            seen = replace(
+                guesses.seen,
+                parameters=guess.parameters,
+                buffers=guess.buffers,
+                returned_buffers=guess.returned,
+            )
+            for index, (_, prior) in enumerate(recipe.priors):
+                objective = objective + guess.weights[index] * prior(inputs, seen)
+        return objective, distance
+
+    def _arithmetic(self, device: str) -> contextlib.AbstractContextManager[object]:
+        if self.autocast:
+            return torch.autocast(device, torch.bfloat16)
+        return contextlib.nullcontext()
 
 
-class ByHand(Evaluator):
+class ByHand(Backend):
     """The plain loop with the slope of the cosine distance in closed form: the same numbers."""
 
     name = "by_hand"
 
-    def __init__(self, attack: "OptimisationAttack", trials: Trials) -> None:
-        if attack.distance is distances.cosine:
-            attack = replace(attack, distance=distances.cosine_by_hand)
-        super().__init__(attack, trials)
+    def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
+        if recipe.distance is distances.cosine:
+            recipe = replace(recipe, distance=distances.cosine_by_hand)
+        super().__init__(recipe, guesses)
 
 
 class Bfloat16(ByHand):
@@ -117,36 +133,38 @@ class Bfloat16(ByHand):
     autocast = True
 
 
-class Vmap(Evaluator):
-    """All trials as one batched computation."""
+class Vmap(Backend):
+    """All guesses as one batched computation."""
 
     name = "vmap"
 
-    def __init__(self, attack: "OptimisationAttack", trials: Trials) -> None:
-        super().__init__(attack, trials)
-        parameters, parameter_axis = _stack(trials.parameters)
-        buffers, buffer_axis = _stack(trials.buffers)
-        returned, returned_axis = _stack(trials.returned)
-        targets, target_axis = _stack(trials.targets)
-        self._fixed = (parameters, buffers, returned, targets, trials.weights)
+    def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
+        super().__init__(recipe, guesses)
+        parameters, parameter_axis = _stack(guesses.parameters)
+        buffers, buffer_axis = _stack(guesses.buffers)
+        returned, returned_axis = _stack(guesses.returned)
+        observed, observed_axis = _stack(guesses.observed)
+        self._fixed = (parameters, buffers, returned, observed, guesses.weights)
 
-        def one(*arguments: Any) -> tuple[Tensor, Tensor]:
-            return _objective(attack, trials, by_transform, *arguments, autocast=False)
+        def one(leaves: dict[str, Tensor], guess: Guess) -> tuple[Tensor, Tensor]:
+            return self._objective(guesses, guess.at(leaves), by_transform)
 
-        wanted = tuple(("guesses", "scores", "extra").index(name) for name in trials.leaves())
-        axes = (0, 0, 0, parameter_axis, buffer_axis, returned_axis, target_axis, 0)
+        axes: Any = (0, 0, 0, parameter_axis, buffer_axis, returned_axis, observed_axis, 0)
         self._all: Callable[..., Any] = vmap(
-            grad_and_value(one, argnums=wanted, has_aux=True),
-            in_dims=axes,
+            grad_and_value(one, has_aux=True),
+            in_dims=(0, Guess(*axes)),
             randomness="different",
         )
 
-    def __call__(self, trials: Trials) -> Step:
+    def __call__(self, guesses: Guesses) -> Step:
         """All at once."""
-        slopes, (objectives, distances) = self._all(
-            trials.guesses.detach(), trials.scores.detach(), trials.extra.detach(), *self._fixed
+        values, scores, extra = (
+            t.detach() for t in (guesses.values, guesses.scores, guesses.extra)
         )
-        return Step.of(trials, objectives, distances, slopes)
+        leaves = {name: leaf.detach() for name, leaf in guesses.leaves().items()}
+        guess = Guess(values, scores, extra, *self._fixed)
+        gradients, (objectives, distances) = self._all(leaves, guess)
+        return Step(objectives, distances, gradients)
 
 
 class Compiled(Vmap):
@@ -154,80 +172,80 @@ class Compiled(Vmap):
 
     name = "compiled"
 
-    def __init__(self, attack: "OptimisationAttack", trials: Trials) -> None:
-        super().__init__(attack, trials)
-        plain = super().__call__(trials)
+    def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
+        super().__init__(recipe, guesses)
+        plain = super().__call__(guesses)
         eager, self._all = self._all, torch.compile(self._all, fullgraph=True)
-        fused = super().__call__(trials)
+        fused = super().__call__(guesses)
         # Compiled vmap has been silently wrong on some versions of torch.
         if not torch.allclose(fused.distances, plain.distances, rtol=1e-3, atol=1e-6):
             self._all = eager
 
 
-EVALUATORS: dict[str, type[Evaluator]] = {
-    kind.name: kind for kind in (Evaluator, ByHand, Bfloat16, Vmap, Compiled)
+BACKENDS: dict[str, type[Backend]] = {
+    kind.name: kind for kind in (Backend, ByHand, Bfloat16, Vmap, Compiled)
 }
 
 
-def choose_evaluator(attack: "OptimisationAttack", trials: Trials, deadline: float) -> Evaluator:
-    """The evaluator that the recipe names, or for ``"auto"`` the fastest in a timed probe.
+def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend:
+    """The backend that the recipe names, or for ``"auto"`` the fastest in a timed probe.
 
     The probe runs where there is something to gain; its choice is kept for networks and counts
     that have been seen, so that a process gives the same result for the same seed.
 
     Raises:
-        ConfigError: There is no such evaluator.
+        ConfigError: There is no such backend.
     """
-    if attack.engine != "auto":
-        if attack.engine not in EVALUATORS:
+    if recipe.backend != "auto":
+        if recipe.backend not in BACKENDS:
             raise ConfigError(
-                f"`engine` must be 'auto' or one of {', '.join(EVALUATORS)}, but got "
-                f"{attack.engine!r}"
+                f"`backend` must be 'auto' or one of {', '.join(BACKENDS)}, but got "
+                f"{recipe.backend!r}"
             )
-        return EVALUATORS[attack.engine](attack, trials)
-    if attack.dtype != torch.float32 or attack.steps < 50 or time.monotonic() > deadline:
-        return Evaluator(attack, trials)
-    layout = tuple(tuple(t.shape) for t in trials.parameters[0].values())
-    key = (attack.name, layout, tuple(trials.guesses.shape), str(trials.guesses.device))
+        return BACKENDS[recipe.backend](recipe, guesses)
+    if recipe.dtype != torch.float32 or recipe.steps < 50 or time.monotonic() > deadline:
+        return Backend(recipe, guesses)
+    layout = tuple(tuple(t.shape) for t in guesses.parameters[0].values())
+    key = (recipe.name, layout, tuple(guesses.values.shape), str(guesses.values.device))
     if key not in _CHOSEN:
-        _CHOSEN[key] = _probe(attack, trials, deadline)
-    return EVALUATORS[_CHOSEN[key]](attack, trials)
+        _CHOSEN[key] = _probe(recipe, guesses, deadline)
+    return BACKENDS[_CHOSEN[key]](recipe, guesses)
 
 
 _CHOSEN: dict[tuple[object, ...], str] = {}
 
 
-def _probe(attack: "OptimisationAttack", trials: Trials, deadline: float) -> str:
+def _probe(recipe: Recipe, guesses: Guesses, deadline: float) -> str:
     names = ["sequential"]
-    if attack.distance is distances.cosine:
+    if recipe.distance is distances.cosine:
         names.append("by_hand")
-    if has_bfloat16(trials.guesses.device):
+    if has_bfloat16(guesses.values.device):
         names.append("bfloat16")
-    if len(trials) > 1 or trials.guesses.is_cuda:
+    if len(guesses) > 1 or guesses.values.is_cuda:
         names.append("vmap")
     if len(names) == 1:
         return names[0]
-    seconds = {name: _time(EVALUATORS[name](attack, trials), trials) for name in names}
+    seconds = {name: _time(BACKENDS[name](recipe, guesses), guesses) for name in names}
     if "bfloat16" in seconds:
         seconds["bfloat16"] *= CLEARLY_FASTER
     best = min(seconds, key=seconds.__getitem__)
     if best == "bfloat16":
         # What bfloat16 wins is bound by convolutions, of which compiling makes nothing faster.
         return best
-    work = min(seconds[best] * attack.steps, deadline - time.monotonic())
-    return "compiled" if work > WORTH_COMPILING and can_compile(trials.guesses.device) else best
+    work = min(seconds[best] * recipe.steps, deadline - time.monotonic())
+    return "compiled" if work > WORTH_COMPILING and can_compile(guesses.values.device) else best
 
 
-def _time(evaluator: Evaluator, trials: Trials) -> float:
-    evaluator(trials)
+def _time(backend: Backend, guesses: Guesses) -> float:
+    backend(guesses)
     best = float("inf")
     for _ in range(2):
-        if trials.guesses.is_cuda:
-            torch.cuda.synchronize(trials.guesses.device)
+        if guesses.values.is_cuda:
+            torch.cuda.synchronize(guesses.values.device)
         started = time.perf_counter()
-        evaluator(trials)
-        if trials.guesses.is_cuda:
-            torch.cuda.synchronize(trials.guesses.device)
+        backend(guesses)
+        if guesses.values.is_cuda:
+            torch.cuda.synchronize(guesses.values.device)
         best = min(best, time.perf_counter() - started)
     return best
 
@@ -235,42 +253,6 @@ def _time(evaluator: Evaluator, trials: Trials) -> float:
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile finds what it needs: a C++ compiler on the CPU."""
     return device.type == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-
-
-def _objective(
-    attack: "OptimisationAttack",
-    trials: Trials,
-    differentiate: Differentiate,
-    guess: Tensor,
-    scores: Tensor,
-    extra: Tensor,
-    parameters: Update,
-    buffers: Update,
-    returned: Update,
-    target: Update,
-    weights: Tensor,
-    *,
-    autocast: bool,
-) -> tuple[Tensor, Tensor]:
-    """Objective and distance of one trial: the one place where a recipe's parts meet."""
-    probabilities = scores.softmax(dim=-1) if trials.learned else scores
-    context = (
-        torch.autocast(guess.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
-    )
-    inputs = attack.decode(guess, trials.seen)
-    with context:
-        update = trials.run(
-            differentiate, parameters, buffers, inputs, probabilities, extra, target
-        )
-    distance = attack.distance(update, target)
-    objective = distance
-    if attack.priors:
-        seen = replace(
-            trials.seen, parameters=parameters, buffers=buffers, returned_buffers=returned
-        )
-        for index, (_, prior) in enumerate(attack.priors):
-            objective = objective + weights[index] * prior(inputs, seen)
-    return objective, distance
 
 
 def _stack(tensors: Sequence[Update]) -> tuple[Update, int | None]:

@@ -1,4 +1,4 @@
-"""Several victims, one attack: side by side where the attack can, bounded in time and memory."""
+"""Several targets, one attack: side by side where the attack can, bounded in time and memory."""
 
 import time
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from fl_privacy_audit.core.types import Observation, Reconstruction
 from .loop import OptimisationAttack
 
 MEMORY = 1 << 30
-"""Bytes that trials side by side may take, roughly: larger groups run in chunks."""
+"""Bytes that guesses side by side may take, roughly: larger groups run in chunks."""
 COPIES = 16
-"""Tensors of the size of the weights that a trial needs at its peak, counted generously."""
+"""Tensors of the size of the weights that a guess needs at its peak, counted generously."""
 
 
 def reconstruct_each(
@@ -57,33 +57,33 @@ def reconstruct_each(
     for chunk in chunks:
         share = max(deadline - time.monotonic(), 0.0) * len(chunk) / left
         left -= len(chunk)
-        group, own = [observations[i] for i in chunk], [rngs[i] for i in chunk]
-        found = _attack(attack, group, own, share, progress)
-        for index, result in zip(chunk, found, strict=True):
+        targets, their_rngs = [observations[i] for i in chunk], [rngs[i] for i in chunk]
+        reconstructions = _attack(attack, targets, their_rngs, share, progress)
+        for index, result in zip(chunk, reconstructions, strict=True):
             results[index] = result
     return results
 
 
 def _attack(
     attack: Attack,
-    seen: Sequence[Observation],
+    targets: Sequence[Observation],
     rngs: Sequence[torch.Generator],
     seconds: float,
     progress: Progress | None,
 ) -> list[Reconstruction | Exception]:
     try:
         if isinstance(attack, OptimisationAttack):
-            return attack.reconstruct_many(seen, rngs=rngs, seconds=seconds, progress=progress)
-        (one,), (rng,) = seen, rngs
-        return [attack.reconstruct(one, rng=rng, seconds=seconds, progress=progress)]
+            return attack.reconstruct_many(targets, rngs=rngs, seconds=seconds, progress=progress)
+        (target,), (rng,) = targets, rngs
+        return [attack.reconstruct(target, rng=rng, seconds=seconds, progress=progress)]
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this chunk's result
-        return [error] * len(seen)
+        return [error] * len(targets)
 
 
 def _chunks(
     attack: Attack, observations: Sequence[Observation], able: Sequence[int]
 ) -> list[list[int]]:
-    """Indices of victims to attack together: alike, and no more than fit in memory."""
+    """Indices of targets to attack together: alike, and no more than fit in memory."""
     if not isinstance(attack, OptimisationAttack) or not attack.separable:
         return [[index] for index in able]
     groups: dict[tuple[int, str], list[int]] = {}

@@ -6,7 +6,7 @@ Threat model A of Carletti et al. 2025. DLG with the label of a batch of one rea
 
 from dataclasses import replace
 
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.parts import labels
 
 from .dlg import dlg

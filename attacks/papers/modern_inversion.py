@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack, Schedule
+from fl_privacy_audit.attacks.engine import OptimisationAttack, Schedule
 from fl_privacy_audit.attacks.parts import constraints, distances, labels, priors, replay, start
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import Observation
@@ -79,7 +79,7 @@ def deep_inversion(inputs: Tensor, seen: Observation) -> Tensor:
 
 
 def soft_sign(gradient: Tensor) -> Tensor:
-    """Hyperbolic tangent of the gradient in units of the trial's mean size: a rounded sign."""
+    """Hyperbolic tangent of the gradient in units of the guess's mean size: a rounded sign."""
     size = gradient.abs().flatten(1).mean(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
     return (gradient / size.view(-1, *[1] * (gradient.ndim - 1))).tanh()
 

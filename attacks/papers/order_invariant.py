@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.parts import labels
 from fl_privacy_audit.attacks.parts.labels import Labels
 from fl_privacy_audit.attacks.parts.replay import (

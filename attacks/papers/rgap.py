@@ -44,7 +44,7 @@ GOOD_ENOUGH = 1e-3
 
 @dataclass(frozen=True)
 class _Try:
-    """What rounding asks for, and what differs from victim to victim; the replay decides.
+    """What rounding asks for, and what differs from target to target; the replay decides.
 
     Attributes:
         weight: How much gradient constraints count against weight constraints, whose right side

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.parts import constraints, distances, labels, priors, replay, start
 
 from .inverting_gradients import tenfold_drops

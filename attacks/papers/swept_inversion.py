@@ -2,9 +2,9 @@
 
 Geiping et al. 2020, arXiv:2003.14053, with three changes that are this project's own.
 
-The best weight of the total variation differs from victim to victim by five orders of magnitude,
+The best weight of the total variation differs from target to target by five orders of magnitude,
 since the gradient of the cosine distance does. Here it is given in units of the balance, the weight
-at which the prior pulls the first guess as hard as the distance does; in these units victims are
+at which the prior pulls the first guess as hard as the distance does; in these units targets are
 alike. It fades from there to a thousandth: smooth pictures first, details later. And the learning
 rate falls along a half cosine from the start instead of in late drops, which leaves out most of the
 steps. The restart with the least cosine distance to the observed update wins: the prior does not
@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.parts import noise
 from fl_privacy_audit.attacks.parts.priors import total_variation
 from fl_privacy_audit.core.types import Observation

@@ -125,8 +125,8 @@ def residual(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
     with torch.enable_grad(), own_random_numbers(0, [seen.device]):
         y = F.one_hot(labels, seen.num_classes).double()
         replayed = wide(inputs.detach().double(), y)
-    guess = torch.cat([replayed[n].detach().flatten() for n in wide.target])
-    goal = torch.cat([t.flatten() for t in wide.target.values()])
+    guess = torch.cat([replayed[n].detach().flatten() for n in wide.observed])
+    goal = torch.cat([t.flatten() for t in wide.observed.values()])
     if not seen.gradient_scale_known:
         guess = guess * (guess @ goal) / guess.square().sum().clamp_min(1e-300)
     return float((guess - goal).norm() / goal.norm().clamp_min(1e-300))

@@ -25,7 +25,7 @@ RIDGE = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Labels of one trial.
+    """Labels of one guess.
 
     Attributes:
         scores: ``(N, K)``: scores before softmax where they are learned, else one-hot.

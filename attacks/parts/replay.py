@@ -38,7 +38,7 @@ class Run(Protocol):
         observed: Update = NO_UPDATE,
         /,
     ) -> Update:
-        """``inputs (N, C, H, W)``, ``probabilities (N, K)``, ``extra (P,)``, the target itself."""
+        """``inputs (N, C, H, W)``, ``probabilities (N, K)``, ``extra (E,)``, what was observed."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +46,26 @@ class Replay:
     """A client's computation, and what came out of it for the true images.
 
     Attributes:
-        target: The observed gradient, or the observed weight difference.
+        observed: The observed gradient, or the observed weight difference.
         run: The computation as a pure function of weights, buffers, inputs and labels.
         start: Weights and buffers the client was sent.
-        extra: ``(P,)`` first guess of unknowns of the replay itself, which are learned together
+        extra: ``(E,)`` first guess of unknowns of the replay itself, which are learned together
             with the images; none by default.
         describe: What `extra` means, by name, for the record.
     """
 
-    target: Update
+    observed: Update
     run: Run
     start: tuple[Update, Update]
     extra: Tensor = NOTHING
     describe: Callable[[Tensor], Mapping[str, float]] = field(default=lambda extra: {})
 
     def __call__(self, inputs: Tensor, probabilities: Tensor) -> Update:
-        """Replay one guess: an update comparable with `target`, differentiable in both."""
-        start, target = self.start, self.target
-        return self.run(by_autograd, *start, inputs, probabilities, self.extra, target)
+        """Replay one guess: an update comparable with `observed`, differentiable in both."""
+        weights, buffers = self.start
+        return self.run(
+            by_autograd, weights, buffers, inputs, probabilities, self.extra, self.observed
+        )
 
 
 def by_autograd(loss: Callable[[Update], Tensor], weights: Update) -> Update:

@@ -16,12 +16,13 @@ from torch import nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
-from fl_privacy_audit.core.devices import pick_device
+from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import Observation
-from fl_privacy_audit.defences import make_defence
+from fl_privacy_audit.defences import AppliedDefence, make_defence
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
 from fl_privacy_audit.ledger.records import (
@@ -29,12 +30,14 @@ from fl_privacy_audit.ledger.records import (
     AuditRecord,
     EvaluationRecord,
     Record,
+    ReplayCheck,
     RunRecord,
     ThreatModel,
     UpdateForm,
 )
 
 from .attack_round import Partner, ReadyAttack, attack_targets, find_partners
+from .replay_check import check_replay
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
 from .scoring import check_metrics, score_round, worst_scores
 from .targets import Observer, Target, training_told
@@ -295,9 +298,27 @@ class Auditor:
             threat_model=self._threat_model(slot, target) if returned else None,
             update_norm=None if target is None else update_norm(target.seen.update),
             truth_digest=None if truth is None else truth_digest(truth),
+            replay=None if target is None else self._check_replay(target),
             attacks=outcomes,
             **whose,
         )
+
+    def _check_replay(self, target: Target) -> ReplayCheck | None:
+        if target.truth is None or not len(target.truth.images):
+            return None
+        seed = seed_of(self.config.seed, target.slot.round, target.name, "replay")
+        defence = self._observer.defence
+        apply = None
+        if isinstance(defence, AppliedDefence) and target.slot.view == "server":
+            apply = defence.apply
+        try:
+            with cpu_threads(self.config.threads):
+                return check_replay(target.seen, target.truth, seed=seed, apply=apply)
+        except Exception as error:
+            if self.config.fail_fast:
+                raise
+            log.warning("the training of %s could not be replayed: %s", target.name, error)
+            return None
 
     def _threat_model(self, slot: Slot, target: Target | None) -> ThreatModel:
         seen = None if target is None else target.seen

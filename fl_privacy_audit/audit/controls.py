@@ -6,20 +6,13 @@ to say anything of a defence. Truth is used here to make the positive control, a
 have; the attack is given what comes of it, an observation like any other.
 """
 
-import copy
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl_privacy_audit.core.types import ImageSpec, Observation, Truth, Update
-
-ANY_RATE = 0.01
-"""Learning rate of an undefended copy where the real one is not known. Only the direction of such
-an update is used."""
+from fl_privacy_audit.core.local_training import Chance, Trained, train_locally
+from fl_privacy_audit.core.types import ImageSpec, LocalTraining, Observation, Truth, Update
 
 
 def noise_of_equal_norm(seen: Observation, rng: torch.Generator) -> Observation:
@@ -65,43 +58,23 @@ def _noisy_buffer(before: Tensor, after: Tensor, rng: torch.Generator) -> Tensor
 def undefended(seen: Observation, truth: Truth) -> Observation:
     """What the client would have sent for this batch by plain training, from the same weights.
 
-    One step, or the known number of SGD steps with batches in order; nothing is clipped and no
+    One step, or the known number of local steps with batches in order; nothing is clipped and no
     noise is added.
 
     Args:
         seen: What was really observed; its training settings are those of the copy.
         truth: The batch, ``(N, C, H, W)`` in ``[0, 1]``, N at least 1.
     """
-    training = seen.training.replace(max_grad_norm=None, noise_multiplier=None)
-    rate = training.learning_rate or ANY_RATE
-    steps = 1 if seen.gradient is not None else (training.steps or 1)
-    size = len(truth.images) if seen.gradient is not None else training.batch_size
-    inputs = seen.image.normalise(truth.images.to(device=seen.device, dtype=seen.dtype))
-    labels = truth.labels.to(seen.device)
-    model = _with_statistics(seen)
-    buffers = {name: tensor.clone() for name, tensor in seen.buffers.items()}
-    weights = {name: tensor.clone() for name, tensor in seen.parameters.items()}
-    velocity: dict[str, Tensor] = {}
-    gradient: dict[str, Tensor] = {}
-    batches = [slice(at, at + size) for at in range(0, len(inputs), size)]
-    for step in range(steps):
-        batch = batches[step % len(batches)]
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
-        loss = F.cross_entropy(
-            functional_call(model, {**leaves, **buffers}, (inputs[batch],)), labels[batch]
-        )
-        slopes = torch.autograd.grad(loss, list(leaves.values()))
-        gradient = dict(zip(leaves, (slope.detach() for slope in slopes), strict=True))
-        for name, slope in gradient.items():
-            step_of = slope + training.weight_decay * weights[name]
-            velocity[name] = training.momentum * velocity.get(name, 0.0) + step_of
-            weights[name] = weights[name] - rate * velocity[name]
+    training = seen.training.model_copy(update={"max_grad_norm": None, "noise_multiplier": None})
+    steps = {"steps": 1} if seen.gradient is not None else {}
+    trained = replay_truth(seen, truth, training.model_copy(update=steps))
     return replace(
         seen,
-        update={name: weights[name] - before for name, before in seen.parameters.items()},
-        gradient=None if seen.gradient is None else gradient,
+        update=trained.update,
+        gradient=None if seen.gradient is None else trained.gradient,
         returned_buffers={
-            name: buffers.get(name, tensor) for name, tensor in seen.returned_buffers.items()
+            name: trained.buffers.get(name, tensor)
+            for name, tensor in seen.returned_buffers.items()
         },
         gradient_scale_known=seen.gradient is not None
         and training.learning_rate is not None
@@ -111,13 +84,19 @@ def undefended(seen: Observation, truth: Truth) -> Observation:
     )
 
 
-def _with_statistics(seen: Observation) -> torch.nn.Module:
-    """A copy whose batch norms update their running statistics, as a client's do."""
-    model = copy.deepcopy(seen.model)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None:
-            module.track_running_stats = True
-    return model
+def replay_truth(
+    seen: Observation, truth: Truth, training: LocalTraining, chance: Chance | None = None
+) -> Trained:
+    """Local training on the true batch, from the weights that the client was sent."""
+    return train_locally(
+        seen.model,
+        seen.parameters,
+        seen.buffers,
+        seen.image.normalise(truth.images.to(device=seen.device, dtype=seen.dtype)),
+        truth.labels.to(seen.device),
+        training,
+        chance=chance,
+    )
 
 
 def grey(spec: ImageSpec, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How an audit is set: from Python, a TOML file, or a Flower run config."""
+"""The settings of an audit: from Python, a TOML file, or a Flower run config."""
 
 import tomllib
 from collections.abc import Mapping
@@ -9,6 +9,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
 from .types import Checked, ControlKind, ImageSpec, LocalTraining, View
+
+# As settings of an audit they are called this.
+ImageConfig = ImageSpec
+TrainingConfig = LocalTraining
 
 RUN_CONFIG_PREFIX = "audit."
 ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
@@ -28,16 +32,24 @@ class AttackConfig(Checked):
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
 
+Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
+Span = Literal["run", "round"]
+Neighbours = Literal["add-or-remove", "replace-one"]
+Sampling = Literal["poisson", "fixed", "unknown"]
+Accountant = Literal["persistent", "per-round", "unknown"]
+Clipper = Literal["client", "server"]
+
+
 class ClaimConfig(Checked):
     """What the federation claims of differential privacy, and how it gets there.
 
-    The settings are those of `fl_privacy_audit.dp.DpClaim`. What is left out is taken from the
-    rest of the audit's settings where it is there, else from the defaults of that class.
+    `fl_privacy_audit.dp.DpClaim` has the same fields. What is left out here is taken from the
+    audit's other settings or from the ledger, else from the defaults of that class.
 
     Attributes:
         mechanism: ``"dp-sgd"``, ``"local-gaussian"`` or ``"central-gaussian"``.
         delta: Strictly between zero and one.
-        epsilon: What is claimed; leave out if nothing is.
+        epsilon: The epsilon claimed; leave out if none is.
         epsilon_covers: The whole ``"run"``, or one ``"round"``.
         neighbours: What the claim calls neighbours.
         clipping_norm: By default ``training.max_grad_norm``.
@@ -48,25 +60,25 @@ class ClaimConfig(Checked):
         sampling: How records or clients are drawn.
         steps_per_round: By default ``training.steps``, for DP-SGD.
         accountant: Whether one accountant counts all rounds.
-        sampled_clients: Clients a round that central noise was scaled to.
-        clipped_by: For central DP, who clips.
+        sampled_clients: Clients per round that central noise was scaled to.
+        clipped_by: Who clips, for central DP.
     """
 
-    mechanism: Literal["dp-sgd", "local-gaussian", "central-gaussian"] = "dp-sgd"
+    mechanism: Mechanism = "dp-sgd"
     delta: float = Field(gt=0, lt=1)
     epsilon: float | None = Field(default=None, gt=0)
-    epsilon_covers: Literal["run", "round"] = "run"
-    neighbours: Literal["add-or-remove", "replace-one"] = "add-or-remove"
+    epsilon_covers: Span = "run"
+    neighbours: Neighbours = "add-or-remove"
     clipping_norm: float | None = Field(default=None, gt=0)
     noise_multiplier: float | None = Field(default=None, ge=0)
     sigma: float | None = Field(default=None, ge=0)
     sensitivity: float | None = Field(default=None, ge=0)
     sample_rate: float = Field(default=1.0, gt=0, le=1)
-    sampling: Literal["poisson", "fixed", "unknown"] = "unknown"
+    sampling: Sampling = "unknown"
     steps_per_round: int | None = Field(default=None, ge=1)
-    accountant: Literal["persistent", "per-round", "unknown"] = "unknown"
+    accountant: Accountant = "unknown"
     sampled_clients: int | None = Field(default=None, ge=1)
-    clipped_by: Literal["client", "server"] = "client"
+    clipped_by: Clipper = "client"
 
 
 def read_settings(text: str) -> dict[str, int | float | str | bool]:
@@ -100,7 +112,7 @@ class DefenceConfig(Checked):
 
     Attributes:
         name: A name in `fl_privacy_audit.defences.DEFENCES`.
-        settings: Of the defence; also as text, ``"std=1e-3"``.
+        settings: Keyword arguments of the defence; also as text, ``"std=1e-3"``.
     """
 
     name: str = "none"
@@ -119,19 +131,19 @@ class AuditConfig(Checked):
         image: Shape and normalisation of the training images.
         directory: Where the ledger goes. Inside ``flwr run`` give an absolute path: the working
             directory is that of the first SuperLink, not yours.
-        setting: A word for this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
+        setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
         attacks: Which attacks to run; a bare name takes the paper's settings.
         metrics: Which scores to compute, by name; see `fl-privacy-audit metrics`.
-        every: Attack every so many rounds, starting with round 1.
-        clients_per_round: How many clients to attack in such a round; ``"all"`` or None for all.
+        every: Attack every N rounds, starting with round 1.
+        clients_per_round: Number of clients to attack in such a round; ``"all"`` or None for all.
         seed: Chooses the clients and seeds the attacks.
         seconds_per_round: Time budget of one round, shared evenly by clients and attacks.
         device: ``"auto"`` takes the GPU if there is one.
         threads: CPU threads of an attack. One is fastest beside busy clients.
         training: What is known of local training.
         views: ``"server"``: each client's update, as the server receives it. ``"release"``: what
-            the aggregate that becomes the next global model tells, of all clients' images at
-            once. Each view gets an even share of the time budget.
+            the aggregate that becomes the next global model tells about the images of all clients
+            together. Each view gets an even share of the time budget.
         controls: Controls that a verdict needs, run for each attacked record whose truth is known:
             ``true`` for all, ``false`` for none, or a list of kinds. They are the same attack on
             something else, side by side with it, and share its time budget.

@@ -12,7 +12,7 @@ def pick_device(name: str) -> torch.device:
     """``"auto"`` -> the GPU if there is one.
 
     Raises:
-        ConfigError: There is no such device here.
+        ConfigError: This machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies in bfloat16 itself."""
+    """Whether the processor multiplies in bfloat16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -36,7 +36,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads, and as many as before afterwards."""
+    """Let torch use this many threads, and then as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

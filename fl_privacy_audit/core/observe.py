@@ -42,12 +42,13 @@ def observe(
         image: Shape and normalisation of the training images.
         training: What is known of the local training.
         num_examples: What the client reported as ``num-examples``.
-        device: Where attacks shall run.
+        device: Where attacks will run.
 
     Raises:
         UpdateError: Names or shapes do not fit the model, or a value is not finite.
     """
     assumptions: list[str] = []
+    training = training.for_client(num_examples)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UpdateError(
             "the audited model has nothing to train: every parameter is frozen. Give the Auditor "
@@ -212,24 +213,31 @@ def count_images(training: LocalTraining, num_examples: int | None) -> int:
 def _as_gradient(
     update: Update, parameters: Update, training: LocalTraining, assumptions: list[str]
 ) -> tuple[dict[str, Tensor] | None, bool]:
-    known = training.optimizer == "sgd"
-    rate = training.learning_rate
-    if known and rate is not None and training.steps is not None and training.steps > 1:
+    """The gradient behind an update, if it is one step, and whether its length is known."""
+    known, rate, steps = training.optimizer != "unknown", training.learning_rate, training.steps
+    adaptive = training.optimizer in ("adam", "adamw")
+    if known and steps is not None and steps > 1 and (rate is not None or adaptive):
         return None, False
     if not known:
         assumptions.append("local optimiser not known; the update is taken as one gradient step")
-    if training.steps is None:
+    if steps is None:
         assumptions.append("number of local steps not known; taken as one")
-    elif training.steps > 1:
+    elif steps > 1:
         assumptions.append(
-            f"{training.steps} local steps with an unknown optimiser or learning rate; the update "
+            f"{steps} local steps with an unknown optimiser or learning rate; the update "
             "is taken as one gradient step"
         )
     if rate is None:
         assumptions.append("local learning rate not known; only the gradient's direction is used")
         return {name: -delta for name, delta in update.items()}, False
+    if adaptive:
+        # The first step is the sign of the gradient (Kingma and Ba 2015, Sec. 2.1).
+        decay = training.weight_decay if training.optimizer == "adamw" else 0.0
+        return {n: -delta / rate - decay * parameters[n] for n, delta in update.items()}, False
+    # Nesterov's first step is 1 + momentum times as long.
+    stretch = 1 + training.momentum if training.nesterov else 1.0
     gradient = {
-        name: -delta / rate - training.weight_decay * parameters[name]
+        name: -delta / (rate * stretch) - training.weight_decay * parameters[name]
         for name, delta in update.items()
     }
     return gradient, known

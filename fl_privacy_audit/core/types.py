@@ -1,4 +1,4 @@
-"""The words of the audit: what was seen, what an attack made of it, and the truth.
+"""The types of an audit: what was observed, what an attack made of it, and the truth.
 
 Images are ``(N, C, H, W)`` float tensors in ``[0, 1]`` everywhere outside the attack engine, which
 works in the model's input space (see `ImageSpec.normalise`).
@@ -85,28 +85,35 @@ class LocalTraining(Checked):
     As a setting of an audit it is also called `fl_privacy_audit.TrainingConfig`.
 
     Attributes:
-        optimizer: ``"sgd"``, or ``"unknown"``: then an update is taken as one gradient step, and
-            the record says so.
+        optimizer: ``"sgd"``, ``"adam"``, ``"adamw"``, or ``"unknown"``: then an update is taken as
+            one gradient step, and the record says so.
         learning_rate: Step size of the local optimiser; None if it is not known.
         steps: Local optimiser steps per round; None if not known.
+        epochs: In place of `steps`: passes over the client's images, whose number it reports by
+            ``num-examples``.
         batch_size: Images in one step.
         images: Distinct images a client trains on in a round; by default batch_size x steps, and
             never more than the client reports by ``num-examples``.
         momentum: SGD momentum.
-        weight_decay: L2 penalty that the optimiser adds.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: L2 penalty that the optimiser adds; decoupled with ``"adamw"``.
+        proximal_mu: FedProx: weight of the pull towards the weights that were sent.
         max_grad_norm: DP-SGD clipping norm, if clients use it: attacks adapt to it.
         noise_multiplier: DP-SGD noise in units of `max_grad_norm`, likewise.
         mode: ``"train"`` or ``"eval"``: how batch-norm and dropout ran. ``"unknown"`` is attacked
             in train mode, which is what training code does, and the record says so.
     """
 
-    optimizer: Literal["sgd", "unknown"] = "unknown"
+    optimizer: Literal["sgd", "adam", "adamw", "unknown"] = "unknown"
     learning_rate: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=1, ge=1)
     images: int | None = Field(default=None, ge=1)
     momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
+    proximal_mu: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
     noise_multiplier: float | None = Field(default=None, ge=0)
     mode: Mode = "unknown"
@@ -116,6 +123,24 @@ class LocalTraining(Checked):
         if self.noise_multiplier is not None and self.max_grad_norm is None:
             raise ValueError("`noise_multiplier` needs `max_grad_norm`: the noise is in its units")
         return self
+
+    @model_validator(mode="after")
+    def _fits_the_optimiser(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give `steps` or `epochs`, not both")
+        if self.nesterov and not self.momentum:
+            raise ValueError("`nesterov` needs `momentum`")
+        if self.momentum and self.optimizer in ("adam", "adamw"):
+            raise ValueError(f"`momentum` belongs to SGD, but `optimizer` is {self.optimizer!r}")
+        return self
+
+    def for_client(self, num_examples: int | None) -> Self:
+        """The same with `epochs` counted out in steps, where the client said how many images."""
+        if self.epochs is None or not num_examples or num_examples < 1:
+            return self
+        steps = self.epochs * -(-num_examples // self.batch_size)
+        images = self.images or num_examples
+        return self.model_copy(update={"epochs": None, "steps": steps, "images": images})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
 """Defences: what they do to an update, which settings are usual, and what an attacker knows.
 
-`DEFENCES` also lists those that live elsewhere, Flower's own and Opacus, so that an audit can be
-told of them. An update is returned minus sent weights, and all settings are in its units: after one
-step of SGD it is the gradient times the learning rate, so noise of 1e-3 on the *gradient* is
+Every defence says what an attacker knows of it (`Defence`); one that this package applies to
+updates also says how (`AppliedDefence`). Flower's own and Opacus' are known only.
+
+An update is returned minus sent weights, and all settings are in its units: after one step of SGD
+it is the gradient times the learning rate, so noise of 1e-3 on the *gradient* is
 ``1e-3 * learning_rate`` here.
 """
 
@@ -16,7 +18,7 @@ from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import KnownDefence, Observation
 
 from .compression import Pruning, Quantisation, Sign
-from .defence import Defence, Setting, Settings, length
+from .defence import AppliedDefence, Defence, Setting, Settings, length
 from .elsewhere import ClientClipping, DpSgd, LocalDp, ServerClipping, Undefended
 from .noise import Clipping, Gaussian, Laplace
 from .soteria import Soteria
@@ -24,6 +26,7 @@ from .weights import defend_weights
 
 __all__ = [
     "DEFENCES",
+    "AppliedDefence",
     "Clipping",
     "Defence",
     "DefenceEntry",
@@ -38,6 +41,7 @@ __all__ = [
     "defend_weights",
     "inform",
     "inform_of_release",
+    "make_applied_defence",
     "make_defence",
 ]
 
@@ -50,22 +54,31 @@ class DefenceEntry:
 
     Attributes:
         factory: Takes the settings.
+        title: What the defence does, in a few words.
         paper: Author, year, arXiv number.
         where: What applies it: our mod, a helper in the train function, or somebody else's code.
-        usual: Settings in the literature, and by whom.
-        attacker: What the attacker is taken to know of it, and what attacks make of that.
+        usual: Usual settings in the literature, and who uses them.
+        attacker: What the attacker is assumed to know of it, and what attacks make of that.
     """
 
     factory: Callable[..., Defence]
+    title: str
     paper: str
     where: Where
     usual: str
     attacker: str
 
+    @property
+    def settings(self) -> dict[str, bool]:
+        """Name of each setting -> whether it must be given."""
+        parameters = inspect.signature(self.factory).parameters.items()
+        return {name: parameter.default is parameter.empty for name, parameter in parameters}
+
 
 DEFENCES: dict[str, DefenceEntry] = {
     "none": DefenceEntry(
         factory=Undefended,
+        title="nothing",
         paper="",
         where="nowhere",
         usual="",
@@ -73,6 +86,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "clipping": DefenceEntry(
         factory=Clipping,
+        title="shortens the update to a length",
         paper="McMahan 2018, arXiv:1710.06963",
         where="mod",
         usual="norm: the median length of updates (Andrew 2021, arXiv:1905.03871)",
@@ -80,6 +94,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "gaussian": DefenceEntry(
         factory=Gaussian,
+        title="adds normal noise, after clipping if asked",
         paper="Zhu 2019, arXiv:1906.08935",
         where="mod",
         usual="of the gradient: 1e-4 to 1e-1 (Zhu 2019), 1e-3 (Gao 2021, arXiv:2011.12505)",
@@ -87,6 +102,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "laplace": DefenceEntry(
         factory=Laplace,
+        title="adds Laplace noise",
         paper="Zhu 2019, arXiv:1906.08935",
         where="mod",
         usual="of the gradient: 1e-4 to 1e-1 (Zhu 2019)",
@@ -94,6 +110,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "pruning": DefenceEntry(
         factory=Pruning,
+        title="drops the smallest numbers",
         paper="Zhu 2019, arXiv:1906.08935; Lin 2018, arXiv:1712.01887",
         where="mod",
         usual="share: 0.7 (Gao 2021), 0.99 (Sun 2021), 0.5 to 0.999 (Huang 2021)",
@@ -101,6 +118,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "quantisation": DefenceEntry(
         factory=Quantisation,
+        title="rounds at random to few levels (QSGD)",
         paper="Alistarh 2017 (QSGD), arXiv:1610.02132",
         where="mod",
         usual="bits: 8, 4 or 2; bucket: 512",
@@ -108,6 +126,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "sign": DefenceEntry(
         factory=Sign,
+        title="keeps the signs, and one length per tensor",
         paper="Bernstein 2018 (signSGD), arXiv:1802.04434; Karimireddy 2019, arXiv:1901.09847",
         where="mod",
         usual="scale: the mean magnitude of each tensor",
@@ -115,6 +134,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "soteria": DefenceEntry(
         factory=Soteria,
+        title="drops the columns of a linear layer that tell most",
         paper="Sun 2021, arXiv:2012.06043",
         where="train function",
         usual="share: 0.01 to 0.8, of the last linear layer",
@@ -122,6 +142,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "dp-sgd": DefenceEntry(
         factory=DpSgd,
+        title="clips and noises each step",
         paper="Abadi 2016, arXiv:1607.00133",
         where="Opacus",
         usual="noise_multiplier: 0.5 to 2; max_grad_norm: 1",
@@ -129,6 +150,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "local-dp": DefenceEntry(
         factory=LocalDp,
+        title="clips and noises the update",
         paper="Flower's LocalDpMod; Dwork and Roth 2014, Theorem A.1",
         where="Flower's mod",
         usual="sensitivity must be the clipping norm; epsilon below 1",
@@ -136,6 +158,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "client-clipping": DefenceEntry(
         factory=ClientClipping,
+        title="clips at the client, noises the aggregate",
         paper="McMahan 2018, arXiv:1710.06963; fixedclipping_mod",
         where="Flower's wrapper",
         usual="noise_multiplier: 0.5 to 2; clipping_norm: the median length of updates",
@@ -143,6 +166,7 @@ DEFENCES: dict[str, DefenceEntry] = {
     ),
     "server-clipping": DefenceEntry(
         factory=ServerClipping,
+        title="clips and noises at the server",
         paper="McMahan 2018, arXiv:1710.06963",
         where="Flower's wrapper",
         usual="noise_multiplier: 0.5 to 2; clipping_norm: the median length of updates",
@@ -153,7 +177,7 @@ DEFENCES: dict[str, DefenceEntry] = {
 
 
 def make_defence(name: str, settings: Settings | None = None) -> Defence:
-    """Build a defence from the table.
+    """Build a defence from the table, as an attacker knows it.
 
     Raises:
         ConfigError: No such defence, or it takes no such setting.
@@ -163,19 +187,33 @@ def make_defence(name: str, settings: Settings | None = None) -> Defence:
         near = difflib.get_close_matches(name, DEFENCES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"there is no defence {name!r}; there are {', '.join(DEFENCES)}.{hint}")
-    given = dict(settings or {})
-    parameters = inspect.signature(entry.factory).parameters
-    unknown = [key for key in given if key not in parameters or key == "pruned"]
+    given, takes = dict(settings or {}), entry.settings
+    unknown = [setting for setting in given if setting not in takes]
     if unknown:
-        takes = ", ".join(key for key in parameters if key != "pruned") or "none"
-        raise ConfigError(f"defence {name!r} has no setting {unknown[0]!r}; it has {takes}")
-    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in given]
+        names = ", ".join(takes) or "none"
+        raise ConfigError(f"defence {name!r} has no setting {unknown[0]!r}; it has {names}")
+    missing = [setting for setting, needed in takes.items() if needed and setting not in given]
     if missing:
         raise ConfigError(f"defence {name!r} needs the setting {missing[0]!r}: {entry.usual}")
     try:
         return entry.factory(**given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"defence {name!r} cannot be made with {given}: {error}") from error
+
+
+def make_applied_defence(name: str, settings: Settings | None = None) -> AppliedDefence:
+    """Build a defence that can be applied to an update, without anything else.
+
+    Raises:
+        ConfigError: As for `make_defence`, or the defence is applied elsewhere.
+    """
+    defence = make_defence(name, settings)
+    if not isinstance(defence, AppliedDefence):
+        raise ConfigError(
+            f"defence {name!r} is not a mod of this package: it belongs to "
+            f"{DEFENCES[name].where}; see docs/defences.md"
+        )
+    return defence
 
 
 CLIPPED = 1e-3
@@ -188,8 +226,6 @@ def inform(seen: Observation, defence: Defence) -> Observation:
     Where the defence took the length of the update away, that of the gradient is not known.
     """
     known = defence.known(seen.update)
-    if known.name == "none":
-        return seen
     # Noise may have made a clipped update longer, or one that was not clipped as long.
     clipped = known.clip_norm is not None and (
         known.noise_std > 0 or length(seen.update) > known.clip_norm * (1 - CLIPPED)
@@ -198,29 +234,19 @@ def inform(seen: Observation, defence: Defence) -> Observation:
 
 
 def inform_of_release(seen: Observation, defence: Defence, clients: int) -> Observation:
-    """The same for the mean of several clients' updates, and for noise that the server adds.
-
-    The clients' own noise partly cancels in the mean, and the mean of signs is no sign. What a
-    server adds by Flower's wrappers is ``noise_multiplier * clipping_norm / num_sampled_clients``.
+    """The same for the mean of several clients' updates, with the noise that the server adds.
 
     Args:
         seen: The release, taken as one update.
-        defence: The clients', or the federation's.
-        clients: Whose updates the release is the mean of, at least 1.
+        defence: The clients' or the federation's defence.
+        clients: Number of clients whose updates the release is the mean of, at least 1.
     """
-    known = defence.known(seen.update)
-    if known.name == "none":
-        return seen
-    noise, norm = known.noise_std / clients**0.5, known.clip_norm
-    if isinstance(defence, (ClientClipping, ServerClipping)):
-        central = defence.noise_multiplier * defence.clipping_norm / defence.num_sampled_clients
-        noise, norm = (noise**2 + central**2) ** 0.5, defence.clipping_norm
-    lost = norm is not None or known.signs_only
-    released = replace(known, clip_norm=norm, noise_std=noise, signs_only=False, length_lost=lost)
-    return _told(seen, released)
+    return _told(seen, defence.known_of_release(seen.update, clients))
 
 
 def _told(seen: Observation, known: KnownDefence) -> Observation:
+    if known.name == "none":
+        return seen
     gradient = seen.gradient
     if gradient is not None and known.signs_only:
         # Weight decay was part of what the sign was taken of; a gradient less decay has other ones.

@@ -6,24 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fl_privacy_audit.core.arguments import not_negative, whole
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import at_least_zero, floating
+from .defence import AppliedDefence, floating, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning:
+class Pruning(AppliedDefence):
     """Set the smallest numbers of each tensor to zero.
 
     Aji and Heafield 2017, arXiv:1704.05021; Lin et al. 2018, "Deep Gradient Compression",
     arXiv:1712.01887, without the accumulation of what was dropped. Zhu et al. 2019,
-    arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of a
-    tensor stays.
+    arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of
+    each tensor stays.
 
     Attributes:
-        share: Of the numbers dropped, in [0, 1).
-        scope: ``"tensor"``: the share of each tensor; ``"update"``: of all numbers together.
+        share: Share of the numbers that is dropped, in [0, 1).
+        scope: ``"tensor"``: that share of each tensor; ``"update"``: of all numbers together.
     """
 
     share: float
@@ -41,7 +42,7 @@ class Pruning:
             raise ConfigError(f"`scope` must be 'tensor' or 'update', but got {self.scope!r}")
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`; draws nothing."""
+        """See `AppliedDefence.apply`; draws nothing."""
         del rng
         found = floating(update)
         if self.scope == "tensor":
@@ -58,7 +59,7 @@ class Pruning:
         del update
         return KnownDefence(
             name="pruning",
-            settings={"share": self.share, "scope": self.scope},
+            settings=settings_of(self),
             zeros_hide=self.share > 0,
         )
 
@@ -73,16 +74,16 @@ class Pruning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantisation:
+class Quantisation(AppliedDefence):
     """Round every number at random to one of few levels, right on average.
 
     QSGD (Alistarh et al. 2017, arXiv:1610.02132, Sec. 3.1), in buckets and scaled by the largest
     number of a bucket, as in its experiments (Sec. 4).
 
     Attributes:
-        bits: Of one number, its sign among them; from 2 to 16. There are ``2^(bits - 1) - 1``
+        bits: Bits per number including its sign, from 2 to 16. There are ``2^(bits - 1) - 1``
             levels above zero.
-        bucket: Numbers that share a scale.
+        bucket: How many numbers share a scale.
     """
 
     bits: int = 8
@@ -94,10 +95,8 @@ class Quantisation:
         Raises:
             ConfigError: With what is wrong.
         """
-        if type(self.bits) is not int or not 2 <= self.bits <= 16:
-            raise ConfigError(f"`bits` must be a whole number from 2 to 16, but got {self.bits!r}")
-        if type(self.bucket) is not int or self.bucket < 1:
-            raise ConfigError(f"`bucket` must be a whole number from 1, but got {self.bucket!r}")
+        whole("bits", self.bits, least=2, most=16)
+        whole("bucket", self.bucket)
 
     @property
     def levels(self) -> int:
@@ -105,7 +104,7 @@ class Quantisation:
         return int(2 ** (self.bits - 1)) - 1
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`."""
+        """See `AppliedDefence.apply`."""
         return {
             **update,
             **{name: self._round(tensor, rng) for name, tensor in floating(update).items()},
@@ -125,7 +124,7 @@ class Quantisation:
             count += tensor.numel()
         return KnownDefence(
             name="quantisation",
-            settings={"bits": self.bits, "bucket": self.bucket},
+            settings=settings_of(self),
             noise_std=(energy / max(count, 1)) ** 0.5,
         )
 
@@ -145,8 +144,8 @@ class Quantisation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sign:
-    """Keep only the sign of each number, times one length for a tensor.
+class Sign(AppliedDefence):
+    """Keep only the sign of each number, times one length per tensor.
 
     signSGD (Bernstein et al. 2018, arXiv:1802.04434), with the scale of Karimireddy et al. 2019,
     arXiv:1901.09847: the mean magnitude of the tensor.
@@ -159,10 +158,10 @@ class Sign:
 
     def __post_init__(self) -> None:
         """Check the setting."""
-        at_least_zero("scale", self.scale)
+        not_negative("scale", self.scale)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`; draws nothing."""
+        """See `AppliedDefence.apply`; draws nothing."""
         del rng
         return {
             **update,
@@ -175,4 +174,4 @@ class Sign:
     def known(self, update: Update) -> KnownDefence:
         """That only signs are left."""
         del update
-        return KnownDefence(name="sign", settings={"scale": self.scale}, signs_only=True)
+        return KnownDefence(name="sign", settings=settings_of(self), signs_only=True)

@@ -1,12 +1,14 @@
-"""What a defence is, and what its parts share."""
+"""What a defence is to an attacker and to a client, and what the defences share."""
 
+import dataclasses
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.core.errors import ConfigError, UpdateError
+from fl_privacy_audit.core.errors import UpdateError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
 Setting = int | float | str | bool
@@ -14,13 +16,41 @@ Settings = Mapping[str, Setting]
 
 
 class Defence(Protocol):
-    """Something done to an update before it leaves the client, ready to use."""
+    """A defence as an attacker knows it, whoever applies it: a client, Opacus or Flower."""
 
+    @abstractmethod
+    def known(self, update: Update) -> KnownDefence:
+        """What an attacker knows who sees a defended update and knows the defence's settings."""
+
+    def known_of_release(self, update: Update, clients: int) -> KnownDefence:
+        """The same for the mean of several clients' updates.
+
+        Their noise partly cancels, and the mean of signs is not a sign. A defence that adds noise
+        to the mean overrides this.
+
+        Args:
+            update: The release, taken as one update.
+            clients: Number of clients whose updates the release is the mean of, at least 1.
+        """
+        known = self.known(update)
+        return dataclasses.replace(
+            known,
+            noise_std=known.noise_std / clients**0.5,
+            signs_only=False,
+            length_lost=known.clip_norm is not None or known.signs_only,
+        )
+
+
+@runtime_checkable
+class AppliedDefence(Defence, Protocol):
+    """A defence that this package applies to an update before it leaves the client."""
+
+    @abstractmethod
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """Defend an update.
 
         Args:
-            update: Returned minus sent weights: trainable parameters. Tensors that are not
+            update: Returned minus sent weights of the trainable parameters. Tensors that are not
                 floating come back as they are.
             rng: The only source of randomness, on the CPU.
 
@@ -28,8 +58,10 @@ class Defence(Protocol):
             UpdateError: A value is not finite.
         """
 
-    def known(self, update: Update) -> KnownDefence:
-        """What an attacker knows who sees a defended update and knows the defence's settings."""
+
+def settings_of(defence: Any) -> dict[str, Setting]:
+    """The settings of a defence: its dataclass fields by name."""
+    return dataclasses.asdict(defence)
 
 
 def floating(update: Update) -> dict[str, Tensor]:
@@ -52,23 +84,3 @@ def length(update: Update) -> float:
     """Euclidean norm over all floating tensors together."""
     squares = [t.double().square().sum() for t in update.values() if t.is_floating_point()]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-
-
-def positive(name: str, value: float) -> None:
-    """Refuse a setting that is not a finite number above zero.
-
-    Raises:
-        ConfigError: With the value.
-    """
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"`{name}` must be a number above 0, but got {value!r}")
-
-
-def at_least_zero(name: str, value: float) -> None:
-    """Refuse a setting that is not a finite number from zero.
-
-    Raises:
-        ConfigError: With the value.
-    """
-    if not 0 <= value < float("inf"):
-        raise ConfigError(f"`{name}` must be a number from 0, but got {value!r}")

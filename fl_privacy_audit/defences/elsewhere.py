@@ -1,21 +1,20 @@
-"""Defences that other code applies: known here, so that an attack can be told of them."""
+"""Defences that other code applies, and none: known here, so that attacks can adapt to them."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.arguments import not_negative, positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import at_least_zero, positive
+from .defence import AppliedDefence, Defence, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Undefended:
-    """Nothing: an update comes back as it is."""
+class Undefended(AppliedDefence):
+    """No defence: an update comes back as it is."""
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """The same tensors."""
@@ -29,14 +28,14 @@ class Undefended:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpSgd:
+class DpSgd(Defence):
     """DP-SGD (Abadi et al. 2016), which Opacus applies to every step of local training.
 
     What the attacker knows of it is in `LocalTraining`: its noise is on gradients, step by step.
 
     Attributes:
         noise_multiplier: Noise in units of `max_grad_norm`.
-        max_grad_norm: Clipping norm of an example's gradient.
+        max_grad_norm: Clipping norm of one record's gradient.
     """
 
     noise_multiplier: float
@@ -44,28 +43,24 @@ class DpSgd:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        at_least_zero("noise_multiplier", self.noise_multiplier)
+        not_negative("noise_multiplier", self.noise_multiplier)
         positive("max_grad_norm", self.max_grad_norm)
 
-    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """Raises: see `strategies.persistent_accountant` for how it is done."""
-        raise _applied_by("dp-sgd", "Opacus, in the train function; see docs/defences.md")
-
     def known(self, update: Update) -> KnownDefence:
-        """The settings, in words: `LocalTraining` has them as numbers."""
+        """The settings; attacks take them from `LocalTraining`."""
         del update
-        return KnownDefence(name="dp-sgd", settings=_settings(self))
+        return KnownDefence(name="dp-sgd", settings=settings_of(self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalDp:
+class LocalDp(Defence):
     """Flower's `LocalDpMod`: clip, then normal noise by the classic formula.
 
     Attributes:
         clipping_norm: Clipping norm of the update.
         sensitivity: What the noise is scaled by; no guarantee holds unless it is the clipping norm.
-        epsilon: Of one round.
-        delta: Likewise.
+        epsilon: Epsilon of one round.
+        delta: Delta of one round.
     """
 
     clipping_norm: float
@@ -78,30 +73,27 @@ class LocalDp:
         for name, value in asdict(self).items():
             positive(name, value)
 
-    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """Raises: Flower has it."""
-        raise _applied_by("local-dp", "Flower's LocalDpMod")
-
     def known(self, update: Update) -> KnownDefence:
         """Clipping norm, and noise of ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon``."""
         del update
         std = self.sensitivity * math.sqrt(2 * math.log(1.25 / self.delta)) / self.epsilon
         return KnownDefence(
             name="local-dp",
-            settings=_settings(self),
+            settings=settings_of(self),
             clip_norm=self.clipping_norm,
             noise_std=std,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientClipping:
-    """Flower's `DifferentialPrivacyClientSideFixedClipping` with `fixedclipping_mod`.
+class ServerClipping(Defence):
+    """Flower's `DifferentialPrivacyServerSideFixedClipping`.
 
     Attributes:
-        noise_multiplier: Of the noise that the server adds to the aggregate.
-        clipping_norm: To which clients clip.
-        num_sampled_clients: Clients in a round, whose mean is noised.
+        noise_multiplier: Noise that the server adds to the mean, in units of
+            ``clipping_norm / num_sampled_clients``.
+        clipping_norm: Clipping norm of each update.
+        num_sampled_clients: Clients per round, whose mean gets the noise.
     """
 
     noise_multiplier: float
@@ -110,55 +102,36 @@ class ClientClipping:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        at_least_zero("noise_multiplier", self.noise_multiplier)
+        not_negative("noise_multiplier", self.noise_multiplier)
         positive("clipping_norm", self.clipping_norm)
         positive("num_sampled_clients", self.num_sampled_clients)
 
-    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """Raises: Flower has it."""
-        raise _applied_by("client-clipping", "Flower's wrapper and fixedclipping_mod")
-
     def known(self, update: Update) -> KnownDefence:
-        """The clipping norm: what a server sees has no noise yet."""
+        """The settings: the server sees each update before it clips it."""
         del update
-        return KnownDefence(
-            name="client-clipping", settings=_settings(self), clip_norm=self.clipping_norm
+        return KnownDefence(name="server-clipping", settings=settings_of(self))
+
+    def known_of_release(self, update: Update, clients: int) -> KnownDefence:
+        """Clipping norm and noise: ``noise_multiplier * clipping_norm / num_sampled_clients``."""
+        del clients
+        return replace(
+            self.known(update),
+            clip_norm=self.clipping_norm,
+            noise_std=self.noise_multiplier * self.clipping_norm / self.num_sampled_clients,
+            length_lost=True,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerClipping:
-    """Flower's `DifferentialPrivacyServerSideFixedClipping`.
+class ClientClipping(ServerClipping):
+    """Flower's `DifferentialPrivacyClientSideFixedClipping` with `fixedclipping_mod`.
 
-    Attributes:
-        noise_multiplier: Of the noise that the server adds to the aggregate.
-        clipping_norm: To which the server clips what it has received.
-        num_sampled_clients: Clients in a round, whose mean is noised.
+    The same settings and the same noise; only clients clip instead of the server.
     """
 
-    noise_multiplier: float
-    clipping_norm: float
-    num_sampled_clients: int
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        at_least_zero("noise_multiplier", self.noise_multiplier)
-        positive("clipping_norm", self.clipping_norm)
-        positive("num_sampled_clients", self.num_sampled_clients)
-
-    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """Raises: Flower has it."""
-        raise _applied_by("server-clipping", "Flower's wrapper, at the server")
-
     def known(self, update: Update) -> KnownDefence:
-        """Nothing that changes what the server sees."""
+        """The clipping norm: what the server sees has no noise yet."""
         del update
-        return KnownDefence(name="server-clipping", settings=_settings(self))
-
-
-def _settings(defence: Any) -> dict[str, int | float | str | bool]:
-    return dict(asdict(defence))
-
-
-def _applied_by(name: str, whom: str) -> ConfigError:
-    return ConfigError(f"defence {name!r} is applied by {whom}, not by a mod of this package")
+        return KnownDefence(
+            name="client-clipping", settings=settings_of(self), clip_norm=self.clipping_norm
+        )

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core.arguments import not_negative, positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import at_least_zero, floating, length, positive
+from .defence import AppliedDefence, floating, length, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipping:
+class Clipping(AppliedDefence):
     """Scale the whole update down to a length of at most `norm`.
 
     McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models",
@@ -28,18 +29,18 @@ class Clipping:
         positive("norm", self.norm)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`; draws nothing."""
+        """See `AppliedDefence.apply`; draws nothing."""
         del rng
         return _clip(update, self.norm)
 
     def known(self, update: Update) -> KnownDefence:
         """The norm."""
         del update
-        return KnownDefence(name="clipping", settings={"norm": self.norm}, clip_norm=self.norm)
+        return KnownDefence(name="clipping", settings=settings_of(self), clip_norm=self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian:
+class Gaussian(AppliedDefence):
     """Add normal noise to every number, after clipping if a norm is given.
 
     Zhu et al. 2019, arXiv:1906.08935, Sec. 5.1 put it on gradients; with `clip_norm` it is the
@@ -56,11 +57,11 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        at_least_zero("std", self.std)
-        at_least_zero("clip_norm", self.clip_norm)
+        not_negative("std", self.std)
+        not_negative("clip_norm", self.clip_norm)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`."""
+        """See `AppliedDefence.apply`."""
         clipped = _clip(update, self.clip_norm) if self.clip_norm else dict(update)
         for name, tensor in floating(clipped).items():
             drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
@@ -72,29 +73,29 @@ class Gaussian:
         del update
         return KnownDefence(
             name="gaussian",
-            settings={"std": self.std, "clip_norm": self.clip_norm},
+            settings=settings_of(self),
             clip_norm=self.clip_norm or None,
             noise_std=self.std,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Laplace:
+class Laplace(AppliedDefence):
     """Add Laplace noise to every number.
 
     Attributes:
-        scale: Of the distribution, in units of the update; its standard deviation is sqrt(2) times
-            as much.
+        scale: Scale of the distribution, in units of the update; its standard deviation is sqrt(2)
+            times as much.
     """
 
     scale: float
 
     def __post_init__(self) -> None:
         """Check the setting."""
-        at_least_zero("scale", self.scale)
+        not_negative("scale", self.scale)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`."""
+        """See `AppliedDefence.apply`."""
         noisy = dict(update)
         for name, tensor in floating(update).items():
             # The difference of two exponential variables of the same rate is Laplace.
@@ -106,7 +107,7 @@ class Laplace:
         """The noise level."""
         del update
         std = 2**0.5 * self.scale
-        return KnownDefence(name="laplace", settings={"scale": self.scale}, noise_std=std)
+        return KnownDefence(name="laplace", settings=settings_of(self), noise_std=std)
 
 
 def _clip(update: Update, norm: float) -> dict[str, Tensor]:

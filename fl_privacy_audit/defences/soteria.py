@@ -1,4 +1,4 @@
-"""Soteria: hide what the first features of the last layer say about the image.
+"""Soteria: hide what the features before the last layer say about the image.
 
 Sun, Li, Wang, Wang, Chen, Li: "Soteria: Provable Defense against Privacy Leakage in Federated
 Learning from Representation Perspective", CVPR 2021, arXiv:2012.06043. A linear layer's weight
@@ -11,7 +11,7 @@ the pruned columns out of the comparison gets past it (Balunovic et al. 2022, ar
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import floating
+from .defence import AppliedDefence, Defence, floating
 
 AT_ONCE = 256
 """Features differentiated side by side."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Soteria:
+@dataclass(frozen=True, kw_only=True)
+class Soteria(Defence):
     """Set the weight update of a linear layer to zero for the features that tell most.
 
     It has to see the model and the batch, so it lives in the train function::
@@ -34,14 +34,12 @@ class Soteria:
         soteria = make_defence("soteria", {"share": 0.8}).measure(model, inputs)
 
     Attributes:
-        share: Of the layer's inputs whose column is dropped, in [0, 1].
+        share: Share of the layer's inputs whose column is dropped, in [0, 1].
         layer: Name of the linear layer; empty for the model's last one.
-        pruned: ``(D,)`` bool, which columns; None before `measure`.
     """
 
     share: float = 0.8
     layer: str = ""
-    pruned: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -52,11 +50,11 @@ class Soteria:
         if not 0 <= self.share <= 1:
             raise ConfigError(f"`share` must be in [0, 1], but got {self.share!r}")
 
-    def measure(self, model: nn.Module, inputs: Tensor) -> "Soteria":
+    def measure(self, model: nn.Module, inputs: Tensor) -> "MeasuredSoteria":
         """Choose the features; `model` is as it was received, and is not changed.
 
         Args:
-            model: With the weights that the client received.
+            model: The model with the weights that the client received.
             inputs: ``(N, C, H, W)`` model inputs of the batch, N from 1.
 
         Raises:
@@ -67,27 +65,7 @@ class Soteria:
         drop = round(len(scores) * self.share)
         pruned = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         pruned[scores.topk(drop).indices] = True
-        return replace(self, layer=layer, pruned=pruned)
-
-    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `Defence.apply`; draws nothing.
-
-        Raises:
-            ConfigError: Nothing was measured, or the update has no such layer.
-        """
-        del rng
-        if self.pruned is None:
-            raise ConfigError(
-                "soteria needs the model and the batch: call `.measure(model, inputs)` in the "
-                "train function and apply what it returns; it cannot run as a mod"
-            )
-        name = f"{self.layer}.weight"
-        weight = floating(update).get(name)
-        if weight is None or weight.ndim != 2 or weight.shape[1] != len(self.pruned):
-            raise ConfigError(
-                f"the update holds no weight `{name}` with {len(self.pruned)} columns"
-            )
-        return {**update, name: weight.masked_fill(self.pruned.to(weight.device), 0.0)}
+        return MeasuredSoteria(share=self.share, layer=layer, pruned=pruned)
 
     def known(self, update: Update) -> KnownDefence:
         """That zeros may hide something: which columns are left is in the update itself."""
@@ -97,6 +75,32 @@ class Soteria:
             settings={"share": self.share, "layer": self.layer},
             zeros_hide=self.share > 0,
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeasuredSoteria(Soteria, AppliedDefence):
+    """Soteria for one batch, ready to apply; made by `Soteria.measure`.
+
+    Attributes:
+        pruned: ``(D,)`` bool: which columns are dropped.
+    """
+
+    pruned: Tensor
+
+    def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
+        """See `AppliedDefence.apply`; draws nothing.
+
+        Raises:
+            ConfigError: The update has no such layer.
+        """
+        del rng
+        name = f"{self.layer}.weight"
+        weight = floating(update).get(name)
+        if weight is None or weight.ndim != 2 or weight.shape[1] != len(self.pruned):
+            raise ConfigError(
+                f"the update holds no weight `{name}` with {len(self.pruned)} columns"
+            )
+        return {**update, name: weight.masked_fill(self.pruned.to(weight.device), 0.0)}
 
 
 def _last_linear(model: nn.Module) -> str:
@@ -116,7 +120,7 @@ def _telling(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
     if not isinstance(module, nn.Linear):
         linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
         raise ConfigError(
-            f"soteria defends a linear layer, and `{layer}` is none; there are "
+            f"soteria defends a linear layer, and `{layer}` is not one; there are "
             f"{', '.join(linear) or 'none'}"
         )
     caught: list[Tensor] = []
@@ -127,7 +131,7 @@ def _telling(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
     (features,) = caught
     if features.ndim != 2:
         raise ConfigError(
-            f"soteria needs `{layer}` to take one row an image, but its input has shape "
+            f"soteria needs `{layer}` to take one row per image, but its input has shape "
             f"{tuple(features.shape)}"
         )
     squares = []

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.core.errors import UpdateError
+from fl_privacy_audit.core.errors import ConfigError, UpdateError
 
-from .defence import Defence
+from .defence import AppliedDefence
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Last names of the batch-norm buffers in a state dict, which holds no sign of what is trained."""
@@ -16,7 +16,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 def defend_weights(
     sent: Mapping[str, Tensor],
     returned: Mapping[str, Tensor],
-    defence: Defence,
+    defence: AppliedDefence,
     *,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
@@ -29,12 +29,17 @@ def defend_weights(
     Args:
         sent: State dict as received.
         returned: State dict after training, with the same names and shapes.
-        defence: Ready to use.
-        rng: Its randomness, on the CPU.
+        defence: What to apply.
+        rng: Randomness of the defence, on the CPU.
 
     Raises:
+        ConfigError: The defence needs more than an update, or other code applies it.
         UpdateError: Names or shapes differ, or a value is not finite.
     """
+    if not isinstance(defence, AppliedDefence):
+        raise ConfigError(
+            f"{type(defence).__name__} cannot be applied to an update alone; see docs/defences.md"
+        )
     if sent.keys() != returned.keys():
         odd = sorted(sent.keys() ^ returned.keys())
         raise UpdateError(

@@ -1,8 +1,10 @@
-"""What theory says about privacy: accountants, bounds on attacks, and checks of DP claims.
+"""Differential privacy: accountants, bounds on attacks, and checks of claims.
 
-Figures here stand beside what attacks achieve; none of them is measured on an attack but the lower
-bounds in ``empirical``.
+These figures stand beside what attacks achieve. Only the lower bounds in ``empirical`` are measured
+on attacks.
 """
+
+from fl_privacy_audit.core.config import Neighbours
 
 from .accounting import (
     Epsilons,
@@ -41,7 +43,7 @@ from .gaussian import (
     gaussian_mu,
     mu_from_epsilon,
 )
-from .mechanism import Neighbours, SampledGaussian
+from .mechanism import SampledGaussian
 
 __all__ = [
     "FLAGS",

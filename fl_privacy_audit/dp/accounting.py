@@ -1,4 +1,4 @@
-"""Epsilon of the Poisson-sampled Gaussian mechanism, by two accountants and both neighbour words.
+"""Epsilon of the Poisson-sampled Gaussian mechanism, by two accountants and for both neighbours.
 
 Every figure is an upper bound on the true epsilon. Renyi DP is Opacus' analysis; the privacy loss
 distribution (PLD) is Google's ``dp-accounting`` and tighter. Without sampling the PLD figure is the
@@ -17,16 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from .arguments import choice, fraction, positive, whole
-from .gaussian import DELTA_MEND, classic_sigma, gaussian_epsilon
-from .mechanism import NEIGHBOURS, Neighbours, SampledGaussian
+from fl_privacy_audit.core.arguments import choice, fraction, positive, whole
+from fl_privacy_audit.core.config import Neighbours
+
+from .gaussian import DELTA_HINT, classic_sigma, gaussian_epsilon
+from .mechanism import NEIGHBOURS, SampledGaussian
 
 Floats = NDArray[np.float64]
 
 PLD_INTERVAL = 1e-3
 """Widest step of the grid of privacy losses. A wider step is faster and only ever overstates."""
 PLD_LIMIT = 200.0
-"""Above this no PLD is built: it would take gigabytes to refine a figure that means no privacy."""
+"""Above this no PLD is built: refining a figure that means no privacy would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,9 @@ def central_dp_epsilons(
 
     Args:
         noise_multiplier: As given to the wrapper; the noise on the mean is this x clip / sampled.
-        sampled: Clients that take part in a round.
-        total: Clients there are.
-        rounds: Releases.
+        sampled: Number of clients in a round.
+        total: Number of all clients.
+        rounds: Number of releases.
         delta: Strictly between zero and one.
         poisson: Whether every client is sampled by its own coin. Flower draws a fixed number, so by
             default nothing is gained by sampling, as in Flower's own accountant.
@@ -130,7 +132,7 @@ def central_dp_epsilons(
         ConfigError: An argument is out of range.
     """
     whole("sampled", sampled)
-    whole("total", total, least=sampled, mend="it cannot be less than `sampled`")
+    whole("total", total, least=sampled, hint="it cannot be less than `sampled`")
     mechanism = SampledGaussian(
         noise_multiplier=noise_multiplier,
         sample_rate=sampled / total if poisson else 1.0,
@@ -147,7 +149,7 @@ def epsilon_rdp(
     Raises:
         ConfigError: An argument is out of range.
     """
-    fraction("delta", delta, DELTA_MEND)
+    fraction("delta", delta, DELTA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
     if mechanism.is_silent:
         return RdpSpent(math.inf, math.nan)
@@ -162,7 +164,7 @@ def epsilon_pld(
     Raises:
         ConfigError: An argument is out of range.
     """
-    fraction("delta", delta, DELTA_MEND)
+    fraction("delta", delta, DELTA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
     if mechanism.is_silent:
         return math.inf

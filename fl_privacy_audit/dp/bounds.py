@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from scipy.optimize import minimize_scalar
 from scipy.special import gammainc, ndtr, ndtri
 
-from .accounting import PLD_LIMIT, epsilon_rdp, loss_distribution
-from .arguments import choice, fraction, not_negative, positive, whole
-from .empirical import clopper_pearson
-from .mechanism import NEIGHBOURS, Neighbours, SampledGaussian
+from fl_privacy_audit.core.arguments import choice, fraction, not_negative, positive, whole
+from fl_privacy_audit.core.config import Neighbours
 
-KAPPA_MEND = "it is the chance to be right without the update: one over the number of candidates"
+from .accounting import PLD_LIMIT, epsilon_rdp, loss_distribution
+from .empirical import clopper_pearson
+from .mechanism import NEIGHBOURS, SampledGaussian
+
+KAPPA_HINT = "it is the chance to be right without the update: one over the number of candidates"
 
 
 def rero_gaussian(*, mu: float, kappa: float) -> float:
@@ -41,7 +43,7 @@ def rero_gaussian(*, mu: float, kappa: float) -> float:
     0.3891
     """
     not_negative("mu", mu)
-    fraction("kappa", kappa, KAPPA_MEND)
+    fraction("kappa", kappa, KAPPA_HINT)
     return float(ndtr(mu + ndtri(kappa)))
 
 
@@ -57,7 +59,7 @@ def rero(
     Raises:
         ConfigError: An argument is out of range.
     """
-    fraction("kappa", kappa, KAPPA_MEND)
+    fraction("kappa", kappa, KAPPA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
     if mechanism.is_silent:
         return 1.0
@@ -80,7 +82,7 @@ def rero(
 def from_scratch_psnr(*, noise_multiplier: float, image_norm: float, repeats: int = 1) -> float:
     """Expected PSNR of the from-scratch attacker, in dB, peak 1.
 
-    The best estimate is the image plus Gaussian noise of ``sigma |X|`` a pixel, where ``sigma`` is
+    The best estimate is the image plus Gaussian noise of ``sigma |X|`` per pixel, where ``sigma`` is
     the noise multiplier: ``-10 log10(sigma^2 |X|^2 / repeats)``. This is the PSNR of the expected
     error; the mean PSNR lies 4.3 / pixels dB above it.
 
@@ -158,7 +160,7 @@ class RiskCorridor:
         Args:
             hits: Trials in which the attack picked the right one of ``1/kappa`` candidates.
             trials: Independent trials.
-            confidence: Of the two-sided Clopper-Pearson interval of the hit rate.
+            confidence: Confidence of the two-sided Clopper-Pearson interval of the hit rate.
 
         Raises:
             ConfigError: An argument is out of range.
@@ -184,7 +186,7 @@ def risk_corridor(
         image_norm: Euclidean norm of the image with pixels in ``[0, 1]``.
         pixels: ``C x H x W``.
         eta: Mean squared error that counts as a reconstruction; 0.01 is 20 dB.
-        neighbours: For the identification bound.
+        neighbours: Neighbour relation of the identification bound.
 
     Raises:
         ConfigError: An argument is out of range.

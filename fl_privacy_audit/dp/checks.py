@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from .accounting import epsilon_pld
 from .dp_claim import DpClaim, Observed
-from .effective import ClientEpsilon
+from .effective import ClientEpsilon, Spent
 from .flags import Flag, FlagCode
 from .gaussian import CLASSIC_LIMIT, analytic_sigma, classic_sigma
 
@@ -25,15 +25,17 @@ class Case:
 
     Attributes:
         claim: What is claimed.
-        seen: What was observed.
+        seen: What was observed of the run.
         planned: Epsilon by the configuration alone.
         clients: Epsilon in effect for each client, never empty.
+        clients_if_poisson: The same clients, if sampling were Poisson.
     """
 
     claim: DpClaim
     seen: Observed
-    planned: ClientEpsilon
+    planned: Spent
     clients: tuple[ClientEpsilon, ...]
+    clients_if_poisson: tuple[ClientEpsilon, ...]
 
     @property
     def counts_on_sampling(self) -> bool:
@@ -49,9 +51,8 @@ class Case:
     def worst(self, *, as_poisson: bool) -> tuple[ClientEpsilon, float]:
         """The client with the highest epsilon for what the claim covers, and that epsilon."""
         span, neighbours = self.claim.epsilon_covers, self.claim.neighbours
-        figures = [
-            (line, line.figure(span, neighbours, as_poisson=as_poisson)) for line in self.clients
-        ]
+        clients = self.clients_if_poisson if as_poisson else self.clients
+        figures = [(client, client.figure(span, neighbours)) for client in clients]
         return max(figures, key=lambda pair: pair[1])
 
 
@@ -133,7 +134,7 @@ def _sampling(case: Case) -> Iterator[Flag]:
         return
     _, shown = case.worst(as_poisson=False)
     _, counted = case.worst(as_poisson=True)
-    mend = (
+    hint = (
         "Sample by Poisson (Opacus: `poisson_sampling=True`), or claim"
         if claim.mechanism == "dp-sgd"
         else "Flower's strategies draw no other way, so claim"
@@ -143,7 +144,7 @@ def _sampling(case: Case) -> Iterator[Flag]:
         message=(
             f"For sample rate {claim.sample_rate:.3g} accountants count epsilon "
             f"{_figure(counted)}, which holds for Poisson sampling, but a fixed number is drawn, "
-            f"for which {_figure(shown)} can be shown. {mend} {_figure(shown)}."
+            f"for which {_figure(shown)} can be shown. {hint} {_figure(shown)}."
         ),
         severity="warning" if claim.epsilon is None else "error",
     )
@@ -169,7 +170,7 @@ def _integers(case: Case) -> Iterator[Flag]:
 
 
 def longest_update(claim: DpClaim, seen: Observed) -> float | None:
-    """The longest update that clipping and noise allow; None if they do not say."""
+    """The longest update that clipping and noise allow; None if they set no limit."""
     if claim.mechanism == "central-gaussian":
         return claim.clipping_norm if claim.clipped_by == "client" else None
     if claim.mechanism == "dp-sgd" or seen.parameters is None:
@@ -248,14 +249,14 @@ def _weights(case: Case) -> Iterator[Flag]:
 def _understated(case: Case) -> Iterator[Flag]:
     claim = case.claim
     # What sampling fails to give has a flag of its own.
-    line, effective = case.worst(as_poisson=case.counts_on_sampling)
+    worst, effective = case.worst(as_poisson=case.counts_on_sampling)
     if claim.epsilon is not None and _below(claim.epsilon, effective):
-        rounds = line.rounds if claim.epsilon_covers == "run" else 1
+        rounds = worst.rounds if claim.epsilon_covers == "run" else 1
         yield Flag(
             code="epsilon-understated",
             message=(
                 f"Epsilon {claim.epsilon:g} is claimed for a {claim.epsilon_covers}, but "
-                f"{_figure(effective)} is in effect for {line.client!r}, rounds: {rounds} "
+                f"{_figure(effective)} is in effect for {worst.client!r}, rounds: {rounds} "
                 f"({claim.neighbours}, delta {claim.delta:g}). Claim that, add noise or train less."
             ),
             severity="error",

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fl_privacy_audit.core.config import Mechanism, Neighbours, Span
+
+from .bounds import RiskCorridor
 from .checks import CHECKS, Case, longest_update
 from .dp_claim import DpClaim, Observed
 from .effective import ClientEpsilon, client_epsilons, multiplier_in_effect, planned_epsilon
@@ -11,19 +14,34 @@ from .flags import Flag
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimCheck:
-    """What became of a claim.
+    """A claim after the check.
 
     Attributes:
-        noise_multiplier: Noise over clipping norm in effect, in the worst round.
-        clients: Epsilon in effect for each client.
+        mechanism: ``"dp-sgd"``, ``"local-gaussian"`` or ``"central-gaussian"``.
+        delta: Delta of every epsilon here.
+        claimed: The epsilon that is claimed; None if none is.
+        covers: Whether the claim covers the whole ``"run"`` or one ``"round"``.
+        neighbours: What the claim calls neighbours.
+        noise_multiplier: Noise over clipping norm in effect, in the worst round; NaN if not known.
+        clients: Epsilon in effect for each client; empty if none can be computed.
         flags: What is wrong.
-        unchecked: What could not be looked at and why, a sentence each.
+        unchecked: What could not be checked and why, one sentence each.
+        assumed: What the settings leave open, and what was assumed instead.
+        corridor: What theory allows an attacker on one record; None if it was not asked for, or the
+            claim protects whole clients.
     """
 
+    mechanism: Mechanism
+    delta: float
+    claimed: float | None
+    covers: Span
+    neighbours: Neighbours
     noise_multiplier: float
     clients: tuple[ClientEpsilon, ...]
     flags: tuple[Flag, ...]
     unchecked: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
+    corridor: RiskCorridor | None = None
 
     @property
     def holds(self) -> bool:
@@ -34,17 +52,17 @@ class ClaimCheck:
 def check_claim(claim: DpClaim, observed: Observed | None = None) -> ClaimCheck:
     """Compute the epsilon in effect and flag what does not fit the claim.
 
-    A claim is compared with the tightest figure there is, by the claim's own neighbour relation. No
-    flag is no proof: whether noise was drawn at all, and well, cannot be seen from here.
+    A claim is compared with the tightest figure there is, by the claim's own neighbour relation. The
+    absence of flags proves nothing: whether noise was really drawn, and well, cannot be seen here.
 
     Args:
         claim: What is claimed and how it is configured.
-        observed: What was seen of the run; without it only the configuration is checked.
+        observed: What was observed of the run; without it only the configuration is checked.
 
     >>> result = check_claim(DpClaim(
     ...     mechanism="local-gaussian", clipping_norm=1.0, sensitivity=1e-4, epsilon=10.0,
     ...     delta=1e-5, rounds=1))
-    >>> f"{result.clients[0].in_effect.cumulative.pld:.3g}"
+    >>> f"{result.clients[0].cumulative.pld:.3g}"
     '2.13e+08'
     >>> [flag.code for flag in result.flags]
     ['sensitivity-not-clip', 'classic-beyond-one', 'epsilon-understated']
@@ -55,8 +73,14 @@ def check_claim(claim: DpClaim, observed: Observed | None = None) -> ClaimCheck:
         seen=seen,
         planned=planned_epsilon(claim),
         clients=client_epsilons(claim, seen),
+        clients_if_poisson=client_epsilons(claim, seen, as_poisson=True),
     )
     return ClaimCheck(
+        mechanism=claim.mechanism,
+        delta=claim.delta,
+        claimed=claim.epsilon,
+        covers=claim.epsilon_covers,
+        neighbours=claim.neighbours,
         noise_multiplier=multiplier_in_effect(claim, seen),
         clients=case.clients,
         flags=tuple(flag for check in CHECKS.values() for flag in check(case)),

@@ -1,18 +1,23 @@
-"""The words of a claim check: what is claimed, and what was seen of the run."""
+"""What is claimed of differential privacy, and what was observed of the run."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
-from .arguments import choice, fraction, not_negative, positive, rate, refuse, whole
-from .gaussian import DELTA_MEND, classic_sigma
-from .mechanism import NEIGHBOURS, SENSITIVITY, Neighbours, SampledGaussian
+from fl_privacy_audit.core.arguments import (
+    choice,
+    fraction,
+    not_negative,
+    positive,
+    rate,
+    refuse,
+    whole,
+)
+from fl_privacy_audit.core.config import Accountant, Clipper, Mechanism, Neighbours, Sampling, Span
 
-Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
-Sampling = Literal["poisson", "fixed", "unknown"]
-Accountant = Literal["persistent", "per-round", "unknown"]
-Span = Literal["run", "round"]
+from .gaussian import DELTA_HINT, classic_sigma
+from .mechanism import NEIGHBOURS, SENSITIVITY, SampledGaussian
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +34,8 @@ class DpClaim:
             in the released model and not from the server.
         delta: Strictly between zero and one.
         clipping_norm: Above zero; of one record's gradient for DP-SGD, else of one update.
-        rounds: Rounds of the run.
-        epsilon: What is claimed; None if nothing is.
+        rounds: Number of rounds of the run.
+        epsilon: The epsilon claimed; None if none is.
         epsilon_covers: Whether that is meant for the whole ``"run"`` or for one ``"round"``.
         neighbours: What the claim calls neighbours.
         noise_multiplier: Noise over `clipping_norm`, for DP-SGD and central DP.
@@ -42,8 +47,8 @@ class DpClaim:
             shuffled data loader or Flower's own choice of clients does.
         steps_per_round: Noised steps of a client in a round; more than one only for DP-SGD.
         accountant: Whether one accountant counts all rounds.
-        sampled_clients: Clients a round that central noise was scaled to.
-        clipped_by: For central DP, who clips. If it is the server, observed updates are not
+        sampled_clients: Clients per round that central noise was scaled to.
+        clipped_by: Who clips, for central DP. If it is the server, observed updates are not
             clipped yet, and their norms say nothing about the claim.
         arrays: Every array that gets noise -> its dtype, ``{"conv.weight": "float32"}``.
         reported_epsilon: Client -> the epsilon it reported after each round.
@@ -64,7 +69,7 @@ class DpClaim:
     steps_per_round: int = 1
     accountant: Accountant = "unknown"
     sampled_clients: int | None = None
-    clipped_by: Literal["client", "server"] = "client"
+    clipped_by: Clipper = "client"
     arrays: Mapping[str, str] = field(default_factory=dict)
     reported_epsilon: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -74,8 +79,8 @@ class DpClaim:
         choice("neighbours", self.neighbours, NEIGHBOURS)
         choice("sampling", self.sampling, get_args(Sampling))
         choice("accountant", self.accountant, get_args(Accountant))
-        choice("clipped_by", self.clipped_by, ("client", "server"))
-        fraction("delta", self.delta, DELTA_MEND)
+        choice("clipped_by", self.clipped_by, get_args(Clipper))
+        fraction("delta", self.delta, DELTA_HINT)
         positive("clipping_norm", self.clipping_norm)
         rate("sample_rate", self.sample_rate)
         whole("rounds", self.rounds)
@@ -169,13 +174,13 @@ class DpClaim:
         return self.clipping_norm * (SENSITIVITY[self.neighbours] if doubled else 1.0)
 
     def over(self, rounds: int, *, multiplier: float, as_poisson: bool) -> SampledGaussian:
-        """The mechanism over some rounds of one client.
+        """The mechanism over several rounds of one client.
 
         Args:
             rounds: At least one.
-            multiplier: Noise over clipping norm, as it came out in the run.
+            multiplier: Noise over clipping norm in effect.
             as_poisson: Whether sampling may be counted on. If not, a record is taken to be in as
-                many steps as it can be: every step, or one batch an epoch where batches are of a
+                many steps as it can be: every step, or one batch per epoch where batches are of a
                 fixed size.
         """
         steps = self.steps_per_round * rounds
@@ -197,9 +202,9 @@ class Observed:
         update_norms: Round -> client -> Euclidean norm of its update, floating parameters only.
         complete: Whether `update_norms` names every client of every round. If not, each client is
             taken to have been in all rounds, and clients are not counted.
-        parameters: Numbers in an update, to tell local noise from a long update.
+        parameters: How many numbers an update has, to tell local noise from a long update.
         weights: Round -> client -> its weight in the mean (``num-examples``), all clients of it.
-        participation: Client -> how many rounds it returned an update in, where that is known
+        participation: Client -> number of rounds in which it returned an update, where that is known
             better than from `update_norms`.
     """
 

@@ -2,48 +2,43 @@
 
 from dataclasses import dataclass
 
+from fl_privacy_audit.core.config import Neighbours, Span
+
 from .accounting import Epsilons, epsilons
-from .dp_claim import DpClaim, Observed, Span
-from .mechanism import Neighbours
+from .dp_claim import DpClaim, Observed
 
 ANY_CLIENT = "any client"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """Epsilon of one client.
+    """Epsilon over the rounds of a run.
 
     Attributes:
-        per_round: Of one round.
-        cumulative: Of all its rounds.
+        per_round: Epsilon of one round.
+        cumulative: Epsilon over all rounds.
     """
 
     per_round: Epsilons
     cumulative: Epsilons
 
+    def figure(self, span: Span, neighbours: Neighbours) -> float:
+        """The tightest epsilon there is for a run or a round."""
+        figures = self.cumulative if span == "run" else self.per_round
+        return figures.tightest(neighbours)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ClientEpsilon:
-    """Epsilon in effect for one client.
+class ClientEpsilon(Spent):
+    """Epsilon of one client.
 
     Attributes:
-        client: Its name, or ``"any client"`` where none was seen.
-        rounds: Rounds it is taken to have been in.
-        in_effect: What can be shown.
-        if_poisson: What accountants count, who take sampling for Poisson without asking; the same
-            as `in_effect` where it is, or where nothing is sampled.
+        client: Its name, as in the ledger; ``"any client"`` if none was seen.
+        rounds: Number of rounds it is taken to have taken part in.
     """
 
     client: str
     rounds: int
-    in_effect: Spent
-    if_poisson: Spent
-
-    def figure(self, span: Span, neighbours: Neighbours, *, as_poisson: bool = False) -> float:
-        """The tightest epsilon there is for a run or a round."""
-        spent = self.if_poisson if as_poisson else self.in_effect
-        figures = spent.cumulative if span == "run" else spent.per_round
-        return figures.tightest(neighbours)
 
 
 def multiplier_in_effect(claim: DpClaim, seen: Observed) -> float:
@@ -65,42 +60,56 @@ def multiplier_in_effect(claim: DpClaim, seen: Observed) -> float:
     return claim.multiplier * min(factors, default=1.0)
 
 
-def planned_epsilon(claim: DpClaim) -> ClientEpsilon:
-    """What the configuration gives to a client that is in every round."""
-    return _client(claim, ANY_CLIENT, claim.multiplier, claim.rounds, claim.rounds)
+def planned_epsilon(claim: DpClaim) -> Spent:
+    """Epsilon by the configuration alone, for a client that takes part in every round."""
+    return Spent(
+        per_round=_epsilons(claim, claim.multiplier, 1),
+        cumulative=_epsilons(claim, claim.multiplier, claim.rounds),
+    )
 
 
-def client_epsilons(claim: DpClaim, seen: Observed) -> tuple[ClientEpsilon, ...]:
-    """One line for each client that was seen or reported; one for any client if none was."""
+def client_epsilons(
+    claim: DpClaim, seen: Observed, *, as_poisson: bool = False
+) -> tuple[ClientEpsilon, ...]:
+    """Epsilon of each client that was seen or reported; of ``"any client"`` if none was.
+
+    Args:
+        claim: What is claimed and how it is configured.
+        seen: What was observed of the run.
+        as_poisson: False for the epsilon in effect. True for what accountants compute, which take
+            sampling for Poisson without asking.
+    """
     multiplier = multiplier_in_effect(claim, seen)
     seen_rounds = len(seen.update_norms)
     all_rounds = seen_rounds if seen.complete and seen_rounds else max(claim.rounds, seen_rounds)
     names = {name for norms in seen.update_norms.values() for name in norms}
-    lines = []
     names |= set(claim.reported_epsilon) | set(seen.participation)
+    # If clients are sampled by coins, the coins count, not how they fell.
+    coins = (
+        (as_poisson or claim.sampling == "poisson")
+        and claim.mechanism == "central-gaussian"
+        and claim.sample_rate < 1
+    )
+    clients = []
     for name in sorted(names) or [ANY_CLIENT]:
         joined = sum(name in norms for norms in seen.update_norms.values())
         rounds = joined if seen.complete and joined else all_rounds
         rounds = seen.participation.get(name, rounds)
-        lines.append(_client(claim, name, multiplier, rounds, all_rounds))
-    return tuple(lines)
-
-
-def _client(
-    claim: DpClaim, name: str, multiplier: float, rounds: int, all_rounds: int
-) -> ClientEpsilon:
-    def spent(*, as_poisson: bool) -> Spent:
-        # With coins for clients it is the coins that are counted, not how they fell.
-        coins = as_poisson and claim.mechanism == "central-gaussian" and claim.sample_rate < 1
-        per_round, cumulative = (
-            epsilons(
-                claim.over(count, multiplier=multiplier, as_poisson=as_poisson), delta=claim.delta
+        counted = all_rounds if coins else rounds
+        clients.append(
+            ClientEpsilon(
+                client=name,
+                rounds=rounds,
+                per_round=_epsilons(claim, multiplier, 1, as_poisson=as_poisson),
+                cumulative=_epsilons(claim, multiplier, counted, as_poisson=as_poisson),
             )
-            for count in (1, all_rounds if coins else rounds)
         )
-        return Spent(per_round=per_round, cumulative=cumulative)
+    return tuple(clients)
 
-    if_poisson = spent(as_poisson=True)
-    certain = claim.sampling == "poisson" or claim.sample_rate == 1
-    in_effect = if_poisson if certain else spent(as_poisson=False)
-    return ClientEpsilon(client=name, rounds=rounds, in_effect=in_effect, if_poisson=if_poisson)
+
+def _epsilons(
+    claim: DpClaim, multiplier: float, rounds: int, *, as_poisson: bool = False
+) -> Epsilons:
+    as_poisson = as_poisson or claim.sampling == "poisson"
+    mechanism = claim.over(rounds, multiplier=multiplier, as_poisson=as_poisson)
+    return epsilons(mechanism, delta=claim.delta)

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 from scipy.stats import beta, binom
 
-from .arguments import fraction, not_negative, refuse, whole
+from fl_privacy_audit.core.arguments import fraction, not_negative, refuse, whole
 
 
 def one_run_epsilon(
@@ -23,11 +23,11 @@ def one_run_epsilon(
     is at most ``1 - confidence``.
 
     Args:
-        canaries: How many there were, in or out.
-        guesses: For how many the auditor guessed; it may abstain on the rest.
-        correct: How many guesses were right.
-        delta: Of the claim.
-        confidence: Of the statement "epsilon is at least this".
+        canaries: Number of canaries, in or out.
+        guesses: Number of canaries the auditor guessed; it may abstain on the rest.
+        correct: Number of right guesses.
+        delta: Delta of the claim.
+        confidence: Confidence of the statement "epsilon is at least this".
 
     Returns:
         Zero or more. See `one_run_ceiling` for the most that this many canaries can show.
@@ -57,17 +57,17 @@ def one_run_epsilon(
 def one_run_p_value(
     *, epsilon: float, canaries: int, guesses: int, correct: int, delta: float = 0.0
 ) -> float:
-    """Chance of so many right guesses, or more, under (epsilon, delta)-DP; at most 1.
+    """Chance of at least `correct` right guesses under (epsilon, delta)-DP; at most 1.
 
     ``P[B >= v] + 2 m delta max_i P[v > B >= v - i] / i`` with
     ``B ~ Bin(r, e^epsilon / (1 + e^epsilon))``.
 
     Args:
         epsilon: Zero or more.
-        canaries: ``m``.
-        guesses: ``r``.
-        correct: ``v``.
-        delta: In [0, 1).
+        canaries: Number of canaries, ``m``.
+        guesses: Number of guesses, ``r``.
+        correct: Number of right guesses, ``v``.
+        delta: Delta of the claim, in [0, 1).
 
     Raises:
         ConfigError: An argument is out of range.
@@ -91,7 +91,7 @@ def one_run_p_value(
 
 
 def one_run_ceiling(*, canaries: int, delta: float = 0.0, confidence: float = 0.95) -> float:
-    """The most that a one-run audit can show with so many canaries: every guess made and right.
+    """The most that a one-run audit can show with this many canaries: every guess right.
 
     An audit whose result is at its ceiling says "at least this", and needs more canaries.
 
@@ -145,12 +145,12 @@ def attack_epsilon(
     their Clopper-Pearson intervals (Nasr et al. 2023, arXiv 2302.07956).
 
     Args:
-        false_positives: Canaries left out that were called in.
-        negatives: Canaries left out.
-        false_negatives: Canaries put in that were called out.
-        positives: Canaries put in.
-        delta: Of the claim.
-        confidence: Half of the rest is spent on each rate.
+        false_positives: Number of canaries left out that the attack called in.
+        negatives: Number of canaries left out.
+        false_negatives: Number of canaries put in that the attack called out.
+        positives: Number of canaries put in.
+        delta: Delta of the claim.
+        confidence: Confidence of the bound; half of the rest is spent on each rate.
 
     Returns:
         Zero or more.

@@ -36,11 +36,11 @@ class Flag:
 
     Attributes:
         code: A key of `FLAGS`.
-        message: What was seen, and the mend.
         severity: ``"error"``: the claim does not hold, or cannot be upheld. ``"warning"``: it may
             hold, but the configuration is not what it seems.
+        message: What was seen, with figures, and how to fix it.
     """
 
     code: FlagCode
-    message: str
     severity: Severity
+    message: str

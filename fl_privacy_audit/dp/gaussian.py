@@ -10,12 +10,12 @@ from math import exp, log, sqrt
 from scipy.optimize import brentq
 from scipy.special import erfcx, ndtr, ndtri
 
-from .arguments import fraction, not_negative, positive, whole
+from fl_privacy_audit.core.arguments import fraction, not_negative, positive, whole
 
 CLASSIC_LIMIT = 1.0
 """The classic formula is proved for epsilon below this (Dwork & Roth 2014, theorem A.1)."""
 
-DELTA_MEND = "1e-5, or less than one over the number of records, is usual"
+DELTA_HINT = "1e-5, or less than one over the number of records, is usual"
 
 
 def gaussian_mu(*, noise_multiplier: float, sensitivity: float = 1.0, releases: int = 1) -> float:
@@ -23,9 +23,9 @@ def gaussian_mu(*, noise_multiplier: float, sensitivity: float = 1.0, releases: 
 
     Args:
         noise_multiplier: Noise standard deviation over clipping norm, above zero.
-        sensitivity: In clipping norms: 1 if a neighbour lacks one contribution, 2 if one
+        sensitivity: Sensitivity in clipping norms: 1 if a neighbour lacks one contribution, 2 if one
             contribution is replaced by another.
-        releases: How many of them, at least one.
+        releases: Number of releases, at least one.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -78,7 +78,7 @@ def gaussian_epsilon(*, mu: float, delta: float) -> float:
     4.3772
     """
     positive("mu", mu)
-    fraction("delta", delta, DELTA_MEND)
+    fraction("delta", delta, DELTA_HINT)
     if _delta(mu, -mu / 2) <= delta:  # at epsilon zero
         return 0.0
     lowest = max(-mu / 2, -40.0)  # where delta is 1 but for 1e-300
@@ -97,7 +97,7 @@ def mu_from_epsilon(*, epsilon: float, delta: float) -> float:
     1.0
     """
     not_negative("epsilon", epsilon)
-    fraction("delta", delta, DELTA_MEND)
+    fraction("delta", delta, DELTA_HINT)
     high = 1.0
     while gaussian_delta(mu=high, epsilon=epsilon) < delta:
         high *= 2
@@ -141,5 +141,5 @@ def classic_sigma(*, sensitivity: float, epsilon: float, delta: float) -> float:
     """
     not_negative("sensitivity", sensitivity)
     positive("epsilon", epsilon)
-    fraction("delta", delta, DELTA_MEND)
+    fraction("delta", delta, DELTA_HINT)
     return sensitivity * sqrt(2 * log(1.25 / delta)) / epsilon

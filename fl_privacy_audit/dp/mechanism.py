@@ -1,17 +1,18 @@
-"""What is accounted for: the Poisson-sampled Gaussian mechanism, and who its neighbours are.
+"""The mechanism whose epsilon is computed, Poisson-sampled Gaussian noise, and its neighbours.
 
 *add-or-remove*: the neighbour lacks one record, or has zeros in its place; sensitivity ``C``.
 *replace-one*: one record is another; sensitivity ``2 C``.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
-from .arguments import not_negative, rate, whole
+from fl_privacy_audit.core.arguments import not_negative, rate, whole
+from fl_privacy_audit.core.config import Neighbours
+
 from .gaussian import gaussian_mu
 
-Neighbours = Literal["add-or-remove", "replace-one"]
-NEIGHBOURS: tuple[Neighbours, ...] = ("add-or-remove", "replace-one")
+NEIGHBOURS: tuple[Neighbours, ...] = get_args(Neighbours)
 SENSITIVITY: dict[Neighbours, float] = {"add-or-remove": 1.0, "replace-one": 2.0}
 """In clipping norms."""
 
@@ -21,12 +22,12 @@ LEAST_NOISE = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class SampledGaussian:
-    """A sum of clipped contributions, Poisson-sampled, with Gaussian noise, some times over.
+    """A sum of clipped contributions, Poisson-sampled, with Gaussian noise, repeated over steps.
 
     Attributes:
         noise_multiplier: Noise standard deviation over clipping norm; zero or more.
         sample_rate: Chance of each record to take part in a step, in (0, 1]; 1 is no sampling.
-        steps: How many times, at least once.
+        steps: Number of repetitions, at least one.
     """
 
     noise_multiplier: float
@@ -46,7 +47,7 @@ class SampledGaussian:
 
     @property
     def is_silent(self) -> bool:
-        """Whether there is no noise to speak of."""
+        """Whether there is practically no noise."""
         return self.noise_multiplier < LEAST_NOISE
 
     def mu(self, neighbours: Neighbours) -> float:

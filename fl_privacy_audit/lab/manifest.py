@@ -3,12 +3,12 @@
 ::
 
     CORPUS/
-      manifest.csv          one row a reconstruction: the columns are the fields of `Pair`
+      manifest.csv          one row per reconstruction: the columns are the fields of `Pair`
       classes.json          {source: [class name, ...]}
       originals/...png      paths in the manifest are relative to CORPUS
       reconstructions/...png
 
-Answers are a table of their own, one row an answer: the columns are the fields of `Answer`.
+Answers are a table of their own, one row per answer: the columns are the fields of `Answer`.
 Everything is paired by `Pair.key`, never by the order of files or rows.
 """
 
@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.tables import write_table
 
 MANIFEST = "manifest.csv"
 CLASSES = "classes.json"
@@ -99,6 +100,15 @@ class Corpus:
     pairs: tuple[Pair, ...]
     classes: dict[str, list[str]]
 
+    @property
+    def offsets(self) -> dict[str, int]:
+        """What to add to a source's class numbers so that no two sources share one."""
+        offsets, total = {}, 0
+        for source in sorted({pair.source for pair in self.pairs}):
+            offsets[source] = total
+            total += len(self.classes[source])
+        return offsets
+
     def picture(self, path: str) -> Tensor:
         """One picture of the corpus, ``(3, H, W)`` in [0, 1].
 
@@ -144,7 +154,7 @@ def read_corpus(directory: str | Path) -> Corpus:
     except (OSError, ValueError) as error:
         raise CorpusError(
             f"the class names in {directory / CLASSES} cannot be read: {error}"
-        ) from (error)
+        ) from error
     missing = sorted({pair.source for pair in pairs} - classes.keys())
     if missing:
         raise CorpusError(f"{directory / CLASSES} names no classes for source {missing[0]!r}")
@@ -193,15 +203,21 @@ def read_answers(path: str | Path) -> list[Answer]:
 
 
 def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
-    """Write a table of answers, replacing the file."""
+    """Write a table of answers, replacing the file.
+
+    Raises:
+        AuditError: It cannot be written.
+    """
     words = {value: word for word, value in _WORDS.items()}
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Answer)])
-        writer.writeheader()
-        for answer in answers:
-            confidence = "" if answer.confidence is None else f"{answer.confidence:.6g}"
-            row = {"recognisable": words[answer.recognisable], "confidence": confidence}
-            writer.writerow(asdict(answer) | row)
+    rows = [
+        asdict(answer)
+        | {
+            "recognisable": words[answer.recognisable],
+            "confidence": None if answer.confidence is None else f"{answer.confidence:.6g}",
+        }
+        for answer in answers
+    ]
+    write_table(Path(path), {field.name: "string" for field in fields(Answer)}, rows)
 
 
 _WORDS = {"": None, "yes": True, "no": False}

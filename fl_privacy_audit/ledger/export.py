@@ -1,4 +1,4 @@
-"""The ledger as a tidy table for other tools: one row a record, attack and metric.
+"""The ledger as a tidy table for other tools: one row per record, attack and metric.
 
 Controls are rows too: ``control`` is empty for the attack itself. An attack without a score has one
 row, with an empty metric, so that nothing that was tried is lost.
@@ -9,53 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import click
-import pandas as pd
 
-from fl_privacy_audit.core.errors import AuditError, ConfigError
+from fl_privacy_audit.core.tables import Kind, check_ending, write_table
 
 from .ledger import read_ledger
 from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord, Scores
 
-COLUMNS = {
+COLUMNS: dict[str, Kind] = {
     "setting": "string",
     "run": "string",
     "time": "string",
-    "round": "Int64",
+    "round": "int64",
     "view": "string",
     "client": "string",
-    "partition": "Int64",
+    "partition": "int64",
     "node_id": "string",
     "client_status": "string",
     "attack": "string",
     "control": "string",
     "status": "string",
     "reason": "string",
+    "reason_figures": "string",
     "metric": "string",
-    "mean": "Float64",
-    "worst": "Float64",
-    "images": "Int64",
-    "labels_right": "Float64",
-    "objective": "Float64",
-    "steps": "Int64",
-    "seconds": "Float64",
-    "seed": "Int64",
+    "mean": "double",
+    "worst": "double",
+    "images": "int64",
+    "labels_right": "double",
+    "objective": "double",
+    "steps": "int64",
+    "seconds": "double",
+    "seed": "int64",
     "stopped": "string",
-    "update_norm": "Float64",
-    "num_examples": "Int64",
-    "epsilon": "Float64",
+    "update_norm": "double",
+    "num_examples": "int64",
+    "epsilon_reported": "double",
     "truth_digest": "string",
 }
-"""Column -> pandas dtype. ``node_id`` is text: Flower's are unsigned 64-bit numbers."""
+"""Column -> type. ``node_id`` is text: Flower's are unsigned 64-bit numbers. ``reason`` is a code, and
+``reason_figures`` the JSON of what belongs to it."""
 
 Row = dict[str, Any]
 
 
-def records_frame(*directories: str | Path) -> pd.DataFrame:
+def records_table(*directories: str | Path) -> list[Row]:
     """Every audited record of one or more ledgers, all their runs, in the order written.
 
     Returns:
-        The columns of `COLUMNS`; ``mean`` and ``worst`` are in units of the metric, over the
-        images of a record.
+        One mapping per row, with names of `COLUMNS`; ``mean`` and ``worst`` are in units of the
+        metric, over the images of a record. A name without a value may be missing.
 
     Raises:
         LedgerError: A ledger cannot be read.
@@ -66,11 +67,7 @@ def records_frame(*directories: str | Path) -> pd.DataFrame:
         runs = {run.run: run for run in contents.runs}
         for record in contents.audits:
             rows += _rows(runs.get(record.run), record)
-    columns = {
-        name: pd.array([row.get(name) for row in rows], dtype=kind)
-        for name, kind in COLUMNS.items()
-    }
-    return pd.DataFrame(columns)
+    return rows
 
 
 def export(directories: list[Path], to: Path) -> int:
@@ -82,19 +79,12 @@ def export(directories: list[Path], to: Path) -> int:
     Raises:
         ConfigError: Another ending.
         LedgerError: A ledger cannot be read.
-        AuditError: The file cannot be written.
+        AuditError: The file cannot be written, or Parquet's package is not installed.
     """
-    if to.suffix not in (".parquet", ".csv"):
-        raise ConfigError(f"the table is written as .parquet or .csv, but got {to.name!r}")
-    frame = records_frame(*directories)
-    try:
-        if to.suffix == ".parquet":
-            frame.to_parquet(to, index=False)
-        else:
-            frame.to_csv(to, index=False)
-    except OSError as error:
-        raise AuditError(f"the table cannot be written to {to}: {error.strerror}") from error
-    return len(frame)
+    check_ending(to)
+    rows = records_table(*directories)
+    write_table(to, COLUMNS, rows)
+    return len(rows)
 
 
 def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
@@ -110,7 +100,7 @@ def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
         "client_status": record.client_status,
         "update_norm": record.update_norm,
         "num_examples": record.num_examples,
-        "epsilon": record.reported.get("epsilon"),
+        "epsilon_reported": record.reported.get("epsilon"),
         "truth_digest": record.truth_digest,
     }
     for outcome in record.attacks:
@@ -123,8 +113,12 @@ def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
 
 
 def _common(outcome: AttackOutcome | ControlOutcome) -> Row:
-    names = ("status", "reason", "objective", "steps", "seconds", "seed", "stopped")
-    return {name: getattr(outcome, name) for name in names}
+    names = ("status", "objective", "steps", "seconds", "seed", "stopped")
+    row = {name: getattr(outcome, name) for name in names}
+    if outcome.reason is not None:
+        row["reason"] = outcome.reason.code
+        row["reason_figures"] = outcome.reason.model_dump_json(exclude={"code"}, exclude_none=True)
+    return row
 
 
 def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
@@ -140,7 +134,7 @@ def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
         }
 
 
-@click.command("export", short_help="Write records as a Parquet or CSV table.")
+@click.command("export")
 @click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."

@@ -220,6 +220,30 @@ class AttackOutcome(BaseModel):
         return {k: float(v) if v in words else v for k, v in details.items()}
 
 
+class ReplayCheck(BaseModel):
+    """The true batch trained as told, beside the real update: does the description fit the client?
+
+    Attributes:
+        cosine: Between the observed and the replayed update.
+        length_ratio: Length of the observed update over that of the replayed one; None where the
+            description leaves the length open.
+        cosine_range: Between which cosines the description fits, given rounding and what the
+            client draws by chance.
+        length_range: Between which ratios it fits; None where the length is open.
+        fits: Whether both do. Where they do not, the record is not evidence of safety.
+        hint: What would explain the difference; None where there is none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    cosine: float
+    length_ratio: float | None
+    cosine_range: tuple[float, float]
+    length_range: tuple[float, float] | None
+    fits: bool
+    hint: Reason | None = None
+
+
 class AuditRecord(_Line):
     """One round, one view, one client; in the release view, all clients of the round.
 
@@ -238,6 +262,7 @@ class AuditRecord(_Line):
         num_examples: What the client reported.
         reported: Other numbers the client reported, ``epsilon`` say.
         truth_digest: Fingerprint of the true batch, to pair runs; None where there is no truth.
+        replay: Whether what the audit was told fits the client; None where there is no truth.
         attacks: One outcome for each attack.
         clients: Whose updates the release is made of; empty in the server view.
     """
@@ -256,6 +281,7 @@ class AuditRecord(_Line):
     num_examples: int | None = None
     reported: dict[str, float] = Field(default_factory=dict)
     truth_digest: str | None = None
+    replay: ReplayCheck | None = None
     attacks: list[AttackOutcome] = Field(default_factory=list)
     clients: list[str] = Field(default_factory=list)
 

@@ -1,10 +1,11 @@
 """LPIPS: distance of AlexNet's features, weighted as people judged it (Zhang et al. 2018)."""
 
 import functools
-import warnings
-from typing import Any
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -16,12 +17,15 @@ from .pairs import in_chunks
 SIDE = 64
 """Smaller images are enlarged until their short side has this many pixels: the size of the patches
 on which LPIPS was calibrated. On 32 pixels AlexNet's last three layers would see one place each."""
+SHIFT = (((-0.030,),), ((-0.088,),), ((-0.188,),))
+SCALE = (((0.458,),), ((0.448,),), ((0.450,),))
+"""Per channel, on pixels in [-1, 1]: LPIPS rounds ImageNet's statistics to these."""
 LEAST_SIDE = 16
 """Below this an image enlarged to `SIDE` is mostly interpolation."""
 
 
 def lpips(reconstructions: Tensor, originals: Tensor) -> Tensor:
-    """Learned perceptual distance of each pair, AlexNet, version 0.1, by the package ``lpips``.
+    """Learned perceptual distance of each pair, AlexNet, version 0.1.
 
     Pixels are taken from ``[0, 1]`` to the ``[-1, 1]`` that the network expects. Images whose short
     side is under `SIDE` are enlarged to it (bilinear). Grey images count as colour with three
@@ -43,7 +47,7 @@ def lpips(reconstructions: Tensor, originals: Tensor) -> Tensor:
 
     def each(x: Tensor, y: Tensor) -> Tensor:
         distance: Tensor = network(prepare(x), prepare(y))
-        return distance.flatten().double()
+        return distance.double()
 
     return in_chunks(each, reconstructions, originals, scale=4)
 
@@ -69,6 +73,11 @@ def embed_lpips(images: Tensor) -> Tensor:
         return torch.cat([_embed(network, prepare(piece)).cpu() for piece in images.split(64)])
 
 
+def _embed(network: "LpipsNetwork", inputs: Tensor) -> Tensor:
+    places = [(maps, maps.shape[2] * maps.shape[3]) for maps in network.layers(inputs)]
+    return torch.cat([(maps / count**0.5).flatten(1) for maps, count in places], dim=1)
+
+
 def prepare(images: Tensor) -> Tensor:
     """``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 3, H', W')`` in ``[-1, 1]``, short side 64 or more.
 
@@ -88,43 +97,62 @@ def prepare(images: Tensor) -> Tensor:
     return 2 * images - 1
 
 
-def lpips_network(device: torch.device) -> nn.Module:
-    """The network of the package ``lpips`` with torchvision's AlexNet below it; made once a device.
+class LpipsNetwork(nn.Module):
+    """AlexNet's convolutions with the weights of LPIPS 0.1 on their five layers.
+
+    Args:
+        features: The convolutions, named as in torchvision's AlexNet.
+        weights: One vector per layer, one weight per channel, 0 or more.
+    """
+
+    def __init__(self, features: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        from torchvision.models import (
+            alexnet,  # late: it takes a second, and not every audit scores
+        )
+
+        with torch.device("meta"):  # no memory and no random draws for weights that are replaced
+            network = alexnet(weights=None).features
+        named = {name.removeprefix("features."): value for name, value in features.items()}
+        network.load_state_dict(named, assign=True)
+        for module in network:
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+        self.features = network
+        self.weights = nn.ParameterList(weights)
+        self.requires_grad_(False).eval()
+
+    def layers(self, inputs: Tensor) -> list[Tensor]:
+        """Weighted features of the five layers, ``(N, C, H, W)`` each, of inputs from `prepare`.
+
+        Their squared difference, summed over channels and averaged over places, is the distance.
+        """
+        hidden = (inputs - inputs.new_tensor(SHIFT)) / inputs.new_tensor(SCALE)
+        maps: list[Tensor] = []
+        for module in self.features:
+            hidden = module(hidden)
+            if isinstance(module, nn.ReLU):
+                unit = hidden / (hidden.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+                maps.append(unit * self.weights[len(maps)].sqrt().view(-1, 1, 1))
+        return maps
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Inputs from `prepare` -> the distance of each pair, ``(N,)``."""
+        pairs = zip(self.layers(x), self.layers(y), strict=True)
+        return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
+
+
+def lpips_network(device: torch.device) -> LpipsNetwork:
+    """The network on a device; made once per device.
 
     Raises:
-        MetricUnavailable: No weights here.
-        WeightsError: Weights are here but are not AlexNet's.
+        MetricUnavailable: AlexNet's weights are not available.
+        WeightsError: The weights that are here are not AlexNet's.
     """
     return _network(str(device))
 
 
 @functools.lru_cache(maxsize=4)
-def _network(device: str) -> nn.Module:
-    features = alexnet_features()
-    import lpips as package  # late: it takes a second, and not every audit scores
-
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # it calls torchvision the way of 2021
-        network: Any = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    trunk = dict(network.net.named_parameters())
-    with torch.no_grad():
-        for name, tensor in trunk.items():
-            # The package names the layers slice1.0, slice2.3 ... after torchvision's index.
-            _, index, kind = name.split(".")
-            tensor.copy_(features[f"features.{index}.{kind}"])
-    network = network.requires_grad_(False).eval().to(device)
-    assert isinstance(network, nn.Module)
-    return network
-
-
-def _embed(network: Any, inputs: Tensor) -> Tensor:
-    import lpips as package
-
-    parts = []
-    layers = network.net(network.scaling_layer(inputs))
-    for layer, head in zip(layers, network.lins, strict=True):
-        places = layer.shape[2] * layer.shape[3]
-        weights = head.model[-1].weight.clamp(min=0)
-        unit = package.normalize_tensor(layer)
-        parts.append((unit * (weights / places).sqrt()).flatten(1))
-    return torch.cat(parts, dim=1)
+def _network(device: str) -> LpipsNetwork:
+    heads = load(files(__package__).joinpath("data/lpips_alexnet_heads.safetensors").read_bytes())
+    return LpipsNetwork(alexnet_features(), [heads[name] for name in sorted(heads)]).to(device)

@@ -7,9 +7,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from fl_privacy_audit.core.types import View
+from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.verdict import Word
 
-from .lines import MINUS, deciding, interval_text, net_text, numbered, title_of, verdict_of
+from .lines import MINUS, deciding, interval_text, net_text, numbered, verdict_of
 from .summary import AuditSummary
 from .words import SYMBOLS
 
@@ -83,10 +84,9 @@ def agreement(summary: AuditSummary, view: View) -> Agreement | None:
 def _ranks(
     summary: AuditSummary, view: View, names: list[str]
 ) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], int]:
-    """Spearman's correlation between metrics over records, every metric turned to leak high."""
-    signs = {m.name: 1 if m.leaks_when == "high" else -1 for m in summary.metrics}
+    """Spearman's correlation between metrics over records, signed so that higher means more leakage."""
     table = [
-        [signs[name] * r.scores[name] for name in names]
+        [METRICS[name].sign * r.scores[name] for name in names]
         for s in summary.settings
         for r in s.records
         if r.view == view and all(math.isfinite(r.scores.get(name, math.nan)) for name in names)

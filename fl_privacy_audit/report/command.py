@@ -22,7 +22,7 @@ VERDICT_FAILED = 3
 STANDARD_OUTPUT = Path("-")
 
 
-@click.command("report", short_help="Write one page: verdicts, plots, conditions.")
+@click.command("report")
 @click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--out",

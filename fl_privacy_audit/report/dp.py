@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fl_privacy_audit.dp import FLAGS
-from fl_privacy_audit.dp.run_check import ClientSpent, DpCheck, EpsilonFigures
+from fl_privacy_audit.dp import FLAGS, ClaimCheck, ClientEpsilon
 
 from . import formats
 from .lines import MINUS, numbered, score_text
@@ -63,7 +62,7 @@ EPSILON_HEADS = (
     "all rounds, PLD",
     "all, replace one, RDP",
     "all, replace one, PLD",
-    "client reports",
+    "reported",
 )
 
 
@@ -76,7 +75,7 @@ def dp_sections(summary: AuditSummary) -> list[DpSection]:
     ]
 
 
-def _section(number: int, setting: SettingSummary, check: DpCheck) -> DpSection:
+def _section(number: int, setting: SettingSummary, check: ClaimCheck) -> DpSection:
     clients = sorted(check.clients, key=lambda c: -c.cumulative.pld)
     rows = _rows(clients, setting)
     errors = sum(flag.severity == "error" for flag in check.flags)
@@ -96,7 +95,7 @@ def _section(number: int, setting: SettingSummary, check: DpCheck) -> DpSection:
         verdict=verdict,
         holds=not errors and known,
         checklist=_checklist(setting, check),
-        flags=tuple((f.severity, FLAGS.get(f.code, f.code), f.message) for f in check.flags),  # type: ignore[call-overload]
+        flags=tuple((f.severity, FLAGS[f.code], f.message) for f in check.flags),
         notes=(*(f"Assumed: {text}." for text in check.assumed), *check.unchecked),
         epsilons=tuple((_names(names), *row) for row, names in rows[:MOST_ROWS]),
         more_clients=sum(len(names) for _, names in rows[MOST_ROWS:]),
@@ -104,10 +103,10 @@ def _section(number: int, setting: SettingSummary, check: DpCheck) -> DpSection:
     )
 
 
-def _checklist(setting: SettingSummary, check: DpCheck) -> tuple[tuple[str, str], ...]:
+def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, str], ...]:
     claim: dict[str, Any] = setting.config.get("claim") or {}
     words, unit, raw = MECHANISMS.get(check.mechanism, (check.mechanism, "not known", "Not known."))
-    found = {flag.code for flag in check.flags}
+    found: set[str] = {flag.code for flag in check.flags}
     covers = "the whole run" if check.covers == "run" else "one round"
     claimed = "none" if check.claimed is None else f"{formats.epsilon(check.claimed)} for {covers}"
     noise = check.noise_multiplier
@@ -147,13 +146,12 @@ def _found(found: set[str], *codes: str) -> str:
 
 
 def _rows(
-    clients: Sequence[ClientSpent], setting: SettingSummary
+    clients: Sequence[ClientEpsilon], setting: SettingSummary
 ) -> list[tuple[tuple[str, ...], list[str]]]:
     """Figures, and the clients that have them."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for spent in clients:
-        one: EpsilonFigures = spent.per_round
-        all_: EpsilonFigures = spent.cumulative
+        one, all_ = spent.per_round, spent.cumulative
         series = setting.reported_epsilon.get(spent.client, [])
         figures = (one.rdp, one.pld, all_.rdp, all_.pld, all_.rdp_replace, all_.pld_replace)
         reported = formats.epsilon(series[-1][1]) if series else "nothing"
@@ -176,7 +174,7 @@ def _names(clients: Sequence[str]) -> str:
     return shown if left <= 0 else f"{shown} and {left} more"
 
 
-def _corridor(setting: SettingSummary, check: DpCheck) -> tuple[str, ...]:
+def _corridor(setting: SettingSummary, check: ClaimCheck) -> tuple[str, ...]:
     corridor = check.corridor
     if corridor is None:
         return (
@@ -217,8 +215,5 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _psnr(value: float) -> str:
-    return (
-        f"{value:.1f} dB".replace("-", MINUS)
-        if math.isfinite(value)
-        else "any height, for there is no noise"
-    )
+    shown = score_text("psnr", value).replace("-", MINUS)
+    return shown if math.isfinite(value) else "any height, for there is no noise"

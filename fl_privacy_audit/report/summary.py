@@ -4,6 +4,7 @@
 and of its controls, DP claims, notes and versions. Nothing that reads it has to open a ledger.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, View
-from fl_privacy_audit.dp.run_check import DpCheck, reported_epsilons
+from fl_privacy_audit.dp import ClaimCheck
+from fl_privacy_audit.dp.run_check import reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, now, read_ledger
 from fl_privacy_audit.ledger.records import (
     NULLS,
@@ -23,12 +26,17 @@ from fl_privacy_audit.ledger.records import (
     ThreatModel,
 )
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.verdicts.compare import Comparison, accuracy_of, compare, epsilon_of
+from fl_privacy_audit.verdicts.compare import (
+    Comparison,
+    accuracy_of,
+    compare_runs,
+    epsilon_in_effect,
+    epsilon_reported,
+)
 from fl_privacy_audit.verdicts.rules import views_of
-from fl_privacy_audit.verdicts.verdict import DEFAULT_MARGIN, MARGINS, SettingVerdict
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
-from .audit_reasons import say
-from .terminal import LOWER_BOUND
+from .words import LOWER_BOUND
 
 
 class _Model(BaseModel):
@@ -109,6 +117,18 @@ class RoundPoint(_Model):
     records: int
 
 
+class LeftOut(_Model):
+    """Records that have no score, for one reason.
+
+    Attributes:
+        reason: The reason.
+        records: How many.
+    """
+
+    reason: Reason
+    records: int
+
+
 class AttackTried(_Model):
     """What was spent on one attack, and what it was not run on.
 
@@ -118,8 +138,8 @@ class AttackTried(_Model):
         settings: That differ from the paper's.
         scored: Records attacked and scored.
         not_scored: Records attacked without truth to compare with.
-        failed: Reason -> records.
-        not_tested: Reason -> records.
+        failed: Why, and how many records.
+        not_tested: Why, and how many records.
         seconds: Wall time in all.
         steps: Optimiser steps in all.
     """
@@ -129,8 +149,8 @@ class AttackTried(_Model):
     settings: dict[str, Any]
     scored: int
     not_scored: int
-    failed: dict[str, int]
-    not_tested: dict[str, int]
+    failed: list[LeftOut]
+    not_tested: list[LeftOut]
     seconds: float
     steps: int
 
@@ -163,7 +183,9 @@ class SettingSummary(_Model):
         versions: Of Python and the packages that matter.
         verdicts: One for each view.
         accuracy: After the last round that was evaluated; None if nobody did.
-        epsilon: The largest that a client reported; None if none did.
+        epsilon_reported: The largest that a client reported; None if none did.
+        epsilon_in_effect: The largest that a client has spent over all rounds, computed from the
+            settings (PLD, add or remove); None if it could not be computed.
         quality: After each round.
         reported_epsilon: Client -> (round, epsilon) pairs.
         records: Every scored record.
@@ -184,15 +206,16 @@ class SettingSummary(_Model):
     versions: dict[str, str]
     verdicts: list[SettingVerdict]
     accuracy: float | None
-    epsilon: float | None
+    epsilon_reported: float | None
+    epsilon_in_effect: float | None
     quality: list[Quality]
     reported_epsilon: dict[str, list[tuple[int, float]]]
     records: list[RecordScores]
     series: list[RoundPoint]
     attacks: list[AttackTried]
     threat_models: list[ThreatModel]
-    dp: DpCheck | None
-    notes: list[str]
+    dp: ClaimCheck | None
+    notes: list[Reason]
 
 
 class AuditSummary(_Model):
@@ -202,7 +225,7 @@ class AuditSummary(_Model):
         schema_version: Of this format.
         made: When.
         comparison: The table of settings, and what a reader has to know.
-        settings: One for each run, in the order given.
+        settings: One for each run: undefended ones first, then by leakage, most first.
         metrics: How to read each metric.
         primary: The metric that judged; None if nothing was scored.
         lower_bound: The sentence that no report may leave out.
@@ -235,10 +258,10 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
-    comparison = compare(directories)
     runs = [last_run(read_ledger(directory)) for directory in directories]
-    settings = [_setting(run, comparison) for run in runs]
+    comparison = compare_runs(runs)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
+    settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)
     measured = {name for s in settings for r in s.records for name in r.scores}
     return AuditSummary(
         made=now(),
@@ -251,7 +274,7 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
                 lowest=metric.lowest,
                 highest=metric.highest,
                 unit=metric.unit,
-                margin=MARGINS.get(name, DEFAULT_MARGIN),
+                margin=metric.margin,
             )
             for name, metric in METRICS.items()
             if name in measured
@@ -276,7 +299,8 @@ def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
         versions=run.run.versions,
         verdicts=[v for v in comparison.verdicts if v.setting == run.run.setting],
         accuracy=accuracy_of(run),
-        epsilon=epsilon_of(run),
+        epsilon_reported=epsilon_reported(run),
+        epsilon_in_effect=epsilon_in_effect(comparison.dp.get(run.run.setting)),
         quality=[
             Quality(round=e.round, source=e.source, metrics=e.metrics) for e in run.evaluations
         ],
@@ -286,7 +310,7 @@ def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
         attacks=_tried(run),
         threat_models=[m for i, m in enumerate(models) if m not in models[:i]],
         dp=comparison.dp.get(run.run.setting),
-        notes=[say(note) for note in run.notes],
+        notes=run.notes,
     )
 
 
@@ -371,5 +395,17 @@ def _tried(run: LastRun) -> list[AttackTried]:
     return tried
 
 
-def _reasons(outcomes: Sequence[AttackOutcome], status: AttackStatus) -> dict[str, int]:
-    return dict(Counter(say(o.reason) for o in outcomes if o.status == status and o.reason))
+def _reasons(outcomes: Sequence[AttackOutcome], status: AttackStatus) -> list[LeftOut]:
+    counts = Counter(o.reason for o in outcomes if o.status == status and o.reason)
+    return [LeftOut(reason=reason, records=count) for reason, count in counts.items()]
+
+
+def _baseline_then_leakage(setting: SettingSummary) -> tuple[bool, float]:
+    """Sorts settings: without any defence first, then by net leakage in the first view, most first."""
+    config = setting.config
+    defence = (config.get("defence") or {}).get("name", "none")
+    private = (config.get("training") or {}).get("max_grad_norm")
+    defended = defence != "none" or private is not None or bool(config.get("claim"))
+    attacks = [a for v in setting.verdicts[:1] for a in v.attacks if a.attack == v.attack]
+    nets = [attack.net.mean for attack in attacks if attack.net]
+    return defended, -max(nets, default=-math.inf)

@@ -1,175 +1,157 @@
-"""The main job: one federation under three settings, attacked, compared, drawn."""
+"""The demo: one federation under three settings, attacked, compared, drawn."""
 
-import json
-import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fl_privacy_audit.audit import auditor as audit
-from fl_privacy_audit.audit.auditor import Auditor
-from fl_privacy_audit.core.config import (
-    AttackConfig,
-    AuditConfig,
-    ClaimConfig,
-)
-from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.types import ImageSpec, LocalTraining
-from fl_privacy_audit.ledger.ledger import read_ledger
-from fl_privacy_audit.report.audit_reasons import say
-from fl_privacy_audit.report.terminal import (
-    comparison_markdown,
-    comparison_table,
-    draw_reconstructions,
-    reconstruction_rows,
-)
-from fl_privacy_audit.verdicts.compare import Comparison, compare, last_run
+from fl_privacy_audit import AttackConfig, AuditError
+from fl_privacy_audit import Progress as AttackProgress
+from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.ledger.ledger import LastRun, read_ledger
+from fl_privacy_audit.report.html.page import render_html
+from fl_privacy_audit.report.summary import summarise
+from fl_privacy_audit.report.terminal import draw_reconstructions, reconstruction_rows
+from fl_privacy_audit.report.words import say
+from fl_privacy_audit.verdicts.compare import Comparison, last_run
 
-from .federation.settings import Settings
+from .comparison import print_comparison, write_comparison
+from .quiet import QUIET
+from .sweep.plan import Run, plan_runs
 
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
+if TYPE_CHECKING:
+    from .federation.simulation import Simulate
+
+# The size of the demo.
 CLIENTS = 6
 ROUNDS = 60
-AUDITED_CLIENTS = 2
-EVERY = 20
 ATTACK = AttackConfig(name="swept_inversion")
-SECONDS_PER_ROUND = 120.0
-
-
-@dataclass(frozen=True)
-class DemoSetting:
-    """One of the federations that the demo runs."""
-
-    name: str
-    folder: str
-    noise_multiplier: float
-
-
-SETTINGS = (
-    DemoSetting("no defence", "none", -1.0),
-    DemoSetting("DP-SGD, noise 0.01", "dp-0.01", 0.01),
-    DemoSetting("DP-SGD, noise 1", "dp-1", 1.0),
-)
+ATTACK_EVERY_ROUNDS = 20  # rounds 1, 21 and 41
+ATTACKED_CLIENTS = 2  # in each of those rounds
+ATTACK_SECONDS_PER_ROUND = 120.0  # time budget, shared by the attacked clients
+DEFENCES: dict[str, dict[str, Any]] = {
+    "none": {"label": "no defence", "name": "none"},
+    "dp-0.01": {
+        "label": "DP-SGD, noise 0.01",
+        "name": "dp-sgd",
+        "settings": {"noise_multiplier": 0.01, "max_grad_norm": 1.0},
+    },
+    "dp-1": {
+        "label": "DP-SGD, noise 1",
+        "name": "dp-sgd",
+        "settings": {"noise_multiplier": 1.0, "max_grad_norm": 1.0},
+    },
+}
+"""One federation for each, by the folder that its ledger goes to; as in the plan of a sweep."""
 
 
 def run_demo(
-    out: Path, *, dataset: str = "photos", data_root: str = "", seed: int = 0, console: Console
+    out: Path,
+    *,
+    dataset: str = "photos",
+    data_root: str = "",
+    seed: int = 0,
+    console: Console,
+    rounds: int = ROUNDS,
+    attack: AttackConfig = ATTACK,
+    simulate: "Simulate | None" = None,
 ) -> Comparison:
-    """Run the three federations one after the other and write what came of them to `out`.
+    """Run the three federations one after the other, and compare them.
 
-    Leaves a ledger for each setting, ``comparison.json``, ``comparison.md`` and
+    Leaves a ledger for each setting, ``comparison.json``, ``comparison.md``, ``report.html`` and
     ``reconstructions.png``.
 
+    Args:
+        out: Folder for all of it.
+        dataset: ``"photos"`` or ``"cifar10"``.
+        data_root: Folder with CIFAR-10 in torchvision's layout; empty to download it.
+        seed: Seed for data, weights, batches, noise and attacks.
+        console: Where progress and the comparison are printed.
+        rounds: Rounds of training.
+        attack: The attack on every federation.
+        simulate: Runs the clients; Flower's simulation by default.
+
     Raises:
-        AuditError: A federation did not finish, or an audited record has no score.
+        AuditError: A federation did not finish, or an attacked record has no score.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     # Flower reads its telemetry switch when it is imported.
-    from .federation.data import MEAN, SIZE, STD, class_names, load_test
-    from .federation.model import make_net
-    from .federation.simulation import simulate
+    from .federation.simulation import in_ray, run_federation
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    base = Settings(
-        dataset=dataset,
-        data_root=str(Path(data_root).absolute()) if data_root else "",
-        num_rounds=ROUNDS,
-        seed=seed,
-        reproducible_noise=True,
-    )
-    load_test(base)  # what cannot be read is better known before anything is started
+    root = str(Path(data_root).absolute()) if data_root else ""
+    runs = _runs(dataset, root, seed, rounds, attack)
     columns = (TextColumn("{task.description:<42}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
-        for setting in SETTINGS:
-            settings = replace(base, noise_multiplier=setting.noise_multiplier)
-            rounds = bars.add_task(f"{setting.name}: rounds", total=settings.num_rounds)
-            steps = bars.add_task("  attack steps", total=1)
-            auditor = Auditor(
-                AuditConfig(
-                    directory=out / setting.folder,
-                    setting=setting.name,
-                    image=ImageSpec(shape=(3, SIZE, SIZE), mean=MEAN, std=STD),
-                    attacks=(ATTACK,),
-                    every=EVERY,
-                    clients_per_round=AUDITED_CLIENTS,
-                    seed=seed,
-                    seconds_per_round=SECONDS_PER_ROUND,
-                    training=LocalTraining(
-                        optimizer="sgd",
-                        learning_rate=settings.learning_rate,
-                        steps=settings.local_steps,
-                        batch_size=settings.batch_size,
-                        max_grad_norm=settings.max_grad_norm if settings.private else None,
-                        noise_multiplier=setting.noise_multiplier if settings.private else None,
-                        mode="train",
-                    ),
-                    claim=ClaimConfig(
-                        delta=settings.delta, sampling="fixed", accountant="persistent"
-                    )
-                    if settings.private
-                    else None,
-                    keep_pictures=True,
-                ),
-                model=make_net(len(class_names(dataset)), seed),
-                on_progress=_step_bar(bars, steps),
+        for run in runs:
+            rounds_bar = bars.add_task(f"{run.label}: rounds", total=rounds)
+            steps_bar = bars.add_task("  attack steps", total=1)
+
+            def on_round(done: int, bar: TaskID = rounds_bar) -> None:
+                bars.update(bar, completed=done)
+
+            def on_progress(at: AttackProgress, bar: TaskID = steps_bar) -> None:
+                what = f"  round {at.round}, {at.client}: attack steps"
+                bars.update(bar, description=what, completed=at.step, total=at.steps)
+
+            run_federation(
+                run.federation,
+                run.audit.model_copy(update={"directory": out / run.folder}),
+                clients=run.clients,
+                on_round=on_round,
+                on_progress=on_progress,
+                simulate=simulate or in_ray,
             )
-            simulate(
-                settings,
-                auditor,
-                num_clients=CLIENTS,
-                on_round=_round_bar(bars, rounds),
-            )
-            bars.remove_task(steps)
-    return _write(out, console)
+            bars.remove_task(steps_bar)
+    return _write(out, [out / run.folder for run in runs], attack, console)
 
 
-def _round_bar(bars: Progress, bar: TaskID) -> Callable[[int], None]:
-    return lambda done: bars.update(bar, completed=done)
+def _runs(dataset: str, data_root: str, seed: int, rounds: int, attack: AttackConfig) -> list[Run]:
+    plan = {
+        "federation": {
+            "dataset": dataset,
+            "data_root": data_root,
+            "clients": CLIENTS,
+            "rounds": rounds,
+        },
+        "audit": {
+            "attacks": [attack],
+            "every": ATTACK_EVERY_ROUNDS,
+            "clients_per_round": ATTACKED_CLIENTS,
+            "seconds_per_round": ATTACK_SECONDS_PER_ROUND,
+            "keep_pictures": True,
+        },
+        "seeds": [seed],
+        "defence": list(DEFENCES.values()),
+    }
+    runs = zip(DEFENCES, plan_runs(plan), strict=True)
+    return [replace(run, folder=Path(folder)) for folder, run in runs]
 
 
-def _step_bar(bars: Progress, bar: TaskID) -> Callable[[audit.Progress], None]:
-    def show(at: audit.Progress) -> None:
-        bars.update(
-            bar,
-            description=f"  round {at.round}, {at.client}: attack steps",
-            completed=at.step,
-            total=at.steps,
-        )
-
-    return show
-
-
-def _write(out: Path, console: Console) -> Comparison:
-    folders = [out / setting.folder for setting in SETTINGS]
-    comparison = compare(folders)
+def _write(out: Path, folders: list[Path], attack: AttackConfig, console: Console) -> Comparison:
     runs = [last_run(read_ledger(folder)) for folder in folders]
     for run in runs:
-        for record in run.audits:
-            for outcome in record.attacks:
-                attacked = record.reason is None
-                if record.client_status != "returned" or (attacked and outcome.status != "scored"):
-                    raise AuditError(
-                        f"{run.run.setting}, round {record.round}, {record.client}: "
-                        f"{outcome.status}: {outcome.reason and say(outcome.reason)}; see {run.path}"
-                    )
-    text = json.dumps(comparison.model_dump(mode="json"), indent=2)
-    (out / "comparison.json").write_text(text + "\n", encoding="utf-8")
-    (out / "comparison.md").write_text(comparison_markdown(comparison), encoding="utf-8")
-    picture = out / "reconstructions.png"
-    draw_reconstructions(reconstruction_rows(runs, attack=ATTACK.name), picture)
+        _check_scored(run)
+    comparison = write_comparison(folders, out)
+    picture, page = out / "reconstructions.png", out / "report.html"
+    draw_reconstructions(reconstruction_rows(runs, attack=attack.name), picture)
     picture.chmod(0o600)
-    console.print(comparison_table(comparison, width=console.width))
-    for note in map(say, comparison.notes):
-        console.print(f"Note: {note}", markup=False)
-    console.print(f"Table, picture and ledgers: {out}", markup=False)
+    write_whole(page, render_html(summarise(folders), pictures=True))
+    print_comparison(console, comparison)
+    console.print(f"Report: {page}", markup=False, soft_wrap=True)
+    console.print(f"Table, picture and ledgers: {out}", markup=False, soft_wrap=True)
     return comparison
+
+
+def _check_scored(run: LastRun) -> None:
+    for record in run.audits:
+        for outcome in record.attacks:
+            attacked = record.reason is None
+            if record.client_status != "returned" or (attacked and outcome.status != "scored"):
+                raise AuditError(
+                    f"{run.run.setting}, round {record.round}, {record.client}: "
+                    f"{outcome.status}: {outcome.reason and say(outcome.reason)}; see {run.path}"
+                )

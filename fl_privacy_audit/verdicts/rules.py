@@ -1,14 +1,14 @@
-"""The rules by which scores and controls become a verdict; `verdict` has the words."""
+"""The rules by which scores and controls become a verdict; `fl_privacy_audit.report.words` says why."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import binom
 
+from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.ledger.ledger import LastRun
 from fl_privacy_audit.ledger.records import NULLS, AttackOutcome, AuditRecord, ControlOutcome
@@ -16,12 +16,8 @@ from fl_privacy_audit.metrics import METRICS
 
 from .interval import Floats, spread, tail
 from .verdict import (
-    DEFAULT_MARGIN,
     FEWEST,
     LEVEL,
-    MARGINS,
-    NULL_WORDS,
-    PRIMARY,
     REACH,
     SIDES,
     WORST_FIRST,
@@ -100,14 +96,15 @@ def judge(
     metrics = [m for m in METRICS if all(m in o.scores for _, o in scored)]
     metrics = metrics or [m for m in METRICS if any(m in o.scores for _, o in scored)]
     judged = {name: _Case(name, scored, confidence) for name in metrics}
-    judge_by = next(m for m in (*PRIMARY, *metrics) if m in metrics)
-    agreement: dict[str, Word] = {name: case.finding()[0] for name, case in judged.items()}
+    judge_by = min(metrics, key=lambda name: METRICS[name].rank)
+    findings = {name: case.finding() for name, case in judged.items()}
+    agreement: dict[str, Word] = {name: word for name, (word, _) in findings.items()}
     case = judged[judge_by]
-    word, reason = case.finding()
+    word, reason = findings[judge_by]
     others = [m for m, found in agreement.items() if found == "leaked" and m != judge_by]
     if word == "withstood these attacks" and others:
         word = agreement[judge_by] = "inconclusive"
-        reason = f"the metrics disagree: {', '.join(others)} says leaked, {judge_by} does not"
+        reason = Reason.of("metrics disagree", metric=judge_by, leaking=others)
     return Verdict(
         setting=setting,
         view=view,
@@ -133,34 +130,33 @@ def _worst(verdicts: Sequence[Verdict], decides: Verdict) -> RecordLeakage | Non
     worst = [v.worst for v in verdicts if v.worst is not None and v.metric == named]
     if named is None or not worst:
         return None
-    return max(worst, key=lambda record: _sign(named) * record.score)
+    return max(worst, key=lambda record: METRICS[named].sign * record.score)
 
 
-def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, str]:
+def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, Reason]:
     """The word and the reason where no record has a score."""
     if not outcomes:
-        return "not tested", "no record of this view"
-    for status, word, start in (
-        ("failed", "inconclusive", "the attack failed on every record: "),
-        ("not scored", "inconclusive", "attacked, but nothing to compare with: "),
-        ("not tested", "not tested", ""),
-    ):
-        reasons = Counter(
-            str(o.reason.figures.get("message", o.reason.code))
-            for o in outcomes
-            if o.status == status and o.reason
-        )
-        if reasons:
-            return cast(Word, word), start + reasons.most_common(1)[0][0]
-    return "not tested", "nothing was scored"
-
-
-def _sign(metric: str) -> int:
-    return 1 if METRICS[metric].leaks_when == "high" else -1
+        return "not tested", Reason.of("no record")
+    failed, not_scored, not_tested = (
+        Counter(o.reason for o in outcomes if o.status == status and o.reason).most_common(1)
+        for status in ("failed", "not scored", "not tested")
+    )
+    if failed:
+        return "inconclusive", Reason.of("attack failed everywhere", failed[0][0])
+    if not_scored:
+        return "inconclusive", Reason.of("nothing to compare with", not_scored[0][0])
+    return "not tested", not_tested[0][0] if not_tested else Reason.of("nothing scored")
 
 
 def _least(nets: Sequence[NetLeakage]) -> NetLeakage | None:
     return min(nets, key=lambda net: net.mean, default=None)
+
+
+def _figures(net: NetLeakage) -> dict[str, Figure]:
+    """What a sentence says of net leakage."""
+    figures: dict[str, Figure] = {"metric": net.metric, "mean": net.mean, "against": net.against}
+    ends = {"low": net.low, "high": net.high}
+    return figures | {name: end for name, end in ends.items() if end is not None}
 
 
 MOST_ADVISED = 200
@@ -177,20 +173,20 @@ class _Case:
         confidence: float,
     ) -> None:
         self.metric = metric
-        self.sign = _sign(metric)
-        self.margin = MARGINS.get(metric, DEFAULT_MARGIN)
+        self.sign = METRICS[metric].sign
+        self.margin = METRICS[metric].margin
         self._confidence = confidence
         rows = [(r, o) for r, o in scored if metric in o.scores]
         self._keys = [r.truth_digest or f"{r.round}/{r.client}" for r, _ in rows]
         self.batches = len(set(self._keys))
-        self._scores: dict[str, Floats] = {"attack": self._turned([o for _, o in rows])}
+        self._scores: dict[str, Floats] = {"attack": self._signed([o for _, o in rows])}
         for kind in (*NULLS, "undefended"):
-            self._scores[kind] = self._turned([o.control(kind) for _, o in rows])
+            self._scores[kind] = self._signed([o.control(kind) for _, o in rows])
         self._nets = {of: [n for k in NULLS if (n := self._net(of, k))] for of in SIDES}
         self.leakage = [self._record(i, r, o) for i, (r, o) in enumerate(rows)]
 
-    def _turned(self, outcomes: Sequence[AttackOutcome | ControlOutcome | None]) -> Floats:
-        """Mean score of each record, higher leaking more; NaN where there is none."""
+    def _signed(self, outcomes: Sequence[AttackOutcome | ControlOutcome | None]) -> Floats:
+        """Mean score of each record, signed so that higher means more leakage; NaN without one."""
         values = [
             np.nan if o is None or self.metric not in o.scores else o.scores[self.metric].mean
             for o in outcomes
@@ -266,47 +262,46 @@ class _Case:
             net.batches >= FEWEST and net.low is not None and net.low > self.margin for net in nets
         )
 
-    def finding(self) -> tuple[Word, str]:
+    def finding(self) -> tuple[Word, Reason]:
         """The word of this metric alone, and why."""
-        net = _least(self.nets("attack"))
-        if net is None or all(one.against == "grey" for one in self.nets("attack")):
-            return "inconclusive", "no null control was attacked, so nobody knows what chance gives"
-        batches = _count(self.batches, "batch", "batches")
-        figures = f"{self._say(net)}; {batches}"
+        nets = self.nets("attack")
+        net = _least(nets)
+        if net is None or all(one.against == "grey" for one in nets):
+            return "inconclusive", Reason.of("no null attack")
+        figures = _figures(net) | {"batches": self.batches}
         if self._leaks("attack"):
-            return "leaked", f"clearly more than every null control: {figures}"
+            return "leaked", Reason.of("above every null control", **figures)
         if self.batches < FEWEST:
-            reason = f"too few: {batches} attacked and scored, at least {FEWEST} are needed"
-            return "inconclusive", reason
+            few = Reason.of("too few batches", batches=self.batches, needed=FEWEST)
+            return "inconclusive", few
         if self._more_than_chance():
-            return "leaked", f"{self._far()}, more than chance gives; on average {figures}"
+            return "leaked", Reason.of("more records than chance", **figures, **self._reached())
         return self._withstood(figures)
 
-    def _far(self) -> str:
-        reached = sum(r.reached for r in self.leakage)
-        of_all = f"of {_count(len(self.leakage), 'record', 'records')}"
-        return f"{reached} {of_all} came half as far as without defence"
+    def _reached(self) -> dict[str, Figure]:
+        return {"reached": sum(r.reached for r in self.leakage), "records": len(self.leakage)}
 
-    def _withstood(self, figures: str) -> tuple[Word, str]:
+    def _withstood(self, figures: dict[str, Figure]) -> tuple[Word, Reason]:
         """What is not *leaked* is *withstood* only if everything speaks for it."""
         positive = _least(self.nets("undefended"))
         if positive is None:
-            return "inconclusive", f"not clearly leaked, and no positive control: {figures}"
-        copies = f"undefended copies: {self._say(positive)}"
+            return "inconclusive", Reason.of("no positive control", **figures)
+        copies = Reason.of("undefended copies", **_figures(positive))
         if not self._leaks("undefended"):
-            return (
-                "inconclusive",
-                f"the attack is too weak here, it fails without defence; {copies}",
-            )
+            return "inconclusive", Reason.of("attack too weak", copies)
         if any(r.reached for r in self.leakage):
-            return "inconclusive", f"{self._far()}; on average {figures}"
+            reached = Reason.of("some records reached", **figures, **self._reached())
+            return "inconclusive", reached
         if any(n.high is not None and n.high <= self.margin for n in self.nets("attack")):
-            return "withstood these attacks", f"no more than a null control: {figures}; {copies}"
-        return "inconclusive", (
-            f"neither clearly more than the null controls nor not{self._enough()}: {figures}"
-        )
+            nothing = Reason.of("no more than a null control", copies, **figures)
+            return "withstood these attacks", nothing
+        enough = self._enough()
+        if enough is None:
+            return "inconclusive", Reason.of("unclear", **figures)
+        more = Reason.of("unclear, more batches would tell", enough=enough, **figures)
+        return "inconclusive", more
 
-    def _enough(self) -> str:
+    def _enough(self) -> int | None:
         """How many batches would do for *withstood*, if more of them are like these."""
         ends = [
             (n.mean, (n.high - n.mean) / self._width(n.batches))
@@ -316,20 +311,9 @@ class _Case:
         for count in range(self.batches, MOST_ADVISED + 1):
             width = self._width(count)
             if any(mean + above * width <= self.margin for mean, above in ends):
-                return f", some {count} batches like these would tell"
-        return ""
+                return count
+        return None
 
     def _width(self, batches: int) -> float:
         """Of an interval over so many batches, up to a factor."""
         return -float(ndtri(tail(batches, self._confidence))) / math.sqrt(batches)
-
-    def _say(self, net: NetLeakage) -> str:
-        unit = METRICS[self.metric].unit
-        figure = f"{net.mean:+.2f}{' ' + unit if unit else ''}"
-        if net.low is not None and net.high is not None:
-            figure += f" ({net.low:+.2f} to {net.high:+.2f})"
-        return f"net {self.metric} {figure} against {NULL_WORDS[net.against]}"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

@@ -6,16 +6,16 @@ copies of the same updates, and here shows no more than a null control. *Inconcl
 between, the attack being too weak and there being too few records included. *Not tested*: no
 attack ran.
 
-The judge is `PRIMARY`'s first metric that was measured. The others are reported beside it; one of
+The judge is the measured metric of the lowest rank in the table of metrics. The others are reported beside it; one of
 them that says *leaked* is enough to make *withstood* inconclusive. An audit is a lower bound: a
 defence that withstood these attacks may fall to others.
 """
 
-from collections.abc import Mapping
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, View
 
 Side = Literal["attack", "undefended"]
@@ -28,9 +28,6 @@ WORST_FIRST: Final[tuple[Word, ...]] = (
     "not tested",
 )
 """The verdict of a setting is the worst of its attacks', in this order."""
-
-PRIMARY: Final = ("semsim", "lpips", "ssim", "psnr", "mse")
-"""Which metric judges: the first that was measured."""
 
 LEVEL: Final = 0.99
 """Confidence of the intervals of one setting in one view, all attacks together: with ``m`` attacks
@@ -45,17 +42,6 @@ case of 243."""
 REACH: Final = 0.5
 """A record that gets this far of what its undefended copy leaks is counted, and forbids *withstood*."""
 
-MARGINS: Final[Mapping[str, float]] = {"mse": 0.005, "psnr": 1.0, "ssim": 0.05, "lpips": 0.05}
-"""How much more than a null control is worth a verdict, in units of the metric."""
-DEFAULT_MARGIN: Final = 0.05
-
-NULL_WORDS: Final[Mapping[ControlKind, str]] = {
-    "noise": "noise of equal norm",
-    "other client": "another client's update",
-    "grey": "a grey picture",
-    "undefended": "the undefended copy",
-}
-
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -68,8 +54,8 @@ class NetLeakage(_Model):
         metric: Name in the table of metrics.
         of: What is measured: the attack, or its positive control.
         against: The null control that is subtracted.
-        mean: Over true batches; of one batch, over its records. In units of the metric, turned
-            such that more leakage is higher.
+        mean: Over true batches; of one batch, over its records. In units of the metric, signed
+            so that higher means more leakage.
         low: Lower end of its interval at the verdict's confidence; None with one batch.
         high: Upper end, likewise.
         records: Records with both scores.
@@ -87,14 +73,14 @@ class NetLeakage(_Model):
 
 
 class RecordLeakage(_Model):
-    """One record by the metric that judges, every score turned such that higher leaks more.
+    """One record by the metric that judges, net leakage signed so that higher means more leakage.
 
     Attributes:
         round: Server round.
         client: As in the ledger.
         attack: Name of the attack.
-        score: The attack's, as the metric gives it: not turned.
-        net: Score minus that of the record's own best null control, turned; None without one.
+        score: The attack's, as the metric gives it, in its own direction.
+        net: Score minus that of the record's own best null control; None without one.
         undefended: The same of the positive control; None without one.
         reached: Whether it came at least `REACH` as far as its undefended copy, and beats every null
             control of its own by the margin. One such record may be luck; it forbids *withstood*.
@@ -116,7 +102,7 @@ class Verdict(_Model):
 
     Attributes:
         word: The verdict.
-        reason: Why, in one sentence, with the figures that decide.
+        reason: Why: a code with the figures that decide.
         metric: The metric that judged; None if nothing was scored.
         net: Against the null control that leaves least: this is the headline figure.
         undefended: The same of the positive control; None without one.
@@ -133,7 +119,7 @@ class Verdict(_Model):
     view: View
     attack: str
     word: Word
-    reason: str
+    reason: Reason
     metric: str | None = None
     net: NetLeakage | None = None
     undefended: NetLeakage | None = None
@@ -160,7 +146,7 @@ class SettingVerdict(_Model):
     setting: str
     view: View
     word: Word
-    reason: str
+    reason: Reason
     attack: str
     worst: RecordLeakage | None
     attacks: list[Verdict]

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks import make_attack
 from fl_privacy_audit.attacks.engine import adaptation
-from fl_privacy_audit.attacks.engine.batch import Distance
+from fl_privacy_audit.attacks.engine.recipe import Distance
 from fl_privacy_audit.attacks.parts import distances, noise
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.observe import observe, update_norm
 from fl_privacy_audit.core.types import KnownDefence, Observation, Update
-from fl_privacy_audit.defences import defend_weights, inform, make_defence
+from fl_privacy_audit.defences import defend_weights, inform, make_applied_defence, make_defence
 from fl_privacy_audit.metrics.pixel import psnr
 from tests.support.builders import ONE_STEP, QUICK
 from tests.support.cases import LeNet, image_config, photos, seeded, train_locally
@@ -40,7 +40,7 @@ def attacked(name: str, **settings: float) -> tuple[Observation, Observation, Te
     before, after = (
         {n: torch.from_numpy(a) for n, a in arrays.items()} for arrays in (sent, returned)
     )
-    defence = make_defence(name, settings)
+    defence = make_applied_defence(name, settings)
     left = defend_weights(before, after, defence, rng=torch.Generator().manual_seed(0))
     blind = observe(
         model,
@@ -60,7 +60,7 @@ def test_the_masked_distance_is_the_plain_one_of_what_was_kept(
 ) -> None:
     guess, whole = drawn(seed), drawn(seed + 1)
     rng = torch.Generator().manual_seed(seed)
-    pruned = make_defence("pruning", {"share": 0.5}).apply(whole, rng)
+    pruned = make_applied_defence("pruning", {"share": 0.5}).apply(whole, rng)
     kept = {n: pruned[n] != 0 for n in pruned}
     short = distance({n: guess[n][kept[n]] for n in kept}, {n: pruned[n][kept[n]] for n in kept})
     masked = adaptation.on_kept(distance)(guess, pruned)
@@ -126,7 +126,7 @@ def test_the_distance_is_chosen_by_what_is_known(
     known: KnownDefence | None, wanted: Callable[[Update, Update], Tensor]
 ) -> None:
     guess = drawn(1)
-    seen_update = make_defence("pruning", {"share": 0.5}).apply(drawn(2), torch.Generator())
+    seen_update = make_applied_defence("pruning", {"share": 0.5}).apply(drawn(2), torch.Generator())
     blind, _, _ = attacked("none")
     chosen = adaptation.adapt(distances.squared, [blind, replace(blind, defence=known)])
     assert torch.equal(chosen(guess, seen_update), wanted(guess, seen_update))

@@ -131,9 +131,9 @@ def test_several_steps_are_refused() -> None:
         run(seen)
 
 
-@pytest.mark.parametrize(("victim", "size"), [(LeNet, 32), (Darkened, 16)])
-def test_a_layer_that_does_not_see_the_image_is_refused(victim: type[nn.Module], size: int) -> None:
-    seen = observation(seeded(victim), photos(size)[:1], LABEL)
+@pytest.mark.parametrize(("model", "size"), [(LeNet, 32), (Darkened, 16)])
+def test_a_layer_that_does_not_see_the_image_is_refused(model: type[nn.Module], size: int) -> None:
+    seen = observation(seeded(model), photos(size)[:1], LABEL)
     with pytest.raises(UnmetNeedError, match="sees the flattened image itself, but no linear"):
         run(seen)
 

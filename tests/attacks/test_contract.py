@@ -64,10 +64,10 @@ def imprinted() -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A victim that an attack takes, and how to run it.
+    """A target that an attack takes, and how to run it.
 
     Attributes:
-        victim: Makes the model.
+        model: Makes the model.
         fast: Settings for whatever does not depend on quality.
         enough: Settings under which it succeeds.
         draws: Whether its result depends on its generator.
@@ -75,7 +75,7 @@ class Case:
         batches: Of the local steps; None for one gradient.
     """
 
-    victim: Callable[[], nn.Module] = lambda: seeded(SmallLeNet)
+    model: Callable[[], nn.Module] = lambda: seeded(SmallLeNet)
     fast: dict[str, Any] = field(default_factory=dict)
     enough: dict[str, Any] = field(default_factory=dict)
     draws: bool = True
@@ -109,16 +109,16 @@ CASES: dict[str, Case] = {
     "inverting_gradients": search(20, 400),
     "swept_inversion": search(10, 150, restarts=2),
     "see_through_gradients": replace(
-        search(10, 300, restarts=2), victim=lambda: seeded(BatchNormNet)
+        search(10, 300, restarts=2), model=lambda: seeded(BatchNormNet)
     ),
     "modern_inversion": search(10, 300),
     "surrogate_model_extension": replace(search(20, 400), batches=((0,),) * 5),
     "order_invariant": replace(search(20, 400), batches=((0,),) * 2),
     "deep_image_prior": search(10, 300),
-    "first_linear": Case(victim=lambda: seeded(Perceptron), draws=False),
+    "first_linear": Case(model=lambda: seeded(Perceptron), draws=False),
     "rgap": Case(draws=False),
-    "spear": Case(victim=lambda: seeded(Perceptron), draws=False),
-    "imprint": Case(victim=imprinted, draws=False),
+    "spear": Case(model=lambda: seeded(Perceptron), draws=False),
+    "imprint": Case(model=imprinted, draws=False),
 }
 
 
@@ -126,13 +126,13 @@ CASES: dict[str, Case] = {
 def seen_by(name: str, *, steps: bool = True) -> Observation:
     case = CASES[name]
     batches = case.batches if steps else None
-    return observation(case.victim(), photos(SIZE)[1:2], torch.tensor([3]), batches=batches)
+    return observation(case.model(), photos(SIZE)[1:2], torch.tensor([3]), batches=batches)
 
 
 @lru_cache
 def batch_seen_by(name: str) -> Observation:
-    victim = CASES[name].victim()
-    return observation(victim, photos(SIZE), torch.tensor([3, 1, 3, 0]))
+    model = CASES[name].model()
+    return observation(model, photos(SIZE), torch.tensor([3, 1, 3, 0]))
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ class TestContract:
     def test_a_model_that_draws_random_numbers_disturbs_nobody(
         self, name: str, seen: Observation
     ) -> None:
-        drawing = observation(Drawing(CASES[name].victim()), photos(SIZE)[1:2], torch.tensor([3]))
+        drawing = observation(Drawing(CASES[name].model()), photos(SIZE)[1:2], torch.tensor([3]))
         attack = make_attack(name, CASES[name].fast)
         state = torch.get_rng_state()
         if name == "rgap":
@@ -305,10 +305,10 @@ class TestContract:
     ) -> None:
         """In all numbers or in the very last one, of one image or of several."""
         attack, states = make_attack(name, CASES[name].fast), global_state()
-        victims = [seen_by(name)]
+        targets = [seen_by(name)]
         if ATTACKS[name].needs.most_images != 1:
-            victims.append(batch_seen_by(name))
-        for seen in victims:
+            targets.append(batch_seen_by(name))
+        for seen in targets:
             with pytest.raises(AttackError, match="not finite"):
                 run(attack, spoilt(seen, value, everywhere=everywhere))
         assert global_state() == states
@@ -323,7 +323,7 @@ class TestContract:
         assert null > 0.8 * prior
 
 
-def test_unknown_attacks_and_settings_are_refused_with_the_mend() -> None:
+def test_unknown_attacks_and_settings_are_refused_with_the_fix() -> None:
     with pytest.raises(ConfigError, match=r"no attack 'inverting_gradient'.*Did you mean"):
         make_attack("inverting_gradient")
     with pytest.raises(ConfigError, match=r"no setting 'step'; it has steps, restarts"):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks import make_attack, order_invariant
 from fl_privacy_audit.attacks import surrogate_model_extension as sme
-from fl_privacy_audit.attacks.engine import gradients as evaluators
-from fl_privacy_audit.attacks.engine.batch import Trials
+from fl_privacy_audit.attacks.engine import gradients as backends
+from fl_privacy_audit.attacks.engine.batch import Guesses
 from fl_privacy_audit.attacks.papers.order_invariant import (
     epochs,
     labels_each_epoch,
@@ -61,10 +61,12 @@ def test_with_one_step_and_alpha_one_it_is_the_plain_gradient() -> None:
     surrogate = replace(replay.surrogate(seen), extra=torch.tensor([40.0]))
     ours, oracle = surrogate(inputs(2), one_hot(2)), plain(inputs(2), one_hot(2))
     assert all(torch.allclose(ours[name], oracle[name]) for name in oracle)
-    assert distances.cosine(ours, surrogate.target).item() < 1e-6
+    assert distances.cosine(ours, surrogate.observed).item() < 1e-6
     guess = torch.zeros_like(inputs(2))
-    assert distances.cosine(surrogate(guess, one_hot(2)), surrogate.target).item() == pytest.approx(
-        distances.cosine(plain(guess, one_hot(2)), plain.target).item(), rel=1e-4
+    assert distances.cosine(
+        surrogate(guess, one_hot(2)), surrogate.observed
+    ).item() == pytest.approx(
+        distances.cosine(plain(guess, one_hot(2)), plain.observed).item(), rel=1e-4
     )
 
 
@@ -74,29 +76,27 @@ def test_between_the_weights_it_fits_many_steps_better_than_at_their_ends() -> N
 
     def distance(logit: float) -> float:
         moved = replace(surrogate, extra=torch.tensor([logit]))
-        return distances.cosine(moved(inputs(), one_hot()), surrogate.target).item()
+        return distances.cosine(moved(inputs(), one_hot()), surrogate.observed).item()
 
     assert distance(0.0) < 0.5 * min(distance(40.0), distance(-40.0))
 
 
-def test_alpha_is_learned_and_every_evaluator_agrees() -> None:
+def test_alpha_is_learned_and_every_backend_agrees() -> None:
     seen = [tiny(2, batches=[[0], [1]] * 10), tiny(2, batches=[[1], [0]] * 10)]
     recipe = sme(steps=4, restarts=2)
-    trials = Trials.join(
+    guesses = Guesses.join(
         [
-            Trials.draw(recipe, one, recipe.replay(one), torch.Generator().manual_seed(index))
+            Guesses.draw(recipe, one, recipe.replay(one), torch.Generator().manual_seed(index))
             for index, one in enumerate(seen)
         ]
     )
-    assert trials.extra.shape == (2, 1)
-    assert list(trials.leaves()) == ["guesses", "extra"]
-    plain = evaluators.Evaluator(recipe, trials)(trials)
-    fast = evaluators.Vmap(recipe, trials)(trials)
-    assert plain.extra_gradients is not None
-    assert fast.extra_gradients is not None
-    assert bool((plain.extra_gradients != 0).all())
-    assert torch.allclose(fast.extra_gradients, plain.extra_gradients, rtol=1e-3, atol=1e-7)
-    assert torch.allclose(fast.guess_gradients, plain.guess_gradients, rtol=1e-3, atol=1e-7)
+    assert guesses.extra.shape == (2, 1)
+    assert list(guesses.leaves()) == ["values", "extra"]
+    plain = backends.Backend(recipe, guesses)(guesses)
+    fast = backends.Vmap(recipe, guesses)(guesses)
+    assert bool((plain.gradients["extra"] != 0).all())
+    assert torch.allclose(fast.gradients["extra"], plain.gradients["extra"], rtol=1e-3, atol=1e-7)
+    assert torch.allclose(fast.gradients["values"], plain.gradients["values"], rtol=1e-3, atol=1e-7)
 
 
 def test_it_needs_neither_the_steps_nor_the_learning_rate() -> None:
@@ -121,10 +121,12 @@ def test_the_epochs_in_their_own_order_give_the_observed_update() -> None:
     assert epochs(seen) == 3
     made = replay_epochs(seen)
     update = made(inputs()[ORDER], one_hot()[ORDER])
-    for name, tensor in made.target.items():
+    for name, tensor in made.observed.items():
         assert torch.allclose(update[name], tensor, atol=1e-6)
     in_one_order = made(inputs().repeat(3, 1, 1, 1), one_hot().repeat(3, 1))
-    assert distances.cosine(in_one_order, made.target) > 10 * distances.cosine(update, made.target)
+    assert distances.cosine(in_one_order, made.observed) > 10 * distances.cosine(
+        update, made.observed
+    )
 
 
 def test_invariance_is_nothing_for_shuffled_epochs_and_counts_pairs() -> None:
@@ -160,9 +162,9 @@ def test_one_epoch_is_tied_to_nothing() -> None:
     recipe = order_invariant(steps=1)
     for batches, tied in (([[0, 1], [2, 3]], False), (SHUFFLED, True)):
         seen = tiny(4, batches=batches)
-        trial = Trials.draw(recipe, seen, recipe.replay(seen), torch.Generator().manual_seed(0))
-        assert bool(trial.path.isfinite().all())
-        variation, tie = trial.path[0]
+        guess = Guesses.draw(recipe, seen, recipe.replay(seen), torch.Generator().manual_seed(0))
+        assert bool(guess.path.isfinite().all())
+        variation, tie = guess.path[0]
         assert bool((variation > 0).all())
         assert bool((tie > 0).all()) == tied
 

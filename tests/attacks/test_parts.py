@@ -56,7 +56,7 @@ def true_inputs(count: int = 1) -> Tensor:
 def test_replaying_the_truth_gives_the_observed_gradient() -> None:
     seen = tiny(3)
     made = replay.local_training(seen)(true_inputs(3), one_hot(3))
-    for name, tensor in replay.local_training(seen).target.items():
+    for name, tensor in replay.local_training(seen).observed.items():
         assert torch.allclose(made[name], tensor, atol=1e-5)
 
 
@@ -67,7 +67,7 @@ def test_unrolling_the_truth_gives_the_observed_update(batches: list[list[int]])
     assert seen.gradient is None
     replayed = replay.local_training(seen)
     made = replayed(true_inputs(count), one_hot(count))
-    for name, tensor in replayed.target.items():
+    for name, tensor in replayed.observed.items():
         assert torch.allclose(made[name], tensor, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from fl_privacy_audit.attacks import (
     latent_search,
     see_through_gradients,
 )
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.parts import priors
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import Observation
@@ -108,7 +108,7 @@ def test_the_prior_helps_against_train_mode() -> None:
     assert helped > plain + 0.5
 
 
-def test_consistency_pulls_the_restarts_of_a_victim_together() -> None:
+def test_consistency_pulls_the_restarts_of_a_target_together() -> None:
     seen = seen_by(SmallLeNet, 1)
 
     def spread(consistency: float) -> float:

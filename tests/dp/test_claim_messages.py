@@ -163,7 +163,9 @@ MESSAGES: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "severity", "message"), MESSAGES)
-def test_messages_say_what_was_seen_and_the_mend(name: str, severity: str, message: str) -> None:
+def test_messages_say_what_was_seen_and_how_to_fix_it(
+    name: str, severity: str, message: str
+) -> None:
     claim, observed, _ = WRONG[name]
     flag = check_claim(claim, observed).flags[0]
     assert (flag.severity, flag.message) == (severity, message)

@@ -19,6 +19,7 @@ from fl_privacy_audit.dp import (
     gaussian_epsilon,
 )
 from fl_privacy_audit.dp.checks import CHECKS
+from fl_privacy_audit.dp.effective import client_epsilons
 from tests.support.builders import QUICK
 from tests.support.claim_cases import CENTRAL, DELTA, DP_SGD, LOCAL, RIGHT, WRONG, change
 
@@ -97,31 +98,33 @@ def test_noise_is_not_taken_for_a_long_update(clip: float, share: float, epsilon
 def test_epsilon_of_a_round_and_of_the_run() -> None:
     (line,) = check_claim(DP_SGD).clients
     assert (line.client, line.rounds) == ("any client", 50)
-    assert round(line.in_effect.per_round.rdp, 4) == 2.8115  # Opacus RDP
-    assert round(line.in_effect.cumulative.rdp, 4) == 14.0555
-    assert round(line.in_effect.per_round.pld, 4) == 2.2867  # dp-accounting PLD
-    assert round(line.in_effect.cumulative.pld, 4) == 12.9024
-    assert line.in_effect.cumulative.pld < line.in_effect.cumulative.pld_replace
-    assert line.if_poisson == line.in_effect
+    assert round(line.per_round.rdp, 4) == 2.8115  # Opacus RDP
+    assert round(line.cumulative.rdp, 4) == 14.0555
+    assert round(line.per_round.pld, 4) == 2.2867  # dp-accounting PLD
+    assert round(line.cumulative.pld, 4) == 12.9024
+    assert line.cumulative.pld < line.cumulative.pld_replace
+    assert client_epsilons(DP_SGD, Observed(), as_poisson=True) == (line,)
 
 
 def test_clients_pay_for_the_rounds_they_were_in() -> None:
     norms = {1: {"a": 1.0, "b": 1.0}, 2: {"a": 1.0}, 3: {"a": 1.0}}
     seen = check_claim(DP_SGD, Observed(update_norms=norms, complete=True)).clients
     assert [(line.client, line.rounds) for line in seen] == [("a", 3), ("b", 1)]
-    assert seen[0].in_effect.cumulative.pld > seen[1].in_effect.cumulative.pld
-    assert seen[1].in_effect.cumulative == seen[1].in_effect.per_round
+    assert seen[0].cumulative.pld > seen[1].cumulative.pld
+    assert seen[1].cumulative == seen[1].per_round
     partly = check_claim(DP_SGD, Observed(update_norms=norms)).clients
     assert [line.rounds for line in partly] == [50, 50]
 
 
 def test_without_poisson_only_full_releases_are_counted() -> None:
     # Batches of a fixed size: 16 steps at rate 0.064 touch a record twice at most (15 to an epoch).
-    fixed = check_claim(change(DP_SGD, sampling="fixed")).clients[0]
+    claim = change(DP_SGD, sampling="fixed")
+    fixed = check_claim(claim).clients[0]
     unknown = check_claim(change(DP_SGD, sampling="unknown")).clients[0]
-    assert fixed.in_effect.cumulative.pld == gaussian_epsilon(mu=math.sqrt(100), delta=DELTA)
-    assert unknown.in_effect.cumulative.pld == gaussian_epsilon(mu=math.sqrt(800), delta=DELTA)
-    assert round(fixed.if_poisson.cumulative.pld, 4) == 12.9024
+    assert fixed.cumulative.pld == gaussian_epsilon(mu=math.sqrt(100), delta=DELTA)
+    assert unknown.cumulative.pld == gaussian_epsilon(mu=math.sqrt(800), delta=DELTA)
+    (counted,) = client_epsilons(claim, Observed(), as_poisson=True)
+    assert round(counted.cumulative.pld, 4) == 12.9024
 
 
 def test_coins_for_clients_are_counted_however_they_fell() -> None:
@@ -131,7 +134,7 @@ def test_coins_for_clients_are_counted_however_they_fell() -> None:
     (line,) = check_claim(claim, Observed(update_norms=norms, complete=True)).clients
     ten = SampledGaussian(noise_multiplier=1.0, sample_rate=0.2, steps=10)
     assert line.rounds == 1
-    assert line.in_effect.cumulative == epsilons(ten, delta=DELTA)
+    assert line.cumulative == epsilons(ten, delta=DELTA)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.dp.run_check import DpCheck, check_run
+from fl_privacy_audit.dp import ClaimCheck
+from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.records import AuditRecord, Record
 from fl_privacy_audit.report.terminal import dp_lines
 from fl_privacy_audit.verdicts.compare import compare
@@ -71,13 +72,13 @@ def checked(
     *,
     arrays: dict[str, str] = FLOATS,
     **config: Any,
-) -> DpCheck | None:
+) -> ClaimCheck | None:
     run = run_line(claim=claim, **config).model_copy(update={"arrays": arrays})
     lines: list[Record] = [run, *records]
     return check_run(kept(tmp_path, lines))
 
 
-def codes(check: DpCheck | None) -> list[str]:
+def codes(check: ClaimCheck | None) -> list[str]:
     assert check is not None
     return [flag.code for flag in check.flags]
 
@@ -195,7 +196,7 @@ def test_the_noise_of_training_settings_is_checked_without_a_claim(tmp_path: Pat
     training = {**ONE_STEP.model_dump(), "max_grad_norm": 1.0, "noise_multiplier": 1.0}
     check = checked(tmp_path, None, lines(10), training=training)
     assert check is not None
-    assert check.assumed == ["no claim is in the settings; delta is taken as 1e-05"]
+    assert check.assumed == ("no claim is in the settings; delta is taken as 1e-05",)
     assert (check.claimed, check.holds, check.delta) == (None, True, 1e-5)
     assert check.clients[0].cumulative.pld == pytest.approx(17.8566, abs=1e-3)
     assert check.clients[0].cumulative.rdp == pytest.approx(19.0536, abs=1e-3)
@@ -205,11 +206,22 @@ def test_a_reported_epsilon_alone_is_checked_for_growth(tmp_path: Path) -> None:
     check = checked(tmp_path, None, lines(3, epsilons=[2.8, 2.8, 2.8]))
     assert codes(check) == ["accountant-reset"]
     assert check is not None
-    assert check.unchecked == [
-        "No epsilon can be computed: the clipping norm is not known; set `claim.clipping_norm`."
-    ]
+    assert check.unchecked == (
+        "No epsilon can be computed: the clipping norm is not known; set `claim.clipping_norm`.",
+    )
     assert not check.holds
     assert codes(checked(tmp_path / "b", None, lines(3, epsilons=[1.0, 2.0, 3.0]))) == []
+
+
+def test_central_noise_without_a_single_reply_is_not_computed(tmp_path: Path) -> None:
+    claim = {name: value for name, value in CENTRAL.items() if name != "sampled_clients"}
+    failed = [r.model_copy(update={"client_status": "failed"}) for r in lines(2)]
+    check = checked(tmp_path, claim, failed)
+    assert check is not None
+    assert (check.clients, check.flags) == ((), ())
+    assert check.unchecked == (
+        "No epsilon can be computed: no client replied; set `claim.sampled_clients`.",
+    )
 
 
 def test_nothing_to_check(tmp_path: Path) -> None:
@@ -227,4 +239,13 @@ def test_the_comparison_carries_and_tells_the_flags(tmp_path: Path) -> None:
         "delta 1e-05); RDP 14.1"
     )
     assert second.startswith("no defence: DP error: Epsilon 2.82 is claimed for a run, but 12.9")
+    assert type(comparison).model_validate_json(comparison.model_dump_json()) == comparison
+
+
+def test_infinite_epsilons_are_read_back_from_json(tmp_path: Path) -> None:
+    run = run_line(claim={**DP_SGD, "noise_multiplier": 0.0})
+    comparison = compare([write_ledger(tmp_path, [run, *lines(2)])])
+    (check,) = comparison.dp.values()
+    assert check.corridor is not None
+    assert check.clients[0].cumulative.pld == check.corridor.psnr == math.inf
     assert type(comparison).model_validate_json(comparison.model_dump_json()) == comparison

@@ -21,7 +21,7 @@ from tests.lab.test_corpus_sources import tiny_folder
 
 PART = Part(
     sources=("photos",),
-    victims=("perceptron",),
+    architectures=("perceptron",),
     attacks=(Spec("first_linear"),),
     defences=(parse_spec("none"), parse_spec("gaussian:std=0.01")),
     images=4,
@@ -32,7 +32,7 @@ MIXED = Plan(
         PART,
         replace(
             PART,
-            victims=("lenet",),
+            architectures=("lenet",),
             batches=(2,),
             attacks=(parse_spec("inverting_gradients:steps=2"),),
         ),
@@ -165,7 +165,7 @@ def test_two_builds_at_once_are_refused(tmp_path: Path) -> None:
 def test_what_is_impossible_is_said(tmp_path: Path) -> None:
     part = replace(
         PART,
-        victims=("lenet", "convnet16"),
+        architectures=("lenet", "convnet16"),
         modes=("eval", "train"),
         batches=(1, 3),
         attacks=(Spec("first_linear"), Spec("imprint")),
@@ -192,7 +192,7 @@ def test_what_is_impossible_is_said(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_is_not_full_is_said(tmp_path: Path) -> None:
-    part = replace(PART, victims=("lenet",), batches=(2,), images=3, defences=(Spec("none"),))
+    part = replace(PART, architectures=("lenet",), batches=(2,), images=3, defences=(Spec("none"),))
     part = replace(part, attacks=(parse_spec("inverting_gradients:steps=1"),))
     built = build(tmp_path, Plan(parts=(part,), size=8))
     assert built.rows == 2
@@ -228,7 +228,7 @@ def test_the_original_is_what_was_attacked(recipe: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"victims": ("lenett",)}, "there is no victim 'lenett'; there are lenet, "),
+        ({"architectures": ("lenett",)}, "there is no architecture 'lenett'; there are lenet, "),
         ({"recipes": ("long",)}, "there is no recipe 'long'; there are none, plain, "),
         ({"modes": ("test",)}, "`mode` must be one of eval, train, but got 'test'"),
         ({"batches": (0,)}, "`batch` must be a whole number from 1, but got 0"),
@@ -285,7 +285,7 @@ def test_steps_go_to_attacks_that_take_them(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--source", "cifar"], "Error: there is no source 'cifar'"),
-        (["--attack", "dlg:steps"], "must look like name:key=value,key=value"),
+        (["--attack", "dlg:steps"], "settings must look like 'std=1e-3, scope=tensor'"),
         (["--device", "toaster"], "`device` must be 'auto' or a device of this machine"),
         (["--preset", "default", "--seed", "3"], "--seed is settled by the preset"),
         (["--preset", "sun2023-cifar100"], "sun2023-cifar100 needs --ratings"),

@@ -121,7 +121,7 @@ def test_the_layout_is_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "caltech101", "imagenette", "celeba"])
 def test_an_absent_source_says_where_it_was_looked_for(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"there is no folder .*--data-root, or allow --download"):
+    with pytest.raises(CorpusError, match=r"there is no folder .*its root, or allow --download"):
         open_source(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from torch import Generator, Tensor, nn
 
+from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import CorpusError, WeightsError
 from fl_privacy_audit.lab.machines import MEMBERS, Order, Training, answer, load_all, make, train
 from fl_privacy_audit.lab.machines import panel as panel_module
 from fl_privacy_audit.lab.machines.answers import agreement_of
-from fl_privacy_audit.lab.machines.command import annotators_command
 from fl_privacy_audit.lab.machines.corruption import blank
 from fl_privacy_audit.lab.machines.networks import make_network
 from fl_privacy_audit.lab.machines.panel import Member
@@ -183,7 +183,9 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
 def test_a_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     path = tmp_path / "other"
     train(make_network("stem24", 4), shapes(60), Training(steps=1), checkpoint=path)
-    with pytest.raises(CorpusError, match="other is not of this annotator; delete it"):
+    with pytest.raises(
+        CorpusError, match=r"other cannot be used: .* size mismatch .*; delete it to start again"
+    ):
         train(make_network("stem32", 4), shapes(60), Training(steps=2), checkpoint=path)
 
 
@@ -262,14 +264,16 @@ def test_the_commands(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(
         panel_module.MEMBERS,
         "machine-t3",
-        Member(panel="training", network="stem24", light="stem24", half="all", seed=3),
+        Member("training", "stem24", light="stem24", half="all", seed=3),
     )
     pictures = save_folder(shapes(240), tmp_path / "pictures")
     out = tmp_path / "annotators"
-    run = CliRunner().invoke
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, ["annotators", *arguments])
+
     trained = run(
-        annotators_command,
-        ["train", "shapes", "--images", str(pictures), "--out", str(out), "--size", "16",
+        "train", *["shapes", "--images", str(pictures), "--out", str(out), "--size", "16",
          "--no-mirror", "--steps", "4", "--annotator", "machine-t2", "--annotator", "machine-t3",
          "--light", "--corpus", str(corpus)],
     )  # fmt: skip
@@ -277,13 +281,13 @@ def test_the_commands(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPa
     assert "shapes machine-t3: temperature" in trained.output
     table = tmp_path / "answers.csv"
     asked = ["answer", str(corpus), "--annotators", str(out), "--out", str(table)]
-    answered = run(annotators_command, [*asked, "--panel", "training"])
+    answered = run(*[*asked, "--panel", "training"])
     assert answered.exit_code == 0, answered.output
     assert "agreement on class named, or cannot tell: Fleiss" in answered.output
     assert len(read_answers(table)) == 64
     with table.open(newline="") as file:
         assert {row["recognisable"] for row in csv.DictReader(file)} == {""}
-    missing = run(annotators_command, [*asked, "--panel", "reference"])
+    missing = run(*[*asked, "--panel", "reference"])
     assert missing.exit_code == 1
     assert "there is no annotator of panel 'reference'" in missing.output
 
@@ -302,8 +306,6 @@ def test_bad_starts_are_named(tmp_path: Path) -> None:
         load_start(model, other)
     with pytest.raises(CorpusError, match="there is no network 'vgg'; there are resnet20"):
         make_network("vgg", 10)
-    with pytest.raises(CorpusError, match="names the 1000 classes of ImageNet"):
-        make_network("efficientnet-lite0", 10)
 
 
 def test_public_weights_are_read_and_know_their_classes(shared_data: Path) -> None:

@@ -178,9 +178,9 @@ def test_pictures_are_read_from_folders(tmp_path: Path) -> None:
     )
     assert torch.bincount(read.labels).tolist() == [3, 3, 3, 0, 3]
     (folder / "bar" / "bad.png").write_bytes(b"?")
-    with pytest.raises(CorpusError, match=r"bad.png is damaged"):
+    with pytest.raises(CorpusError, match=r"the picture 'bar-bad' cannot be read"):
         read_pictures(folder)
-    with pytest.raises(CorpusError, match="there is no folder of training pictures"):
+    with pytest.raises(CorpusError, match=r"there is no folder .*none"):
         read_pictures(tmp_path / "none")
     with pytest.raises(CorpusError, match="has no sub-folder with pictures"):
         read_pictures(tmp_path / "pictures" / "empty")

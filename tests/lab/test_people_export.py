@@ -68,7 +68,7 @@ def test_answers_come_out_as_they_were_given(
         for name in ("Ann", "Bob, the 2nd")
     }
     assert set(rows) == expected and len(rows) == len(expected)
-    assert [path.name for path in tmp_path.iterdir() if "draft" in path.name] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_the_study_reads_the_ratings(make_corpus: MakeCorpus, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_only_complete_pictures_are_rated(make_corpus: MakeCorpus) -> None:
     judge(corpus, "Ann")
     store = judge(corpus, "Bob", share=0.3)
     people = store.annotators()
-    table = ratings_table(corpus, answers(store, people))
+    _, table = ratings_table(corpus, answers(store, people))
     assert len(table) == len(answers(store, people[1:])) > 0
 
 
@@ -107,12 +107,12 @@ def test_two_sources_are_not_taken_for_one(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus(sources=("a", "b"), side=6)
     judge(corpus, "Ann")
     store = judge(corpus, "Bob")
-    table = ratings_table(corpus, answers(store, store.annotators()))
-    second = table[table["image"].str.startswith("b/")]
+    columns, table = ratings_table(corpus, answers(store, store.annotators()))
+    second = [row for row in table if row["image"].startswith("b/")]
     assert len(second) == len(corpus.pairs) / 2
-    assert second["true_label"].tolist() == [4 + pair.label for pair in corpus.pairs[12:]]
-    assert set(second["rater1"]) <= {-1, 4, 5, 6, 7}
-    assert "ssim" not in table  # too small for its window
+    assert [row["true_label"] for row in second] == [4 + pair.label for pair in corpus.pairs[12:]]
+    assert {row["rater1"] for row in second} <= {-1, 4, 5, 6, 7}
+    assert "psnr" in columns and "ssim" not in columns  # too small for its window
 
 
 def test_the_log_holds_everything(make_corpus: MakeCorpus, tmp_path: Path) -> None:
@@ -178,10 +178,10 @@ def test_agreement_is_printed(make_corpus: MakeCorpus) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--export", "a.xlsx"], "--export must end in .csv or .parquet, but got 'a.xlsx'"),
+        (["--export", "a.xlsx"], "a table is written as .csv or .parquet, but got 'a.xlsx'"),
         (["--ratings"], "--ratings and --log are two forms of --export FILE; give one"),
         (["--agreement", "--annotator", "Zoe"], "nobody is called 'Zoe'; there is 'Ann'"),
-        (["--export", "no/where.csv"], "no/where.csv cannot be written: "),
+        (["--export", "no/where.csv"], "the table cannot be written to no/where.csv: "),
         (["--export", "a.csv", "--ratings"], "named by all of 1 annotators, and a study needs two"),
         (["--database", "none", "--agreement"], "there are no answers in none yet"),
     ],

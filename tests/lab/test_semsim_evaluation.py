@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.core.errors import AuditError, CorpusError, WeightsError
+from fl_privacy_audit.core.errors import CorpusError, WeightsError
 from fl_privacy_audit.lab.manifest import Answer, read_answers, read_picture, write_answers
 from fl_privacy_audit.lab.semsim import Evaluation, Selection, evaluate
 from fl_privacy_audit.lab.semsim.card import read_card
@@ -241,4 +241,5 @@ def test_a_card_of_other_weights_is_refused(tmp_path: Path) -> None:
 def test_a_wrong_selection_is_an_error_of_ours(tmp_path: Path) -> None:
     corpus, answers = build(tmp_path)
     result = run("evaluate", corpus, "--answers", answers, "--out", tmp_path, "--only", "x=y")
-    assert isinstance(result.exception, AuditError)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: a selection must be FIELD=PATTERN")

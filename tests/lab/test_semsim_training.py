@@ -296,7 +296,7 @@ def test_what_is_returned_is_what_is_written(tmp_path: Path, examples: Examples)
     assert torch.equal(
         embed(x, net=net), embed(x, net=load_semsim(tmp_path / "semsim.safetensors"))
     )
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
 def test_resumed_equals_uninterrupted(tmp_path: Path, examples: Examples) -> None:
@@ -321,7 +321,7 @@ def test_it_can_begin_from_weights(tmp_path: Path, examples: Examples) -> None:
     with pytest.raises(ConfigError, match="are of width 2, but `width` is 4; set it to 2"):
         train(examples, dataclasses.replace(TINY, width=4), tmp_path / "third", start=begun)
     train(examples, TINY, tmp_path / "fifth", start=begun, stop_after=1)
-    with pytest.raises(ConfigError, match="is of other settings, answers or pictures"):
+    with pytest.raises(CorpusError, match="is of other settings, answers or pictures"):
         train(examples, TINY, tmp_path / "fifth", resume=True)
 
 
@@ -329,10 +329,10 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, examples: Examples) -> None:
     train(examples, TINY, tmp_path, stop_after=1)
     with pytest.raises(ConfigError, match="holds an unfinished training; go on with --resume"):
         train(examples, TINY, tmp_path)
-    with pytest.raises(ConfigError, match="is of other settings, answers or pictures"):
+    with pytest.raises(CorpusError, match="is of other settings, answers or pictures"):
         train(examples, dataclasses.replace(TINY, rate=0.1), tmp_path, resume=True)
     other = dataclasses.replace(examples, share=examples.share / 2)
-    with pytest.raises(ConfigError, match="is of other settings, answers or pictures"):
+    with pytest.raises(CorpusError, match="is of other settings, answers or pictures"):
         train(other, TINY, tmp_path, resume=True)
     train(examples, TINY, tmp_path, resume=True)
     with pytest.raises(ConfigError, match="holds trained weights already"):
@@ -348,8 +348,8 @@ def test_a_foreign_checkpoint_is_not_unpickled(
     tmp_path: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"mark": Trap()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ConfigError, match=r"cannot be read: .*; delete it to start again"):
+    torch.save({"mark": Trap()}, tmp_path / "checkpoint.safetensors")
+    with pytest.raises(CorpusError, match=r"cannot be used: .*; delete it to start again"):
         train(examples, TINY, tmp_path, resume=True)
     assert not (tmp_path / "sprung").exists()
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fl_privacy_audit.cli import cli
 from fl_privacy_audit.lab import study
-from fl_privacy_audit.lab.study import Ratings, StudyResult, read_ratings, run_study, study_command
+from fl_privacy_audit.lab.study import Ratings, StudyResult, read_ratings, run_study
 from fl_privacy_audit.lab.study.agreement import agreement
 from fl_privacy_audit.lab.study.bootstrap import Draws, draw
 from fl_privacy_audit.lab.study.ceiling import ceiling
@@ -175,7 +176,7 @@ def test_nobody_right_is_undefined_not_a_number(tmp_path: Path) -> None:
 def test_command_prints_the_table_and_the_files(tmp_path: Path) -> None:
     path, out = save(tmp_path, SMALL.replace("ssim", "ours")), tmp_path / "out"
     arguments = [str(path), "--out", str(out), "--bootstraps", "100", "--direction", "ours=high"]
-    ran = CliRunner().invoke(study_command, arguments)
+    ran = CliRunner().invoke(cli, ["study", *arguments])
     assert ran.exit_code == 0, ran.output
     assert "PSNR" in ran.stdout and "ours" in ran.stdout
     assert str(out / "study.md") in ran.stdout
@@ -194,7 +195,7 @@ def test_command_prints_the_table_and_the_files(tmp_path: Path) -> None:
 )
 def test_command_fails_in_one_line(tmp_path: Path, extra: list[str], message: str) -> None:
     path = save(tmp_path, SMALL.replace("A,p,3,3,", "A,p,3,,"))
-    ran = CliRunner().invoke(study_command, [str(path), "--out", str(tmp_path / "out"), *extra])
+    ran = CliRunner().invoke(cli, ["study", str(path), "--out", str(tmp_path / "out"), *extra])
     assert ran.exit_code == 1
     assert ran.output.lstrip("\n") == message
     assert not (tmp_path / "out").exists()

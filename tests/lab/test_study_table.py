@@ -180,7 +180,7 @@ TWO_SETTINGS = "\n".join(SMALL.splitlines()[:5])
         ),
     ],
 )
-def test_errors_name_the_place_and_the_mend(
+def test_errors_name_the_place_and_the_fix(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     assert old in SMALL

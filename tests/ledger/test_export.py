@@ -1,3 +1,5 @@
+import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -6,7 +8,7 @@ from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
-from fl_privacy_audit.ledger.export import COLUMNS, export, records_frame
+from fl_privacy_audit.ledger.export import COLUMNS, export, records_table
 from fl_privacy_audit.ledger.records import ControlOutcome, Scores
 from tests.support.builders import audit_line, outcome, run_line, write_ledger
 
@@ -29,27 +31,25 @@ def ledger(directory: Path) -> Path:
 
 
 def test_one_row_a_record_attack_and_metric(tmp_path: Path) -> None:
-    frame = records_frame(ledger(tmp_path))
-    assert list(frame.columns) == list(COLUMNS)
-    assert {name: str(kind) for name, kind in frame.dtypes.items()}["round"] == "Int64"
-    found = [
-        [None if pd.isna(v) else v for v in row]
-        for row in frame[["round", "control", "metric", "mean", "status"]].to_numpy()
-    ]
-    assert found == [
+    rows = records_table(ledger(tmp_path))
+    assert {name for row in rows for name in row} == set(COLUMNS)
+    names = ("round", "control", "metric", "mean", "status")
+    assert [[row.get(name) for name in names] for row in rows] == [
         [1, None, "psnr", 20.0, "scored"],
         [1, None, "mse", 0.01, "scored"],
         [1, "noise", "psnr", 8.0, "scored"],
         [2, None, None, None, "not tested"],
     ]
-    assert frame["setting"].unique().tolist() == ["z = 1"]
-    assert frame["epsilon"].tolist()[:3] == [1.5] * 3
-    assert frame["node_id"].tolist()[-1] == str(BIG)
-    assert frame["seed"].tolist()[2] == 7
+    assert {row["setting"] for row in rows} == {"z = 1"}
+    assert [row["epsilon_reported"] for row in rows][:3] == [1.5] * 3
+    assert rows[-1]["node_id"] == str(BIG)
+    assert rows[2]["seed"] == 7
+    reason = (rows[-1]["reason"], json.loads(rows[-1]["reason_figures"]))
+    assert reason == ("text", {"figures": {"text": "not due"}})
 
 
 def test_several_ledgers_stand_below_each_other(tmp_path: Path) -> None:
-    both = records_frame(ledger(tmp_path / "a"), ledger(tmp_path / "b"))
+    both = records_table(ledger(tmp_path / "a"), ledger(tmp_path / "b"))
     assert len(both) == 8
 
 
@@ -60,21 +60,38 @@ def test_what_is_written_can_be_read(tmp_path: Path, name: str) -> None:
     result = CliRunner().invoke(cli, ["export", str(directory), "--to", str(to)])
     assert (result.exit_code, result.output) == (0, f"{to}: 4 rows\n")
     read = pd.read_parquet(to) if to.suffix == ".parquet" else pd.read_csv(to)
-    frame = records_frame(directory)
     assert list(read.columns) == list(COLUMNS)
-    assert read["mean"].tolist()[:3] == frame["mean"].tolist()[:3]
-    if to.suffix == ".parquet":
-        assert read["round"].tolist() == frame["round"].tolist()
+    assert read["mean"].tolist()[:3] == [20.0, 0.01, 8.0] and pd.isna(read["mean"][3])
+    assert read["round"].tolist() == [1, 1, 1, 2]
+    assert [str(value) for value in read["node_id"]][-1] == str(BIG)
+    assert read["objective"].tolist()[0] == float("inf")
+    assert read["control"].isna().tolist() == [True, True, False, True]
+    assert to.stat().st_mode & 0o777 == 0o600
 
 
 def test_other_endings_and_bad_places_are_refused(tmp_path: Path) -> None:
     directory = ledger(tmp_path / "audit")
-    with pytest.raises(ConfigError, match=r"is written as \.parquet or \.csv, but got 'r\.xlsx'"):
+    with pytest.raises(ConfigError, match=r"is written as \.csv or \.parquet, but got 'r\.xlsx'"):
         export([directory], tmp_path / "r.xlsx")
     with pytest.raises(AuditError, match="cannot be written to"):
         export([directory], tmp_path / "nowhere" / "r.csv")
 
 
-def test_an_empty_ledger_is_an_empty_table(tmp_path: Path) -> None:
-    frame = records_frame(write_ledger(tmp_path, [run_line()]))
+@pytest.mark.parametrize("name", ["r.parquet", "r.csv"])
+def test_an_empty_ledger_is_an_empty_table(tmp_path: Path, name: str) -> None:
+    directory = write_ledger(tmp_path / "audit", [run_line()])
+    assert export([directory], tmp_path / name) == 0
+    read = pd.read_parquet if name.endswith("t") else pd.read_csv
+    frame = read(tmp_path / name)
     assert (len(frame), list(frame.columns)) == (0, list(COLUMNS))
+
+
+def test_parquet_without_its_package_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    directory = ledger(tmp_path / "audit")
+    with pytest.raises(AuditError, match=r'`pip install "fl-privacy-audit\[parquet\]"`'):
+        export([directory], tmp_path / "r.parquet")
+    assert not (tmp_path / "r.parquet").exists()
+    assert export([directory], tmp_path / "r.csv") == 4

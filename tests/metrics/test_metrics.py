@@ -1,6 +1,8 @@
 """What every pairwise metric keeps, and the pixel metrics against scikit-image."""
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +15,10 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 from torch import Tensor
 
 from fl_privacy_audit import AuditConfig
-from fl_privacy_audit.metrics import METRICS, Metric, mse, pairs, psnr, ssim
+from fl_privacy_audit import metrics as package
+from fl_privacy_audit.metrics import METRICS, SET_METRICS, Metric, mse, pairs, psnr, ssim
 from fl_privacy_audit.metrics.pixel import PSNR_CEILING
+from tests.metrics.cases import CASES, SET_CASES
 from tests.support.builders import IMAGE, QUICK
 
 Pixels = NDArray[np.float64]
@@ -32,18 +36,42 @@ def extreme(metric: Metric) -> float:
     return metric.highest if metric.leaks_when == "high" else metric.lowest
 
 
-def test_the_table() -> None:
-    rows = {
-        n: (m.leaks_when, m.lowest, m.highest, m.unit, m.least_side) for n, m in METRICS.items()
-    }
-    assert rows == {
-        "semsim": ("low", 0.0, 2.0, "", 1),
-        "lpips": ("low", 0.0, math.inf, "", 16),
-        "mse": ("low", 0.0, 1.0, "", 1),
-        "psnr": ("high", 0.0, 100.0, "dB", 1),
-        "ssim": ("high", -1.0, 1.0, "", 7),
-        "ms_ssim": ("high", 0.0, 1.0, "", 11),
-    }
+def test_every_metric_has_its_case_and_no_two_the_same_rank() -> None:
+    assert list(METRICS) == list(CASES) and list(SET_METRICS) == list(SET_CASES)
+    by_rank = sorted(METRICS, key=lambda name: METRICS[name].rank)
+    assert by_rank == ["semsim", "lpips", "ssim", "psnr", "mse", "ms_ssim"]
+    assert len({metric.rank for metric in METRICS.values()}) == len(METRICS)
+
+
+@pytest.mark.parametrize("name", [*METRICS, *SET_METRICS])
+def test_a_row_says_how_to_read_its_numbers(name: str) -> None:
+    row = {**METRICS, **SET_METRICS}[name]
+    facts = SET_CASES[name] if name in SET_CASES else CASES[name].facts
+    assert (row.leaks_when, row.lowest, row.highest, row.unit) == facts
+    assert row.title and row.short and row.direction == f"{facts[0]}er leaks more"
+    assert row.sign * row.worst([0.25, 0.75]) == max(row.sign * 0.25, row.sign * 0.75)
+    bounds = [f"{end:g}" for end in (row.lowest, row.highest) if math.isfinite(end)]
+    assert all(bound in row.range.split() for bound in bounds) and row.unit in row.range
+
+
+@every_metric
+def test_numbers_of_a_pair_are_shown_one_way(name: str) -> None:
+    metric, case = METRICS[name], CASES[name]
+    value, text = case.shown
+    assert (metric.margin, metric.least_side) == (case.margin, case.least_side)
+    assert metric.meaning and metric.format(value, unit=True) == text
+    assert metric.format(1.0, signed=True) == f"+{metric.format(1.0)}"
+    assert metric.format(-0.5, signed=True) == metric.format(-0.5) == f"-{metric.format(0.5)}"
+    assert metric.format(math.nan, signed=True) == "n/a"
+
+
+def test_modules_and_functions_do_not_shadow_each_other() -> None:
+    import fl_privacy_audit.metrics.semsim as module
+
+    assert callable(module.load_semsim)
+    for found in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        assert getattr(package, found.name) is module
 
 
 def test_an_audit_computes_the_defaults_of_the_table() -> None:
@@ -126,7 +154,7 @@ def test_the_images_are_left_alone(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", [n for n in METRICS if n != "semsim"])
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.same_size])
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -141,7 +169,7 @@ def test_shapes_must_agree(name: str, first: tuple[int, ...], second: tuple[int,
         METRICS[name].function(torch.zeros(first), torch.zeros(second))
 
 
-@pytest.mark.parametrize("name", [n for n in METRICS if n != "semsim"])
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.same_size])
 def test_pieces_make_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = draw((7, 3, 16, 16), 9), draw((7, 3, 16, 16), 10)
     whole = METRICS[name].function(x, y)
@@ -149,11 +177,13 @@ def test_pieces_make_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.allclose(METRICS[name].function(x, y), whole, rtol=1e-5, atol=1e-7)
 
 
-@pixel_metric
+@every_metric
 def test_opposite_images_are_far_apart(name: str) -> None:
-    black, white = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
-    value = METRICS[name].function(black, white).item()
-    assert value == pytest.approx({"mse": 1.0, "psnr": 0.0, "ssim": 0.0}[name], abs=1e-3)
+    metric, known = METRICS[name], CASES[name].black_and_white
+    black, white = torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+    value, same = (metric.function(x, white).item() for x in (black, white))
+    assert metric.sign * value < metric.sign * same
+    assert known is None or value == pytest.approx(known, abs=1e-3)
 
 
 def test_ssim_needs_its_window() -> None:

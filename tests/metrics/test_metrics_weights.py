@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,27 @@ def test_lpips_by_hand(alexnet_here: dict[str, Tensor]) -> None:
     with torch.no_grad():
         pairs = zip(guesses, originals, strict=True)
         expected = [by_hand(x, y, alexnet_here) for x, y in pairs]
-    # The package rounds ImageNet's mean and deviation a little otherwise.
+    # LPIPS rounds ImageNet's mean and deviation a little otherwise.
     assert lpips(guesses, originals).tolist() == pytest.approx(expected, rel=2e-3)
+
+
+def package_network(features: dict[str, Tensor]) -> Any:
+    """The package ``lpips``, on these convolutions."""
+    import lpips as package
+
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # it calls torchvision the way of 2021
+        network = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    with torch.no_grad():
+        for name, tensor in network.net.named_parameters():
+            _, index, kind = name.split(".")  # slice1.0.weight, after torchvision's index
+            tensor.copy_(features[f"features.{index}.{kind}"])
+    return network.eval()
 
 
 def test_lpips_as_the_package_gives_it(alexnet_here: dict[str, Tensor]) -> None:
     guesses, originals = noisy(3, 72)
-    network = perceptual.lpips_network(torch.device("cpu"))
-    expected = network(guesses, originals, normalize=True).flatten()
+    expected = package_network(alexnet_here)(guesses, originals, normalize=True).flatten()
     assert lpips(guesses, originals).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 

@@ -1,43 +1,35 @@
-"""The example federation in this process, through Ray, and the demo's own promises."""
+"""The federation in this process and through Ray, and what the demo promises."""
 
+import io
 import json
 import stat
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from fl_privacy_audit import AuditConfig, Auditor, read_ledger
-from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.types import ImageSpec
+from fl_privacy_audit import AttackConfig, AuditConfig, AuditError, Auditor, read_ledger
 from fl_privacy_audit.simulate import demo
-from fl_privacy_audit.simulate.federation import simulation
 from fl_privacy_audit.simulate.federation.client_app import app
-from fl_privacy_audit.simulate.federation.data import MEAN, STD
+from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
 from fl_privacy_audit.simulate.federation.model import make_net
-from fl_privacy_audit.simulate.federation.server_app import federate
-from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.server import federate
 from fl_privacy_audit.verdicts.compare import compare
 from tests.support.grid import InProcessGrid
+from tests.support.in_process import here
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "flower_cifar"
+ROOT = Path(__file__).parents[2]
 
 
-def auditor(directory: Path, settings: Settings, **changes: object) -> Auditor:
+def auditor(directory: Path, federation: FederationConfig, **changes: object) -> Auditor:
     config = {
         "directory": directory,
-        "image": {"shape": (3, 32, 32), "mean": MEAN, "std": STD},
+        "image": IMAGE,
         "attacks": [{"name": "inverting_gradients", "settings": {"steps": 3}}],
-        "training": {
-            "optimizer": "sgd",
-            "learning_rate": settings.learning_rate,
-            "steps": 1,
-            "mode": "train",
-        },
+        "training": federation.known_training,
         **changes,
     }
     return Auditor(AuditConfig.build(config), model=make_net(7, 0))
@@ -45,8 +37,8 @@ def auditor(directory: Path, settings: Settings, **changes: object) -> Auditor:
 
 @pytest.mark.parametrize("noise", [-1.0, 1.0])
 def test_it_trains_audits_and_reports_epsilon(tmp_path: Path, noise: float) -> None:
-    settings = Settings(images_per_client=8, num_rounds=3, noise_multiplier=noise)
-    federate(InProcessGrid(app, 3), settings, auditor(tmp_path, settings))
+    federation = FederationConfig(images_per_client=8, num_rounds=3, noise_multiplier=noise)
+    federate(InProcessGrid(app, 3), federation, auditor(tmp_path, federation))
     contents = read_ledger(tmp_path)
     assert [e.round for e in contents.evaluations] == [0, 1, 2, 3]
     assert {r.partition for r in contents.audits} == {0, 1, 2}
@@ -64,66 +56,48 @@ def test_it_trains_audits_and_reports_epsilon(tmp_path: Path, noise: float) -> N
 
 def test_settings_are_comparable_because_they_see_the_same_images(tmp_path: Path) -> None:
     for noise in (-1.0, 1.0):
-        settings = Settings(images_per_client=8, num_rounds=2, noise_multiplier=noise)
+        federation = FederationConfig(images_per_client=8, num_rounds=2, noise_multiplier=noise)
         place = tmp_path / str(noise)
         federate(
-            InProcessGrid(app, 3), settings, auditor(place, settings, setting=f"noise {noise}")
+            InProcessGrid(app, 3), federation, auditor(place, federation, setting=f"noise {noise}")
         )
     comparison = compare([tmp_path / "-1.0", tmp_path / "1.0"])
     assert [row.setting for row in comparison.rows] == ["noise -1.0", "noise 1.0"]
-    assert [n for n in comparison.notes if "unavailable" not in n] == []
+    assert [n for n in comparison.notes if n.code != "unavailable"] == []
 
 
-def test_the_apps_own_run_config_is_a_valid_audit() -> None:
-    table = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    flat: dict[str, object] = {}
-
-    def flatten(prefix: str, values: dict[str, object]) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                flatten(f"{prefix}{key}.", value)
-            else:
-                flat[prefix + key] = value
-
-    flatten("", table)
-    config = AuditConfig.from_run_config(flat)
-    settings = Settings.read(flat)
-    assert config.image == ImageSpec(shape=(3, 32, 32), mean=MEAN, std=STD)
-    assert config.training.learning_rate == settings.learning_rate
-    assert config.training.steps == settings.local_steps
-    assert config.training.batch_size == settings.batch_size
-
-
-def test_the_demo_leaves_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_leaves_what_it_promises(tmp_path: Path) -> None:
     """All of the demo but Ray and long attacks."""
-
-    def here(settings: Settings, audit: Auditor, *, num_clients: int, on_round: object) -> None:
-        federate(InProcessGrid(app, num_clients), settings, audit)
-
-    monkeypatch.setattr(simulation, "simulate", here)
-    monkeypatch.setattr(demo, "ATTACK", demo.ATTACK.model_copy(update={"settings": {"steps": 2}}))
-    monkeypatch.setattr(demo, "ROUNDS", 2)
-    comparison = demo.run_demo(tmp_path, console=Console(quiet=True))
-    assert [row.setting for row in comparison.rows] == [s.name for s in demo.SETTINGS]
+    console = Console(file=io.StringIO(), width=200)
+    attack = demo.ATTACK.model_copy(update={"settings": {"steps": 2}})
+    comparison = demo.run_demo(tmp_path, console=console, rounds=2, attack=attack, simulate=here)
+    assert [row.setting for row in comparison.rows] == [
+        defence["label"] for defence in demo.DEFENCES.values()
+    ]
     assert json.loads((tmp_path / "comparison.json").read_text())["rows"][0]["attacked"] == 2
     assert "| no defence |" in (tmp_path / "comparison.md").read_text()
-    picture = tmp_path / "reconstructions.png"
-    assert stat.S_IMODE(picture.stat().st_mode) == 0o600
+    picture, page = tmp_path / "reconstructions.png", tmp_path / "report.html"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (picture, page)] == [0o600] * 2
     with Image.open(picture) as image:
         assert image.width > 100
+    text = page.read_text()
+    assert text.index("no defence") < text.index("DP-SGD, noise 1")
+    assert "data:image/png" in text
+    assert str(page) in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_demo_fails_when_a_record_has_no_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def here(settings: Settings, audit: Auditor, *, num_clients: int, on_round: object) -> None:
-        monkeypatch.setattr(audit, "_attacks", [(demo.ATTACK, None)])
-        federate(InProcessGrid(app, num_clients), settings, audit)
-
-    monkeypatch.setattr(simulation, "simulate", here)
-    monkeypatch.setattr(demo, "ROUNDS", 1)
-    with pytest.raises(AuditError, match="failed: AttributeError"):
-        demo.run_demo(tmp_path, console=Console(quiet=True))
+def test_the_demo_fails_when_a_record_has_no_score(tmp_path: Path) -> None:
+    needs_a_linear_layer = AttackConfig(name="first_linear")
+    with pytest.raises(
+        AuditError, match=r"no defence, round 1, partition \d: not tested: .*fully connected layer"
+    ):
+        demo.run_demo(
+            tmp_path,
+            console=Console(quiet=True),
+            rounds=1,
+            attack=needs_a_linear_layer,
+            simulate=here,
+        )
 
 
 @pytest.mark.slow
@@ -132,12 +106,13 @@ def test_one_round_through_ray(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from tests.simulate.test_federation import auditor
-from fl_privacy_audit.simulate.federation.settings import Settings
-from fl_privacy_audit.simulate.federation.simulation import simulate
-settings = Settings(images_per_client=8, num_rounds=1, noise_multiplier=1.0)
-simulate(settings, auditor(Path({str(tmp_path)!r}), settings), num_clients=2)
+from fl_privacy_audit.simulate.federation.config import FederationConfig
+from fl_privacy_audit.simulate.federation.simulation import in_ray
+federation = FederationConfig(images_per_client=8, num_rounds=1, noise_multiplier=1.0)
+audit = auditor(Path({str(tmp_path)!r}), federation)
+in_ray(federation, audit, num_clients=2, cores=None, on_round=print)
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=EXAMPLE.parents[1], timeout=300)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=300)
     records = read_ledger(tmp_path).audits
     assert sorted(r.partition or 0 for r in records) == [0, 1]
     assert sum(o.status == "scored" for r in records for o in r.attacks) == 1

@@ -5,11 +5,8 @@ from typing import Any
 
 import pytest
 
+from fl_privacy_audit.core.config import read_settings
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.simulate.federation import data
-from fl_privacy_audit.simulate.federation.defence import known_defence
-from fl_privacy_audit.simulate.sweep import plan as plans
-from fl_privacy_audit.simulate.sweep.claims import CLAIMS
 from fl_privacy_audit.simulate.sweep.command import DEFAULT_PLAN
 from fl_privacy_audit.simulate.sweep.plan import plan_runs, read_plan
 from fl_privacy_audit.verdicts.compare import FREE_KEYS
@@ -21,7 +18,7 @@ def plan(*defences: dict[str, Any], **parts: Any) -> dict[str, Any]:
     return {"defence": [NONE, *defences], **parts}
 
 
-def test_the_plan_that_comes_along_is_the_one_that_was_promised() -> None:
+def test_the_bundled_plan_is_the_one_that_was_promised() -> None:
     runs = read_plan(DEFAULT_PLAN)
     told = [(run.audit.defence.name, run.audit.defence.settings) for run in runs]
     assert [name for name, _ in told] == [
@@ -34,12 +31,12 @@ def test_the_plan_that_comes_along_is_the_one_that_was_promised() -> None:
         "server-clipping",
         "client-clipping",
     ]
-    rate = runs[0].settings.learning_rate
+    rate = runs[0].federation.learning_rate
     assert [s["std"] for n, s in told if n == "gaussian"] == pytest.approx(
         [1e-3 * rate, 1e-2 * rate, 1e-1 * rate]
     )
     assert [s["share"] for n, s in told if n == "pruning"] == [0.7, 0.99]
-    assert {run.settings.dataset for run in runs} == {"photos"}
+    assert {run.federation.dataset for run in runs} == {"photos"}
 
 
 def test_runs_differ_in_nothing_but_the_defence() -> None:
@@ -51,25 +48,27 @@ def test_runs_differ_in_nothing_but_the_defence() -> None:
         assert {f"training.{key}" for key in unlike} <= FREE_KEYS
 
 
-def test_the_federation_is_told_what_the_audit_is_told() -> None:
+def test_the_federation_uses_the_defence_that_the_audit_knows() -> None:
     for run in read_plan(DEFAULT_PLAN):
-        known = known_defence(run.settings)
-        assert known.name == run.audit.defence.name
-        assert known.settings == run.audit.defence.settings
-        assert run.settings.reproducible_noise
-        assert run.settings.seed == run.audit.seed
-        assert run.audit.training.noise_multiplier == (
-            run.settings.noise_multiplier if run.settings.private else None
-        )
-
-
-def test_the_images_are_those_of_the_example() -> None:
-    assert (plans.SIZE, plans.MEAN, plans.STD) == (data.SIZE, data.MEAN, data.STD)
+        known = run.audit.defence
+        if known.name == "dp-sgd":
+            assert known.settings == {
+                "noise_multiplier": run.federation.noise_multiplier,
+                "max_grad_norm": run.federation.max_grad_norm,
+            }
+            assert run.audit.training.noise_multiplier == run.federation.noise_multiplier
+        else:
+            assert known.name == run.federation.defence
+            assert known.settings == read_settings(run.federation.defence_settings)
+            assert not run.federation.private
+            assert run.audit.training.noise_multiplier is None
+        assert run.federation.reproducible_noise
+        assert run.federation.seed == run.audit.seed
 
 
 def test_every_seed_has_its_own_set_of_runs() -> None:
     runs = plan_runs(plan({"label": "Sign!", "name": "sign"}, seeds=[3, 4]))
-    assert [(str(r.folder), r.settings.seed, r.audit.seed) for r in runs] == [
+    assert [(str(r.folder), r.federation.seed, r.audit.seed) for r in runs] == [
         ("seed-3/no-defence", 3, 3),
         ("seed-3/sign", 3, 3),
         ("seed-4/no-defence", 4, 4),
@@ -99,7 +98,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
         (plan({"label": "x"}), "`defence.1.name` is missing"),
         (
             plan({"label": "x", "name": "sign", "batch_size": 8}),
-            "`defence.1.batch_size` is no part of a defence: its own settings go into `settings`, ",
+            "`defence.1.batch_size` is no part of a defence: its options go into `settings`, and the ",
         ),
         (plan({"label": "x", "name": "sgin"}), "'x': there is no defence 'sgin'; there are none, "),
         (
@@ -111,7 +110,10 @@ def test_the_digest_is_that_of_what_decides() -> None:
             "'x': defence 'pruning' cannot be made with {'share': 2}: `share` must be in [0, 1)",
         ),
         (plan({**NONE}), "two defences go to the folder 'no-defence'; set their labels apart"),
-        (plan(federation={"bach_size": 1}), "`federation.bach_size` is not a setting of the feder"),
+        (
+            plan(federation={"bach_size": 1}),
+            "`federation.bach_size` is not a key of the federation",
+        ),
         (
             plan(federation={"seed": 1}),
             "`federation.seed` is set by the plan: see `seeds`, `rounds`",
@@ -122,7 +124,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
         ),
         (
             plan(federation={"batch_size": "x"}),
-            "'no defence': `batch_size` must be int, but got 'x'",
+            "'no defence': `batch_size`: Input should be a valid integer, got 'x'",
         ),
         (
             plan(federation={"sampling": "poisson"}),
@@ -130,7 +132,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
         ),
         (
             plan(federation={"server_optimizer": "sgd"}),
-            "'no defence': `server_optimizer` must be 'adam' or 'average', but got 'sgd'",
+            "'no defence': `server_optimizer`: Input should be 'adam' or 'average', got 'sgd'",
         ),
         (plan(audit={"seed": 1}), "`audit.seed` is filled in by the sweep"),
         (
@@ -145,7 +147,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
                 {"label": "x", "name": "sign", "unit": "gradient"},
                 federation={"local_steps": 2},
             ),
-            "'x': `unit` gradient is that of one local step; give settings in units of the update",
+            "'x': `unit` gradient is that of one local step; give lengths in units of the update",
         ),
     ],
 )
@@ -182,7 +184,12 @@ def test_what_claims_privacy_is_checked() -> None:
     local = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
     (run,) = plan_runs({"defence": [{"label": "l", "name": "local-dp", "settings": local}]})
     claims["local-dp"] = run.audit.claim
-    assert {name for name, claim in claims.items() if claim is not None} == set(CLAIMS)
+    assert {name for name, claim in claims.items() if claim is not None} == {
+        "dp-sgd",
+        "local-dp",
+        "client-clipping",
+        "server-clipping",
+    }
     for name, claim in claims.items():
         if claim is None:
             continue

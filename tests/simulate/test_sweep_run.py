@@ -1,7 +1,6 @@
 """Running a plan: nothing twice, nothing lost, whatever dies."""
 
 import fcntl
-import io
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.ledger.ledger import FILE_NAME, read_ledger
 from fl_privacy_audit.simulate.sweep import command, run, worker
-from fl_privacy_audit.simulate.sweep.files import FINISHED, LOCK, SET_ASIDE, SPEC, lock, prepare
+from fl_privacy_audit.simulate.sweep.files import FINISHED, LOCK, SET_ASIDE, lock, prepare
 from fl_privacy_audit.simulate.sweep.plan import Run, plan_runs, read_plan
 from fl_privacy_audit.simulate.sweep.run import Event, run_sweep
 from fl_privacy_audit.verdicts.compare import compare
@@ -34,8 +33,9 @@ name = spec["audit"]["setting"]
 with open(os.path.join(folder, "..", "calls.txt"), "a") as calls:
     calls.write(name + "\\n")
 print("noise on standard output", flush=True)
-print(json.dumps({"done": 1}), flush=True)
-print(json.dumps({"round": 1, "step": 2, "steps": 3}), flush=True)
+print(json.dumps({"kind": "round", "round": 1}), flush=True)
+print(json.dumps({"kind": "attack", "round": 1, "step": 2, "steps": 3}), flush=True)
+print(json.dumps({"not": "ours"}), flush=True)
 if os.path.exists(os.path.join(folder, "..", "break " + name)):
     sys.exit("it broke")
 with open(os.path.join(folder, "finished.json"), "w") as file:
@@ -64,7 +64,7 @@ def calls(out: Path) -> list[str]:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_every_run_is_done_once(tmp_path: Path, fake: Sequence[str], workers: int) -> None:
     out, told = tmp_path / "out", list[Event]()
-    run_sweep(three(), out, workers=workers, tell=told.append, worker=fake)
+    run_sweep(three(), out, workers=workers, on_event=told.append, worker=fake)
     assert calls(out) == ["none", "quantisation", "sign"]
     assert [e.kind for e in told if e.run.label == "sign"] == [
         "started",
@@ -72,7 +72,7 @@ def test_every_run_is_done_once(tmp_path: Path, fake: Sequence[str], workers: in
         "attack",
         "finished",
     ]
-    run_sweep(three(), out, workers=workers, tell=told.append, worker=fake)
+    run_sweep(three(), out, workers=workers, on_event=told.append, worker=fake)
     assert calls(out) == ["none", "quantisation", "sign"]
     assert [e.kind for e in told[-3:]] == ["skipped"] * 3
     assert not (out / SET_ASIDE).exists()
@@ -150,8 +150,7 @@ SHORT: dict[str, Any] = {
 def federate_here(runs: list[Run], out: Path) -> None:
     for one in runs:
         prepare(out, one)
-        spec = json.loads((out / one.folder / SPEC).read_text())
-        worker._federation(out / one.folder, spec, io.StringIO(), 1, here)
+        worker.run_spec(out / one.folder, 1, here, say=lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +216,7 @@ def test_the_command_refuses_what_makes_no_sense() -> None:
         (["--default"], "give a folder for ledgers and comparison: --out DIR"),
     ]:
         result = CliRunner().invoke(cli, ["sweep", *arguments])
-        assert isinstance(result.exception, ConfigError)
-        assert message in str(result.exception)
+        assert (result.exit_code, result.output) == (1, f"Error: {message}\n")
     shown = CliRunner().invoke(cli, ["sweep", "--show-default"])
     assert shown.output == command.DEFAULT_PLAN.read_text()
 
@@ -248,7 +246,7 @@ def test_killed_in_the_middle_it_loses_and_doubles_nothing(tmp_path: Path) -> No
         "import sys, pathlib; from fl_privacy_audit.simulate.sweep.plan import plan_runs;"
         "from fl_privacy_audit.simulate.sweep.run import run_sweep;"
         f"run_sweep(plan_runs({plan!r}), pathlib.Path({str(out)!r}), workers=1,"
-        "worker=(sys.executable, '-m', 'tests.sweep.in_process'))"
+        "worker=(sys.executable, '-m', 'tests.support.in_process'))"
     )
     second = out / "sign" / FILE_NAME
     first_try = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)

@@ -1,4 +1,4 @@
-"""The example's client: DP-SGD whose epsilon grows, batches that are what they are called."""
+"""The client: DP-SGD whose epsilon grows, batches that are what they are called."""
 
 import copy
 import math
@@ -9,37 +9,40 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis import rdp
+from pydantic import ValidationError
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.simulate.federation.config import FederationConfig
 from fl_privacy_audit.simulate.federation.data import class_names, load_partition, load_test
 from fl_privacy_audit.simulate.federation.model import make_net
-from fl_privacy_audit.simulate.federation.settings import Settings
 from fl_privacy_audit.simulate.federation.training import History, LocalResult, spent, train
 
-PLAIN = Settings(images_per_client=14, reproducible_noise=True)
+PLAIN = FederationConfig(images_per_client=14, reproducible_noise=True)
 
 
 def local(
-    settings: Settings, *, server_round: int = 1, history: History | None = None
+    federation: FederationConfig, *, server_round: int = 1, history: History | None = None
 ) -> tuple[dict[str, Tensor], LocalResult, list[tuple[Tensor, Tensor]]]:
     published: list[tuple[Tensor, Tensor]] = []
-    model = make_net(7, 0)
+    model, accountant = make_net(7, 0), RDPAccountant()
+    accountant.history = [] if history is None else history
     result = train(
         model,
-        load_partition(settings, 0),
-        settings,
+        load_partition(federation, 0),
+        federation,
         server_round=server_round,
         partition=0,
-        history=[] if history is None else history,
-        publish=lambda x, y: published.append((x.clone(), y.clone())),
+        accountant=accountant,
+        on_batch=lambda x, y: published.append((x.clone(), y.clone())),
     )
     return dict(model.state_dict()), result, published
 
 
-def private(noise: float, **changes: Any) -> Settings:
-    return Settings(
+def private(noise: float, **changes: Any) -> FederationConfig:
+    return FederationConfig(
         **{"images_per_client": 14, "noise_multiplier": noise, "reproducible_noise": True} | changes
     )
 
@@ -56,7 +59,7 @@ def test_one_plain_step_is_one_sgd_step_on_the_published_batch() -> None:
 
 
 def test_every_setting_draws_the_same_images_in_a_round() -> None:
-    batches = [local(settings)[2][0][0] for settings in (PLAIN, private(0.01), private(1.0))]
+    batches = [local(federation)[2][0][0] for federation in (PLAIN, private(0.01), private(1.0))]
     assert torch.equal(batches[0], batches[1])
     assert torch.equal(batches[0], batches[2])
     assert not torch.equal(batches[0], local(PLAIN, server_round=2)[2][0][0])
@@ -75,10 +78,10 @@ def test_state_dict_of_the_private_model_has_plain_names() -> None:
 
 
 def test_epsilon_grows_over_rounds_because_the_accountant_is_kept() -> None:
-    settings, spent_so_far = private(1.0), []
+    federation, spent_so_far = private(1.0), []
     history: History = []
     for server_round in range(1, 11):
-        _, result, _ = local(settings, server_round=server_round, history=history)
+        _, result, _ = local(federation, server_round=server_round, history=history)
         assert result.epsilon is not None
         spent_so_far.append(result.epsilon)
     assert history == [(1.0, 1.0, 10)]
@@ -86,7 +89,7 @@ def test_epsilon_grows_over_rounds_because_the_accountant_is_kept() -> None:
     # Gaussian mechanism, no subsampling, delta 1e-5: Opacus gives 4.7285 and 19.0536.
     assert spent([(1.0, 1.0, 1)], 1e-5) == pytest.approx(4.7285, abs=1e-4)
     assert spent(history, 1e-5) == pytest.approx(19.0536, abs=1e-4)
-    one_round = spent([(1.0, 1.0, 1)], settings.delta)
+    one_round = spent([(1.0, 1.0, 1)], federation.delta)
     assert spent_so_far[0] == pytest.approx(one_round)
     assert spent_so_far[-1] > 3 * one_round
 
@@ -101,11 +104,11 @@ def test_our_orders_never_claim_more_privacy_than_theory() -> None:
 
 
 def test_poisson_batches_vary_and_count_amplification() -> None:
-    settings = private(1.0, sampling="poisson", batch_size=2)
+    federation = private(1.0, sampling="poisson", batch_size=2)
     sizes = []
     history: History = []
     for server_round in range(1, 13):
-        _, result, published = local(settings, server_round=server_round, history=history)
+        _, result, published = local(federation, server_round=server_round, history=history)
         sizes.append(len(published[0][0]))
         assert result.examples == sizes[-1]
     assert history == [(1.0, 2 / 14, 12)]
@@ -115,9 +118,9 @@ def test_poisson_batches_vary_and_count_amplification() -> None:
 
 
 def test_an_empty_poisson_batch_still_sends_noise() -> None:
-    settings = private(1.0, sampling="poisson")
+    federation = private(1.0, sampling="poisson")
     for server_round in range(1, 30):
-        weights, result, published = local(settings, server_round=server_round)
+        weights, result, published = local(federation, server_round=server_round)
         if not len(published[0][0]):
             break
     else:
@@ -151,18 +154,24 @@ def test_photo_partitions_are_balanced_disjoint_and_repeatable() -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert Settings.read({"learning-rate": 1, "other": 3}).learning_rate == 1.0
-    assert Settings.read(PLAIN.to_config()) == PLAIN
-    with pytest.raises(ValueError, match="`num_rounds` must be int, but got '3'"):
-        Settings.read({"num-rounds": "3"})
-    with pytest.raises(ValueError, match="`sampling` must be 'fixed' or 'poisson'"):
-        Settings.read({"sampling": "some"})
-    with pytest.raises(ValueError, match="`dataset` must be 'photos' or 'cifar10'"):
-        Settings.read({"dataset": "imagenet"})
+    assert FederationConfig.model_validate({"learning_rate": 1, "other": 3}).learning_rate == 1.0
+    assert FederationConfig.model_validate(PLAIN.model_dump()) == PLAIN
+    for wrong, message in [
+        ({"num_rounds": "3"}, "num_rounds\n  Input should be a valid integer"),
+        ({"seed": True}, "seed\n  Input should be a valid integer"),
+        ({"sampling": "some"}, "sampling\n  Input should be 'fixed' or 'poisson'"),
+        ({"dataset": "imagenet"}, "dataset\n  Input should be 'photos' or 'cifar10'"),
+        (
+            {"defence": "dp-sgd"},
+            "`defence` dp-sgd is set by `noise_multiplier` and `max_grad_norm`",
+        ),
+    ]:
+        with pytest.raises(ValidationError, match=message):
+            FederationConfig.model_validate(wrong)
 
 
 def test_a_folder_without_cifar10_says_what_is_missing(tmp_path: Any) -> None:
-    settings = Settings(dataset="cifar10", data_root=str(tmp_path))
+    federation = FederationConfig(dataset="cifar10", data_root=str(tmp_path))
     with pytest.raises(ConfigError, match="holds no folder cifar-10-batches-py"):
-        load_partition(settings, 0)
+        load_partition(federation, 0)
     assert len(class_names("cifar10")) == 10

@@ -163,7 +163,9 @@ def test_what_cannot_be_defended_is_not_sent() -> None:
 
 
 def test_a_wrong_defence_is_refused_where_it_is_written() -> None:
-    with pytest.raises(ConfigError, match="no mod of this package: it belongs to train function"):
+    with pytest.raises(
+        ConfigError, match="not a mod of this package: it belongs to train function"
+    ):
         defend("soteria", share=0.5)
     with pytest.raises(ConfigError, match="`name` must name a defence where settings are given"):
         defend(std=1.0)

@@ -1,6 +1,5 @@
 """Spies in place of attacks."""
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.core.types import Observation, Reconstruction
-from fl_privacy_audit.metrics import perceptual
+from fl_privacy_audit.metrics import backbone, perceptual, semsim
 from fl_privacy_audit.metrics.backbone import ALEXNET, ALEXNET_SHAPES, INCEPTION
 from fl_privacy_audit.metrics.semsim import SemSimNet
 from tests.support.builders import audit_config, tiny_net
@@ -76,12 +75,10 @@ def made_up_networks() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = SemSimNet(8).eval()
-    # `fl_privacy_audit.metrics.semsim` as an attribute is the function, not its module.
-    module = sys.modules["fl_privacy_audit.metrics.semsim"]
     perceptual._network.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(perceptual, "alexnet_features", lambda: features)
-        patch.setattr(module, "load_semsim", lambda **_: net)
+        patch.setattr(semsim, "load_semsim", lambda **_: net)
         yield
     perceptual._network.cache_clear()
 
@@ -89,10 +86,10 @@ def made_up_networks() -> Iterator[None]:
 @pytest.fixture
 def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine without pretrained weights: no file named, an empty hub cache, no package."""
-    for backbone in (ALEXNET, INCEPTION):
-        monkeypatch.delenv(backbone.variable, raising=False)
+    for weights in (ALEXNET, INCEPTION):
+        monkeypatch.delenv(weights.variable, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(sys.modules["fl_privacy_audit.metrics.backbone"], "PACKAGE", "not_here")
+    monkeypatch.setattr(backbone, "PACKAGE", "not_here")
     perceptual._network.cache_clear()
     yield
     perceptual._network.cache_clear()

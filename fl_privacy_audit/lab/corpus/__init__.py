@@ -1,16 +1,16 @@
-"""Corpora: images x victims x attacks x defences -> originals beside what attacks made of them."""
+"""Corpora: images x architectures x attacks x defences -> originals beside what attacks made of them."""
 
+from .architectures import ARCHITECTURES, make_architecture
 from .build import Built, build_corpus
 from .plan import Part, Plan, Setting
 from .recipes import RECIPES, Training
 from .sources import SOURCES, open_source
 from .specs import Spec, parse_spec
-from .victims import VICTIMS, make_victim
 
 __all__ = [
     "RECIPES",
     "SOURCES",
-    "VICTIMS",
+    "ARCHITECTURES",
     "Built",
     "Part",
     "Plan",
@@ -18,7 +18,7 @@ __all__ = [
     "Spec",
     "Training",
     "build_corpus",
-    "make_victim",
+    "make_architecture",
     "open_source",
     "parse_spec",
 ]

@@ -12,15 +12,13 @@ import torch
 
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.progress import Stages
 
 from .plan import Chunk, Plan, Refusal, lay_out
 from .recipes import RECIPES
 from .sources import open_source
 from .store import Store
-from .work import Place, attack_chunk, pair_key, victim
-
-Report = Callable[[str, int, int], None]
-"""``(what is going on, done, in all)``."""
+from .work import Place, attack_chunk, pair_key, trained_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ def build_corpus(
     checkpoints: Path | None = None,
     workers: int = 1,
     device: str = "auto",
-    report: Report = lambda what, done, total: None,
+    report: Stages = lambda what, done, total: None,
 ) -> Built:
     """Build a corpus, or go on with one.
 
@@ -56,7 +54,7 @@ def build_corpus(
         plan: What it shall hold; more than a build before it is fine, another seed is not.
         root: Where torchvision's data sets lie.
         download: Let torchvision fetch them.
-        checkpoints: Of trained victims; by default in the corpus.
+        checkpoints: Folder of trained networks; by default in the corpus.
         workers: Processes, each with one thread; 1 for none but this one.
         device: ``"auto"`` takes the GPU if there is one.
         report: Called with the pictures done and in all.
@@ -122,16 +120,16 @@ def _train(
     chunks: Iterable[Chunk],
     spec_of: dict[str, str],
     place: Place,
-    report: Report,
+    report: Stages,
 ) -> None:
-    """Victims first, so that no two workers train the same one."""
+    """Networks first, so that no two workers train the same one."""
     wanted = dict.fromkeys(
-        (chunk.setting.victim, chunk.setting.recipe, spec_of[chunk.setting.source])
+        (chunk.setting.architecture, chunk.setting.recipe, spec_of[chunk.setting.source])
         for chunk in chunks
         if RECIPES[chunk.setting.recipe].trained
     )
-    for done, _ in enumerate(pool.run(victim, [(plan, *one, place) for one in wanted])):
-        report("training victims", done + 1, len(wanted))
+    for done, _ in enumerate(pool.run(trained_network, [(plan, *one, place) for one in wanted])):
+        report("training networks", done + 1, len(wanted))
 
 
 def _summed(refusals: Iterable[Refusal]) -> list[Refusal]:

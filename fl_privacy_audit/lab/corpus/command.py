@@ -2,169 +2,94 @@
 
 import inspect
 import os
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.devices import pick_device
-from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.lab.progress import bars
 
-from .build import Built, build_corpus
+from .architectures import ARCHITECTURES
+from .build import build_corpus
 from .plan import MODES, Part, Plan
 from .presets import PRESETS, Request, make_plan
 from .recipes import RECIPES, Training
 from .sources import SOURCES
 from .specs import Spec, parse_spec
-from .victims import VICTIMS
-
-_T = TypeVar("_T")
 
 
-@click.group("corpus", short_help="Make pictures for annotators: originals and reconstructions.")
+@click.group("corpus", context_settings={"show_default": True})
 def corpus_command() -> None:
-    """Make and look at corpora: originals beside what attacks made of them."""
+    """Build corpora: originals beside what attacks reconstructed."""
 
 
-@corpus_command.command("build")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--source",
-    "sources",
-    multiple=True,
-    default=("photos",),
-    show_default=True,
-    help=f"{', '.join(SOURCES)}; or NAME=FOLDER. Repeat for more.",
-)
-@click.option(
-    "--victim",
-    "victims",
-    multiple=True,
+repeated = partial(click.option, multiple=True)
+PATH = click.Path(path_type=Path)
+AT_LEAST_1 = click.IntRange(1)
+SPEC = "NAME[:KEY=VALUE,...]"
+
+
+@corpus_command.command("build", context_settings={"show_default": True})
+@click.argument("out", type=PATH)
+@repeated("--source", "sources", default=("photos",), help=f"{', '.join(SOURCES)}; or NAME=FOLDER.")
+@repeated(
+    *("--architecture", "--victim", "architectures"),
     default=("lenet",),
-    show_default=True,
-    help=", ".join(VICTIMS),
+    help=f"Networks to attack: {', '.join(ARCHITECTURES)}.",
 )
-@click.option(
-    "--recipe",
-    "recipes",
-    multiple=True,
+@repeated(
+    *("--recipe", "recipes"),
     type=click.Choice(list(RECIPES)),
     default=("none",),
-    show_default=True,
-    help="How victims are trained.",
+    help="How networks are trained.",
 )
-@click.option(
-    "--mode",
-    "modes",
-    multiple=True,
+@repeated(
+    *("--mode", "modes"),
     type=click.Choice(list(MODES)),
     default=("eval",),
-    show_default=True,
-    help="Of batch norm in the client's step; attacks replay the same.",
+    help="Mode of batch norm in the client's step; attacks replay the same.",
 )
-@click.option(
-    "--batch",
-    "batches",
-    multiple=True,
-    type=click.IntRange(1),
-    default=(1,),
-    show_default=True,
-    help="Images in the client's step.",
-)
-@click.option(
-    "--attack",
-    "attacks",
-    multiple=True,
-    default=("swept_inversion",),
-    show_default=True,
-    metavar="NAME[:KEY=VALUE,...]",
-)
-@click.option(
-    "--defence",
-    "defences",
-    multiple=True,
+@repeated("--batch", "batches", type=AT_LEAST_1, default=(1,), help="Images in the client's step.")
+@repeated("--attack", "attacks", default=("swept_inversion",), metavar=SPEC)
+@repeated(
+    *("--defence", "defences"),
     default=("none",),
-    show_default=True,
-    metavar="NAME[:KEY=VALUE,...]",
-    help="On the gradient, in its units.",
+    metavar=SPEC,
+    help="Applied to the gradient, in its units.",
 )
+@repeated("--steps", type=AT_LEAST_1, help="Steps of every attack that takes steps and names none.")
+@click.option("--images", type=AT_LEAST_1, default=10, help="Images of each source.")
 @click.option(
-    "--steps",
-    multiple=True,
-    type=click.IntRange(1),
-    help="Of every attack that takes steps and is given none.",
+    "--per-image", type=AT_LEAST_1, help="Settings per image, dealt in turn; all if unset."
 )
-@click.option(
-    "--images", type=click.IntRange(1), default=10, show_default=True, help="Of each source."
-)
-@click.option(
-    "--per-image", type=click.IntRange(1), help="Deal each image so many of the settings, not all."
-)
-@click.option("--size", type=click.IntRange(8), default=32, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--epochs", type=click.IntRange(1), default=200, show_default=True, help="Of trained victims."
-)
-@click.option("--train-images", type=click.IntRange(2), help="Most images to train a victim on.")
-@click.option(
-    "--data-root",
-    default="data",
-    show_default=True,
-    help="The folder that torchvision takes as its root.",
-)
-@click.option("--download", is_flag=True, help="Let torchvision fetch what is missing.")
-@click.option(
-    "--checkpoints",
-    type=click.Path(path_type=Path),
-    help="Folder of trained victims; by default in OUT.",
-)
-@click.option(
-    "--side-by-side", type=click.IntRange(1), help="Images attacked together: 12, on a GPU 64."
-)
+@click.option("--size", type=click.IntRange(8), default=32, help="Side of the images in pixels.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed for all random draws.")
+@click.option("--epochs", type=AT_LEAST_1, default=200, help="Epochs of trained networks.")
+@click.option("--train-images", type=click.IntRange(2), help="Most images to train a network on.")
+@click.option("--data-root", default="data", help="The folder that torchvision takes as its root.")
+@click.option("--download", is_flag=True, help="Let torchvision download what is missing.")
+@click.option("--checkpoints", type=PATH, help="Folder of trained networks; in OUT if unset.")
+@click.option("--side-by-side", type=AT_LEAST_1, help="Images attacked together: 12, on a GPU 64.")
 @click.option(
     "--workers",
-    type=click.IntRange(1),
-    help="Processes of one thread each: one a core and at most two; on a GPU one.",
+    type=AT_LEAST_1,
+    help="Processes of one thread: one per core, at most 2; on a GPU 1.",
 )
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", help="auto takes the GPU if there is one.")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    help="A whole corpus by name, with --source for further images.",
+    help="A whole corpus by name; --source adds images.",
 )
-@click.option("--ratings", type=click.Path(path_type=Path), help="Of sun2023-cifar100.")
-@click.option("--limit", type=click.IntRange(1), help="Most images of a source, in a preset.")
+@click.option("--ratings", type=PATH, help="Table of ratings for sun2023-cifar100.")
+@click.option("--limit", type=AT_LEAST_1, help="Most images of a source, in a preset.")
 @click.option("--small", is_flag=True, help="sun2023-cifar100 in minutes, to see that it runs.")
-@click.pass_context
 def build_command(
-    context: click.Context,
     out: Path,
-    sources: tuple[str, ...],
-    victims: tuple[str, ...],
-    recipes: tuple[str, ...],
-    modes: tuple[str, ...],
-    batches: tuple[int, ...],
-    attacks: tuple[str, ...],
-    defences: tuple[str, ...],
-    steps: tuple[int, ...],
-    images: int,
-    per_image: int | None,
-    size: int,
-    seed: int,
-    epochs: int,
-    train_images: int | None,
     data_root: str,
     download: bool,
     checkpoints: Path | None,
@@ -172,123 +97,65 @@ def build_command(
     workers: int | None,
     device: str,
     preset: str | None,
-    ratings: Path | None,
-    limit: int | None,
-    small: bool,
+    **options: Any,
 ) -> None:
-    """Build the corpus OUT, or go on where a build was interrupted.
+    """Build the corpus OUT, or resume an interrupted build.
 
     It holds the product of the lists, less what is impossible; OUT/refused.csv says what that was.
-    Pictures are personal data if the images are: OUT is made for its owner alone.
+    Pictures are personal data if the images are: OUT is readable by its owner alone.
     """
-    if preset is not None:
-        _refuse_beside_preset(context)
-        given = sources if _given(context, "sources") else ()
-        plan = _checked(
-            lambda: make_plan(
-                preset, Request(sources=given, ratings=ratings, limit=limit, small=small)
-            )
-        )
-    else:
-        part = _checked(
-            lambda: Part(
-                sources=sources,
-                victims=victims,
-                recipes=recipes,
-                modes=tuple(mode for mode in MODES if mode in modes),
-                batches=batches,
-                attacks=tuple(
-                    spec for attack in attacks for spec in _with_steps(parse_spec(attack), steps)
-                ),
-                defences=tuple(parse_spec(defence) for defence in defences),
-                images=images,
-                per_image=per_image,
-            )
-        )
-        training = Training(epochs=epochs, images=train_images)
-        plan = Plan(parts=(part,), seed=seed, size=size, training=training)
-    gpu = _checked(lambda: pick_device(device)).type == "cuda"
+    plan = _preset(preset, options) if preset is not None else _plan(options)
+    gpu = pick_device(device).type == "cuda"
     plan = replace(plan, side_by_side=side_by_side or (64 if gpu else plan.side_by_side))
-    workers = workers or (1 if gpu else min(2, os.cpu_count() or 1))
-    run_build(out, plan, data_root, download, checkpoints, workers, device)
-
-
-PLAN_OPTIONS = (
-    "victims",
-    "recipes",
-    "modes",
-    "batches",
-    "attacks",
-    "defences",
-    "steps",
-    "images",
-    "per_image",
-    "size",
-    "seed",
-    "epochs",
-    "train_images",
-)
-
-
-def _given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def _refuse_beside_preset(context: click.Context) -> None:
-    for option in context.command.params:
-        if option.name in PLAN_OPTIONS and _given(context, option.name):
-            raise click.UsageError(
-                f"{option.opts[0]} is settled by the preset; leave it out, or leave out --preset"
-            )
-
-
-def _checked(make: Callable[[], _T]) -> _T:
-    try:
-        return make()
-    except AuditError as error:
-        raise click.ClickException(str(error)) from error
-
-
-def run_build(
-    out: Path,
-    plan: Plan,
-    root: str,
-    download: bool,
-    checkpoints: Path | None,
-    workers: int,
-    device: str,
-) -> Built:
-    """Build with a progress bar, and say what came of it."""
-    console = Console(stderr=True)
-    try:
-        with Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        ) as bar:
-            task = bar.add_task("reading the sources", total=None)
-            built = build_corpus(
-                out,
-                plan,
-                root=root,
-                download=download,
-                checkpoints=checkpoints,
-                workers=workers,
-                device=device,
-                report=lambda what, done, total: bar.update(
-                    task, description=what, completed=done, total=total
-                ),
-            )
-    except AuditError as error:
-        raise click.ClickException(str(error)) from error
+    with bars() as show:
+        built = build_corpus(
+            out,
+            plan,
+            root=data_root,
+            download=download,
+            checkpoints=checkpoints,
+            workers=workers or (1 if gpu else min(2, os.cpu_count() or 1)),
+            device=device,
+            report=show,
+        )
     click.echo(f"{out}: {built.rows} reconstructions, {built.fresh} of them new")
     for refusal in built.refusals:
         click.echo(f"not made: {refusal.setting} ({refusal.images} images): {refusal.reason}")
-    return built
+
+
+PRESET_OPTIONS = ("sources", "ratings", "limit", "small")
+"""Of the options that describe a plan, those that a preset takes."""
+
+
+def _preset(name: str, options: dict[str, Any]) -> Plan:
+    context = click.get_current_context()
+
+    def given(option: str) -> bool:
+        return context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
+
+    for option in context.command.params:
+        if option.name in options and option.name not in PRESET_OPTIONS and given(option.name):
+            raise click.UsageError(
+                f"{option.opts[0]} is settled by the preset; leave it out, or leave out --preset"
+            )
+    request = {option: options[option] for option in PRESET_OPTIONS if given(option)}
+    return make_plan(name, Request(**request))
+
+
+def _plan(options: dict[str, Any]) -> Plan:
+    steps = options["steps"]
+    attacks = (s for text in options["attacks"] for s in _with_steps(parse_spec(text), steps))
+    part = Part(
+        attacks=tuple(attacks),
+        defences=tuple(map(parse_spec, options["defences"])),
+        modes=tuple(mode for mode in MODES if mode in options["modes"]),
+        **{
+            name: options[name]
+            for name in ("sources", "architectures", "recipes", "batches", "images", "per_image")
+        },
+    )
+    training = Training(epochs=options["epochs"], images=options["train_images"])
+    return Plan(parts=(part,), seed=options["seed"], size=options["size"], training=training)
 
 
 def _with_steps(attack: Spec, steps: tuple[int, ...]) -> list[Spec]:

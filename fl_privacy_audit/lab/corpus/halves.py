@@ -1,4 +1,4 @@
-"""A source of images: one half to train victims on, one to attack."""
+"""A source of images: one half to train networks on, one to attack."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -30,8 +30,20 @@ class Half:
         """How many pictures."""
         return len(self.names)
 
+    def take(self, chosen: Sequence[int]) -> "Half":
+        """Some of the pictures."""
+        return Half(
+            names=[self.names[index] for index in chosen],
+            labels=[self.labels[index] for index in chosen],
+            read=lambda place: self.read(chosen[place]),
+        )
+
     def pixels(self, indices: Sequence[int], size: int) -> Tensor:
-        """``(N, 3, size, size)`` in [0, 1], in steps of 1/255: short side scaled, middle cut out.
+        """As `bytes`, in [0, 1], in steps of 1/255."""
+        return self.bytes(indices, size).float() / 255
+
+    def bytes(self, indices: Sequence[int], size: int) -> Tensor:
+        """``(N, 3, size, size)`` uint8: short side scaled, middle cut out.
 
         Raises:
             CorpusError: A picture cannot be read.
@@ -45,7 +57,7 @@ class Half:
                     f"the picture {self.names[index]!r} cannot be read: {error}"
                 ) from error
             pictures.append(np.asarray(_square(picture, size)))
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +69,7 @@ class Source:
         classes: Their names; labels are indices into them.
         mean: Per channel, that clients subtract.
         std: Per channel, that clients divide by.
-        train: What victims are trained on.
+        train: What networks are trained on.
         attacked: What attacks shall rebuild.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fl_privacy_audit.core.observe import observe
 from fl_privacy_audit.core.types import ImageSpec, LocalTraining, Mode, Observation
-from fl_privacy_audit.defences import Defence
+from fl_privacy_audit.defences import AppliedDefence
 
 LEARNING_RATE = 0.1
 
@@ -24,7 +24,7 @@ def leak(
     *,
     image: ImageSpec,
     mode: Mode,
-    defence: Defence,
+    defence: AppliedDefence,
     rng: torch.Generator,
     device: torch.device,
 ) -> Observation:

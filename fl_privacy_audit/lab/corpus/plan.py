@@ -11,10 +11,10 @@ from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.types import Mode
 from fl_privacy_audit.defences import DEFENCES, make_defence
 
+from .architectures import has_modes, make_architecture, size_problem
 from .halves import Source
 from .recipes import RECIPES, Training
 from .specs import Spec, digest
-from .victims import has_modes, make_victim, size_problem
 
 MODES: tuple[Mode, ...] = ("eval", "train")
 RESERVED = ("batch", "mode")
@@ -27,7 +27,7 @@ class Part:
 
     Attributes:
         sources: As `sources.open_source` takes them.
-        victims: Names of `VICTIMS`.
+        architectures: Names of `ARCHITECTURES`.
         recipes: Names of `RECIPES`.
         modes: Of batch norm in the client's step.
         batches: Images in the client's step.
@@ -40,7 +40,7 @@ class Part:
     """
 
     sources: tuple[str, ...]
-    victims: tuple[str, ...]
+    architectures: tuple[str, ...]
     recipes: tuple[str, ...] = ("none",)
     modes: tuple[Mode, ...] = ("eval",)
     batches: tuple[int, ...] = (1,)
@@ -58,9 +58,9 @@ class Plan:
 
     Attributes:
         parts: Of which it is the union.
-        seed: Of everything.
+        seed: Seed for all random draws.
         size: Side of the images.
-        training: Of victims whose recipe asks for it.
+        training: Training of networks whose recipe asks for it.
         side_by_side: Images that are attacked together; part of what makes a corpus come out
             the same again, so it is kept on resuming.
     """
@@ -77,7 +77,7 @@ class Setting:
     """Everything but the image."""
 
     source: str
-    victim: str
+    architecture: str
     recipe: str
     mode: Mode
     batch: int
@@ -97,7 +97,7 @@ class Setting:
     def __str__(self) -> str:
         """As `manifest.Pair.setting` has it."""
         return "/".join(
-            (self.source, self.victim, self.recipe, self.described_attack, str(self.defence))
+            (self.source, self.architecture, self.recipe, self.described_attack, str(self.defence))
         )
 
     @property
@@ -194,12 +194,12 @@ def _dealt(
 def _settings(
     part: Part, source: Source, plan: Plan, refusals: dict[str, Refusal]
 ) -> Iterator[Setting]:
-    for victim, recipe, mode, batch, attack, defence in product(
-        part.victims, part.recipes, part.modes, part.batches, part.attacks, part.defences
+    for architecture, recipe, mode, batch, attack, defence in product(
+        part.architectures, part.recipes, part.modes, part.batches, part.attacks, part.defences
     ):
         setting = Setting(
             source=source.name,
-            victim=victim,
+            architecture=architecture,
             recipe=recipe,
             mode=mode,
             batch=batch,
@@ -214,7 +214,7 @@ def _settings(
 
 
 def _impossible(setting: Setting, part: Part, source: Source, plan: Plan) -> str:
-    problem = size_problem(setting.victim, plan.size)
+    problem = size_problem(setting.architecture, plan.size)
     if problem:
         return problem
     entry = all_attacks()[setting.attack.name]
@@ -226,9 +226,9 @@ def _impossible(setting: Setting, part: Part, source: Source, plan: Plan) -> str
     if most is not None and setting.batch > most:
         return f"it works on a batch of at most {most}, but the batch is {setting.batch}"
     if RECIPES[setting.recipe].trained and not len(source.train):
-        return f"source {source.name!r} has no images to train a victim on"
+        return f"source {source.name!r} has no images to train a network on"
     if setting.mode == "train" and "eval" in part.modes:
-        model = make_victim(setting.victim, classes=2, size=plan.size)
+        model = make_architecture(setting.architecture, classes=2, size=plan.size)
         if not has_modes(model):
             return "train and eval mode are the same to it"
     return ""
@@ -242,8 +242,8 @@ def _refuse(refusals: dict[str, Refusal], setting: Setting, reason: str, images:
 
 def _check(part: Part) -> None:
     """Refuse what is not known before anything is computed."""
-    for victim in part.victims:
-        size_problem(victim, 32)
+    for architecture in part.architectures:
+        size_problem(architecture, 32)
     for recipe in part.recipes:
         if recipe not in RECIPES:
             raise CorpusError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")

@@ -1,4 +1,4 @@
-"""How victims are trained: the recipes of Sun et al. 2023, and checkpoints that can be resumed.
+"""How networks are trained: the recipes of Sun et al. 2023, and checkpoints that can be resumed.
 
 The settings of full training are those of the paper's released code: SGD of 0.1 with Nesterov
 momentum 0.9 and weight decay 5e-4, tenfold drops after 3/8, 5/8 and 7/8 of the epochs, batches of
@@ -7,19 +7,17 @@ Pruning and noise are applied to the gradient of every training step, as there; 
 attacked is a matter of its own, see `leak`.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import ImageSpec
+from fl_privacy_audit.lab.checkpoints import load_checkpoint, save_checkpoint
 
 from .augment import Operation, as_it_is, crop_and_flip, policy
 
@@ -84,7 +82,7 @@ class Training:
     """How long and on how much.
 
     Attributes:
-        epochs: The paper's CIFAR-100 victims: 200.
+        epochs: 200 in the paper, on CIFAR-100.
         images: Most images to train on; None for all.
         batch_size: The paper's: 64.
         learning_rate: At the start; the paper's: 0.1.
@@ -100,7 +98,7 @@ class Training:
         return f"e{self.epochs}n{self.images or 'all'}b{self.batch_size}r{self.learning_rate:g}"
 
 
-def train_victim(
+def train_network(
     model: nn.Module,
     recipe: Recipe,
     images: Tensor,
@@ -111,9 +109,9 @@ def train_victim(
     *,
     seed: int,
     device: torch.device,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> nn.Module:
-    """Train a victim, or go on where a checkpoint stands, or take the finished one.
+    """Train a architecture, or go on where a checkpoint stands, or take the finished one.
 
     Args:
         model: With the weights to start from; changed in place.
@@ -141,7 +139,7 @@ def train_victim(
         nesterov=True,
         weight_decay=5e-4,
     )
-    done = _load(path, model, optimizer) if path.exists() else 0
+    done = load_checkpoint(path, model, optimizer)["done"] if path.exists() else 0
     for epoch in range(done, training.epochs):
         drops = sum(epoch >= training.epochs * part / 8 for part in (3, 5, 7))
         for group in optimizer.param_groups:
@@ -159,38 +157,6 @@ def train_victim(
                 if recipe.gradient_rule is not None and parameter.grad is not None:
                     parameter.grad = recipe.gradient_rule(parameter.grad, rng)
             optimizer.step()
-        _save(path, model, optimizer, epoch + 1)
+        save_checkpoint(path, model, optimizer, done=epoch + 1)
         progress(epoch + 1, training.epochs)
     return model.cpu()
-
-
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.SGD, epochs: int) -> None:
-    tensors = {f"model.{n}": t.detach().cpu() for n, t in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        velocity = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if velocity is not None:
-            tensors[f"momentum.{name}"] = velocity.cpu()
-    tensors["epochs"] = torch.tensor(epochs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    save_file({n: t.contiguous() for n, t in tensors.items()}, partial)
-    os.replace(partial, path)
-
-
-def _load(path: Path, model: nn.Module, optimizer: torch.optim.SGD) -> int:
-    try:
-        tensors = load_file(path)
-        weights = {
-            n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")
-        }
-        model.load_state_dict(weights)
-        epochs = int(tensors["epochs"])
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-        raise CorpusError(
-            f"the checkpoint {path} cannot be used: {error}; delete it to train again"
-        ) from error
-    for name, parameter in model.named_parameters():
-        if f"momentum.{name}" in tensors:
-            buffer = tensors[f"momentum.{name}"].to(parameter.device)
-            optimizer.state[parameter]["momentum_buffer"] = buffer
-    return epochs

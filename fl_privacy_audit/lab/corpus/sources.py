@@ -2,11 +2,10 @@
 
 Sun et al. 2023, arXiv:2309.13038, use CIFAR-100, Caltech-101, Imagenette, CelebA (people as
 classes) and Stanford Dogs; the last is an image folder. A source has two halves without a picture
-in common: victims train on one, and the other is attacked.
+in common: networks train on one, and the other is attacked.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import ClassVar
@@ -52,7 +51,7 @@ def open_source(spec: str, root: str | Path, *, download: bool = False) -> Sourc
             "folder of images with one sub-folder a class"
         )
     try:
-        return SOURCES[name].open(name, Path(root), download)
+        return SOURCES[name](name, Path(root), download)
     except CorpusError:
         raise
     except (RuntimeError, OSError, ValueError, KeyError, EOFError, UnpicklingError) as error:
@@ -106,7 +105,7 @@ def _caltech101(name: str, root: Path, download: bool) -> Source:
         folder / stored.categories[label] / f"image_{number:04d}.jpg"
         for label, number in zip(stored.y, stored.index, strict=True)
     ]
-    return _two_halves(name, stored.categories, paths, stored.y, IMAGENET_STATISTICS)
+    return _two_halves(name, stored.categories, _files(paths, stored.y), IMAGENET_STATISTICS)
 
 
 def _imagenette(name: str, root: Path, download: bool) -> Source:
@@ -152,29 +151,39 @@ def _celeba(name: str, root: Path, download: bool) -> Source:
     return _two_halves(
         name,
         [f"person {person}" for person in people],
-        [folder / file for file in stored.filename],
-        [people[owner] for owner in owners],
+        _files([folder / file for file in stored.filename], [people[owner] for owner in owners]),
         CELEBA_STATISTICS,
     )
 
 
-def _folder(name: str, folder: Path, download: bool) -> Source:
-    del download
+def read_folder(folder: Path, *, empty: bool = True) -> tuple[tuple[str, ...], Half]:
+    """The classes of an image folder, one per sub-folder, and all of its pictures.
+
+    Args:
+        folder: With one sub-folder per class.
+        empty: Whether a sub-folder without pictures is a class.
+
+    Raises:
+        CorpusError: There is no such folder, or it has no pictures.
+    """
     if not folder.is_dir():
-        raise CorpusError(f"source {name!r}: there is no folder {folder}")
-    classes = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and _pictures_in(entry)
-    )
-    paths = [
-        (path, label) for label, one in enumerate(classes) for path in _pictures_in(folder / one)
-    ]
+        raise CorpusError(f"there is no folder {folder}")
+    classes = sorted(e.name for e in folder.iterdir() if e.is_dir() and (empty or _in(e)))
+    paths = [(path, label) for label, one in enumerate(classes) for path in _in(folder / one)]
     if not paths:
         raise CorpusError(
-            f"source {name!r}: {folder} has no sub-folder with pictures; there must be one a class"
+            f"{folder} has no sub-folder with pictures; there must be one for each class"
         )
-    return _two_halves(
-        name, classes, [path for path, _ in paths], [label for _, label in paths], PLAIN_STATISTICS
-    )
+    return tuple(classes), _files([path for path, _ in paths], [label for _, label in paths])
+
+
+def _folder(name: str, folder: Path, download: bool) -> Source:
+    del download
+    try:
+        classes, pictures = read_folder(folder, empty=False)
+    except CorpusError as error:
+        raise CorpusError(f"source {name!r}: {error}") from None
+    return _two_halves(name, classes, pictures, PLAIN_STATISTICS)
 
 
 def _no_folder(name: str, root: Path, download: bool) -> Source:
@@ -185,11 +194,11 @@ def _need(name: str, folder: Path, download: bool) -> None:
     if not folder.is_dir() and not download:
         raise CorpusError(
             f"source {name!r}: there is no folder {folder}; give the folder that torchvision "
-            "takes as its root by --data-root, or allow --download"
+            "takes as its root, or allow --download"
         )
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
 
 
@@ -204,43 +213,31 @@ def _files(paths: Sequence[Path], labels: Sequence[int]) -> Half:
 def _two_halves(
     name: str,
     classes: Sequence[str],
-    paths: Sequence[Path],
-    labels: Sequence[int],
+    pictures: Half,
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Source:
     """Deal the pictures of each class in turn: the first to be attacked, the next to train on."""
     dealt: dict[int, int] = {}
     halves: tuple[list[int], list[int]] = ([], [])
-    for index, label in enumerate(labels):
+    for index, label in enumerate(pictures.labels):
         turn = dealt.get(label, 0)
         halves[turn % 2].append(index)
         dealt[label] = turn + 1
-    attacked, train = (
-        _files([paths[i] for i in half], [labels[i] for i in half]) for half in halves
-    )
+    attacked, train = map(pictures.take, halves)
     mean, std = statistics
     return Source(
         name=name, classes=list(classes), mean=mean, std=std, train=train, attacked=attacked
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceEntry:
-    """One row of the table: how a source is opened, and what it is."""
-
-    open: Opener
-    about: str
-
-
-SOURCES: dict[str, SourceEntry] = {
-    "cifar10": SourceEntry(open=_cifar, about="ten kinds of things, Krizhevsky 2009"),
-    "cifar100": SourceEntry(open=_cifar, about="a hundred kinds of things, Krizhevsky 2009"),
-    "caltech101": SourceEntry(open=_caltech101, about="101 kinds of objects, Fei-Fei 2004"),
-    "imagenette": SourceEntry(open=_imagenette, about="ten classes of ImageNet, fast.ai"),
-    "celeba": SourceEntry(open=_celeba, about="faces, the person is the class, Liu 2015"),
-    "folder": SourceEntry(open=_no_folder, about="the folder --data-root, one sub-folder a class"),
-    "photos": SourceEntry(
-        open=open_photos, about="crops of scikit-image's photographs, no download"
-    ),
-    "lfw": SourceEntry(open=open_lfw, about="200 grey pictures, half of them faces, no download"),
+SOURCES: dict[str, Opener] = {
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "caltech101": _caltech101,
+    "imagenette": _imagenette,
+    "celeba": _celeba,
+    "folder": _no_folder,
+    "photos": open_photos,
+    "lfw": open_lfw,
 }
+"""Name -> how the source is opened; ``docs/corpus.md`` says what each is."""

@@ -4,7 +4,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.config import read_settings
+from fl_privacy_audit.core.errors import ConfigError
 
 Value = int | float | str | bool
 
@@ -30,35 +31,18 @@ def parse_spec(text: str) -> Spec:
     """Read ``name:key=value,key=value``; numbers and true/false are taken as such.
 
     Raises:
-        CorpusError: It is not written like that.
+        ConfigError: It is not written like that.
     """
-    name, _, rest = text.strip().partition(":")
-    settings = {}
-    for pair in rest.split(",") if rest else ():
-        key, equals, value = pair.partition("=")
-        if not key.strip() or not equals or not value.strip():
-            raise CorpusError(f"{text!r} must look like name:key=value,key=value")
-        settings[key.strip()] = _value(value.strip())
+    name, _, settings = text.strip().partition(":")
     if not name:
-        raise CorpusError(f"{text!r} must begin with a name")
-    return Spec(name, tuple(sorted(settings.items())))
+        raise ConfigError(f"{text!r} must begin with a name")
+    return Spec(name, tuple(sorted(read_settings(settings).items())))
 
 
 def digest(*parts: object) -> int:
     """A number of 63 bits that depends on nothing but the parts: a seed, or a short name."""
     text = json.dumps([str(part) for part in parts])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def _value(text: str) -> Value:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _word(value: Value) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.manifest import CLASSES, MANIFEST, Pair
 
 PLAN, LOCK = "plan.json", ".lock"
@@ -50,7 +51,7 @@ class Store:
             raise CorpusError(f"another build is writing to {directory}") from None
         try:
             self._same_plan(plan)
-            self.done = self._mend()
+            self.done = self._repair()
         except BaseException:
             self._lock.close()
             raise
@@ -74,7 +75,9 @@ class Store:
                 raise CorpusError(
                     f"source {name!r} had other classes when {self.directory} was begun"
                 )
-        _write(path, json.dumps({**known, **{n: list(c) for n, c in classes.items()}}, indent=1))
+        write_whole(
+            path, json.dumps({**known, **{n: list(c) for n, c in classes.items()}}, indent=1)
+        )
 
     def add(self, pairs: Sequence[tuple[Pair, Tensor, Tensor]]) -> None:
         """Write ``(row, original, reconstruction)``, those that are not there yet.
@@ -101,15 +104,15 @@ class Store:
         writer = csv.DictWriter(text, ["setting", "images", "reason"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        _write(self.directory / "refused.csv", text.getvalue())
+        write_whole(self.directory / "refused.csv", text.getvalue())
 
     def _picture(self, name: str, pixels: Tensor) -> None:
         path = self.directory / name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         array = (pixels.clamp(0, 1) * 255).round().permute(1, 2, 0).cpu().numpy().astype(np.uint8)
-        partial = path.with_suffix(".part")
-        Image.fromarray(array).save(partial, format="PNG")
-        os.replace(partial, path)
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, format="PNG")
+        write_whole(path, file.getvalue())
 
     def _same_plan(self, plan: Mapping[str, Any]) -> None:
         path = self.directory / PLAN
@@ -122,9 +125,9 @@ class Store:
                         f"{value!r}; go on with that, or build into another folder"
                     )
         else:
-            _write(path, json.dumps(plan, indent=1))
+            write_whole(path, json.dumps(plan, indent=1))
 
-    def _mend(self) -> set[str]:
+    def _repair(self) -> set[str]:
         """Cut off a torn row, write the header if there is none, and read what is done."""
         path = self.directory / MANIFEST
         content = path.read_bytes() if path.exists() else b""
@@ -133,12 +136,6 @@ class Store:
             with path.open("r+b") as file:
                 file.truncate(len(whole))
         if not whole:
-            _write(path, ",".join(COLUMNS) + "\n")
+            write_whole(path, ",".join(COLUMNS) + "\n")
             return set()
         return {row["key"] for row in csv.DictReader(io.StringIO(whole.decode()))}
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

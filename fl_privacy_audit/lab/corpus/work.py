@@ -1,10 +1,9 @@
-"""What a worker does: train a victim, attack a chunk of images; everything it needs is in a `Job`.
+"""What a worker does: train a architecture, attack a chunk of images; everything it needs is in a `Job`.
 
 Each draw has a generator of its own, seeded by what it is for, so that nothing depends on the order
 of the work or on where it was interrupted.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,22 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack, reconstruct_each
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.types import ImageSpec
-from fl_privacy_audit.defences import make_defence
+from fl_privacy_audit.defences import make_applied_defence
 from fl_privacy_audit.lab.manifest import Pair
 from fl_privacy_audit.metrics.matching import match
 
+from .architectures import is_narrow, make_architecture
 from .augment import as_it_is, eight_bits
 from .halves import Source
 from .leak import leak
 from .plan import Chunk, Plan, Refusal, Setting
-from .recipes import RECIPES, train_victim
+from .recipes import RECIPES, train_network
 from .sources import open_source
 from .specs import digest
-from .victims import is_narrow, make_victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class Place:
     Attributes:
         root: Of the sources.
         download: Whether torchvision may fetch them.
-        checkpoints: Of trained victims.
+        checkpoints: Folder of trained networks.
         device: Where to compute.
     """
 
@@ -84,8 +83,8 @@ def attack_chunk(plan: Plan, chunk: Chunk, spec: str, place: Place) -> Made:
 
     # What is attacked is what the client trained on: after its augmentation.
     images = eight_bits(torch.stack([augmented(n, i) for n, i in zip(names, images, strict=True)]))
-    model = victim(plan, setting.victim, setting.recipe, spec, place)
-    defence = make_defence(setting.defence.name, dict(setting.defence.settings))
+    model = trained_network(plan, setting.architecture, setting.recipe, spec, place)
+    defence = make_applied_defence(setting.defence.name, dict(setting.defence.settings))
     groups = [range(at, at + setting.batch) for at in range(0, len(names), setting.batch)]
     device = torch.device(place.device)
     observations = [
@@ -129,7 +128,7 @@ def _pair(setting: Setting, name: str, label: int, augmented: bool) -> Pair:
         source=setting.source,
         image=name,
         label=label,
-        victim=setting.victim,
+        victim=setting.architecture,
         recipe=setting.recipe,
         attack=setting.described_attack,
         defence=str(setting.defence),
@@ -145,55 +144,36 @@ def _attack(setting: Setting, model: nn.Module, device: torch.device) -> Attack:
     """
     attack = make_attack(setting.attack.name, dict(setting.attack.settings))
     if isinstance(attack, OptimisationAttack) and device.type == "cpu":
-        engine = "vmap" if is_narrow(model) and attack.separable else "sequential"
-        return replace(attack, engine=engine)
+        backend = "vmap" if is_narrow(model) and attack.separable else "sequential"
+        return replace(attack, backend=backend)
     return attack
 
 
-def victim(plan: Plan, name: str, recipe: str, spec: str, place: Place) -> nn.Module:
-    """The victim, trained as its recipe says.
+@lru_cache(maxsize=4)
+def trained_network(plan: Plan, name: str, recipe: str, spec: str, place: Place) -> nn.Module:
+    """The network of an architecture, trained as its recipe says; made once in a process.
 
     Raises:
-        CorpusError: Its checkpoint cannot be used.
+        CorpusError: Its checkpoint cannot be used, or there is nothing to train on.
     """
-    return _victim(plan, name, recipe, spec, place)
-
-
-@lru_cache(maxsize=4)
-def _victim(plan: Plan, name: str, recipe: str, spec: str, place: Place) -> nn.Module:
     opened = source(spec, place.root, place.download)
     seed = digest(plan.seed, "victim", name, opened.name) % 2**32
-    model = make_victim(name, classes=len(opened.classes), size=plan.size, seed=seed)
-    if RECIPES[recipe].trained:
-        train(model, plan, name, recipe, opened, place)
-    return model
-
-
-def train(
-    model: nn.Module,
-    plan: Plan,
-    name: str,
-    recipe: str,
-    opened: Source,
-    place: Place,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Train a victim, or take its checkpoint."""
-    path = place.checkpoints / f"{opened.name}-{name}-{recipe}-{plan.training}.safetensors"
+    model = make_architecture(name, classes=len(opened.classes), size=plan.size, seed=seed)
+    if not RECIPES[recipe].trained:
+        return model
     count = len(opened.train)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(plan.seed))
     chosen = order[: plan.training.images or count].tolist()
     if not chosen:
-        raise CorpusError(f"source {opened.name!r} has no images to train a victim on")
-    train_victim(
+        raise CorpusError(f"source {opened.name!r} has no images to train a network on")
+    return train_network(
         model,
         RECIPES[recipe],
         opened.train.pixels(chosen, plan.size),
         torch.tensor([opened.train.labels[index] for index in chosen]),
         ImageSpec(shape=(3, plan.size, plan.size), mean=opened.mean, std=opened.std),
         plan.training,
-        path,
+        place.checkpoints / f"{opened.name}-{name}-{recipe}-{plan.training}.safetensors",
         seed=digest(plan.seed, "training", name, recipe, opened.name) % 2**32,
         device=torch.device(place.device),
-        progress=progress,
     )

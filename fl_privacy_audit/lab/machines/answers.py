@@ -159,9 +159,7 @@ def agreement_of(
             f"agreement needs pairs that two annotators or more answered, but there are "
             f"{len(names)} annotators and {len(pairs)} such pairs"
         )
-    offset, most = {}, 0
-    for source, classes in corpus.classes.items():
-        offset[source], most = most, most + len(classes)
+    offset = corpus.offsets
     settings, setting = np.unique([pair.setting for pair in pairs], return_inverse=True)
     originals, original = np.unique(
         [f"{pair.source}/{pair.image}" for pair in pairs], return_inverse=True

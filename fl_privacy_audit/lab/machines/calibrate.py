@@ -26,6 +26,8 @@ from .pictures import Pictures
 BLANK = -2
 """Truth of a picture that shows nothing."""
 BLANK_SHARE = 0.2
+ROUNDS = 2
+"""How often each picture is corrupted."""
 LEAST = 10
 """Answers on which a threshold must rest."""
 NEVER = 2.0
@@ -94,9 +96,7 @@ def calibrate(
     held_out: Pictures,
     *,
     precision: float = 0.8,
-    rounds: int = 2,
     seed: int = 0,
-    details: bool = True,
     candidates: int = 0,
 ) -> Calibration:
     """Choose temperature and threshold.
@@ -105,9 +105,7 @@ def calibrate(
         model: In evaluation mode.
         held_out: Pictures that it was not trained on.
         precision: Share of answers that shall be right.
-        rounds: Each picture is corrupted so often.
         seed: Of the corruptions.
-        details: Tell how it fares under each corruption, too.
         candidates: Calibrate a choice among so many of the classes, drawn among those that are
             held out; 0 for all classes.
 
@@ -122,11 +120,11 @@ def calibrate(
     if candidates:
         held_out, model = _among(held_out, model, candidates, rng)
     pixels = held_out.pixels.float() / 255
-    hidden = [corrupt(pixels, rng) for _ in range(rounds)]
-    count = max(len(BLANKS), round(BLANK_SHARE / (1 - BLANK_SHARE) * rounds * len(held_out)))
+    hidden = [corrupt(pixels, rng) for _ in range(ROUNDS)]
+    count = max(len(BLANKS), round(BLANK_SHARE / (1 - BLANK_SHARE) * ROUNDS * len(held_out)))
     nothing = blank(pixels[torch.randint(len(pixels), (count,), generator=rng)], rng)
     scores = score(model, torch.cat([*hidden, nothing]))
-    truth = torch.cat([held_out.labels.repeat(rounds), torch.full((count,), BLANK)])
+    truth = torch.cat([held_out.labels.repeat(ROUNDS), torch.full((count,), BLANK)])
     temperature = best_temperature(scores[0, truth >= 0], truth[truth >= 0])
     confidence, named = likeliest(scores, temperature)
     threshold = best_threshold(confidence, named == truth, precision)
@@ -140,7 +138,7 @@ def calibrate(
         "blank": habit(scores[:, -count:], truth[-count:]),
     }
     some = held_out.take(torch.randperm(len(held_out), generator=rng)[:200])
-    for name, worse in CORRUPTIONS.items() if details else ():
+    for name, worse in CORRUPTIONS.items():
         severity = 0.5 + 0.5 * torch.rand(len(some), 1, 1, 1, generator=rng)
         shown = worse(some.pixels.float() / 255, severity, rng).clamp(0, 1)
         habits[name] = habit(score(model, shown), some.labels)

@@ -1,29 +1,29 @@
 """``fl-privacy-audit annotators train | answer``: machine annotators on the command line."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.lab.manifest import Answer, Corpus, read_corpus, write_answers
+from fl_privacy_audit.lab.progress import bars
 
 from .answers import What, agreement_of, answer
 from .calibrate import NEVER, Calibration
-from .panel import MEMBERS, USUAL, Order, make
+from .panel import MEMBERS, Order, make
 from .pictures import read_pictures
 from .store import PANELS, Panel, load_all
 
 PATH = click.Path(path_type=Path)
 
 
-@click.group("annotators", short_help="Machine annotators: name the class, or cannot tell.")
+@click.group("annotators", context_settings={"show_default": True})
 def annotators_command() -> None:
     """Machine annotators, where no person has labelled a corpus.
 
@@ -52,14 +52,11 @@ def annotators_command() -> None:
 @click.option("--annotator", "names", multiple=True, help=f"Of {', '.join(MEMBERS)}.")
 @click.option("--start", multiple=True, metavar="NETWORK=FILE", help="Weights to begin from.")
 @click.option("--after", default="", help="Begin from the same annotators of this other source.")
-@click.option("--steps", type=click.IntRange(0), default=300, show_default=True, help="Batches.")
+@click.option("--steps", type=click.IntRange(0), default=300, help="Batches.")
 @click.option(
-    "--halves/--no-halves",
-    default=True,
-    show_default=True,
-    help="Give each panel its own half of the pictures.",
+    "--halves/--no-halves", default=True, help="Give each panel its own half of the pictures."
 )
-@click.option("--mirror/--no-mirror", default=True, show_default=True, help="Mirror half of them.")
+@click.option("--mirror/--no-mirror", default=True, help="Mirror half of them.")
 @click.option("--light", is_flag=True, help="Cheaper networks, for sources of few pictures.")
 @click.option(
     "--candidates",
@@ -67,12 +64,11 @@ def annotators_command() -> None:
     default=0,
     help="Choose among so many classes, told which occur; 0: among all.",
 )
-@click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Side.")
+@click.option("--size", type=click.IntRange(8), default=32, help="Side.")
 @click.option(
     "--precision",
     type=click.FloatRange(0, 1),
     default=0.8,
-    show_default=True,
     help="Share of answers that shall be right.",
 )
 def train_command(
@@ -83,53 +79,34 @@ def train_command(
     corpora: tuple[Path, ...],
     names: tuple[str, ...],
     start: tuple[str, ...],
-    after: str,
-    steps: int,
-    halves: bool,
-    mirror: bool,
-    light: bool,
-    candidates: int,
     size: int,
-    precision: float,
+    **settings: Any,
 ) -> None:
     """Train and calibrate annotators for the pictures of SOURCE, as corpora call it.
 
     An annotator that is there already is kept; one that was stopped goes on from its last lap.
     """
-    console = Console(stderr=True)
-    try:
-        pictures = read_pictures(images, size=size)
-        others = read_pictures(calibrate_on, size=size) if calibrate_on else None
-        if others is not None and others.classes != pictures.classes:
-            raise CorpusError("--calibrate-on must have the classes of --images")
-        out.mkdir(parents=True, exist_ok=True)
-        order = Order(
-            source=source,
-            directory=out,
-            corpora=corpora,
-            start=dict(map(_start, start)),
-            after=after,
-            halves=halves,
-            precision=precision,
-            steps=steps,
-            mirror=mirror,
-            light=light,
-            candidates=candidates,
-        )
-        for name in names or USUAL:
-            with _bar(console, f"{source} {name}") as progress:
-                made = make(
-                    name,
-                    order,
-                    pictures,
-                    others,
-                    progress=progress,
-                    note=lambda text: console.print(text, markup=False),
-                )
-            if made:
-                _print_calibration(f"{source} {name}", made)
-    except CorpusError as error:
-        raise click.ClickException(str(error)) from error
+    pictures = read_pictures(images, size=size)
+    others = read_pictures(calibrate_on, size=size) if calibrate_on else None
+    if others is not None and others.classes != pictures.classes:
+        raise CorpusError("--calibrate-on must have the classes of --images")
+    out.mkdir(parents=True, exist_ok=True)
+    order = Order(
+        source=source, directory=out, corpora=corpora, start=dict(map(_start, start)), **settings
+    )
+    for name in names or MEMBERS:
+        title = f"{source} {name}"
+        with bars() as show:
+            calibration = make(
+                name,
+                order,
+                pictures,
+                others,
+                progress=partial(show, title),
+                note=lambda text: click.echo(text, err=True),
+            )
+        if calibration:
+            _print_calibration(title, calibration)
 
 
 @annotators_command.command("answer")
@@ -142,7 +119,6 @@ def train_command(
     "what",
     type=click.Choice(["reconstruction", "original"]),
     default="reconstruction",
-    show_default=True,
     help="Which picture of a pair they see.",
 )
 @click.option("--only", multiple=True, help="Only this source; may be repeated.")
@@ -150,16 +126,18 @@ def answer_command(
     corpus: Path, directory: Path, panel: str, out: Path, what: str, only: tuple[str, ...]
 ) -> None:
     """Let annotators name the class of every reconstruction of CORPUS."""
-    console = Console(stderr=True)
-    try:
-        read = read_corpus(corpus)
-        members = load_all(directory, panel=cast(Panel, panel))
-        with _bar(console, "answering") as progress:
-            answers = answer(read, members, what=cast(What, what), sources=only, progress=progress)
-        write_answers(out, answers)
-        _print_answers(read, answers)
-    except CorpusError as error:
-        raise click.ClickException(str(error)) from error
+    read = read_corpus(corpus)
+    members = load_all(directory, panel=cast(Panel, panel))
+    with bars() as show:
+        answers = answer(
+            read,
+            members,
+            what=cast(What, what),
+            sources=only,
+            progress=partial(show, "answering"),
+        )
+    write_answers(out, answers)
+    _print_answers(read, answers)
     click.echo(str(out))
 
 
@@ -217,18 +195,3 @@ def _start(text: str) -> tuple[str, Path]:
     if not network or not path:
         raise CorpusError(f"--start must look like resnet20=FILE, but got {text!r}")
     return network, Path(path)
-
-
-@contextmanager
-def _bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

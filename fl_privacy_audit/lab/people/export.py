@@ -1,21 +1,42 @@
 """Answers out of the database: as they were given, as the study's table, or the whole log."""
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-
-import pandas as pd
-import torch
+from typing import Any
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.core.protocols import Progress
+from fl_privacy_audit.core.tables import Kind, write_table
 from fl_privacy_audit.lab.manifest import Answer, Corpus, write_answers
 from fl_privacy_audit.metrics import mse, psnr, ssim
 
 from .items import path_inside
 from .store import Annotator, Store
 
-FORMS = (".csv", ".parquet")
+Table = tuple[Mapping[str, Kind], list[dict[str, Any]]]
+"""Columns and rows, as `fl_privacy_audit.core.tables` writes them."""
+METRICS = {"mse": mse, "psnr": psnr, "ssim": ssim}
 SMALLEST_FOR_SSIM = 7
+ANSWER_COLUMNS: dict[str, Kind] = {
+    "key": "string",
+    "annotator": "string",
+    "answer": "int64",
+    "recognisable": "bool",
+    "confidence": "double",
+    "time": "string",
+}
+LOG_COLUMNS: dict[str, Kind] = {
+    "event": "int64",
+    "annotator": "string",
+    "key": "string",
+    "stage": "string",
+    "visit": "int64",
+    "kind": "string",
+    "value": "int64",
+    "milliseconds": "int64",
+    "time": "string",
+}
 
 
 def answers(store: Store, annotators: Sequence[Annotator], *, visit: int = 1) -> list[Answer]:
@@ -26,23 +47,23 @@ def answers(store: Store, annotators: Sequence[Annotator], *, visit: int = 1) ->
         annotators: Whose.
         visit: 1, or 2 for the repeats alone.
     """
-    found = []
+    given = []
     for annotator in annotators:
         tasks = store.tasks(annotator)
         beside = {task.key: task.value for task in tasks if task.stage == "beside"}
         for task in tasks:
             if task.stage == "name" and task.visit == visit and task.value is not None:
-                seen = beside.get(task.key) if visit == 1 else None
-                found.append(
+                judged = beside.get(task.key) if visit == 1 else None
+                given.append(
                     Answer(
                         key=task.key,
                         annotator=annotator.name,
                         answer=task.value,
-                        recognisable=None if seen is None else bool(seen),
+                        recognisable=None if judged is None else bool(judged),
                         time=task.time or "",
                     )
                 )
-    return found
+    return given
 
 
 def chosen(store: Store, names: Sequence[str]) -> list[Annotator]:
@@ -56,27 +77,14 @@ def chosen(store: Store, names: Sequence[str]) -> list[Annotator]:
         if not everyone:
             raise ConfigError(f"nobody has answered yet in {store.path}")
         return everyone
-    found = []
+    annotators = {}
     for name in names:
-        who = store.find(name=name)
-        if who is None:
-            there = ", ".join(repr(other.name) for other in store.annotators()) or "nobody"
-            raise ConfigError(f"--annotator: nobody is called {name!r}; there is {there}")
-        if who not in found:
-            found.append(who)
-    return found
-
-
-def class_offsets(corpus: Corpus) -> dict[str, int]:
-    """What to add to a source's class numbers so that those of two sources differ.
-
-    Zero where there is one source.
-    """
-    offsets, total = {}, 0
-    for source in sorted({pair.source for pair in corpus.pairs}):
-        offsets[source] = total
-        total += len(corpus.classes[source])
-    return offsets
+        annotator = store.find(name=name)
+        if annotator is None:
+            known = ", ".join(repr(other.name) for other in store.annotators()) or "nobody"
+            raise ConfigError(f"--annotator: nobody is called {name!r}; there is {known}")
+        annotators[annotator.id] = annotator
+    return list(annotators.values())
 
 
 def by_key(given: Iterable[Answer], raters: Sequence[str]) -> dict[str, list[Answer | None]]:
@@ -92,89 +100,61 @@ def ratings_table(
     corpus: Corpus,
     given: Sequence[Answer],
     *,
-    progress: Callable[[int, int], None] | None = None,
-) -> pd.DataFrame:
+    progress: Progress = lambda done, total: None,
+) -> Table:
     """The study's table: pictures that every annotator named, with MSE, PSNR and SSIM.
 
-    `rater1` is the annotator who appears first in `given`. Names stay out of the table.
+    `rater1` is the annotator who appears first in `given`. Names stay out of the table. A metric is
+    left out where a picture is too small for it.
 
     Raises:
         CorpusError: No picture was named by two annotators or more, or one cannot be read.
     """
     raters = list(dict.fromkeys(answer.annotator for answer in given))
-    rows = by_key(given, raters)
-    pairs = [pair for pair in corpus.pairs if None not in rows.get(pair.key, [None])]
+    answered = by_key(given, raters)
+    pairs = [pair for pair in corpus.pairs if None not in answered.get(pair.key, [None])]
     if len(raters) < 2 or not pairs:
         raise CorpusError(
             f"no picture was named by all of {len(raters)} annotators, and a study needs two or "
             "more; leave some out with --annotator, or collect more answers"
         )
-    offsets = class_offsets(corpus)
+    offsets = corpus.offsets
     several = len(offsets) > 1
-    table = []
+    rows: list[dict[str, Any]] = []
     for done, pair in enumerate(pairs):
-        if progress:
-            progress(done, len(pairs))
-        row: dict[str, object] = {
+        progress(done, len(pairs))
+        row: dict[str, Any] = {
             "folder": pair.setting,
             "image": f"{pair.source}/{pair.image}" if several else pair.image,
             "true_label": pair.label + offsets[pair.source],
         }
-        for i, answer in enumerate(rows[pair.key], start=1):
+        for i, answer in enumerate(answered[pair.key], start=1):
             assert answer is not None
             named = answer.answer
             row[f"rater{i}"] = named if named < 0 else named + offsets[pair.source]
-        table.append(row | _metrics(corpus, pair.reconstruction, pair.original))
-    frame = pd.DataFrame(table)
-    return frame.dropna(axis="columns")  # SSIM, where one picture is too small for it
+        rows.append(row | _metrics(corpus, pair.reconstruction, pair.original))
+    columns: dict[str, Kind] = {"folder": "string", "image": "string", "true_label": "int64"}
+    columns |= {f"rater{i}": "int64" for i in range(1, len(raters) + 1)}
+    columns |= {name: "double" for name in METRICS if all(name in row for row in rows)}
+    return columns, rows
 
 
-def export(path: Path, frame_or_answers: pd.DataFrame | Sequence[Answer]) -> None:
-    """Write a table as its name ends; an older file stays until the new one is whole.
-
-    Raises:
-        ConfigError: Another ending, or the place cannot be written.
-    """
-    check_form(path)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        if isinstance(frame_or_answers, pd.DataFrame):
-            if path.suffix == ".csv":
-                frame_or_answers.to_csv(draft, index=False, lineterminator="\n")
-            else:
-                frame_or_answers.to_parquet(draft, index=False)
-        elif path.suffix == ".csv":
-            write_answers(draft, frame_or_answers)
-        else:
-            _answers_frame(frame_or_answers).to_parquet(draft, index=False)
-        os.replace(draft, path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+def log_table(store: Store, annotators: Sequence[Annotator]) -> Table:
+    """Everything that these annotators ever answered or undid, in order."""
+    names = {annotator.name for annotator in annotators}
+    return LOG_COLUMNS, [row for row in store.log() if row["annotator"] in names]
 
 
-def check_form(path: Path) -> None:
-    """Refuse a name that ends in neither .csv nor .parquet.
+def export_answers(path: Path, given: Sequence[Answer]) -> None:
+    """Write answers as they were given: CSV that `read_answers` reads, or Parquet.
 
     Raises:
-        ConfigError: It does.
+        AuditError: The file cannot be written.
     """
-    if path.suffix not in FORMS:
-        raise ConfigError(f"--export must end in {' or '.join(FORMS)}, but got {path.name!r}")
-
-
-def _answers_frame(given: Sequence[Answer]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "key": pd.Series([a.key for a in given], dtype="string"),
-            "annotator": pd.Series([a.annotator for a in given], dtype="string"),
-            "answer": pd.Series([a.answer for a in given], dtype="int64"),
-            "recognisable": pd.Series([a.recognisable for a in given], dtype="boolean"),
-            "confidence": pd.Series([a.confidence for a in given], dtype="float64"),
-            "time": pd.Series([a.time for a in given], dtype="string"),
-        }
-    )
+    if path.suffix == ".csv":
+        write_answers(path, given)
+    else:
+        write_table(path, ANSWER_COLUMNS, list(map(asdict, given)))
 
 
 def _metrics(corpus: Corpus, reconstruction: str, original: str) -> dict[str, float]:
@@ -185,9 +165,8 @@ def _metrics(corpus: Corpus, reconstruction: str, original: str) -> dict[str, fl
         raise CorpusError(
             f"the pictures {reconstruction} and {original} differ in size; build them again"
         )
-    found = {"mse": mse(x, y), "psnr": psnr(x, y)}
-    if min(x.shape[-2:]) >= SMALLEST_FOR_SSIM:
-        found["ssim"] = ssim(x, y)
-    else:
-        found["ssim"] = torch.tensor([torch.nan])
-    return {name: float(value.item()) for name, value in found.items()}
+    return {
+        name: float(metric(x, y).item())
+        for name, metric in METRICS.items()
+        if name != "ssim" or min(x.shape[-2:]) >= SMALLEST_FOR_SSIM
+    }

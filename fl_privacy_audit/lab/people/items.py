@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.lab.manifest import Corpus, Pair, read_picture
 
 SIDE = 448
@@ -35,7 +35,7 @@ def check_corpus(
     *,
     beside: bool,
     known: dict[str, str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[dict[str, Item], list[str]]:
     """Open every picture once.
 
@@ -50,8 +50,7 @@ def check_corpus(
     """
     items, problems = {}, []
     for done, pair in enumerate(corpus.pairs):
-        if progress:
-            progress(done, len(corpus.pairs))
+        progress(done, len(corpus.pairs))
         try:
             item = _item(corpus, pair, beside=beside)
             if known and known.get(pair.key, item.digest) != item.digest:
@@ -104,7 +103,7 @@ def _item(corpus: Corpus, pair: Pair, *, beside: bool) -> Item:
     if not 0 <= pair.label < len(classes):
         raise CorpusError(
             f"label {pair.label} is no class of {pair.source!r}, which has {len(classes)}; "
-            "mend the manifest or classes.json"
+            "fix the manifest or classes.json"
         )
     path = path_inside(corpus, pair.reconstruction)
     read_picture(path)

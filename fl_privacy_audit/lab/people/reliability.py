@@ -13,7 +13,7 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, Corpus
 from fl_privacy_audit.lab.study.agreement import alpha
 
-from .export import answers, by_key, class_offsets
+from .export import answers, by_key
 from .store import Annotator, Store
 
 CODINGS = {
@@ -83,7 +83,7 @@ def reliability(
         again: Answers to the repeats.
     """
     labels = {pair.key: pair.label for pair in corpus.pairs}
-    offsets = class_offsets(corpus)
+    offsets = corpus.offsets
     offset = {pair.key: offsets[pair.source] for pair in corpus.pairs}
     given = [answer for answer in given if answer.key in labels]
     raters = list(dict.fromkeys(answer.annotator for answer in given))

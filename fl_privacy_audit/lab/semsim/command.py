@@ -1,7 +1,8 @@
 """``fl-privacy-audit semsim pretrain | train | evaluate``."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,21 +10,20 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fl_privacy_audit.lab.progress import bars
 from fl_privacy_audit.metrics.semsim import WEIGHTS, load_semsim
 
 from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
 from .examples import Judged, Rule, read_examples, read_judged
-from .options import bfloat16_option
+from .options import settings_options
 from .pretrain_command import pretrain_command
-from .progress import progress
 from .protocols import Selection, original_of
 from .report import HEADER, rows, verdict, write
 from .settings import TrainSettings
 from .training import WEIGHTS as WEIGHTS_NAME
 from .training import Epoch, fingerprint, split, train
 
-_DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
 SHIPPED = Path("SHIPPED")
 Command = Callable[..., None]
 
@@ -32,12 +32,10 @@ def _shared(command: Command) -> Command:
     """Options of both commands."""
     path = click.Path(path_type=Path)
     for option in (
-        click.option("--seed", type=int, default=0, show_default=True),
         click.option(
             "--rule",
             type=click.Choice(["named", "beside"]),
             default="named",
-            show_default=True,
             help="Recognisable means: the true class was named, or so judged beside the original.",
         ),
         click.option(
@@ -60,7 +58,7 @@ def _shared(command: Command) -> Command:
     return command
 
 
-@click.group("semsim", short_help="Train SemSim, or judge it against other metrics.")
+@click.group("semsim", context_settings={"show_default": True})
 def semsim_group() -> None:
     """Train SemSim on a corpus and answers about it, or judge it against other metrics."""
 
@@ -89,54 +87,26 @@ semsim_group.add_command(pretrain_command)
     "--threshold",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.5,
-    show_default=True,
     help="Recognisable means: more than this share of annotators found it so.",
 )
-@click.option("--width", type=int, default=_DEFAULTS["width"], show_default=True)
-@click.option("--epochs", type=int, default=_DEFAULTS["epochs"], show_default=True)
-@click.option("--batch", type=int, default=_DEFAULTS["batch"], show_default=True)
-@click.option("--rate", type=float, default=_DEFAULTS["rate"], show_default=True)
-@click.option("--margin", type=float, default=_DEFAULTS["margin"], show_default=True)
-@click.option(
-    "--across",
-    type=float,
-    default=_DEFAULTS["across"],
-    show_default=True,
-    help="Weight of the hinge over all originals of a batch.",
+@settings_options(
+    TrainSettings,
+    off={"joint": "apart", "recolour": "as-they-are"},
+    about={
+        "across": "Weight of the hinge over all originals of a batch.",
+        "other": "Weight of the hinge against other originals.",
+        "joint": "Crop and mirror the pictures of a triplet alike, or each by itself.",
+        "recolour": "Put the channels of a triplet in one random order; make one in five grey.",
+        "blend": "Share of the starting weights in the result, a mean of both.",
+        "held_back": "Share of originals kept for validation.",
+        "seed": "Seed for all random draws.",
+    },
 )
-@click.option(
-    "--other",
-    type=float,
-    default=_DEFAULTS["other"],
-    show_default=True,
-    help="Weight of the hinge against other originals.",
-)
-@click.option(
-    "--joint/--apart",
-    default=_DEFAULTS["joint"],
-    show_default=True,
-    help="Crop and mirror the pictures of a triplet alike, or each by itself.",
-)
-@click.option(
-    "--recolour/--as-they-are",
-    default=_DEFAULTS["recolour"],
-    show_default=True,
-    help="Put the channels of each triplet in the same random order; make one in five grey.",
-)
-@click.option("--held-back", type=float, default=_DEFAULTS["held_back"], show_default=True)
 @click.option(
     "--start",
     type=click.Path(path_type=Path),
-    help="Weights to begin from; random ones unless told. SHIPPED for those of the package.",
+    help="Weights to start from; random if unset; SHIPPED for those of the package.",
 )
-@click.option(
-    "--blend",
-    type=float,
-    default=_DEFAULTS["blend"],
-    show_default=True,
-    help="Share of the starting weights in the result, a mean of both.",
-)
-@bfloat16_option
 @click.option("--note", "notes", multiple=True, help="A line for the card; repeat as needed.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the folder.")
 def train_command(
@@ -164,19 +134,16 @@ def train_command(
         corpora, answers, rule=cast(Rule, rule), annotators=annotators, without=without
     )
     console = Console()
-    with progress() as bar:
-        reading = bar.add_task("reading pictures", total=len(judged.pairs))
+    with bars() as show:
         examples = read_examples(
             judged,
             rule=cast(Rule, rule),
             threshold=threshold,
-            on_picture=lambda done, _: bar.update(reading, completed=done + 1),
+            progress=partial(show, "reading pictures"),
         )
-        all_epochs = bar.add_task("epochs", total=chosen.epochs)
-        steps = bar.add_task("steps", total=None)
 
         def on_epoch(epoch: Epoch) -> None:
-            bar.update(all_epochs, completed=epoch.number)
+            show("epochs", epoch.number, chosen.epochs)
             console.print(
                 f"epoch {epoch.number:3d}  loss {epoch.loss:.4f}  AUC held back {epoch.auc:.3f}",
                 highlight=False,
@@ -188,9 +155,7 @@ def train_command(
             out_dir,
             start=begun,
             resume=resume,
-            on_step=lambda done, total, loss: bar.update(
-                steps, completed=done, total=total, description=f"steps, loss {loss:.3f}"
-            ),
+            on_step=lambda done, total, loss: show("steps", done, total, f", loss {loss:.3f}"),
             on_epoch=on_epoch,
         )
     names = {examples.originals[i] for i in split(examples, chosen)[1].tolist()}
@@ -217,6 +182,7 @@ def train_command(
 
 @semsim_group.command("evaluate")
 @_shared
+@click.option("--seed", default=0, help="Seed for all random draws.")
 @click.option(
     "--out",
     "out_dir",
@@ -232,10 +198,8 @@ def train_command(
     help="Judge these pairs alone: victim=resnet20, attack=dlg*; repeat as needed.",
 )
 @click.option("--without", multiple=True, metavar="FIELD=PATTERN", help="Leave these pairs out.")
-@click.option(
-    "--bootstraps", type=int, default=2000, show_default=True, help="Draws behind each interval."
-)
-@click.option("--title", "name", default="SemSim against other metrics", show_default=True)
+@click.option("--bootstraps", type=int, default=2000, help="Draws behind each interval.")
+@click.option("--title", "name", default="SemSim against other metrics")
 def evaluate_command(
     corpora: tuple[Path, ...],
     answers: tuple[Path, ...],
@@ -260,17 +224,8 @@ def evaluate_command(
         only=[Selection.parse(text) for text in only],
         without=[Selection.parse(text) for text in without],
     )
-    with progress() as bar:
-        task = bar.add_task("metrics", total=len(judged.pairs))
-        found = evaluate(
-            judged,
-            net=net,
-            bootstraps=bootstraps,
-            seed=seed,
-            on_step=lambda what, done, total: bar.update(
-                task, description=what, completed=done, total=total
-            ),
-        )
+    with bars() as show:
+        found = evaluate(judged, net=net, bootstraps=bootstraps, seed=seed, progress=show)
     console = Console()
     files = write(found, out_dir, name=name, seen=seen_in_training(card, found))
     _print(found, console)

@@ -1,7 +1,6 @@
 """Does SemSim follow annotators better than other metrics do? The study's figures, on a corpus."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,11 +10,12 @@ import torch
 
 from fl_privacy_audit.core.errors import CorpusError, MetricUnavailable
 from fl_privacy_audit.lab.manifest import Pair, read_picture
+from fl_privacy_audit.lab.progress import Stages
 from fl_privacy_audit.lab.study.bootstrap import Draws, Estimate, draw, share
 from fl_privacy_audit.lab.study.image_level import ImageLevel, image_level
 from fl_privacy_audit.lab.study.model_level import Difference, ModelLevel, model_level
 from fl_privacy_audit.lab.study.rank import pair_signs
-from fl_privacy_audit.lab.study.table import CANNOT_TELL, Floats, Ratings
+from fl_privacy_audit.lab.study.table import CANNOT_TELL, Floats, Ratings, index_names
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.metrics.semsim import SemSimNet, semsim
 
@@ -83,7 +83,7 @@ def evaluate(
     net: SemSimNet | None = None,
     bootstraps: int = 2000,
     seed: int = 0,
-    on_step: Callable[[str, int, int], None] | None = None,
+    progress: Stages = lambda stage, done, total: None,
 ) -> Evaluation:
     """Judge SemSim and its rivals against annotators.
 
@@ -95,7 +95,7 @@ def evaluate(
         net: The shipped one if None.
         bootstraps: Draws behind each interval, 100 or more.
         seed: Of the draws.
-        on_step: Called as ``(what is being done, pairs done, pairs in all)``.
+        progress: Called with the stage, pairs done and pairs in all.
 
     Raises:
         CorpusError: No pair has a verdict of all annotators of its source, or a picture cannot be read.
@@ -114,11 +114,10 @@ def evaluate(
         raise CorpusError(
             f"no pair was judged by all of {', '.join(judged.annotators)}; choose fewer annotators"
         )
-    values, unavailable = _measure(judged, rows, net, on_step)
+    values, unavailable = _measure(judged, rows, net, progress)
     ratings = _ratings(judged, rows, values)
     draws = draw(len(ratings.originals), len(ratings.settings), bootstraps=bootstraps, seed=seed)
-    if on_step:
-        on_step("statistics", len(rows), len(rows))
+    progress("statistics", len(rows), len(rows))
     by_image = image_level(ratings, draws)
     by_model = model_level(ratings, draws)
     pairs = [judged.pairs[i] for i in rows]
@@ -149,7 +148,7 @@ def _measure(
     judged: Judged,
     rows: list[int],
     net: SemSimNet | None,
-    on_step: Callable[[str, int, int], None] | None,
+    progress: Stages,
 ) -> tuple[dict[str, Floats], dict[str, str]]:
     """Values of every metric on the rows, computed in batches of one picture size."""
     values = {name: np.full(len(rows), np.nan) for name in ("semsim", *RIVALS) if _known(name)}
@@ -175,8 +174,7 @@ def _measure(
                     unavailable[name] = str(error)
                     del values[name]
         done += len(batch)
-        if on_step:
-            on_step("metrics", done, len(rows))
+        progress("metrics", done, len(rows))
     return values, unavailable
 
 
@@ -214,8 +212,8 @@ def _ratings(judged: Judged, rows: list[int], values: dict[str, Floats]) -> Rati
     shares and majorities stay what they are.
     """
     pairs = [judged.pairs[i] for i in rows]
-    setting, settings = _index([pair.setting for pair in pairs])
-    original, originals = _index([original_of(pair) for pair in pairs])
+    setting, settings = index_names([pair.setting for pair in pairs])
+    original, originals = index_names([original_of(pair) for pair in pairs])
     label = np.array([pair.label for pair in pairs])
     columns = math.lcm(*(len(judged.verdicts[i]) for i in rows))
     yes = np.array(
@@ -230,9 +228,7 @@ def _ratings(judged: Judged, rows: list[int], values: dict[str, Floats]) -> Rati
         raters=tuple(f"column {k + 1}" for k in range(columns)),
         answers=np.where(yes, label[:, None], CANNOT_TELL),
         metrics=values,
-        leaks_when={
-            name: "low" if name == "semsim" else METRICS[name].leaks_when for name in values
-        },
+        leaks_when={name: METRICS[name].leaks_when for name in values},
     )
 
 
@@ -251,12 +247,6 @@ def _against(
         same_original=share(ahead.sum(axis=0), (verdicts != 0).sum(axis=0).astype(float), draws),
         spearman=found(by_model.spearman_differences),
     )
-
-
-def _index(names: list[str]) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], tuple[str, ...]]:
-    places: dict[str, int] = {}
-    index = np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int64)
-    return index, tuple(places)
 
 
 def _all(pairs: list[Pair], field: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.lab.manifest import Answer, Pair, read_answers, read_corpus, read_picture
 from fl_privacy_audit.metrics.semsim import SIDE
 
@@ -153,7 +154,7 @@ def read_examples(
     *,
     rule: Rule = "named",
     threshold: float = 0.5,
-    on_picture: Callable[[int, int], None] | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Examples:
     """Read the pictures of judged pairs.
 
@@ -161,7 +162,7 @@ def read_examples(
         judged: From `read_judged`.
         rule: By which it was read.
         threshold: Share of annotators above which a reconstruction counts as recognisable.
-        on_picture: Told how many pairs of how many are read.
+        progress: Called with the pairs read and in all.
 
     Raises:
         CorpusError: A picture is missing or damaged.
@@ -169,8 +170,7 @@ def read_examples(
     places: dict[str, int] = {}
     truths, guesses, original = [], [], []
     for number, (pair, folder) in enumerate(zip(judged.pairs, judged.folders, strict=True)):
-        if on_picture:
-            on_picture(number, len(judged.pairs))
+        progress(number, len(judged.pairs))
         name = original_of(pair)
         if name not in places:
             places[name] = len(places)

@@ -1,6 +1,5 @@
 """``fl-privacy-audit semsim pretrain``."""
 
-import os
 from pathlib import Path
 
 import click
@@ -9,46 +8,38 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.corpus import open_source
+from fl_privacy_audit.lab.progress import bars
 from fl_privacy_audit.metrics.semsim import SIDE, load_semsim, to_tensors
 
-from .options import bfloat16_option
+from .options import settings_options
 from .pretraining import PretrainSettings, pretrain
-from .progress import progress
-
-_DEFAULTS = PretrainSettings()
 
 
-@click.command("pretrain")
+@click.command("pretrain", context_settings={"show_default": True})
 @click.option(
     "--source",
     "sources",
     multiple=True,
     required=True,
-    help="As in `corpus build`: the pictures that victims are trained on. Repeat for more.",
+    help="As in `corpus build`: the pictures that networks are trained on. Repeat for more.",
 )
-@click.option("--images", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option(
-    "--data-root", "root", default="data", show_default=True, help="As in `corpus build`."
+@click.option("--images", type=click.IntRange(1), default=20_000)
+@click.option("--data-root", "root", default="data", help="As in `corpus build`.")
+@settings_options(
+    PretrainSettings,
+    off={"joint": "apart"},
+    about={
+        "joint": "Crop and mirror a copy as its original, or by itself.",
+        "seed": "Seed for all random draws.",
+    },
 )
-@click.option("--width", type=int, default=_DEFAULTS.width, show_default=True)
-@click.option("--steps", type=int, default=_DEFAULTS.steps, show_default=True)
-@click.option("--batch", type=int, default=_DEFAULTS.batch, show_default=True)
-@click.option("--rate", type=float, default=_DEFAULTS.rate, show_default=True)
-@click.option("--temperature", type=float, default=_DEFAULTS.temperature, show_default=True)
-@click.option(
-    "--joint/--apart",
-    default=_DEFAULTS.joint,
-    show_default=True,
-    help="Crop and mirror a copy as its original, or by itself.",
-)
-@bfloat16_option
 @click.option(
     "--start",
     type=click.Path(path_type=Path),
-    help="Weights to go on from, of the same --width; random ones unless told.",
+    help="Weights to start from, of the same --width; random if unset.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -71,18 +62,14 @@ def pretrain_command(
     pictures = [
         training_pictures(source, images, root=root, seed=chosen.seed) for source in sources
     ]
-    with progress() as bar:
-        task = bar.add_task("steps", total=chosen.steps)
+    with bars() as show:
 
-        def on_step(done: int, loss: float, found: float) -> None:
-            text = f"steps, loss {loss:.2f}, originals found {found:.0%}"
-            bar.update(task, completed=done, description=text)
+        def on_step(done: int, loss: float, right: float) -> None:
+            show("steps", done, chosen.steps, f", loss {loss:.2f}, originals found {right:.0%}")
 
         net = pretrain(pictures, chosen, start=begun, on_step=on_step)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_bytes(to_safetensors(to_tensors(net), metadata={"format": "pt"}))
-    os.replace(part, out)
+    write_whole(out, to_safetensors(to_tensors(net), metadata={"format": "pt"}))
     click.echo(
         f"{out}: pretrained on {sum(map(len, pictures)):,} pictures of {len(sources)} sources"
     )
@@ -97,4 +84,4 @@ def training_pictures(source: str, most: int, *, root: str, seed: int) -> Tensor
     half = open_source(source, root).train
     rng = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(half), generator=rng)[:most].tolist()
-    return (half.pixels(rows, SIDE) * 255).round().to(torch.uint8)
+    return half.bytes(rows, SIDE)

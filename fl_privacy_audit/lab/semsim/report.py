@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.lab.study.bootstrap import Estimate
 from fl_privacy_audit.lab.study.report import number, table
+from fl_privacy_audit.lab.study.result import plain
 from fl_privacy_audit.lab.study.table import title
 
 from .evaluation import Evaluation
@@ -51,7 +51,7 @@ def write(found: Evaluation, out_dir: Path, *, name: str, seen: Sequence[str]) -
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         page.write_text(markdown(found, name=name, seen=seen), encoding="utf-8")
-        content = {"schema": SCHEMA, "name": name, "seen": list(seen), **_plain(asdict(found))}
+        content = {"schema": SCHEMA, "name": name, "seen": list(seen), **plain(asdict(found))}
         data.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         draw(found, figure)
     except OSError as error:
@@ -187,15 +187,3 @@ def _mark(axes: Axes, x: float, estimate: Estimate, place: int, label: str) -> N
     span = estimate.over_images
     axes.plot([x, x], [span.low, span.high], color=colour, lw=2.5, solid_capstyle="butt")
     axes.plot(x, estimate.value, "o", color=colour, ms=6, label=label)
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case float() if math.isnan(value):
-            return None
-        case _:
-            return value

@@ -2,12 +2,9 @@
 
 import hashlib
 import math
-import os
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.lab.checkpoints import load_checkpoint, save_checkpoint
 from fl_privacy_audit.lab.study.rank import auc
 from fl_privacy_audit.metrics.semsim import (
     SemSimNet,
@@ -30,7 +29,7 @@ from .protocols import is_held_back
 from .settings import TrainSettings
 from .triplets import draw_triplets, pictures
 
-WEIGHTS, CHECKPOINT = "semsim.safetensors", "checkpoint.pt"
+WEIGHTS, CHECKPOINT = "semsim.safetensors", "checkpoint.safetensors"
 WARM_UP = 0.1
 
 
@@ -106,7 +105,8 @@ def train(
                 f"{out_dir} holds an unfinished training; go on with --resume, or choose another "
                 "folder"
             )
-        _restore(state, out_dir / CHECKPOINT, mark)
+        facts = load_checkpoint(out_dir / CHECKPOINT, state.net, state.optimiser, of=mark)
+        state.history.extend(Epoch(**record) for record in facts["history"])
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,7 +120,10 @@ def train(
             auc=pooled_auc(state.net, examples, held_back),
         )
         state.history.append(record)
-        _save(state, out_dir / CHECKPOINT, mark)
+        history = [asdict(record) for record in state.history]
+        save_checkpoint(
+            out_dir / CHECKPOINT, state.net, state.optimiser, done=number, of=mark, history=history
+        )
         if on_epoch:
             on_epoch(record)
         if number == stop_after:
@@ -131,7 +134,7 @@ def train(
     net = from_tensors(to_tensors(state.net), name=WEIGHTS)
     if done:
         header = {"format": "pt", "of": "fl-privacy-audit SemSim"}
-        _replace(out_dir / WEIGHTS, to_safetensors(to_tensors(state.net), metadata=header))
+        write_whole(out_dir / WEIGHTS, to_safetensors(to_tensors(state.net), metadata=header))
         (out_dir / CHECKPOINT).unlink()
     return net, tuple(state.history)
 
@@ -265,40 +268,3 @@ def _schedule(done: float) -> float:
 def _distance(x: Tensor, y: Tensor) -> Tensor:
     # The root of zero has no gradient: an original that is its own positive may get there.
     return ((x - y).square().sum(dim=-1) + 1e-8).sqrt()
-
-
-def _save(state: _State, path: Path, mark: str) -> None:
-    temporary = path.with_suffix(".part")
-    content: dict[str, Any] = {
-        "mark": mark,
-        "net": state.net.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
-        "history": [asdict(record) for record in state.history],
-    }
-    torch.save(content, temporary)
-    os.replace(temporary, path)
-
-
-def _restore(state: _State, path: Path, mark: str) -> None:
-    try:
-        # Tensors and plain containers only: nothing foreign is unpickled.
-        content = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"the checkpoint {path} cannot be read: {reason}; delete it to start again"
-        ) from error
-    if content["mark"] != mark:
-        raise ConfigError(
-            f"the checkpoint {path} is of other settings, answers or pictures; resume with those, "
-            "or choose another folder"
-        )
-    state.net.load_state_dict(content["net"])
-    state.optimiser.load_state_dict(content["optimiser"])
-    state.history.extend(Epoch(**record) for record in content["history"])
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -5,11 +5,11 @@ from typing import cast
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from fl_privacy_audit.core.errors import StudyError
+from fl_privacy_audit.lab.progress import bars
 
 from .report import SHORT_HEADER, short_rows, verdict
 from .result import StudyResult
@@ -17,7 +17,7 @@ from .run import run_study
 from .table import Direction
 
 
-@click.command("study", short_help="Judge metrics against people's answers.")
+@click.command("study", context_settings={"show_default": True})
 @click.argument("ratings", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -26,10 +26,8 @@ from .table import Direction
     required=True,
     help="Folder for the report.",
 )
-@click.option(
-    "--bootstraps", type=int, default=2000, show_default=True, help="Draws behind each interval."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--bootstraps", type=int, default=2000, help="Draws behind each interval.")
+@click.option("--seed", type=int, default=0, help="Of the draws.")
 @click.option(
     "--direction",
     "directions",
@@ -45,31 +43,17 @@ def study_command(
     RATINGS is comma-separated text, plain or gzip, one row a reconstruction: folder, image,
     true_label, rater1, rater2, ... and the metrics.
     """
-    console, errors = Console(), Console(stderr=True)
-    try:
-        leaks_when = dict(map(_direction, directions))
-        with Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=errors,
-            transient=True,
-            disable=not errors.is_terminal,
-        ) as bar:
-            task = bar.add_task("reading the table", total=None)
-            result = run_study(
-                ratings,
-                out_dir,
-                bootstraps=bootstraps,
-                seed=seed,
-                leaks_when=leaks_when,
-                progress=lambda what, done, total: bar.update(
-                    task, description=what, completed=done, total=total
-                ),
-            )
-    except StudyError as error:
-        raise click.ClickException(str(error)) from error
-    _print(result, console)
+    leaks_when = dict(map(_direction, directions))
+    with bars() as show:
+        result = run_study(
+            ratings,
+            out_dir,
+            bootstraps=bootstraps,
+            seed=seed,
+            leaks_when=leaks_when,
+            progress=lambda _, done, total: show("study", done, total),
+        )
+    _print(result, Console())
 
 
 def _print(result: StudyResult, console: Console) -> None:

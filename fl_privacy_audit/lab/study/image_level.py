@@ -53,7 +53,7 @@ class ImageLevel:
 
 
 def image_level(
-    ratings: Ratings, draws: Draws, *, on_metric: Callable[[str], None] | None = None
+    ratings: Ratings, draws: Draws, *, on_metric: Callable[[str], None] = lambda name: None
 ) -> ImageLevel:
     """Judge each metric as a predictor of recognition, intervals over originals.
 
@@ -67,8 +67,7 @@ def image_level(
     rankings: dict[str, Ranking] = {}
     pooled_drawn: dict[str, Floats] = {}
     for name in ratings.metrics:
-        if on_metric:
-            on_metric(name)
+        on_metric(name)
         leakage = ratings.leakage(name)
         pooled_drawn[name] = auc(leakage, recognised, draws.originals, ratings.original)
         wins = (1 + verdicts * pair_signs(ratings.grid(leakage))) / 2 * (verdicts != 0)

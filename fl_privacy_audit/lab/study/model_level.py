@@ -63,7 +63,7 @@ class ModelLevel:
 
 
 def model_level(
-    ratings: Ratings, draws: Draws, *, on_metric: Callable[[str], None] | None = None
+    ratings: Ratings, draws: Draws, *, on_metric: Callable[[str], None] = lambda name: None
 ) -> ModelLevel:
     """Correlate each metric with the human rate over settings.
 
@@ -80,8 +80,7 @@ def model_level(
     correlations: dict[str, Correlation] = {}
     rho_drawn: dict[str, tuple[Floats, Floats]] = {}
     for name in ratings.metrics:
-        if on_metric:
-            on_metric(name)
+        on_metric(name)
         mean, drawn = _means(ratings, ratings.leakage(name), draws)
         picked, human_picked = mean[draws.settings], human[draws.settings]
         found = {}

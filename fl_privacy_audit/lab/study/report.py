@@ -1,9 +1,11 @@
 """A study as a Markdown page and as JSON."""
 
 import json
-import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
+
+from fl_privacy_audit.core import numbers
 
 from .bootstrap import Estimate, Interval
 from .model_level import Difference
@@ -128,9 +130,8 @@ def verdict(result: StudyResult) -> str:
     )
 
 
-def number(value: float) -> str:
-    """Three decimals; "n/a" where not defined."""
-    return "n/a" if math.isnan(value) else f"{value:z.3f}"
+number = partial(numbers.number, decimals=3)
+"""Three decimals; "n/a" where not defined."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -65,17 +65,18 @@ class StudyResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts and lists; a figure that is not defined is None."""
-        figures = _plain(asdict(self))
+        figures = plain(asdict(self))
         del figures["files"]
         return {"schema": SCHEMA, **figures}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dicts and lists all the way down for JSON; NaN becomes None."""
     match value:
         case dict():
-            return {key: _plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case float() if math.isnan(value):
             return None
         case _:

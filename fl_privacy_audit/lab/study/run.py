@@ -1,11 +1,12 @@
 """The study from end to end: a table in, a page, data and figures out."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from fl_privacy_audit.core.errors import StudyError
+from fl_privacy_audit.lab.progress import Stages
 
 from .agreement import agreement
 from .bootstrap import draw
@@ -17,9 +18,6 @@ from .report import write
 from .result import Source, StudyResult
 from .table import Direction, read_ratings
 
-OnStep = Callable[[str, int, int], None]
-"""Called as ``(what is being done, steps done, steps in all)``."""
-
 
 def run_study(
     table_path: str | Path,
@@ -28,7 +26,7 @@ def run_study(
     bootstraps: int = 2000,
     seed: int = 0,
     leaks_when: Mapping[str, Direction] | None = None,
-    progress: OnStep | None = None,
+    progress: Stages = lambda stage, done, total: None,
 ) -> StudyResult:
     """Judge every metric of a ratings table against the people in it.
 
@@ -56,8 +54,7 @@ def run_study(
 
     def begin(what: str) -> None:
         nonlocal done
-        if progress:
-            progress(what, done, steps)
+        progress(what, done, steps)
         done += 1
 
     by_model = model_level(ratings, draws, on_metric=lambda name: begin(f"settings: {name}"))

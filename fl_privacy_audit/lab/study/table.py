@@ -15,7 +15,7 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,39 +25,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy_audit.core.errors import StudyError
+from fl_privacy_audit.metrics import METRICS, title_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Direction = Literal["high", "low"]
 
-LEAKS_WHEN: dict[str, Direction] = {
-    "mse": "low",
-    "psnr": "high",
-    "ssim": "high",
-    "ms_ssim": "high",
-    "lpips": "low",
-    "lpips_alex": "low",
-    "lpips_squeeze": "low",
-    "lpips_vgg": "low",
-    "dreamsim": "low",
-    "semsim": "low",
+COLUMNS: dict[str, tuple[Direction, str]] = {
+    **{name: (metric.leaks_when, title_of(name)) for name, metric in METRICS.items()},
+    "lpips_alex": ("low", "LPIPS (AlexNet)"),
+    "lpips_squeeze": ("low", "LPIPS (SqueezeNet)"),
+    "lpips_vgg": ("low", "LPIPS (VGG)"),
+    "dreamsim": ("low", "DreamSim"),
 }
-"""Whether high or low values of a metric mean more leakage."""
+"""Column -> whether high or low values mean more leakage, and the name in reports.
 
-TITLES = {
-    "mse": "MSE",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "lpips": "LPIPS",
-    "lpips_alex": "LPIPS (AlexNet)",
-    "lpips_squeeze": "LPIPS (SqueezeNet)",
-    "lpips_vgg": "LPIPS (VGG)",
-    "dreamsim": "DreamSim",
-    "semsim": "SemSim",
-}
-"""Names of metrics in reports."""
+More columns than this package computes: tables from elsewhere have them.
+"""
 
 REQUIRED = ("folder", "image", "true_label", "rater1", "rater2")
 CANNOT_TELL = -1
@@ -126,7 +111,7 @@ def title(metric: str) -> str:
     >>> title("psnr"), title("ours")
     ('PSNR', 'ours')
     """
-    return TITLES.get(metric, metric)
+    return COLUMNS[metric][1] if metric in COLUMNS else metric
 
 
 def read_ratings(path: str | Path, *, leaks_when: Mapping[str, Direction] | None = None) -> Ratings:
@@ -134,14 +119,14 @@ def read_ratings(path: str | Path, *, leaks_when: Mapping[str, Direction] | None
 
     Args:
         path: Comma-separated text, plain or gzip (``.gz``), with a header line.
-        leaks_when: Direction of metrics that `LEAKS_WHEN` does not know, or other directions
-            than it gives.
+        leaks_when: Direction of metrics that `COLUMNS` does not know, or other directions than
+            it gives.
 
     Raises:
-        StudyError: With the line and column at fault, and the mend.
+        StudyError: With the line and column at fault, and what to do about it.
     """
     path = Path(path)
-    known = {**LEAKS_WHEN, **(leaks_when or {})}
+    known = {name: direction for name, (direction, _) in COLUMNS.items()} | dict(leaks_when or {})
     with _opened(path) as file:
         lines = csv.reader(file)
         header = [name.strip() for name in next(lines, [])]
@@ -156,8 +141,8 @@ def read_ratings(path: str | Path, *, leaks_when: Mapping[str, Direction] | None
         raise StudyError(f"{path.name}: the table has a header but no row")
     true_label = np.array([row.integer("true_label", lowest=0) for row in rows])
     answers = np.array([[row.integer(name, lowest=CANNOT_TELL) for name in raters] for row in rows])
-    setting, settings = _index([row.text("folder") for row in rows])
-    original, originals = _index([row.text("image") for row in rows])
+    setting, settings = index_names([row.text("folder") for row in rows])
+    original, originals = index_names([row.text("image") for row in rows])
     _check_rows(rows, setting, original, true_label, answers)
     if len(settings) < 3:
         raise StudyError(
@@ -274,7 +259,8 @@ def _check_header(
     return raters, metrics
 
 
-def _index(names: list[str]) -> tuple[Ints, tuple[str, ...]]:
+def index_names(names: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
+    """Each name as an index into the different ones, which are in order of first appearance."""
     places: dict[str, int] = {}
     index = np.array([places.setdefault(name, len(places)) for name in names])
     return index, tuple(places)
@@ -300,5 +286,5 @@ def _check_rows(
             raise row.wrong(
                 "n_correct",
                 f"is {row.text('n_correct')}, but {n_right[i]} answers equal true_label; "
-                "mend the answers or drop this column",
+                "fix the answers or drop this column",
             )

@@ -7,19 +7,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fl_privacy_audit.core.types import View
+from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report import words
 from fl_privacy_audit.report.agreement import agreement
 from fl_privacy_audit.report.attackers import attackers
-from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
-from fl_privacy_audit.report.lines import clean, headline, lines_of, title_of, views
+from fl_privacy_audit.report.lines import clean, headline, lines_of, views
 from fl_privacy_audit.report.summary import AuditSummary
+from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST, Word
 
 from .pictures import LEFT_OUT, OFF, pictures_of
-from .plots import draw_distribution, draw_tradeoff, metric_info
+from .plots import draw_distribution, draw_tradeoff
 from .plots_series import draw_corridor, draw_rounds
 
 
@@ -61,11 +62,8 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "software": software(summary),
         "notes": list(dict.fromkeys(map(say, summary.comparison.notes))),
         "words": words,
-        "metric_words": _metric_words(summary),
-        "metrics": [
-            (title_of(m.name), words.METRIC_WORDS.get(m.name, _plain_words(summary, m.name)))
-            for m in summary.metrics
-        ],
+        "metric_words": _meaning(summary.primary) if summary.primary else "",
+        "metrics": [_meaning(m.name) for m in summary.metrics],
     }
 
 
@@ -95,23 +93,15 @@ def _leads(summary: AuditSummary) -> list[tuple[Word, str]]:
 
 def _judge(summary: AuditSummary) -> str:
     """The metric that judged, and how to read it."""
-    info = metric_info(summary, summary.primary)
-    if info is None:
-        return ""
-    unit = f" {info.unit}" if info.unit else ""
-    return f"{_metric_words(summary)}. Differences below {info.margin:g}{unit} count as nothing"
-
-
-def _metric_words(summary: AuditSummary) -> str:
     if summary.primary is None:
         return ""
-    return words.METRIC_WORDS.get(summary.primary, _plain_words(summary, summary.primary))
+    metric = METRICS[summary.primary]
+    margin = f"{metric.margin:g} {metric.unit}".rstrip()
+    return f"{_meaning(summary.primary)}. Differences below {margin} count as nothing"
 
 
-def _plain_words(summary: AuditSummary, name: str) -> str:
-    info = metric_info(summary, name)
-    assert info is not None
-    return f"{name}: {'higher' if info.leaks_when == 'high' else 'lower'} leaks more"
+def _meaning(name: str) -> str:
+    return f"{METRICS[name].short}: {METRICS[name].meaning}"
 
 
 def _deltas(summary: AuditSummary) -> str:

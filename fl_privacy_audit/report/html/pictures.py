@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.report.lines import numbered, score_text, title_of, verdict_of
+from fl_privacy_audit.metrics import title_of
+from fl_privacy_audit.report.lines import numbered, score_text, verdict_of
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores, SettingSummary
 
 from .plots import metric_info

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.records import NULLS
-from fl_privacy_audit.report.lines import numbered, score_text, title_of, verdict_of
+from fl_privacy_audit.metrics import title_of
+from fl_privacy_audit.report.lines import numbered, score_text, verdict_of
 from fl_privacy_audit.report.summary import AuditSummary, MetricInfo, RecordScores, SettingSummary
 
 from .plots import metric_info

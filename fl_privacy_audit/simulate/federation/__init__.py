@@ -1,1 +1,1 @@
-"""A small image federation for Flower, audited: the example app, and what the demo runs."""
+"""A small federation on images, with every defence in the table: what demo and sweep run."""

@@ -7,14 +7,12 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from fl_privacy_audit.core.config import read_settings
-from fl_privacy_audit.defences import Soteria, defend_weights, make_defence
 from fl_privacy_audit.strategies import audit_mod, persistent_accountant, publish_batch
 
+from .config import FederationConfig
 from .data import class_names, load_partition
-from .defence import defence_mod
+from .defence import defence_mod, soteria
 from .model import make_net
-from .settings import Settings
 from .training import train
 
 app = ClientApp()
@@ -25,30 +23,30 @@ def train_on_own_images(message: Message, context: Context) -> Message:
     """One round of local training."""
     torch.set_num_threads(1)
     config = message.content.config_records["config"]
-    settings = Settings.read(config)
+    federation = FederationConfig.model_validate(dict(config))
     partition = int(context.node_config["partition-id"])
-    model = make_net(len(class_names(settings.dataset)), settings.seed)
+    model = make_net(len(class_names(federation.dataset)), federation.seed)
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     received = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    batches: list[tuple[Tensor, Tensor]] = []
+    inputs_used: list[Tensor] = []
 
-    def publish(inputs: Tensor, labels: Tensor) -> None:
-        batches.append((inputs, labels))
+    def on_batch(inputs: Tensor, labels: Tensor) -> None:
+        inputs_used.append(inputs)
         publish_batch(context, inputs, labels, normalised=True)
 
     with persistent_accountant(context) as accountant:
         result = train(
             model,
-            load_partition(settings, partition),
-            settings,
+            load_partition(federation, partition),
+            federation,
             server_round=int(config["server-round"]),  # type: ignore[arg-type]
             partition=partition,
-            history=accountant.history,
-            publish=publish,
+            accountant=accountant,
+            on_batch=on_batch,
         )
     weights = dict(model.state_dict())
-    if settings.defence == "soteria":
-        weights = _soteria(settings, received, weights, torch.cat([x for x, _ in batches]))
+    if federation.defence == "soteria":
+        weights = soteria(federation, received, weights, torch.cat(inputs_used))
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "num-examples": max(result.examples, 1),
         "train_loss": result.loss,
@@ -59,16 +57,3 @@ def train_on_own_images(message: Message, context: Context) -> Message:
         {"arrays": ArrayRecord(OrderedDict(weights)), "metrics": MetricRecord(metrics)}
     )
     return Message(content=content, reply_to=message)
-
-
-def _soteria(
-    settings: Settings, received: dict[str, Tensor], weights: dict[str, Tensor], inputs: Tensor
-) -> dict[str, Tensor]:
-    """The one defence that has to see the batch, so that it cannot be a mod."""
-    if not len(inputs):
-        return weights
-    model = make_net(len(class_names(settings.dataset)), settings.seed)
-    model.load_state_dict(received)
-    soteria = make_defence("soteria", read_settings(settings.defence_settings))
-    assert isinstance(soteria, Soteria)
-    return defend_weights(received, weights, soteria.measure(model, inputs), rng=torch.Generator())

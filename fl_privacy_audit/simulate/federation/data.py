@@ -1,7 +1,7 @@
-"""Where the images come from, and who holds which.
+"""Where the images come from, and which client holds which.
 
 ``photos``: 32x32 crops of the photographs that scikit-image ships; the photograph is the class.
-``cifar10``: CIFAR-10 from a folder in torchvision's layout, or by flwr-datasets from the network.
+``cifar10``: CIFAR-10 from a folder in torchvision's layout, or downloaded by flwr-datasets.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,8 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import ConfigError
 
-from .settings import Settings
+from .config import IMAGE, FederationConfig
 
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-SIZE = 32
 PHOTOS = (
     "astronaut",
     "chelsea",
@@ -44,38 +42,38 @@ class Images:
     labels: Tensor
 
     def inputs(self) -> Tensor:
-        """Normalised as the network takes them."""
-        mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+        """Normalised, as the network takes them."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE.mean, IMAGE.std))
         return (self.images - mean) / std
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """Names of the classes, in the order of the labels."""
+    """Names of the classes, in the order of their labels."""
     return PHOTOS if dataset == "photos" else tuple(CIFAR10)
 
 
-def load_partition(settings: Settings, partition: int) -> Images:
+def load_partition(federation: FederationConfig, partition: int) -> Images:
     """The images of one client; no two clients share one.
 
     Raises:
         ConfigError: CIFAR-10 can neither be read nor downloaded, or has not enough images.
     """
-    count = settings.images_per_client
-    if settings.dataset == "photos":
-        return _photo_crops(count, f"client {partition}", settings.seed)
-    everything = _cifar10("train", settings.data_root)
-    order = np.random.default_rng(settings.seed).permutation(len(everything.labels))
-    mine = torch.from_numpy(order[partition * count : (partition + 1) * count])
-    if len(mine) < count:
+    count = federation.images_per_client
+    if federation.dataset == "photos":
+        return _photo_crops(count, f"client {partition}", federation.seed)
+    everything = _cifar10("train", federation.data_root)
+    order = np.random.default_rng(federation.seed).permutation(len(everything.labels))
+    held = torch.from_numpy(order[partition * count : (partition + 1) * count])
+    if len(held) < count:
         raise ConfigError(f"CIFAR-10 has too few images for client {partition} to hold {count}")
-    return Images(everything.images[mine], everything.labels[mine])
+    return Images(everything.images[held], everything.labels[held])
 
 
-def load_test(settings: Settings) -> Images:
-    """Images for measuring accuracy; no client holds one of them."""
-    if settings.dataset == "photos":
-        return _photo_crops(TEST_IMAGES, "test", settings.seed)
-    everything = _cifar10("test", settings.data_root)
+def load_test(federation: FederationConfig) -> Images:
+    """Images for measuring accuracy; no client holds any of them."""
+    if federation.dataset == "photos":
+        return _photo_crops(TEST_IMAGES, "test", federation.seed)
+    everything = _cifar10("test", federation.data_root)
     return Images(everything.images[:TEST_IMAGES], everything.labels[:TEST_IMAGES])
 
 
@@ -101,7 +99,9 @@ def _photo_crops(count: int, owner: str, seed: int) -> Images:
         side = int(rng.integers(60, 161))
         top = int(rng.integers(0, photo.shape[0] - side + 1))
         left = int(rng.integers(0, photo.shape[1] - side + 1))
-        crop = resize(photo[top : top + side, left : left + side], (SIZE, SIZE), anti_aliasing=True)
+        crop = resize(
+            photo[top : top + side, left : left + side], IMAGE.shape[1:], anti_aliasing=True
+        )
         crops.append(crop.transpose(2, 0, 1))
         labels.append(label)
     images = torch.from_numpy(np.stack(crops)).float().clamp(0, 1)

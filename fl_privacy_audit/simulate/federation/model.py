@@ -1,4 +1,4 @@
-"""The network of the example: small, without batch norm or in-place steps, so Opacus takes it."""
+"""The network: small, without batch norm or in-place steps, so Opacus takes it."""
 
 import torch
 from torch import Tensor, nn

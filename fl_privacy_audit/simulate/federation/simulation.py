@@ -1,35 +1,42 @@
-"""The federation in Flower's simulation, from Python: clients run in Ray's processes."""
+"""One federation from start to end: seeded, audited, in Flower's simulation."""
 
 import logging
+import random
 from collections.abc import Callable
 
+import numpy as np
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from fl_privacy_audit import Auditor
-from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit import AuditConfig, AuditError, Auditor, Progress
 
 from .client_app import app as client_app
-from .server_app import federate
-from .settings import Settings
+from .config import FederationConfig
+from .data import class_names, load_test
+from .model import make_net
+from .server import federate
+
+Simulate = Callable[..., None]
+"""Runs the clients of a federation; called as `in_ray` is."""
 
 
-def simulate(
-    settings: Settings,
+def in_ray(
+    federation: FederationConfig,
     auditor: Auditor,
     *,
     num_clients: int,
-    cores: int | None = None,
-    on_round: Callable[[int], None] = lambda done: None,
+    cores: int | None,
+    on_round: Callable[[int], None],
 ) -> None:
-    """Run one federation to its end.
+    """Flower's simulation: every client trains in every round, in one of Ray's processes.
 
     Args:
-        settings: Of the federation.
-        auditor: Of its audit.
-        num_clients: Simulated clients, all of which train in every round.
-        cores: Clients that may train at the same time; by default one for each core.
+        federation: The federation.
+        auditor: Attacks what clients return.
+        num_clients: Number of simulated clients.
+        cores: How many clients may train at the same time; None for one per core.
         on_round: Called with the number of rounds done.
 
     Raises:
@@ -41,7 +48,7 @@ def simulate(
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        finished.append(federate(grid, settings, auditor, on_round=on_round))
+        finished.append(federate(grid, federation, auditor, on_round=on_round))
 
     run_simulation(
         server_app=server_app,
@@ -62,3 +69,39 @@ def simulate(
             f"the federation {auditor.config.setting!r} stopped before its last round; "
             "its log above says why"
         )
+
+
+def run_federation(
+    federation: FederationConfig,
+    audit: AuditConfig,
+    *,
+    clients: int,
+    cores: int | None = None,
+    on_round: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[Progress], None] | None = None,
+    simulate: Simulate = in_ray,
+) -> None:
+    """Train and audit one federation.
+
+    Args:
+        federation: The federation.
+        audit: Of its audit.
+        clients: Number of simulated clients.
+        cores: How many clients may train at the same time; None for one per core.
+        on_round: Called with the number of rounds done.
+        on_progress: Called during attacks.
+        simulate: Runs the clients.
+
+    Raises:
+        ConfigError: The images cannot be read, or the audit's configuration is wrong.
+        AuditError: The federation stopped before its last round.
+    """
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    load_test(federation)  # better to fail here than after everything has been started
+    # Flower draws its own noise from numpy's global state, and samples clients with random's.
+    random.seed(federation.seed)
+    np.random.seed(federation.seed)
+    torch.manual_seed(federation.seed)
+    model = make_net(len(class_names(federation.dataset)), federation.seed)
+    auditor = Auditor(audit, model=model, on_progress=on_progress)
+    simulate(federation, auditor, num_clients=clients, cores=cores, on_round=on_round)

@@ -1,10 +1,10 @@
 """Local training, with or without DP-SGD."""
 
 import contextlib
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -14,22 +14,24 @@ from opacus.accountants import RDPAccountant
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from fl_privacy_audit.core.seeds import seed_of
+
+from .config import FederationConfig
 from .data import Images
-from .settings import Settings
 
 Batch = tuple[Tensor, Tensor]
 History = list[tuple[float, float, int]]
-"""Of an RDP accountant: (noise multiplier, sample rate, steps)."""
+"""History of an RDP accountant: (noise multiplier, sample rate, steps)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LocalResult:
-    """What local training gave.
+    """What local training reports.
 
     Attributes:
         loss: Mean over the steps that had a batch; 0 if none had.
-        examples: Images used, over all steps.
-        epsilon: Spent so far over all rounds; None without DP-SGD.
+        examples: Number of images used, over all steps.
+        epsilon: Epsilon spent over all rounds so far; None without DP-SGD.
     """
 
     loss: float
@@ -40,102 +42,70 @@ class LocalResult:
 def train(
     model: nn.Module,
     held: Images,
-    settings: Settings,
+    federation: FederationConfig,
     *,
     server_round: int,
     partition: int,
-    history: History,
-    publish: Callable[[Tensor, Tensor], None],
+    accountant: RDPAccountant,
+    on_batch: Callable[[Tensor, Tensor], None],
 ) -> LocalResult:
     """Take the local steps; `model` is changed in place.
 
     Args:
         model: Weights as received.
         held: The client's images.
-        settings: Of the federation.
+        federation: The federation.
         server_round: Seeds the batches, together with the partition.
-        partition: Which client this is.
-        history: The accountant's, over all rounds so far; added to in place.
-        publish: Called with (inputs, labels) of each batch.
+        partition: Number of this client.
+        accountant: Has counted all rounds so far, and counts this one; untouched without DP-SGD.
+        on_batch: Called with (inputs, labels) of each batch.
     """
-    rng = torch.Generator().manual_seed(_seed(settings.seed, server_round, partition))
-    optimizer: Any = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
-    batches = _fixed_batches(held, settings, rng)
-    accountant = RDPAccountant()
-    if settings.private:
-        accountant.history = list(history)
-        noise = torch.Generator()
-        if settings.reproducible_noise:
-            noise.manual_seed(_seed(settings.seed, server_round, partition, "noise"))
-        else:
+    place = (federation.seed, server_round, partition)
+    rng = torch.Generator().manual_seed(seed_of(*place))
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=federation.learning_rate)
+    batches = _fixed_batches(held, federation, rng)
+    losses: list[float] = []
+    examples = 0
+    with _opacus_is_quiet():
+        if federation.private:
+            noise = torch.Generator()
             noise.seed()
-        model, optimizer, batches = _private(
-            model, optimizer, held, batches, settings, accountant, rng, noise
-        )
-    model.train()
-    with _opacus_is_quiet():
-        return _take_steps(model, optimizer, batches, settings, accountant, history, publish)
-
-
-def _private(
-    model: nn.Module,
-    optimizer: Any,
-    held: Images,
-    batches: Iterator[Batch],
-    settings: Settings,
-    accountant: RDPAccountant,
-    rng: torch.Generator,
-    noise: torch.Generator,
-) -> tuple[nn.Module, Any, Iterator[Batch]]:
-    """Model, optimiser and batches under Opacus, which counts its steps in `accountant`."""
-    poisson = settings.sampling == "poisson"
-    # With fixed batches Opacus sees a loader of the drawn images alone: its sample rate is 1, so
-    # epsilon claims no amplification that fixed batches do not give.
-    source = (held.inputs(), held.labels) if poisson else next(batches)
-    loader: DataLoader[Any] = DataLoader(
-        TensorDataset(*source), batch_size=settings.batch_size, generator=rng
-    )
-    with _opacus_is_quiet():
-        engine = PrivacyEngine(accountant="rdp")
-        engine.accountant = accountant
-        model, optimizer, loader = engine.make_private(
-            module=model,
-            optimizer=optimizer,
-            data_loader=loader,
-            noise_multiplier=settings.noise_multiplier,
-            max_grad_norm=settings.max_grad_norm,
-            poisson_sampling=poisson,
-            noise_generator=noise,
-        )
-    return model, optimizer, _endless(loader) if poisson else _again(source, batches)
-
-
-def _take_steps(
-    model: nn.Module,
-    optimizer: Any,
-    batches: Iterator[Batch],
-    settings: Settings,
-    accountant: RDPAccountant,
-    history: History,
-    publish: Callable[[Tensor, Tensor], None],
-) -> LocalResult:
-    total, used, seen = 0.0, 0, 0
-    for _ in range(settings.local_steps):
-        inputs, labels = next(batches)
-        publish(inputs, labels)
-        optimizer.zero_grad()
-        if len(inputs):
-            loss = F.cross_entropy(model(inputs), labels)
-            loss.backward()
-            total, used, seen = total + loss.item(), used + 1, seen + len(inputs)
-            optimizer.step()
-        elif settings.private:
-            _noise_alone(optimizer)
-    history[:] = accountant.history
+            if federation.reproducible_noise:
+                noise.manual_seed(seed_of(*place, "noise"))
+            poisson = federation.sampling == "poisson"
+            # With fixed batches Opacus sees a loader of the drawn images alone: its sample rate is
+            # 1, so epsilon claims no amplification that fixed batches do not give.
+            source = (held.inputs(), held.labels) if poisson else next(batches)
+            engine = PrivacyEngine(accountant="rdp")
+            engine.accountant = accountant
+            model, optimizer, loader = engine.make_private(
+                module=model,
+                optimizer=optimizer,
+                data_loader=DataLoader(
+                    TensorDataset(*source), batch_size=federation.batch_size, generator=rng
+                ),
+                noise_multiplier=federation.noise_multiplier,
+                max_grad_norm=federation.max_grad_norm,
+                poisson_sampling=poisson,
+                noise_generator=noise,
+            )
+            batches = chain.from_iterable(repeat(loader)) if poisson else chain([source], batches)
+        model.train()
+        for inputs, labels in islice(batches, federation.local_steps):
+            on_batch(inputs, labels)
+            optimizer.zero_grad()
+            if len(inputs):
+                loss = F.cross_entropy(model(inputs), labels)
+                loss.backward()
+                losses.append(loss.item())
+                examples += len(inputs)
+                optimizer.step()
+            elif federation.private:
+                _noise_alone(optimizer)
     return LocalResult(
-        loss=total / max(used, 1),
-        examples=seen,
-        epsilon=spent(history, settings.delta) if settings.private else None,
+        loss=sum(losses) / max(len(losses), 1),
+        examples=examples,
+        epsilon=spent(accountant.history, federation.delta) if federation.private else None,
     )
 
 
@@ -153,28 +123,20 @@ def spent(history: History, delta: float) -> float:
 
 @contextlib.contextmanager
 def _opacus_is_quiet() -> Iterator[None]:
-    """Opacus warns on every step of generators, hooks and orders that are as they should be."""
+    """Silence warnings that Opacus gives on every step although nothing is wrong."""
     with warnings.catch_warnings():
         for message in ("Secure RNG", "Full backward hook", "Optimal order"):
             warnings.filterwarnings("ignore", message=message)
         yield
 
 
-def _fixed_batches(held: Images, settings: Settings, rng: torch.Generator) -> Iterator[Batch]:
+def _fixed_batches(
+    held: Images, federation: FederationConfig, rng: torch.Generator
+) -> Iterator[Batch]:
     inputs = held.inputs()
     while True:
-        drawn = torch.randperm(len(inputs), generator=rng)[: settings.batch_size]
+        drawn = torch.randperm(len(inputs), generator=rng)[: federation.batch_size]
         yield inputs[drawn], held.labels[drawn]
-
-
-def _again(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from rest
-
-
-def _endless(loader: DataLoader[Any]) -> Iterator[Batch]:
-    while True:
-        yield from loader
 
 
 def _noise_alone(optimizer: Any) -> None:
@@ -182,8 +144,3 @@ def _noise_alone(optimizer: Any) -> None:
     for parameter in optimizer.params:
         parameter.grad_sample = torch.zeros(0, *parameter.shape)
     optimizer.step()
-
-
-def _seed(*parts: int | str) -> int:
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:6], "big")

@@ -1,70 +1,39 @@
-"""What a defence of a plan claims of differential privacy, for the audit to check."""
+"""The differential privacy that a defence of a plan claims, for the audit to check."""
 
-from collections.abc import Callable
 from typing import Any
 
-from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.config import FederationConfig
 
-Given = dict[str, int | float | str | bool]
+Options = dict[str, int | float | str | bool]
 
 
-def dp_claim(name: str, given: Given, federation: Settings) -> dict[str, Any] | None:
-    """Settings of `config.ClaimConfig`; None for a defence that claims nothing.
+def dp_claim(name: str, options: Options, federation: FederationConfig) -> dict[str, Any] | None:
+    """The fields of `ClaimConfig`; None for a defence that claims nothing.
 
     Args:
-        name: Of the defence.
-        given: Its settings, in units of the update.
+        name: Name of the defence.
+        options: Its options, in units of the update.
         federation: Every client takes part in every round, with a fixed number of images.
     """
-    claim = CLAIMS.get(name)
-    return None if claim is None else claim(given, federation)
-
-
-def _dp_sgd(given: Given, federation: Settings) -> dict[str, Any]:
-    # Norm and noise are those of `training`. Every step is counted in full: see `_private` in the
-    # example's training.
-    del given
-    return {
-        "mechanism": "dp-sgd",
-        "delta": federation.delta,
-        "sampling": "fixed",
-        "accountant": "persistent",
-    }
-
-
-def _local(given: Given, federation: Settings) -> dict[str, Any]:
-    del federation
-    return {
-        "mechanism": "local-gaussian",
-        "delta": given["delta"],
-        "epsilon": given["epsilon"],
-        "epsilon_covers": "round",
-        "clipping_norm": given["clipping_norm"],
-        "sensitivity": given["sensitivity"],
-        "sampling": "fixed",
-        "accountant": "per-round",
-    }
-
-
-def _central(clipped_by: str) -> Callable[[Given, Settings], dict[str, Any]]:
-    def claim(given: Given, federation: Settings) -> dict[str, Any]:
-        return {
+    claim: dict[str, Any]
+    if name == "dp-sgd":
+        # Norm and noise are those of `training`. Every step is counted in full: see `train`.
+        claim = {"mechanism": "dp-sgd", "delta": federation.delta, "accountant": "persistent"}
+    elif name == "local-dp":
+        claim = {key: options[key] for key in ("delta", "epsilon", "clipping_norm", "sensitivity")}
+        claim |= {
+            "mechanism": "local-gaussian",
+            "epsilon_covers": "round",
+            "accountant": "per-round",
+        }
+    elif name in ("client-clipping", "server-clipping"):
+        claim = {key: options[key] for key in ("clipping_norm", "noise_multiplier")}
+        claim |= {
             "mechanism": "central-gaussian",
             "delta": federation.delta,
-            "clipping_norm": given["clipping_norm"],
-            "noise_multiplier": given["noise_multiplier"],
-            "sampled_clients": given["num_sampled_clients"],
-            "clipped_by": clipped_by,
-            "sampling": "fixed",
+            "sampled_clients": options["num_sampled_clients"],
+            "clipped_by": name.removesuffix("-clipping"),
         }
-
-    return claim
-
-
-CLAIMS: dict[str, Callable[[Given, Settings], dict[str, Any]]] = {
-    "dp-sgd": _dp_sgd,
-    "local-dp": _local,
-    "client-clipping": _central("client"),
-    "server-clipping": _central("server"),
-}
-"""Of the defences that claim anything."""
+    else:
+        return None
+    return {**claim, "sampling": "fixed"}

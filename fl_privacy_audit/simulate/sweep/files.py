@@ -1,4 +1,4 @@
-"""What lies in the folder of a sweep, and how a half run is told from a whole one."""
+"""What lies in the folder of a sweep, and how a half run differs from a whole one."""
 
 import fcntl
 import json
@@ -8,31 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy_audit.core.errors import ConfigError, LedgerError
+from fl_privacy_audit.core.files import write_whole
 
 from .plan import Run
 
 SPEC, FINISHED, LOCK, LOG = "run.json", "finished.json", ".lock", "log.txt"
 SET_ASIDE = ".set-aside"
-"""Of half runs; hidden, so that `DIR/*/` names the runs alone."""
+"""Folder for half runs; hidden, so that `DIR/*/` names the runs alone."""
 PATIENCE_SECONDS = 20.0
 """How long to wait for a run that is about to end because its sweep was killed."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-
-
 def lock(folder: Path, patience: float = 0.0) -> int | None:
-    """Hold a folder; the file descriptor, or None if another process holds it.
+    """Lock a folder; return the file descriptor, or None if another process has locked it.
 
     Args:
-        folder: Made if it is not there.
+        folder: Created if it does not exist.
         patience: Seconds to wait for the other process.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,15 +41,15 @@ def lock(folder: Path, patience: float = 0.0) -> int | None:
 
 
 def is_finished(out: Path, run: Run) -> bool:
-    """Whether the run has been done before.
+    """Whether the run was finished before.
 
     Raises:
-        ConfigError: Its folder holds a finished run of other settings.
+        ConfigError: Its folder holds a finished run of another plan.
     """
-    found = _read(out / run.folder / FINISHED)
-    if found is None:
+    finished = _read(out / run.folder / FINISHED)
+    if finished is None:
         return False
-    if found.get("digest") != run.digest:
+    if finished.get("digest") != run.digest:
         raise ConfigError(
             f"{out / run.folder} holds a finished run of another plan; give another --out, or "
             "remove that folder"
@@ -67,10 +58,10 @@ def is_finished(out: Path, run: Run) -> bool:
 
 
 def prepare(out: Path, run: Run) -> None:
-    """An empty folder for a run; what a half run left there is set aside, not lost.
+    """Make an empty folder for a run; what a half run left there is set aside, not lost.
 
     Raises:
-        LedgerError: Another process is still at work in it.
+        LedgerError: Another process still works in it.
     """
     folder = out / run.folder
     if folder.exists():
@@ -84,7 +75,7 @@ def prepare(out: Path, run: Run) -> None:
             os.close(held)
     folder.mkdir(parents=True, exist_ok=True)
     spec = {**run.to_json(), "digest": run.digest}
-    write_whole(folder / SPEC, json.dumps(spec, indent=2) + "\n")
+    write_whole(folder / SPEC, json.dumps(spec, indent=2) + "\n", mode=0o644)
 
 
 def _free(folder: Path, name: str) -> Path:
@@ -97,7 +88,7 @@ def _free(folder: Path, name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None

@@ -1,11 +1,11 @@
-"""A plan: which federation, under which defences, audited how. Checked whole before it starts."""
+"""A plan: which federation, under which defences, audited how. All of it is checked at the start."""
 
 import hashlib
 import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +15,14 @@ from fl_privacy_audit.attacks import make_attack
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.defences import DEFENCES, Setting, make_defence
-from fl_privacy_audit.simulate.federation.settings import Settings
+from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
 
 from .claims import dp_claim
 
-SIZE, MEAN, STD = 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-"""Of the example's images; a test holds them to `flower_cifar.data`, which is slow to import."""
 UPDATE_UNITS = ("std", "scale", "norm", "clip_norm", "clipping_norm", "sensitivity")
-"""Settings of defences that are lengths in the units of the update."""
+"""Options of defences that are lengths in the units of the update."""
 BY_THE_SWEEP = ("directory", "setting", "image", "training", "defence", "seed", "claim")
-"""Settings of an audit that the sweep fills in."""
+"""Keys of an audit that the sweep fills in."""
 OWN_KEYS = (
     "seed",
     "num_rounds",
@@ -34,19 +32,19 @@ OWN_KEYS = (
     "defence",
     "defence_settings",
 )
-"""Settings of the federation that the plan says in its own words."""
+"""Keys of the federation that a plan sets elsewhere."""
 
 
 class DefencePlan(BaseModel):
     """One defence of a plan.
 
     Attributes:
-        label: What tables call it; its folder is named after it.
-        name: In the table of defences.
-        settings: Of the defence.
-        unit: What lengths in `settings` are measured in. ``"update"``: the update as it leaves the
-            client. ``"gradient"``: of one step of local SGD; they are multiplied by the learning
-            rate.
+        label: Its name in tables; its folder is named after it.
+        name: Its name in the table of defences.
+        settings: Options of the defence.
+        unit: Unit of the lengths in `settings`. ``"update"``: the update as it leaves the client.
+            ``"gradient"``: the gradient of one step of local SGD; lengths are multiplied by the
+            learning rate.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,10 +59,10 @@ class Plan(BaseModel):
     """What a plan file holds.
 
     Attributes:
-        federation: ``clients``, ``rounds``, and any setting of the example federation.
-        audit: Any setting of an audit but those that the sweep fills in.
-        seeds: One whole set of runs for each; seeds data, weights, batches, noise and attacks.
-        defence: What is compared.
+        federation: ``clients``, ``rounds``, and any field of `FederationConfig` not in `OWN_KEYS`.
+        audit: Any field of `AuditConfig` not in `BY_THE_SWEEP`.
+        seeds: A whole set of runs for each; seeds data, weights, batches, noise and attacks.
+        defence: The defences to compare.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,33 +78,33 @@ class Run:
     """One federation under one defence and one seed.
 
     Attributes:
-        folder: Where it goes, relative to the folder of the sweep.
-        settings: Of the federation.
-        clients: In it.
-        audit: Of its audit; the directory is filled in when it starts.
+        folder: Its folder, relative to that of the sweep.
+        federation: The federation.
+        clients: Number of clients.
+        audit: Its audit; the directory is filled in when it starts.
     """
 
     folder: Path
-    settings: Settings
+    federation: FederationConfig
     clients: int
     audit: AuditConfig
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return self.audit.setting
 
     def to_json(self) -> dict[str, Any]:
-        """All that decides what comes out."""
+        """Everything that decides the result."""
         return {
-            "settings": asdict(self.settings),
+            "settings": self.federation.model_dump(),
             "clients": self.clients,
             "audit": self.audit.model_dump(mode="json", exclude={"directory"}),
         }
 
     @property
     def digest(self) -> str:
-        """Fingerprint of `to_json`: whether a finished run is the one that is wanted."""
+        """Fingerprint of `to_json`: tells whether a finished run is the one that the plan wants."""
         text = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -148,34 +146,23 @@ def plan_runs(data: Mapping[str, Any]) -> list[Run]:
 
 
 def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
-    federation = dict(plan.federation)
-    clients, rounds = federation.pop("clients", 6), federation.pop("rounds", 60)
+    values = dict(plan.federation)
+    clients, rounds = values.pop("clients", 6), values.pop("rounds", 60)
     for name, value in (("clients", clients), ("rounds", rounds)):
         if type(value) is not int or value < 1:
             raise ConfigError(f"`federation.{name}` must be a whole number from 1, but got {value}")
-    base = Settings.read(
-        {**federation, "num_rounds": rounds, "seed": seed, "reproducible_noise": True}
-    )
-    settings = _with_defence(base, defence, int(clients))
-    training: dict[str, Any] = {
-        "optimizer": "sgd",
-        "learning_rate": settings.learning_rate,
-        "steps": settings.local_steps,
-        "batch_size": settings.batch_size,
-        "mode": "train",
-    }
-    if settings.private:
-        training["max_grad_norm"] = settings.max_grad_norm
-        training["noise_multiplier"] = settings.noise_multiplier
-    given = _defence_settings(base, defence, int(clients))
+    values |= {"num_rounds": rounds, "seed": seed, "reproducible_noise": True}
+    base = _federation(values)
+    options = _options(base, defence, int(clients))
+    federation = _federation(values | _defence_keys(defence.name, options))
     audit = AuditConfig.build(
         {
             **plan.audit,
             "setting": defence.label,
-            "image": {"shape": (3, SIZE, SIZE), "mean": MEAN, "std": STD},
-            "training": training,
-            "defence": {"name": defence.name, "settings": given},
-            "claim": dp_claim(defence.name, given, base),
+            "image": IMAGE,
+            "training": federation.known_training,
+            "defence": {"name": defence.name, "settings": options},
+            "claim": dp_claim(defence.name, options, base),
             "seed": seed,
         }
     )
@@ -183,51 +170,57 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
         make_attack(attack.name, attack.settings)
     folder = Path(_slug(defence.label))
     return Run(
-        folder=folder if len(plan.seeds) == 1 else f"seed-{seed}" / folder,
-        settings=settings,
+        folder=Path(f"seed-{seed}") / folder if len(plan.seeds) > 1 else folder,
+        federation=federation,
         clients=int(clients),
         audit=audit,
     )
 
 
-def _with_defence(base: Settings, defence: DefencePlan, clients: int) -> Settings:
-    given = _defence_settings(base, defence, clients)
-    if defence.name == "dp-sgd":
-        noise, norm = given["noise_multiplier"], given.get("max_grad_norm", 1.0)
-        return replace(base, noise_multiplier=float(noise), max_grad_norm=float(norm))
-    text = ", ".join(f"{name}={_text(value)}" for name, value in given.items())
-    return replace(base, defence=defence.name, defence_settings=text)
-
-
-def _defence_settings(base: Settings, defence: DefencePlan, clients: int) -> dict[str, Setting]:
-    """The settings in units of the update, checked against the table."""
-    given = dict(defence.settings)
+def _options(base: FederationConfig, defence: DefencePlan, clients: int) -> dict[str, Setting]:
+    """The options of the defence in units of the update, checked against the table."""
+    options = dict(defence.settings)
     if defence.unit == "gradient":
         if base.local_steps > 1:
             raise ConfigError(
-                "`unit` gradient is that of one local step; give settings in units of the update"
+                "`unit` gradient is that of one local step; give lengths in units of the update"
             )
-        for name in set(UPDATE_UNITS) & set(given):
-            value = given[name]
+        for name in set(UPDATE_UNITS) & set(options):
+            value = options[name]
             if isinstance(value, int | float):
-                given[name] = value * base.learning_rate
+                options[name] = value * base.learning_rate
     if defence.name in DEFENCES and DEFENCES[defence.name].where == "Flower's wrapper":
-        given.setdefault("num_sampled_clients", clients)
-    make_defence(defence.name, given)
-    return given
+        options.setdefault("num_sampled_clients", clients)
+    make_defence(defence.name, options)
+    return options
+
+
+def _defence_keys(name: str, options: dict[str, Setting]) -> dict[str, Setting]:
+    """A defence as the federation takes it."""
+    if name == "dp-sgd":
+        return {"max_grad_norm": 1.0, **options}
+    text = ", ".join(f"{option}={_text(value)}" for option, value in options.items())
+    return {"defence": name, "defence_settings": text}
+
+
+def _federation(values: Mapping[str, object]) -> FederationConfig:
+    try:
+        return FederationConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
 
 
 def _unlike(plan: Plan) -> list[str]:
-    """What would make runs that cannot be compared, or that say a thing twice."""
+    """What would make runs that cannot be compared, or sets a thing twice."""
     problems = []
-    known = {field.name for field in fields(Settings)} | {"clients", "rounds"}
+    known = {*FederationConfig.model_fields, "clients", "rounds"}
     for key in plan.federation:
         if key in OWN_KEYS:
             problems.append(
                 f"`federation.{key}` is set by the plan: see `seeds`, `rounds`, defences"
             )
         elif key not in known:
-            problems.append(f"`federation.{key}` is not a setting of the federation")
+            problems.append(f"`federation.{key}` is not a key of the federation")
     if plan.federation.get("sampling", "fixed") != "fixed":
         problems.append(
             "`federation.sampling` must be 'fixed': Poisson sampling draws other images under "
@@ -257,7 +250,7 @@ def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden" and problem["loc"][0] == "defence":
         return (
-            f"`{place}` is no part of a defence: its own settings go into `settings`, and the "
+            f"`{place}` is no part of a defence: its options go into `settings`, and the "
             "federation is the same for all, or the runs could not be compared"
         )
     if problem["type"] == "extra_forbidden":

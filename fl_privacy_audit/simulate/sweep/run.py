@@ -1,4 +1,4 @@
-"""Runs the runs of a plan: some at a time, each in a process of its own, none of them twice."""
+"""Does the runs of a plan: several at a time, each in a process of its own, none of them twice."""
 
 import json
 import os
@@ -6,39 +6,35 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.report.terminal import comparison_markdown
-from fl_privacy_audit.verdicts.compare import Comparison, compare
+from fl_privacy_audit.simulate.comparison import write_comparison
+from fl_privacy_audit.simulate.quiet import QUIET
+from fl_privacy_audit.verdicts.compare import Comparison
 
 from .files import FINISHED, LOG, is_finished, lock, prepare
 from .plan import Run
 
 WORKER = (sys.executable, "-m", "fl_privacy_audit.simulate.sweep.worker")
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        run: Which.
-        kind: ``"skipped"``: it was finished before. ``"failed"``: its log says why.
-        round: Rounds done, or the round that is attacked.
+        run: The run.
+        kind: ``"skipped"`` (it was finished before), ``"started"``, ``"round"``, ``"attack"``,
+            ``"finished"`` or ``"failed"`` (its log says why).
+        round: Rounds done, or the round under attack.
         step: Attack steps done in it.
         steps: Attack steps in all.
-        seconds: Since it started.
+        seconds: Time since it started.
     """
 
     run: Run
@@ -49,7 +45,7 @@ class Event:
     seconds: float = 0.0
 
 
-Tell = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
 def run_sweep(
@@ -57,23 +53,23 @@ def run_sweep(
     out: Path,
     *,
     workers: int,
-    tell: Tell = lambda event: None,
+    on_event: OnEvent = lambda event: None,
     worker: Sequence[str] = WORKER,
 ) -> dict[Path, Comparison]:
-    """Do what is not done yet, and compare.
+    """Do the runs that are not finished yet, and compare all of them.
 
     Args:
-        runs: Of a plan.
+        runs: The runs of a plan.
         out: Folder of the sweep.
-        workers: Runs at the same time, from 1.
-        tell: Called when something happens, from several threads, one at a time.
-        worker: Command that does one run; its folder and the cores it may use are added.
+        workers: How many runs to do at the same time, at least 1.
+        on_event: Called with each event, from several threads, one at a time.
+        worker: Command that does one run; its folder and number of cores are appended.
 
     Returns:
-        One comparison for each seed, by the folder that it is written to.
+        One comparison per seed, by the folder that it is written to.
 
     Raises:
-        ConfigError: The folder holds another plan's run.
+        ConfigError: The folder holds a run of another plan.
         AuditError: Another sweep is at work there, or runs failed: the others are kept.
     """
     held = lock(out)
@@ -83,8 +79,8 @@ def run_sweep(
         left = [run for run in runs if not is_finished(out, run)]
         for run in runs:
             if run not in left:
-                tell(Event(run=run, kind="skipped"))
-        failed = _do_all(left, out, workers, tell, worker)
+                on_event(Event(run=run, kind="skipped"))
+        failed = _do_all(left, out, workers, on_event, worker)
     finally:
         os.close(held)
     if failed:
@@ -97,7 +93,7 @@ def run_sweep(
 
 
 def _do_all(
-    left: Sequence[Run], out: Path, workers: int, tell: Tell, worker: Sequence[str]
+    left: Sequence[Run], out: Path, workers: int, on_event: OnEvent, worker: Sequence[str]
 ) -> list[Run]:
     """Do the runs, `workers` at a time; return those that failed."""
     waiting: list[Run] = list(left)
@@ -107,9 +103,9 @@ def _do_all(
     processes: set[subprocess.Popen[str]] = set()
     problems: list[Exception] = []
 
-    def say(event: Event) -> None:
+    def one_at_a_time(event: Event) -> None:
         with guard:
-            tell(event)
+            on_event(event)
 
     def work(slot: int) -> None:
         while True:
@@ -119,7 +115,7 @@ def _do_all(
                 run = waiting.pop(0)
             try:
                 command = [*worker, str(out / run.folder), str(cores)]
-                whole = _do(run, out, say, command, processes, _environment(slot))
+                whole = _do(run, out, one_at_a_time, command, slot, processes)
             except Exception as error:  # noqa: BLE001 - raised again below, in the main thread
                 problems.append(error)
                 return
@@ -147,16 +143,16 @@ def _do_all(
 def _do(
     run: Run,
     out: Path,
-    say: Tell,
+    on_event: OnEvent,
     command: Sequence[str],
+    slot: int,
     processes: "set[subprocess.Popen[str]]",
-    environment: Mapping[str, str],
 ) -> bool:
-    """One run; whether it finished."""
+    """Do one run; return whether it finished."""
     prepare(out, run)
     folder = out / run.folder
     started = time.monotonic()
-    say(Event(run=run, kind="started"))
+    on_event(Event(run=run, kind="started"))
     with (folder / LOG).open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,
@@ -165,7 +161,7 @@ def _do(
             stderr=log,
             text=True,
             start_new_session=True,
-            env=dict(environment),
+            env=_environment(slot),
         )
     processes.add(process)
     assert process.stdout is not None
@@ -173,45 +169,37 @@ def _do(
         for line in process.stdout:
             event = _event(run, line, time.monotonic() - started)
             if event is not None:
-                say(event)
+                on_event(event)
         # Leaving this block closes its standard input, which would kill it on its way out.
         process.wait()
     processes.discard(process)
     whole = process.returncode == 0 and (folder / FINISHED).exists()
     kind = "finished" if whole else "failed"
-    say(Event(run=run, kind=kind, seconds=time.monotonic() - started))
+    on_event(Event(run=run, kind=kind, seconds=time.monotonic() - started))
     return whole
 
 
 def _event(run: Run, line: str, seconds: float) -> Event | None:
+    """What a worker printed; None for anything else on its standard output."""
     try:
-        told = json.loads(line)
-        if "done" in told:
-            return Event(run=run, kind="round", round=int(told["done"]), seconds=seconds)
-        at = {name: int(told[name]) for name in ("round", "step", "steps")}
-    except (ValueError, TypeError, KeyError):
+        return Event(run=run, seconds=seconds, **json.loads(line))
+    except (ValueError, TypeError):
         return None
-    return Event(run=run, kind="attack", seconds=seconds, **at)
 
 
 def _environment(slot: int) -> dict[str, str]:
-    """Of a run: quiet, and where there are several GPUs, with one of its own."""
+    """The environment of a run: quiet, and with a GPU of its own where there are several."""
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     own = {"CUDA_VISIBLE_DEVICES": str(slot % devices)} if devices > 1 else {}
     return {**QUIET, **own, **os.environ}
 
 
 def _compare(runs: Sequence[Run], out: Path) -> dict[Path, Comparison]:
-    """One comparison a seed: runs of different seeds saw different images."""
-    by_seed: dict[int, list[Run]] = {}
+    """One comparison per seed: runs with different seeds saw different images."""
+    by_folder: dict[Path, list[Run]] = {}
     for run in runs:
-        by_seed.setdefault(run.audit.seed, []).append(run)
-    found = {}
-    for alike in by_seed.values():
-        comparison = compare([out / run.folder for run in alike])
-        place = out / alike[0].folder.parent
-        text = json.dumps(comparison.model_dump(mode="json"), indent=2)
-        (place / "comparison.json").write_text(text + "\n", encoding="utf-8")
-        (place / "comparison.md").write_text(comparison_markdown(comparison), encoding="utf-8")
-        found[place] = comparison
-    return found
+        by_folder.setdefault(run.folder.parent, []).append(run)
+    return {
+        out / place: write_comparison([out / run.folder for run in alike], out / place)
+        for place, alike in by_folder.items()
+    }

@@ -1,107 +1,89 @@
-"""One run of a sweep in a process of its own: ``python -m fl_privacy_audit.simulate.sweep.worker FOLDER CORES``.
+"""One run of a sweep in a process of its own.
 
-It reads ``run.json`` in the folder, writes the ledger beside it, tells on its standard output how
-far it is, and at the end writes ``finished.json``: a folder without that file is a half run.
+``python -m fl_privacy_audit.simulate.sweep.worker FOLDER CORES`` reads ``run.json`` in the folder,
+writes the ledger beside it, prints its progress as `run.Event`s in JSON, one per line, and at the end writes
+``finished.json``: a folder without that file is a half run.
 """
 
-import fcntl
 import json
-import logging
 import os
-import random
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit import AuditConfig, AuditError, Progress
+from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.simulate.federation.config import FederationConfig
 
-from .files import FINISHED, LOCK, SPEC, write_whole
+from .files import FINISHED, SPEC, lock
 
-Simulate = Callable[..., None]
+if TYPE_CHECKING:
+    from fl_privacy_audit.simulate.federation.simulation import Simulate
+
+REPORT_EVERY = 20
+"""Attack steps between two lines of progress."""
 
 
-def main(folder: Path, cores: int, simulate: Simulate | None = None) -> None:
-    """Run what the folder asks for.
+def main(folder: Path, cores: int, simulate: "Simulate | None" = None) -> None:
+    """Do the run that ``run.json`` in the folder describes.
 
     Args:
         folder: Of the run.
-        cores: For the simulated clients.
-        simulate: As `flower_cifar.simulation.simulate`, which is the default.
+        cores: How many simulated clients may train at the same time.
+        simulate: Runs the clients; Flower's simulation by default.
 
     Raises:
-        AuditError: The folder is at work already, or the federation did not finish.
+        AuditError: Another process works in the folder, or the federation did not finish.
     """
-    told = _own_output()
+    output = _own_output()
     _die_with_parent()
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise AuditError(f"another process is at work in {folder}") from error
-    spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
+    if lock(folder) is None:
+        raise AuditError(f"another process is at work in {folder}")
     started = time.monotonic()
-    _federation(folder, spec, told, cores, simulate)
+    spec = run_spec(folder, cores, simulate, say=lambda line: print(line, file=output, flush=True))
     finished = {"digest": spec["digest"], "seconds": round(time.monotonic() - started, 1)}
-    write_whole(folder / FINISHED, json.dumps(finished) + "\n")
+    write_whole(folder / FINISHED, json.dumps(finished) + "\n", mode=0o644)
 
 
-def _federation(
-    folder: Path, spec: dict[str, Any], told: IO[str], cores: int, simulate: Simulate | None
-) -> None:
+def run_spec(
+    folder: Path, cores: int, simulate: "Simulate | None", *, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the federation of ``run.json``, give `say` its progress, and return what the file holds."""
     # Heavy, and Flower reads its environment when it is imported.
-    import numpy as np
-    import torch
+    from fl_privacy_audit.simulate.federation.simulation import in_ray, run_federation
 
-    from fl_privacy_audit.audit.auditor import Auditor, Progress
-    from fl_privacy_audit.core.config import AuditConfig
-    from fl_privacy_audit.simulate.federation import simulation
-    from fl_privacy_audit.simulate.federation.data import class_names, load_test
-    from fl_privacy_audit.simulate.federation.model import make_net
-    from fl_privacy_audit.simulate.federation.settings import Settings
+    spec: dict[str, Any] = json.loads((folder / SPEC).read_text(encoding="utf-8"))
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    settings = Settings(**spec["settings"])
-    load_test(settings)
-    # Flower draws its own noise from numpy's global state, and clients from random's.
-    random.seed(settings.seed)
-    np.random.seed(settings.seed)
-    torch.manual_seed(settings.seed)
+    def on_progress(at: Progress) -> None:
+        if at.step % REPORT_EVERY == 0 or at.step == at.steps:
+            progress = {"kind": "attack", "round": at.round, "step": at.step, "steps": at.steps}
+            say(json.dumps(progress))
 
-    def tell(**what: object) -> None:
-        told.write(json.dumps(what) + "\n")
-        told.flush()
-
-    def attack_progress(at: Progress) -> None:
-        if at.step % 20 == 0 or at.step == at.steps:
-            tell(round=at.round, step=at.step, steps=at.steps)
-
-    auditor = Auditor(
+    run_federation(
+        FederationConfig(**spec["settings"]),
         AuditConfig.build({**spec["audit"], "directory": folder}),
-        model=make_net(len(class_names(settings.dataset)), settings.seed),
-        on_progress=attack_progress,
-    )
-    (simulate or simulation.simulate)(
-        settings,
-        auditor,
-        num_clients=spec["clients"],
+        clients=spec["clients"],
         cores=cores,
-        on_round=lambda done: tell(done=done),
+        on_round=lambda done: say(json.dumps({"kind": "round", "round": done})),
+        on_progress=on_progress,
+        simulate=simulate or in_ray,
     )
+    return spec
 
 
 def _own_output() -> IO[str]:
-    """Standard output for what we tell alone: whatever else is printed goes to the log."""
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Standard output for our own lines alone: whatever else is printed goes to the log."""
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return told
+    return output
 
 
 def _die_with_parent() -> None:
-    """End this process and all it started as soon as the sweep is gone, killed or not.
+    """End this process and all that it started as soon as the sweep is gone, killed or not.
 
     The sweep holds the other end of our standard input, which ends when it does.
     """

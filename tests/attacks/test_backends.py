@@ -1,4 +1,4 @@
-"""The fast ways of computing a step against the plain loop, for every victim and update form."""
+"""The fast ways of computing a step against the plain loop, for every target and update form."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.attacks.engine import gradients as evaluators
-from fl_privacy_audit.attacks.engine.batch import Trials
-from fl_privacy_audit.attacks.engine.gradients import EVALUATORS
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine import gradients as backends
+from fl_privacy_audit.attacks.engine.batch import Guesses
+from fl_privacy_audit.attacks.engine.gradients import BACKENDS
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.core.errors import AttackError, ConfigError
 from fl_privacy_audit.core.types import Observation
@@ -39,7 +39,7 @@ class PoolingNet(nn.Module):
         return scores
 
 
-VICTIMS: dict[str, dict[str, Any]] = {
+TARGETS: dict[str, dict[str, Any]] = {
     "one gradient": {"model": TinyLeNet, "count": 1},
     "learned labels": {"model": TinyLeNet, "count": 2},
     "pooling": {"model": PoolingNet, "count": 1},
@@ -49,7 +49,7 @@ VICTIMS: dict[str, dict[str, Any]] = {
 }
 
 
-def victims(model: type[nn.Module], count: int, **how: Any) -> list[Observation]:
+def targets(model: type[nn.Module], count: int, **how: Any) -> list[Observation]:
     """Three clients of one round, and a fourth from another round: other weights."""
     images = photos(SIZE, 4).roll(1, dims=0)
     return [
@@ -63,60 +63,62 @@ def victims(model: type[nn.Module], count: int, **how: Any) -> list[Observation]
     ]
 
 
-def attack(engine: str = "sequential", **settings: Any) -> OptimisationAttack:
-    return replace(inverting_gradients(**{"steps": 8, **settings}), engine=engine)
+def attack(backend: str = "sequential", **settings: Any) -> OptimisationAttack:
+    return replace(inverting_gradients(**{"steps": 8, **settings}), backend=backend)
 
 
-def trials(recipe: OptimisationAttack, seen: list[Observation]) -> Trials:
+def joined_guesses(recipe: OptimisationAttack, seen: list[Observation]) -> Guesses:
     rngs = [torch.Generator().manual_seed(index) for index in range(len(seen))]
-    return Trials.join(
+    return Guesses.join(
         [
-            Trials.draw(recipe, one, recipe.replay(one), rng)
+            Guesses.draw(recipe, one, recipe.replay(one), rng)
             for one, rng in zip(seen, rngs, strict=True)
         ]
     )
 
 
-@pytest.mark.parametrize("kind", [evaluators.Vmap, evaluators.ByHand])
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("kind", [backends.Vmap, backends.ByHand])
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_fast_twins_compute_what_the_plain_loop_computes(
-    victim: str, kind: type[evaluators.Evaluator]
+    target: str, kind: type[backends.Backend]
 ) -> None:
     recipe = attack(total_variation=0.01)
-    joined = trials(recipe, victims(**VICTIMS[victim]))
-    plain = evaluators.Evaluator(recipe, joined)(joined)
+    joined = joined_guesses(recipe, targets(**TARGETS[target]))
+    plain = backends.Backend(recipe, joined)(joined)
     fast = kind(recipe, joined)(joined)
     assert len(joined) == 4
-    for name in ("objectives", "distances", "guess_gradients"):
-        ours, oracle = getattr(fast, name), getattr(plain, name)
-        assert torch.allclose(ours, oracle, rtol=1e-3, atol=1e-4 * oracle.abs().max()), name
-    assert (fast.score_gradients is None) == (plain.score_gradients is None)
-    if plain.score_gradients is not None and fast.score_gradients is not None:
-        assert torch.allclose(fast.score_gradients, plain.score_gradients, rtol=1e-3, atol=1e-6)
+    assert fast.gradients.keys() == plain.gradients.keys() == joined.leaves().keys()
+    pairs = {
+        "objectives": (fast.objectives, plain.objectives),
+        "distances": (fast.distances, plain.distances),
+        **{name: (fast.gradients[name], plain.gradients[name]) for name in plain.gradients},
+    }
+    for name, (ours, oracle) in pairs.items():
+        assert torch.allclose(ours, oracle, rtol=1e-3, atol=1e-4 * float(oracle.abs().max())), name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["pooling", "several steps"])
-def test_compiled_computes_what_the_plain_loop_computes(victim: str) -> None:
-    if not evaluators.can_compile(torch.device("cpu")):
+@pytest.mark.parametrize("target", ["pooling", "several steps"])
+def test_compiled_computes_what_the_plain_loop_computes(target: str) -> None:
+    if not backends.can_compile(torch.device("cpu")):
         pytest.skip("needs a C++ compiler")
     recipe = attack(total_variation=0.01)
-    joined = trials(recipe, victims(**VICTIMS[victim]))
-    plain = evaluators.Evaluator(recipe, joined)(joined)
-    fast = evaluators.Compiled(recipe, joined)(joined)
+    joined = joined_guesses(recipe, targets(**TARGETS[target]))
+    plain = backends.Backend(recipe, joined)(joined)
+    fast = backends.Compiled(recipe, joined)(joined)
     assert torch.allclose(
-        fast.guess_gradients,
-        plain.guess_gradients,
+        fast.gradients["values"],
+        plain.gradients["values"],
         rtol=1e-3,
-        atol=1e-4 * float(plain.guess_gradients.abs().max()),
+        atol=1e-4 * float(plain.gradients["values"].abs().max()),
     )
 
 
 def test_bfloat16_points_the_same_way() -> None:
     recipe = attack()
-    joined = trials(recipe, victims(TinyLeNet, 1))
-    plain = evaluators.Evaluator(recipe, joined)(joined).guess_gradients
-    fast = evaluators.Bfloat16(recipe, joined)(joined).guess_gradients
+    joined = joined_guesses(recipe, targets(TinyLeNet, 1))
+    plain = backends.Backend(recipe, joined)(joined).gradients["values"]
+    fast = backends.Bfloat16(recipe, joined)(joined).gradients["values"]
     assert fast.dtype == torch.float32
     similarity = nn.functional.cosine_similarity(fast.flatten(1), plain.flatten(1))
     assert similarity.min() > 0.9
@@ -142,17 +144,17 @@ def test_the_cosine_by_hand_is_the_cosine_and_has_its_slope(apart: float) -> Non
 
 def test_what_bfloat16_wins_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"sequential": 100.0, "by_hand": 90.0, "bfloat16": 50.0, "vmap": 90.0}
-    monkeypatch.setattr(evaluators, "_CHOSEN", {})
-    monkeypatch.setattr(evaluators, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr(evaluators, "can_compile", lambda device: True)
-    monkeypatch.setattr(evaluators, "_time", lambda evaluator, joined: times[evaluator.name])
+    monkeypatch.setattr(backends, "_CHOSEN", {})
+    monkeypatch.setattr(backends, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(backends, "can_compile", lambda device: True)
+    monkeypatch.setattr(backends, "_time", lambda backend, joined: times[backend.name])
     recipe = attack("auto", steps=50)
-    joined = trials(recipe, victims(TinyLeNet, 1))
-    assert evaluators.choose_evaluator(recipe, joined, float("inf")).name == "bfloat16"
+    joined = joined_guesses(recipe, targets(TinyLeNet, 1))
+    assert backends.choose_backend(recipe, joined, float("inf")).name == "bfloat16"
 
 
-def test_victims_side_by_side_end_where_they_end_alone() -> None:
-    seen = victims(TinyLeNet, 1)
+def test_targets_side_by_side_end_where_they_end_alone() -> None:
+    seen = targets(TinyLeNet, 1)
     recipe = attack("vmap", restarts=2)
 
     def rngs() -> list[torch.Generator]:
@@ -160,16 +162,16 @@ def test_victims_side_by_side_end_where_they_end_alone() -> None:
 
     together = recipe.reconstruct_many(seen, rngs=rngs())
     for one, rng, result in zip(seen, rngs(), together, strict=True):
-        alone = replace(recipe, engine="sequential").reconstruct(one, rng=rng)
+        alone = replace(recipe, backend="sequential").reconstruct(one, rng=rng)
         assert not isinstance(result, Exception)
         assert torch.allclose(result.images, alone.images, atol=0.02)
         assert result.steps == alone.steps == 16
-        assert result.details["engine"] == "vmap"
-        assert alone.details["engine"] == "sequential"
+        assert result.details["backend"] == "vmap"
+        assert alone.details["backend"] == "sequential"
 
 
-def test_one_broken_victim_does_not_break_the_others() -> None:
-    seen = victims(TinyLeNet, 1)[:2]
+def test_one_broken_target_does_not_break_the_others() -> None:
+    seen = targets(TinyLeNet, 1)[:2]
     assert seen[0].gradient is not None
     nothing = {n: torch.full_like(t, float("nan")) for n, t in seen[0].gradient.items()}
     seen[0] = replace(seen[0], gradient=nothing)
@@ -179,27 +181,27 @@ def test_one_broken_victim_does_not_break_the_others() -> None:
     assert not isinstance(fine, Exception)
 
 
-def test_an_unknown_engine_is_refused() -> None:
+def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="`engine` must be 'auto' or one of sequential, by_hand, bfloat16"
+        ConfigError, match="`backend` must be 'auto' or one of sequential, by_hand, bfloat16"
     ):
-        attack("warp").reconstruct(victims(TinyLeNet, 1)[0], rng=torch.Generator())
+        attack("warp").reconstruct(targets(TinyLeNet, 1)[0], rng=torch.Generator())
 
 
-def test_the_probe_chooses_once_for_a_kind_of_victim(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluators, "_CHOSEN", {})
+def test_the_probe_chooses_once_for_a_kind_of_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_CHOSEN", {})
     asked: list[str] = []
     times = {"sequential": 2.0, "by_hand": 1.5, "bfloat16": 3.0, "vmap": 1.0}
 
-    def clock(evaluator: evaluators.Evaluator, joined: Trials) -> float:
-        asked.append(evaluator.name)
-        return times[evaluator.name]
+    def clock(backend: backends.Backend, joined: Guesses) -> float:
+        asked.append(backend.name)
+        return times[backend.name]
 
-    monkeypatch.setattr(evaluators, "_time", clock)
-    monkeypatch.setattr(evaluators, "WORTH_COMPILING", float("inf"))
+    monkeypatch.setattr(backends, "_time", clock)
+    monkeypatch.setattr(backends, "WORTH_COMPILING", float("inf"))
     recipe = attack("auto", steps=50)
-    joined = trials(recipe, victims(TinyLeNet, 1))
+    joined = joined_guesses(recipe, targets(TinyLeNet, 1))
     for _ in range(2):
-        assert evaluators.choose_evaluator(recipe, joined, float("inf")).name == "vmap"
+        assert backends.choose_backend(recipe, joined, float("inf")).name == "vmap"
     assert len(asked) == len(set(asked))
-    assert set(asked) <= set(EVALUATORS)
+    assert set(asked) <= set(BACKENDS)

@@ -1,0 +1,1 @@
+"""A Flower quick start, audited."""

@@ -1,0 +1,306 @@
+"""Does the description fit the clients? The true batch, trained as told, beside the real update.
+
+The positive control is made with the assumed training, so it leaks even where the real update is
+misread: an attack that fails then says nothing of a defence. Wherever the true batch is known, this
+check trains on it as described, puts it through what is known of the defence, and compares.
+
+What the client draws by chance (the order of its batches, dropout, noise) is not known. How far it
+moves an update is simulated, and the bounds of the check are as wide as that, and as the rounding of
+the weights.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
+from fl_privacy_audit.core.local_training import Chance
+from fl_privacy_audit.core.reasons import Figure, Reason
+from fl_privacy_audit.core.types import LocalTraining, Mode, Observation, Truth, Update
+from fl_privacy_audit.ledger.records import ReplayCheck
+
+from .controls import replay_truth
+
+DRAWS = 5
+"""Simulated clients from which the spread of chance is estimated."""
+DEVIATIONS = 6.0
+"""How many standard deviations of that spread are allowed for."""
+COSINE_TOLERANCE, RATIO_TOLERANCE = 1e-5, 2e-3
+"""For the order of floating-point sums, over up to `STEPS_TOLERATED` steps."""
+STEPS_TOLERATED = 20
+ALIKE = 0.999
+"""A cosine from which on two updates point the same way, for hints."""
+MOST_STEPS_TRIED = 64
+
+
+Apply = Callable[[Update, torch.Generator], Mapping[str, Tensor]]
+"""A defence at work: an update and where its noise comes from -> the defended update."""
+
+
+@dataclass(frozen=True)
+class _Likeness:
+    cosine: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Within these the description fits; a cosine may be too high where a defence is declared."""
+
+    cosine: tuple[float, float]
+    ratio: tuple[float, float]
+
+    def hold(self, likeness: _Likeness, *, length: bool) -> bool:
+        (least, most), (low, high) = self.cosine, self.ratio
+        return least <= likeness.cosine <= most and (not length or low <= likeness.ratio <= high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Client:
+    """The client as it is described."""
+
+    seen: Observation
+    truth: Truth
+    training: LocalTraining
+    apply: Apply | None
+    seed: int
+
+    def update(self, chance: Chance | None = None) -> Update:
+        """What it would have sent, before any defence."""
+        return replay_truth(self.seen, self.truth, self.training, chance).update
+
+    def defended(self, update: Update, number: int) -> Update:
+        """What its defence makes of an update."""
+        rng = torch.Generator().manual_seed(self.seed + number)
+        if self.apply is not None:
+            return self.apply(update, rng)
+        return _by_what_is_known(self.seen, update, rng)
+
+    def knows_length(self) -> bool:
+        """Whether the description says how long the update is."""
+        signs = self.seen.defence is not None and self.seen.defence.signs_only
+        known = self.training.learning_rate is not None and self.training.optimizer != "unknown"
+        return known and not (signs and self.apply is None)
+
+
+def check_replay(
+    seen: Observation, truth: Truth, *, seed: int, apply: Apply | None = None
+) -> ReplayCheck:
+    """Compare the observed update with a replay of the true batch.
+
+    Args:
+        seen: What was observed, and what is assumed of the training and known of the defence.
+        truth: The batch, N at least 1.
+        seed: Seed for what is drawn by chance.
+        apply: The declared defence, where this package can apply it; else it is imitated from what
+            is known of it.
+
+    Returns:
+        Cosine and ratio of lengths (observed over replayed), whether they fit, and a hint if not.
+    """
+    with own_random_numbers(seed, [seen.device]):
+        return _check(seen, truth, seed=seed, apply=apply)
+
+
+def _check(seen: Observation, truth: Truth, *, seed: int, apply: Apply | None) -> ReplayCheck:
+    steps = {"steps": 1} if seen.gradient is not None else {}
+    training = seen.training.model_copy(update=steps)
+    client = _Client(seen=seen, truth=truth, training=training, apply=apply, seed=seed)
+    plain = client.update()
+    defended = client.defended(plain, 0)
+    # A defence that draws nothing is compared number by number, noise by how far it moves things.
+    again = client.defended(plain, 1)
+    draws_nothing = all(torch.equal(defended[name], again[name]) for name in plain)
+    expected = defended if draws_nothing else plain
+    likeness = _compare(seen.update, expected)
+    length = client.knows_length()
+    bounds = _rounding(seen, training)
+    if not draws_nothing or not bounds.hold(likeness, length=length):
+        bounds = _widened(client, expected, bounds, noise=not draws_nothing)
+    fits = bounds.hold(likeness, length=length)
+    return ReplayCheck(
+        cosine=likeness.cosine,
+        length_ratio=likeness.ratio if length else None,
+        cosine_range=bounds.cosine,
+        length_range=bounds.ratio if length else None,
+        fits=fits,
+        hint=None if fits else _hint(client, expected, likeness),
+    )
+
+
+def _by_what_is_known(seen: Observation, update: Update, rng: torch.Generator) -> Update:
+    """A defence imitated from what an attacker knows of it."""
+    known = seen.defence
+    if known is None:
+        return update
+    defended = dict(update)
+    if known.clip_norm is not None:
+        length = _norm(update)
+        shrink = min(1.0, known.clip_norm / length) if length else 1.0
+        defended = {name: tensor * shrink for name, tensor in defended.items()}
+    if known.noise_std:
+        for name, tensor in defended.items():
+            drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
+            defended[name] = tensor + (known.noise_std * drawn).to(tensor)
+    if known.zeros_hide:
+        defended = {name: tensor * (seen.update[name] != 0) for name, tensor in defended.items()}
+    if known.signs_only:
+        defended = {name: tensor.sign() for name, tensor in defended.items()}
+    return defended
+
+
+def _compare(observed: Update, replayed: Update) -> _Likeness:
+    dot = sum(float((observed[n].double() * replayed[n].double()).sum()) for n in observed)
+    seen, expected = _norm(observed), _norm({name: replayed[name] for name in observed})
+    if not seen or not expected:
+        return _Likeness(0.0, math.inf)
+    return _Likeness(dot / (seen * expected), seen / expected)
+
+
+def _norm(update: Update) -> float:
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in update.values()))
+
+
+def _rounding(seen: Observation, training: LocalTraining) -> _Bounds:
+    """Bounds for an exact replay: weights are rounded after each step, sums depend on their order."""
+    steps = training.steps or 1
+    unit = torch.finfo(seen.dtype).eps / 2
+    rounding = unit * _norm(seen.parameters) * math.sqrt(steps + 1) / max(_norm(seen.update), 1e-30)
+    many = max(1.0, steps / STEPS_TOLERATED)
+    off = RATIO_TOLERANCE * many + 3 * rounding
+    least = 1 - COSINE_TOLERANCE * many - 4 * rounding**2
+    return _Bounds((least, 1 + 1e-6), (1 - off, 1 + off))
+
+
+def _widened(client: _Client, expected: Update, exact: _Bounds, *, noise: bool) -> _Bounds:
+    """The bounds moved to where chance takes an update; unchanged where a client draws nothing."""
+    training, model = client.training, client.seen.model
+    shuffles = (training.steps or 1) > 1 and training.batch_size < len(client.truth.images)
+    drops = model.training and any(
+        isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules()
+    )
+    noisy_steps = bool(training.noise_multiplier)
+    if not (shuffles or drops or noise or noisy_steps):
+        return exact
+    draws = []
+    for number in range(DRAWS):
+        rng = torch.Generator().manual_seed(client.seed + number)
+
+        def order(epoch: int, count: int, rng: torch.Generator = rng) -> Sequence[int]:
+            del epoch
+            shuffled: list[int] = torch.randperm(count, generator=rng).tolist()
+            return shuffled
+
+        chance = Chance(
+            order=order if shuffles else None, dropout=drops, noise=noisy_steps, rng=rng
+        )
+        torch.manual_seed(client.seed + number)
+        drawn = client.update(chance)
+        draws.append(_compare(client.defended(drawn, number), expected))
+    cosines = torch.tensor([draw.cosine for draw in draws], dtype=torch.float64)
+    ratios = torch.tensor([draw.ratio for draw in draws], dtype=torch.float64)
+    aside, away = DEVIATIONS * float(cosines.std()), DEVIATIONS * float(ratios.std())
+    slack, off = 1 - exact.cosine[0], 1 - exact.ratio[0]
+    middle, size = float(cosines.mean()), float(ratios.mean())
+    # Noise that is declared must be there; an order, or a mask, may happen to change nothing.
+    most = middle + aside + slack if noise or noisy_steps else 1 + 1e-6
+    return _Bounds(
+        (middle - aside - slack, most),
+        (min(size - away - off, exact.ratio[0]), max(size + away + off, exact.ratio[1]))
+        if not (noise or noisy_steps)
+        else (size - away - off, size + away + off),
+    )
+
+
+def _hint(client: _Client, expected: Update, likeness: _Likeness) -> Reason:
+    """What would explain the difference, most certain first."""
+    seen, truth, told = client.seen, client.truth, client.training
+    if likeness.cosine >= ALIKE and abs(likeness.ratio - 1) > RATIO_TOLERANCE:
+        rate = (told.learning_rate or 0.0) * likeness.ratio
+        return Reason.of("scale differs", ratio=likeness.ratio, rate=rate)
+    for name, value, training in _alternatives(told, likeness.ratio, len(truth.images)):
+        other = replace(client, seen=_in_mode(seen, training.mode), training=training)
+        found = _compare(seen.update, other.defended(other.update(), 0))
+        if found.cosine >= max(ALIKE, likeness.cosine) and 0.98 <= found.ratio <= 1.02:
+            return Reason.of("fits with", option=name, value=value, cosine=found.cosine)
+    inputs = truth.images.to(device=seen.device, dtype=seen.dtype)
+    for code, images in (
+        ("inputs not normalised", seen.image.denormalise(inputs)),
+        ("pixels published as normalised", seen.image.normalise(inputs)),
+    ):
+        other = replace(client, truth=Truth(images=images, labels=truth.labels))
+        found = _compare(seen.update, other.defended(other.update(), 0))
+        if found.cosine >= ALIKE:
+            return Reason.of(code, cosine=found.cosine)
+    odd = _odd_tensors(seen.update, expected)
+    if odd:
+        return Reason.of("tensors differ", tensors=", ".join(odd[:3]), count=len(odd))
+    if _sign_like(seen.update):
+        return Reason.of("sign-like update", cosine=likeness.cosine)
+    return Reason.of("another batch or training", cosine=likeness.cosine)
+
+
+def _in_mode(seen: Observation, mode: Mode) -> Observation:
+    """The observation with a model in another mode; as it is where the mode fits already."""
+    if mode == "unknown" or seen.model.training == (mode == "train"):
+        return seen
+    model = copy.deepcopy(seen.model).train(mode == "train")
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.track_running_stats = True
+    return replace(seen, model=model)
+
+
+def _alternatives(
+    told: LocalTraining, ratio: float, images: int
+) -> Iterator[tuple[str, Figure, LocalTraining]]:
+    """Trainings that clients often really do, one option away from what was told."""
+    changes: list[tuple[str, Figure, dict[str, object]]] = []
+    other = "train" if told.mode == "eval" else "eval"
+    changes.append(("mode", other, {"mode": other}))
+    plain = {"momentum": 0.0, "nesterov": False}
+    changes += [("optimizer", name, {"optimizer": name, **plain}) for name in ("adam", "adamw")]
+    if told.optimizer != "sgd":
+        changes.append(("optimizer", "sgd", {"optimizer": "sgd"}))
+    changes += [("momentum", value, {"momentum": value}) for value in (0.9, 0.5, 0.0)]
+    changes += [
+        ("weight_decay", value, {"weight_decay": value})
+        for value in (1e-4, 5e-4, 1e-3, 1e-2, 0.1, 0.0)
+    ]
+    changes += [("proximal_mu", value, {"proximal_mu": value}) for value in (0.01, 0.1, 1.0)]
+    told_steps = told.steps or 1
+    near = {round(told_steps * ratio), -(-images // told.batch_size), *range(1, 6)}
+    for steps in sorted(near):
+        if 1 <= steps <= MOST_STEPS_TRIED and steps != told_steps:
+            changes.append(("steps", steps, {"steps": steps}))
+    for name, value, change in changes:
+        if any(getattr(told, key) != new for key, new in change.items()):
+            yield name, value, told.model_copy(update=change)
+
+
+def _odd_tensors(observed: Update, replayed: Update) -> list[str]:
+    """The few tensors without which the rest would fit; none where that does not explain it."""
+    apart = {
+        name: float((observed[name] - replayed[name]).double().square().sum()) for name in observed
+    }
+    odd = sorted(apart, key=lambda name: apart[name], reverse=True)
+    for count in range(1, len(odd) // 2 + 1):
+        rest = {name: observed[name] for name in odd[count:]}
+        if _compare(rest, replayed).cosine >= ALIKE:
+            return odd[:count]
+    return []
+
+
+def _sign_like(update: Update) -> bool:
+    """Whether nearly all numbers have the same size, as after the first step of Adam."""
+    sizes = torch.cat([tensor.detach().abs().flatten() for tensor in update.values()])
+    moved = sizes[sizes > 0]
+    return (
+        bool(len(moved)) and float((moved / moved.median() - 1).abs().lt(0.05).float().mean()) > 0.8
+    )

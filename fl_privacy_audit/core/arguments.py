@@ -1,0 +1,59 @@
+"""Checks of numbers that come from outside, with one form of message for all of them."""
+
+from math import isfinite
+from numbers import Integral, Real
+
+from .errors import ConfigError
+
+
+def positive(name: str, value: float, hint: str = "") -> None:
+    """Refuse anything but a finite number above zero."""
+    if not (_is_number(value) and value > 0):
+        refuse(name, "a positive number", value, hint)
+
+
+def not_negative(name: str, value: float, hint: str = "") -> None:
+    """Refuse anything but a finite number of zero or more."""
+    if not (_is_number(value) and value >= 0):
+        refuse(name, "zero or a positive number", value, hint)
+
+
+def fraction(name: str, value: float, hint: str = "") -> None:
+    """Refuse anything that is not strictly between zero and one."""
+    if not (_is_number(value) and 0 < value < 1):
+        refuse(name, "between 0 and 1, both excluded", value, hint)
+
+
+def rate(name: str, value: float, hint: str = "") -> None:
+    """Refuse anything that is not above zero and at most one."""
+    if not (_is_number(value) and 0 < value <= 1):
+        refuse(name, "above 0 and at most 1", value, hint)
+
+
+def whole(
+    name: str, value: int, *, least: int = 1, most: int | None = None, hint: str = ""
+) -> None:
+    """Refuse anything but a whole number of at least `least`, and at most `most` if given."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        limit = f"of at least {least}" if most is None else f"from {least} to {most}"
+        refuse(name, f"a whole number {limit}", value, hint)
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of `choices`."""
+    if value not in choices:
+        refuse(name, f"one of {', '.join(map(repr, choices))}", value)
+
+
+def refuse(name: str, need: str, value: object, hint: str = "") -> None:
+    """Raise the one form of message that this package uses for a bad argument.
+
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(f"Argument `{name}` must be {need}, but got {value!r}{hint and '; ' + hint}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)

@@ -1,0 +1,182 @@
+"""Local training as a client does it: the one place where the product takes optimiser steps.
+
+Nothing is differentiated through here; attacks replay training by `attacks/parts/replay.py`.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from .types import LocalTraining, Update
+
+ANY_RATE = 0.01
+"""Learning rate where the real one is not known. Only the direction of such an update is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance:
+    """What of local training is drawn by chance; by default nothing is.
+
+    Attributes:
+        order: For each epoch an order of the images; None to take them as they come.
+        dropout: Whether dropout drops.
+        noise: Standard deviation of DP-SGD's noise on the mean gradient, drawn by `rng`.
+        rng: For the noise, on the CPU.
+    """
+
+    order: Callable[[int, int], Sequence[int]] | None = None
+    dropout: bool = False
+    noise: bool = False
+    rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What local training gives.
+
+    Attributes:
+        update: Weights after minus before, trainable parameters.
+        gradient: That of the last step, before the optimiser.
+        buffers: After training.
+    """
+
+    update: Update
+    gradient: Update
+    buffers: Update
+
+
+def train_locally(
+    model: nn.Module,
+    parameters: Update,
+    buffers: Update,
+    inputs: Tensor,
+    labels: Tensor,
+    training: LocalTraining,
+    *,
+    chance: Chance | None = None,
+) -> Trained:
+    """Train as a client would, from given weights.
+
+    Args:
+        model: The architecture, in the mode the client trains in; copied.
+        parameters: Trainable weights to start from.
+        buffers: Buffers, and weights that are frozen.
+        inputs: ``(N, C, H, W)`` model inputs, N at least 1.
+        labels: ``(N,)`` class indices.
+        training: How; unknown steps count as one, an unknown optimiser as SGD.
+        chance: What is drawn; by default batches are taken in order, without dropout and noise.
+    """
+    chance = chance or Chance()
+    model = _client_copy(model, chance)
+    weights = {name: t.detach().clone().requires_grad_() for name, t in parameters.items()}
+    state = {name: tensor.clone() for name, tensor in buffers.items()}
+    optimiser = make_optimiser(training, list(weights.values()))
+    gradient: dict[str, Tensor] = {}
+    for batch in batches(len(inputs), training, chance):
+        gradient = _gradient(model, weights, state, inputs[batch], labels[batch], training, chance)
+        for name, tensor in weights.items():
+            tensor.grad = gradient[name]
+            if training.proximal_mu:
+                drift = (tensor - parameters[name]).detach()
+                tensor.grad = gradient[name] + training.proximal_mu * drift
+        optimiser.step()
+    return Trained(
+        update={name: t.detach() - parameters[name].detach() for name, t in weights.items()},
+        gradient=gradient,
+        buffers=state,
+    )
+
+
+def make_optimiser(training: LocalTraining, weights: list[Tensor]) -> torch.optim.Optimizer:
+    """The client's optimiser; SGD where it is not known."""
+    rate, decay = training.learning_rate or ANY_RATE, training.weight_decay
+    if training.optimizer == "adam":
+        return torch.optim.Adam(weights, lr=rate, weight_decay=decay)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(
+        weights,
+        lr=rate,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        weight_decay=decay,
+    )
+
+
+def batches(count: int, training: LocalTraining, chance: Chance) -> list[list[int]]:
+    """Which images each step takes: in order, round and round; a single step takes them all."""
+    steps = training.steps or 1
+    size = count if steps == 1 else min(training.batch_size, count)
+    picked: list[list[int]] = []
+    epoch = 0
+    while len(picked) < steps:
+        order = range(count) if chance.order is None else chance.order(epoch, count)
+        images = list(order)
+        picked += [images[at : at + size] for at in range(0, count, size)]
+        epoch += 1
+    return picked[:steps]
+
+
+def _client_copy(model: nn.Module, chance: Chance) -> nn.Module:
+    """A copy whose batch norms update their running statistics, as a client's do."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None:
+            module.track_running_stats = True
+        if isinstance(module, _DropoutNd):
+            module.train(chance.dropout and model.training)
+    return model
+
+
+def _gradient(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    training: LocalTraining,
+    chance: Chance,
+) -> dict[str, Tensor]:
+    if training.max_grad_norm is None:
+        loss = F.cross_entropy(functional_call(model, {**weights, **buffers}, (inputs,)), labels)
+        slopes = torch.autograd.grad(loss, list(weights.values()))
+        return dict(zip(weights, (slope.detach() for slope in slopes), strict=True))
+    return _private_gradient(model, weights, buffers, inputs, labels, training, chance)
+
+
+def _private_gradient(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    training: LocalTraining,
+    chance: Chance,
+) -> dict[str, Tensor]:
+    """Each image's gradient is clipped, then their mean taken (Abadi et al. 2016, Algorithm 1)."""
+    norm = training.max_grad_norm
+    assert norm is not None
+
+    def loss(leaves: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        output = functional_call(model, {**leaves, **buffers}, (image[None],))
+        return F.cross_entropy(output, label[None])
+
+    leaves = {name: tensor.detach() for name, tensor in weights.items()}
+    each = vmap(grad(loss), in_dims=(None, 0, 0))(leaves, inputs, labels)
+    squares = sum(slope.flatten(1).square().sum(dim=1) for slope in each.values())
+    factors = (norm / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
+    count = max(training.batch_size, 1) if training.steps else len(inputs)
+    mean = {name: torch.einsum("n,n...->...", factors, g) / count for name, g in each.items()}
+    if chance.noise and training.noise_multiplier:
+        std = training.noise_multiplier * norm / count
+        for name, slope in mean.items():
+            drawn = torch.randn(slope.shape, generator=chance.rng, dtype=torch.float64)
+            mean[name] = slope + (std * drawn).to(slope)
+    return mean

@@ -1,0 +1,240 @@
+"""The tables of metrics. Nothing downstream guesses a direction, a title or a margin: it reads them here.
+
+A new metric is a file beside this one, a row here, and a row in ``tests/metrics/cases.py``.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from fl_privacy_audit.core.numbers import number
+
+from . import frechet, identification, multiscale, perceptual, pixel, semsim
+
+LeaksWhen = Literal["high", "low"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How to read a number, whether it is of one pair or of many.
+
+    Attributes:
+        title: Its full name, with its source.
+        short: Its name in a sentence or a heading.
+        leaks_when: Whether ``"high"`` or ``"low"`` values mean more leakage.
+        lowest: Smallest possible value.
+        highest: Largest possible value; infinity where there is no bound.
+        unit: For tables; empty where there is none.
+        decimals: How many are shown; see `fl_privacy_audit.core.numbers.number`.
+        needs: What must be installed besides this package; empty where nothing is.
+    """
+
+    title: str
+    short: str
+    leaks_when: LeaksWhen
+    lowest: float
+    highest: float
+    unit: str = ""
+    decimals: int = 2
+    needs: str = ""
+
+    @property
+    def sign(self) -> int:
+        """Times a value, it makes higher mean more leakage."""
+        return 1 if self.leaks_when == "high" else -1
+
+    @property
+    def direction(self) -> str:
+        """``"higher leaks more"`` or ``"lower leaks more"``."""
+        return f"{self.leaks_when}er leaks more"
+
+    @property
+    def range(self) -> str:
+        """From the lowest to the highest value: ``"0 to 100 dB"``, ``"from 0"``."""
+        end = f" to {self.highest:g}" if math.isfinite(self.highest) else ""
+        return f"{'' if end else 'from '}{self.lowest:g}{end}{self._unit}"
+
+    @property
+    def _unit(self) -> str:
+        return f" {self.unit}" if self.unit else ""
+
+    def worst(self, values: list[float]) -> float:
+        """The value that leaks most."""
+        return max(values, key=lambda value: self.sign * value)
+
+    def format(self, value: float, *, signed: bool = False, unit: bool = False) -> str:
+        """A value, or a difference of two, as people read it.
+
+        Args:
+            value: In units of this metric.
+            signed: Whether a plus stands before a positive number, as before a difference.
+            unit: Whether the unit follows.
+        """
+        text = number(value, self.decimals)
+        plus = "+" if signed and value >= 0 and math.isfinite(value) else ""
+        return f"{plus}{text}{self._unit if unit else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Scale):
+    """One row of the table: a number for each pair.
+
+    Attributes:
+        meaning: What the number says, for readers who never met it.
+        function: ``(reconstructions, originals) -> (N,)`` float64, both ``(N, C, H, W)`` in
+            ``[0, 1]``, already paired. Raises `MetricUnavailable` where it cannot be computed.
+        rank: Of the metrics that were measured, the one with the lowest rank judges.
+        margin: A difference that is worth a verdict is larger than this, in units of the metric.
+        least_side: Smallest height and width it works on.
+        default: Whether an audit computes it unless told otherwise.
+    """
+
+    meaning: str
+    function: Callable[[Tensor, Tensor], Tensor]
+    rank: int
+    margin: float = 0.05
+    least_side: int = 1
+    default: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMetric(Scale):
+    """One row of the second table: a number for many pairs together.
+
+    Attributes:
+        function: ``(reconstructions, originals) -> SetScore``, both ``(N, C, H, W)`` in ``[0, 1]``,
+            already paired. Raises `MetricUnavailable` where it cannot be computed.
+    """
+
+    function: Callable[[Tensor, Tensor], frechet.SetScore]
+
+
+METRICS: dict[str, Metric] = {
+    "semsim": Metric(
+        title="SemSim (Sun et al. 2023)",
+        short="SemSim",
+        meaning="distance in a network trained on judgements of reconstructions (the judges of the "
+        "bundled weights are machines); 0 is the same picture",
+        function=semsim.semsim,
+        leaks_when="low",
+        lowest=0.0,
+        highest=2.0,
+        rank=1,
+        needs="SemSim's weights",
+    ),
+    "lpips": Metric(
+        title="LPIPS, AlexNet (Zhang et al. 2018)",
+        short="LPIPS",
+        meaning="perceptual distance between two pictures; 0 is the same picture",
+        function=perceptual.lpips,
+        leaks_when="low",
+        lowest=0.0,
+        highest=math.inf,
+        rank=2,
+        least_side=perceptual.LEAST_SIDE,
+        needs="AlexNet's weights",
+    ),
+    "mse": Metric(
+        title="mean squared error",
+        short="MSE",
+        meaning="mean squared error over pixels; 0 is the same picture",
+        function=pixel.mse,
+        leaks_when="low",
+        lowest=0.0,
+        highest=1.0,
+        decimals=3,
+        rank=5,
+        margin=0.005,
+    ),
+    "psnr": Metric(
+        title="peak signal-to-noise ratio",
+        short="PSNR",
+        meaning="pixel error in decibels; every 10 dB more is a tenth of the squared error",
+        function=pixel.psnr,
+        leaks_when="high",
+        lowest=0.0,
+        highest=pixel.PSNR_CEILING,
+        unit="dB",
+        decimals=1,
+        rank=4,
+        margin=1.0,
+    ),
+    "ssim": Metric(
+        title="structural similarity (Wang et al. 2004)",
+        short="SSIM",
+        meaning="similarity of structure; 1 is the same picture, 0 an unrelated one",
+        function=pixel.ssim,
+        leaks_when="high",
+        lowest=-1.0,
+        highest=1.0,
+        rank=3,
+        least_side=pixel.WINDOW,
+    ),
+    "ms_ssim": Metric(
+        title="multi-scale structural similarity (Wang et al. 2003)",
+        short="MS-SSIM",
+        meaning="similarity of structure at several sizes; 1 is the same picture",
+        function=multiscale.ms_ssim,
+        leaks_when="high",
+        lowest=0.0,
+        highest=1.0,
+        rank=6,
+        least_side=multiscale.WINDOW,
+        default=False,
+    ),
+}
+
+SET_METRICS: dict[str, SetMetric] = {
+    "fid": SetMetric(
+        title="Frechet distance over Inception features (Heusel et al. 2017)",
+        short="FID",
+        function=frechet.fid,
+        leaks_when="low",
+        lowest=0.0,
+        highest=math.inf,
+        needs="Inception-v3's weights",
+    ),
+    "frechet_semsim": SetMetric(
+        title="Frechet distance over SemSim's embedding",
+        short="Frechet SemSim",
+        function=frechet.frechet_semsim,
+        leaks_when="low",
+        lowest=0.0,
+        highest=math.inf,
+        needs="SemSim's weights",
+    ),
+    "identification_pixels": SetMetric(
+        title="identification precision by pixels",
+        short="identification by pixels",
+        function=identification.identification_pixels,
+        leaks_when="high",
+        lowest=0.0,
+        highest=1.0,
+    ),
+    "identification_lpips": SetMetric(
+        title="identification precision by LPIPS",
+        short="identification by LPIPS",
+        function=identification.identification_lpips,
+        leaks_when="high",
+        lowest=0.0,
+        highest=1.0,
+        needs="AlexNet's weights",
+    ),
+    "identification_semsim": SetMetric(
+        title="identification precision by SemSim",
+        short="identification by SemSim",
+        function=identification.identification_semsim,
+        leaks_when="high",
+        lowest=0.0,
+        highest=1.0,
+        needs="SemSim's weights",
+    ),
+}
+
+
+def title_of(metric: str) -> str:
+    """The metric's name as people write it; a name that is not in the table stays as it is."""
+    return METRICS[metric].short if metric in METRICS else metric
