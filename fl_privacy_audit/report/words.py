@@ -246,12 +246,16 @@ REASONS: Final[Mapping[str, str]] = {
     "client error": "error {number}: {message}",
     "answers no message": "the reply answers no message of this round",
     "array records": (
-        "{sent} array records were sent and {returned} returned; the audit reads one of each"
+        "{count} array records were {direction} ({keys}), and none is known to hold the weights of "
+        "the audited model; set the strategy's `arrayrecord_key`"
     ),
     "no floating-point weights": (
         "the reply holds no floating-point weights: this strategy sends other bytes"
     ),
     "nothing released": "nothing was released in this round",
+    "release is no mean": (
+        "{strategy} selects among updates: the release is not their mean, and is not attacked as one"
+    ),
     # What is observed.
     "weights unchanged": (
         "the client returned the weights it was sent: there is nothing to attack; check that it "
@@ -262,6 +266,18 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "no truth": "no true batch was published or provided",
     "no truth of a client": "{client}: {cause}",
+    "no audit_mod": (
+        "no true batch: the reply carries nothing of `audit_mod`; in a simulation put it first in "
+        "`@app.train(mods=[audit_mod])` and call `publish_batch`, or give the Auditor `truth=`"
+    ),
+    "nothing published": (
+        "no true batch: `audit_mod` ran, but the train function did not call `publish_batch`"
+    ),
+    "publishing failed": "no true batch: publishing it failed: {message}",
+    "no shared folder": (
+        "no true batch: the client found no request for one in its truth folder, so client and "
+        "server do not share it; that works in a simulation on one machine"
+    ),
     # Controls and scores.
     "the release holds every client": "the release holds every client's update",
     "no other client": "no other client of this round trained on other images",
