@@ -13,7 +13,7 @@ import click
 from fl_privacy_audit.core.tables import Kind, check_ending, write_table
 
 from .ledger import read_ledger
-from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord, Scores
+from .records import AttackOutcome, AuditRecord, ControlOutcome, ReplayCheck, RunRecord, Scores
 
 COLUMNS: dict[str, Kind] = {
     "setting": "string",
@@ -44,6 +44,9 @@ COLUMNS: dict[str, Kind] = {
     "num_examples": "int64",
     "epsilon_reported": "double",
     "truth_digest": "string",
+    "replay_cosine": "double",
+    "replay_length_ratio": "double",
+    "replay_fits": "string",
 }
 """Column -> type. ``node_id`` is text: Flower's are unsigned 64-bit numbers. ``reason`` is a code, and
 ``reason_figures`` the JSON of what belongs to it."""
@@ -87,6 +90,16 @@ def export(directories: list[Path], to: Path) -> int:
     return len(rows)
 
 
+def _replay(check: ReplayCheck | None) -> Row:
+    if check is None:
+        return {}
+    return {
+        "replay_cosine": check.cosine,
+        "replay_length_ratio": check.length_ratio,
+        "replay_fits": "yes" if check.fits else "no",
+    }
+
+
 def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
     base: Row = {
         "setting": None if run is None else run.setting,
@@ -102,6 +115,7 @@ def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
         "num_examples": record.num_examples,
         "epsilon_reported": record.reported.get("epsilon"),
         "truth_digest": record.truth_digest,
+        **_replay(record.replay),
     }
     for outcome in record.attacks:
         base = {**base, "attack": outcome.attack}

@@ -13,9 +13,9 @@ from fl_privacy_audit.ledger.ledger import FILE_NAME
 from fl_privacy_audit.verdicts.verdict import Verdict
 
 from .formats import count, duration, ranges, settings, when
-from .lines import VIEW_ORDER, numbered, verdict_of
+from .lines import VIEW_ORDER, deciding, numbered, verdict_of
 from .summary import AttackTried, AuditSummary, LeftOut, SettingSummary
-from .words import NEVER_TESTED, THREATS, say
+from .words import NEVER_TESTED, THREATS, say, say_fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +110,29 @@ def budget(setting: SettingSummary) -> str:
 
 def gaps(summary: AuditSummary) -> list[str]:
     """What was not tested or not scored in these runs, and why; then what never is."""
-    found = _views_left_out(summary) + _attacked(summary) + _left_out(summary)
+    found = _views_left_out(summary) + _attacked(summary) + _left_out(summary) + _fits(summary)
     done = {one.attack for s in summary.settings for one in s.attacks}
     left = [name for name in all_attacks() if name not in done]
     if left:
         found.append(f"Attacks known to this package that were not run: {', '.join(left)}.")
     return [*found, *NEVER_TESTED]
+
+
+def _fits(summary: AuditSummary) -> list[str]:
+    """Whether what the audit was told fits the clients."""
+    sentences = []
+    for number, setting in numbered(summary):
+        for verdict in setting.verdicts:
+            where = f"{settings([number]).capitalize()}, {verdict.view} view"
+            if verdict.replay is not None:
+                hint = verdict.replay.hint
+                end = "" if hint is None else f"; where it does not: {say(hint)}"
+                sentences.append(f"{where}: {say_fit(verdict.replay)}{end}.")
+            elif deciding(verdict) is not None:
+                sentences.append(
+                    f"{where}: nobody checked whether the description fits the clients."
+                )
+    return sentences
 
 
 def _views_left_out(summary: AuditSummary) -> list[str]:

@@ -23,6 +23,7 @@ from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AttackStatus,
     AuditRecord,
+    EvaluationRecord,
     ThreatModel,
 )
 from fl_privacy_audit.metrics import METRICS
@@ -155,20 +156,6 @@ class AttackTried(_Model):
     steps: int
 
 
-class Quality(_Model):
-    """The model's quality after a round, as the federation measured it.
-
-    Attributes:
-        round: Server round; 0 is before training.
-        source: ``"server"`` or ``"clients"``.
-        metrics: By name, ``accuracy`` say.
-    """
-
-    round: int
-    source: str
-    metrics: dict[str, float]
-
-
 class SettingSummary(_Model):
     """One run.
 
@@ -186,7 +173,7 @@ class SettingSummary(_Model):
         epsilon_reported: The largest that a client reported; None if none did.
         epsilon_in_effect: The largest that a client has spent over all rounds, computed from the
             settings (PLD, add or remove); None if it could not be computed.
-        quality: After each round.
+        quality: After each round, as the federation measured it.
         reported_epsilon: Client -> (round, epsilon) pairs.
         records: Every scored record.
         series: Every metric in every round.
@@ -208,7 +195,7 @@ class SettingSummary(_Model):
     accuracy: float | None
     epsilon_reported: float | None
     epsilon_in_effect: float | None
-    quality: list[Quality]
+    quality: list[EvaluationRecord]
     reported_epsilon: dict[str, list[tuple[int, float]]]
     records: list[RecordScores]
     series: list[RoundPoint]
@@ -301,9 +288,7 @@ def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
         accuracy=accuracy_of(run),
         epsilon_reported=epsilon_reported(run),
         epsilon_in_effect=epsilon_in_effect(comparison.dp.get(run.run.setting)),
-        quality=[
-            Quality(round=e.round, source=e.source, metrics=e.metrics) for e in run.evaluations
-        ],
+        quality=run.evaluations,
         reported_epsilon=reported_epsilons(run),
         records=records,
         series=_series(records),

@@ -15,16 +15,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_privacy_audit.dp import ClaimCheck
-from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord
+from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCheck
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
+from .formats import epsilon, epsilon_in_view
+from .words import LOWER_BOUND, say, say_fit
+
 NOTHING = "-"
 ROOMY = 130
 """Characters from which on verdicts and scores fit one table."""
-from .formats import epsilon, epsilon_in_view
-from .words import LOWER_BOUND, say
 
 NET = (
     "Net leakage: the score minus that of the null control that scores best, signed so that higher "
@@ -45,7 +46,12 @@ def rounds_table(run: LastRun) -> Table:
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "outcome")
     for record, outcome in worst_first(pairs):
         attack = [outcome.attack] if several else []
-        cells = [str(record.round), record.client, *attack, *_outcome_cells(outcome, metrics)]
+        cells = [
+            str(record.round),
+            record.client,
+            *attack,
+            *_outcome_cells(outcome, metrics, record.replay),
+        ]
         table.add_row(*map(escape, cells))
     for server_round in sorted({record.round for record in run.audits}):
         records = [record for record in run.audits if record.round == server_round]
@@ -83,8 +89,12 @@ def _shown(scores: Iterable[Mapping[str, object]]) -> list[str]:
     return [name for name, metric in METRICS.items() if metric.default or name in present]
 
 
-def _outcome_cells(outcome: AttackOutcome, metrics: Sequence[str]) -> list[str]:
+def _outcome_cells(
+    outcome: AttackOutcome, metrics: Sequence[str], replay: ReplayCheck | None
+) -> list[str]:
     text = outcome.status if outcome.reason is None else f"{outcome.status}: {say(outcome.reason)}"
+    if replay is not None and not replay.fits:
+        text += " (does not fit the description)"
     if outcome.stopped == "out of time":
         text += " (out of time)"
     cells = []
@@ -215,6 +225,8 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
         if setting.worst is not None:
             worst = setting.worst
             lines[-1] += f"; worst: round {worst.round}, {worst.client}"
+        if setting.replay is not None and setting.replay.fitting == setting.replay.records:
+            lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:
             others = [m for m, word in one.agreement.items() if word != one.word]
             if others:

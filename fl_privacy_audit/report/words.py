@@ -7,7 +7,7 @@ from typing import Final
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.metrics import METRICS, title_of
-from fl_privacy_audit.verdicts.verdict import Word
+from fl_privacy_audit.verdicts.verdict import ReplayFit, Word
 
 from .formats import count
 
@@ -217,6 +217,10 @@ REASONS: Final[Mapping[str, str]] = {
         "like these would tell"
     ),
     "metrics disagree": "the metrics disagree: {leaking} says leaked, {metric} does not",
+    "description does not fit": (
+        "the description does not fit the clients: trained as described, the true batch gives "
+        "another update in {misfits} of {records} (cosine {cosine}{lengths}); {cause}"
+    ),
     "attack failed everywhere": "the attack failed on every record: {cause}",
     "nothing to compare with": "attacked, but nothing to compare with: {cause}",
     "no record": "no record of this view",
@@ -330,6 +334,15 @@ def say(reason: Reason, *, brief: bool = False) -> str:
     return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
 
 
+def say_fit(fit: ReplayFit) -> str:
+    """The replay check in a sentence, without its end."""
+    length = "" if fit.length_ratio is None else f", length ratio {fit.length_ratio:.3f}"
+    return (
+        f"the description fits {fit.fitting} of {count(fit.records, 'record')}: trained as described, "
+        f"the true batch gives the real update (median cosine {fit.cosine:.5f}{length})"
+    )
+
+
 def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     """Figures as text, and the phrases that are made from several of them."""
     figures = reason.figures
@@ -348,6 +361,7 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     leaking = figures.get("leaking")
     if isinstance(leaking, list):
         phrases["leaking"] = ", ".join(map(title_of, leaking))
+    phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
     if "mean" in figures:
         phrases["net"] = _net(figures)
     return phrases

@@ -23,6 +23,7 @@ from .verdict import (
     WORST_FIRST,
     NetLeakage,
     RecordLeakage,
+    ReplayFit,
     SettingVerdict,
     Side,
     Verdict,
@@ -47,9 +48,26 @@ def judge_run(run: LastRun) -> list[SettingVerdict]:
                 attack=decides.attack,
                 worst=_worst(each, decides),
                 attacks=each,
+                replay=replay_fit(records),
             )
         )
     return verdicts
+
+
+def replay_fit(records: Sequence[AuditRecord]) -> ReplayFit | None:
+    """The replay checks of some records together."""
+    checks = [record.replay for record in records if record.replay is not None]
+    if not checks:
+        return None
+    ratios = [check.length_ratio for check in checks if check.length_ratio is not None]
+    hints = Counter(check.hint for check in checks if check.hint is not None)
+    return ReplayFit(
+        records=len(checks),
+        fitting=sum(check.fits for check in checks),
+        cosine=float(np.median([check.cosine for check in checks])),
+        length_ratio=float(np.median(ratios)) if ratios else None,
+        hint=hints.most_common(1)[0][0] if hints else None,
+    )
 
 
 def views_of(run: LastRun) -> list[View]:
@@ -71,7 +89,8 @@ def judge(
 
     *Withstood*: the undefended copies leaked by the first of these; against some null control the
     whole interval lies at or below the margin; no record came as far as `REACH`; and no other
-    metric says *leaked*.
+    metric says *leaked*. Nor may a record be among them whose real update is not what its true
+    batch, trained as described, would give: it is no evidence, unless it leaks all the same.
 
     Args:
         setting: Name of the setting.
@@ -105,6 +124,10 @@ def judge(
     if word == "withstood these attacks" and others:
         word = agreement[judge_by] = "inconclusive"
         reason = Reason.of("metrics disagree", metric=judge_by, leaking=others)
+    fit = replay_fit([record for record, _ in scored])
+    if word != "leaked" and fit is not None and fit.fitting < fit.records:
+        word = agreement[judge_by] = "inconclusive"
+        reason = _misfit(fit)
     return Verdict(
         setting=setting,
         view=view,
@@ -146,6 +169,18 @@ def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, Reason]:
     if not_scored:
         return "inconclusive", Reason.of("nothing to compare with", not_scored[0][0])
     return "not tested", not_tested[0][0] if not_tested else Reason.of("nothing scored")
+
+
+def _misfit(fit: ReplayFit) -> Reason:
+    """Why records that do not fit their description are no evidence."""
+    figures: dict[str, Figure] = {
+        "misfits": fit.records - fit.fitting,
+        "records": fit.records,
+        "cosine": fit.cosine,
+    }
+    if fit.length_ratio is not None:
+        figures["ratio"] = fit.length_ratio
+    return Reason.of("description does not fit", fit.hint, **figures)
 
 
 def _least(nets: Sequence[NetLeakage]) -> NetLeakage | None:

@@ -132,6 +132,24 @@ class Verdict(_Model):
     reached: int = 0
 
 
+class ReplayFit(_Model):
+    """The replay check over the records of one view: does the description fit the clients?
+
+    Attributes:
+        records: Records that were checked: those with a true batch.
+        fitting: Of those, records where the description fits.
+        cosine: Median cosine between observed and replayed updates.
+        length_ratio: Median ratio of their lengths; None where the description leaves it open.
+        hint: The most frequent explanation where it does not fit; None where it always does.
+    """
+
+    records: int
+    fitting: int
+    cosine: float
+    length_ratio: float | None
+    hint: Reason | None
+
+
 class SettingVerdict(_Model):
     """What may be said of one setting in one view: the worst over its attacks.
 
@@ -141,6 +159,7 @@ class SettingVerdict(_Model):
         attack: The attack that decides.
         worst: The record that leaks most, over all attacks.
         attacks: One verdict for each attack.
+        replay: Whether the description fits the clients; None where no true batch is known.
     """
 
     setting: str
@@ -150,3 +169,4 @@ class SettingVerdict(_Model):
     attack: str
     worst: RecordLeakage | None
     attacks: list[Verdict]
+    replay: ReplayFit | None = None

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind
-from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ControlOutcome, Scores
+from fl_privacy_audit.ledger.records import (
+    AttackOutcome,
+    AuditRecord,
+    ControlOutcome,
+    ReplayCheck,
+    Scores,
+)
 from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.rules import judge, judge_run, views_of
 from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL, Verdict
@@ -303,3 +310,56 @@ def test_old_ledgers_are_judged_too(tmp_path: Any) -> None:
     (verdict,) = judge_run(found)
     assert verdict.word == "inconclusive"
     assert say(verdict.reason).startswith("no null control was attacked")
+
+
+def replayed(*, fits: bool, cosine: float = 0.44) -> ReplayCheck:
+    hint = None if fits else Reason.of("fits with", option="optimizer", value="adam", cosine=1.0)
+    return ReplayCheck(
+        cosine=1.0 if fits else cosine,
+        length_ratio=1.0 if fits else 131.0,
+        cosine_range=(0.99999, 1.000001),
+        length_range=(0.998, 1.002),
+        fits=fits,
+        hint=hint,
+    )
+
+
+def with_replay(values: Sequence[float], misfits: int) -> list[AuditRecord]:
+    """Records whose attack gets these scores, where 0.9 is what undefended copies leak."""
+    records = []
+    for number, value in enumerate(values):
+        controls = [
+            control("noise", ssim=0.1 + 0.01 * (number % 3)),
+            control("undefended", ssim=0.9),
+        ]
+        check = replayed(fits=number >= misfits)
+        line = audit_line(
+            outcome({"ssim": value}, controls=controls),
+            round=number + 1,
+            digest=str(number),
+            replay=check,
+        )
+        records.append(line)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("value", "misfits", "word"),
+    [
+        (0.1, 0, "withstood these attacks"),
+        (0.1, 1, "inconclusive"),
+        (0.1, 12, "inconclusive"),
+        (0.9, 0, "leaked"),
+        (0.9, 12, "leaked"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_no_evidence_of_safety(
+    value: float, misfits: int, word: str
+) -> None:
+    verdict = judge("a", "server", NAME, with_replay([value] * 12, misfits))
+    assert verdict.word == word
+    if misfits and word == "inconclusive":
+        assert verdict.reason.code == "description does not fit"
+        assert verdict.reason.figures["misfits"] == misfits
+        assert verdict.reason.cause == replayed(fits=False).hint
+        assert "optimizer adam" in say(verdict.reason)
