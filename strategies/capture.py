@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from fl_privacy_audit.audit import ClientReply, Release
-from fl_privacy_audit.core.observe import Arrays
+from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 
