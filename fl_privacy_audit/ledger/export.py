@@ -86,45 +86,35 @@ def export(directories: list[Path], to: Path) -> int:
 
 
 def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
-    base: Row = {
+    base = _fields(record) | {
         "setting": None if run is None else run.setting,
-        "run": record.run,
-        "time": record.time,
-        "round": record.round,
-        "view": record.view,
-        "client": record.client,
-        "partition": record.partition,
         "node_id": str(record.node_id),
-        "client_status": record.client_status,
-        "update_norm": record.update_norm,
-        "num_examples": record.num_examples,
         "epsilon": record.reported.get("epsilon"),
-        "truth_digest": record.truth_digest,
     }
+    del base["reason"]  # the attack's own stands there
     for outcome in record.attacks:
-        base = {**base, "attack": outcome.attack}
-        own = {"labels_right": outcome.labels_right}
-        yield from _scores({**base, **own, **_common(outcome)}, outcome.scores)
+        base["attack"] = outcome.attack
+        yield from _scores(base | _fields(outcome), outcome.scores)
         for control in outcome.controls:
-            kind = {"control": control.kind}
-            yield from _scores({**base, **kind, **_common(control)}, control.scores)
+            row = base | _fields(control) | {"control": control.kind}
+            yield from _scores(row, control.scores)
 
 
-def _common(outcome: AttackOutcome | ControlOutcome) -> Row:
-    names = ("status", "reason", "objective", "steps", "seconds", "seed", "stopped")
-    return {name: getattr(outcome, name) for name in names}
+def _fields(line: AuditRecord | AttackOutcome | ControlOutcome) -> Row:
+    """The fields that are columns."""
+    return {name: getattr(line, name) for name in type(line).model_fields if name in COLUMNS}
 
 
 def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
     if not scores:
         yield row
     for metric, found in scores.items():
-        yield {
-            **row,
+        images = len(found.each)
+        yield row | {
             "metric": metric,
             "mean": found.mean,
             "worst": found.worst,
-            "images": len(found.each),
+            "images": images,
         }
 
 
