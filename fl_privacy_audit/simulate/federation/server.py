@@ -20,7 +20,7 @@ from fl_privacy_audit.core.config import read_settings
 from fl_privacy_audit.strategies import AuditedStrategy
 
 from .config import FederationConfig
-from .data import class_names, load_test
+from .data import load_test
 from .model import make_net
 
 WRAPPERS = {
@@ -38,7 +38,7 @@ def federate(
     on_round: Callable[[int], None] = lambda done: None,
 ) -> Result:
     """Run the federation under an audit; `on_round` is called with the number of rounds done."""
-    model = make_net(len(class_names(federation.dataset)), federation.seed)
+    model = make_net(federation)
     initial = ArrayRecord(model.state_dict())
     test = load_test(federation)
 
