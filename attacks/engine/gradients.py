@@ -42,7 +42,7 @@ class Step:
     Attributes:
         objectives: ``(G,)``: distance and priors.
         distances: ``(G,)``: the distance alone.
-        gradients: Of the objectives, for each of `Guesses.leaves` by name.
+        gradients: Gradients of the objectives, for each of `Guesses.leaves` by name.
     """
 
     objectives: Tensor

@@ -31,7 +31,7 @@ def reconstruct_each(
 
     Args:
         attack: Any attack.
-        observations: Of one model; they may differ in how many images there are to rebuild, and
+        observations: Observations of one model; they may differ in how many images there are to rebuild, and
             in what is known of local training and defence.
         rngs: One for each.
         needs: What the attack needs; an observation that lacks it is not attacked.

@@ -221,8 +221,8 @@ def _select(problem: _Problem, pool: Tensor) -> tuple[Tensor | None, float]:
 
 def _zeros(u: Tensor, directions: Tensor) -> Tensor:
     """``(S, m)``: which rows of `u` each direction makes zero."""
-    made = directions @ u.T
-    return made.abs() < ZERO * made.square().mean(dim=1, keepdim=True).sqrt()
+    columns = directions @ u.T
+    return columns.abs() < ZERO * columns.square().mean(dim=1, keepdim=True).sqrt()
 
 
 def _labels(seen: Observation, layer: str, inputs: Tensor, slopes: Tensor) -> Tensor:

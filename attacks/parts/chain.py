@@ -36,10 +36,10 @@ class Layer:
     """A convolution (a linear layer is one of 1x1 on a 1x1 image) and the activation after it.
 
     Attributes:
-        name: Of the module.
+        name: Name of the module.
         weight: ``(O, C, k, l)``, float64.
         bias: ``(O,)`` or None.
-        stride: Of the convolution.
+        stride: Stride of the convolution.
         padding: Likewise, zeros.
         dilation: Likewise.
         shape: ``(C, H, W)`` of the input.

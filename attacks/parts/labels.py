@@ -120,9 +120,9 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
     best = None
     for scale in SCALES:
         predicted = torch.zeros_like(slope)
-        for weights, found in zip(ends, features, strict=True):
+        for weights, hidden in zip(ends, features, strict=True):
             times = scale if layer.bias is not None else 1.0
-            predicted += _predictions(layer.name, weights, found * times) / len(ends)
+            predicted += _predictions(layer.name, weights, hidden * times) / len(ends)
         times = 1.0 if layer.bias is not None else scale
         wanted = (count * (predicted - times * slope)).clamp_min(0)
         whole = _rounded(wanted, count)
@@ -226,12 +226,12 @@ def _constant(features: Tensor) -> Tensor:
 def _rounded(wanted: Tensor, count: int) -> Tensor:
     """``(K,)`` whole numbers with this sum, near to those that are wanted.
 
-    Where the length of the gradient is told wrongly what is wanted may be anything, infinite too.
+    Where the length of the gradient is wrong, what is wanted may be anything, infinite too.
     """
     wanted = wanted.nan_to_num(nan=0.0, posinf=count).clamp(0, 2 * count)
-    found = wanted.floor().long()
-    while int(found.sum()) > count:
-        found[(found - wanted).masked_fill(found == 0, -torch.inf).argmax()] -= 1
-    while int(found.sum()) < count:
-        found[(wanted - found).argmax()] += 1
-    return found
+    whole = wanted.floor().long()
+    while int(whole.sum()) > count:
+        whole[(whole - wanted).masked_fill(whole == 0, -torch.inf).argmax()] -= 1
+    while int(whole.sum()) < count:
+        whole[(wanted - whole).argmax()] += 1
+    return whole

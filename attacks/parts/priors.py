@@ -48,30 +48,30 @@ def batch_norm_statistics(inputs: Tensor, seen: Observation) -> Tensor:
     Raises:
         UnmetNeedError: The model has no batch norm with running statistics.
     """
-    wanted = client_statistics(seen)
-    found: list[Tensor] = []
+    goals = client_statistics(seen)
+    misfits: list[Tensor] = []
 
     def compare(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             del module
             (features,) = arguments
             axes = [axis for axis in range(features.ndim) if axis != 1]
-            mean, variance = wanted[name]
+            mean, variance = goals[name]
             scale = variance.mean().clamp_min(1e-12)
             off_mean = (features.mean(dim=axes) - mean).square().mean() / scale
             off_variance = (features.var(dim=axes) - variance).square().mean() / scale.square()
-            found.append(off_mean + off_variance)
+            misfits.append(off_mean + off_variance)
 
         return hook
 
     layers = dict(seen.model.named_modules())
-    handles = [layers[name].register_forward_pre_hook(compare(name)) for name in wanted]
+    handles = [layers[name].register_forward_pre_hook(compare(name)) for name in goals]
     try:
         functional_call(seen.model, {**seen.parameters, **seen.buffers}, (inputs,))
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(found).mean()
+    return torch.stack(misfits).mean()
 
 
 def client_statistics(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:

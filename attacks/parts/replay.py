@@ -1,7 +1,7 @@
 """What a client would have sent for a guess: one gradient, or several local steps."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -189,6 +189,22 @@ def unrolled(seen: Observation, *, epochs_apart: bool = False) -> Replay:
         return {name: weights[name] - tensor for name, tensor in start.items()}
 
     return Replay(seen.update, run, (seen.parameters, seen.buffers))
+
+
+def cast(seen: Observation, dtype: torch.dtype) -> Observation:
+    """The observation with all its floating-point tensors in this type."""
+
+    def converted(tensors: Update) -> dict[str, Tensor]:
+        return {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+
+    return replace(
+        seen,
+        parameters=converted(seen.parameters),
+        buffers=converted(seen.buffers),
+        returned_buffers=converted(seen.returned_buffers),
+        update=converted(seen.update),
+        gradient=None if seen.gradient is None else converted(seen.gradient),
+    )
 
 
 def steps_of_an_epoch(size: int, count: int) -> int:

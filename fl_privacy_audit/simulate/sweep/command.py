@@ -7,8 +7,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fl_privacy_audit.core.console import standard_output
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.report.terminal import LOWER_BOUND
+from fl_privacy_audit.report.words import LOWER_BOUND
 from fl_privacy_audit.simulate.comparison import print_comparison
 
 from .plan import Run, read_plan
@@ -46,7 +47,7 @@ def sweep_command(
     if out is None:
         raise ConfigError("give a folder for ledgers and comparison: --out DIR")
     runs = read_plan(plan or DEFAULT_PLAN)
-    console = Console()
+    console = standard_output()
     bars = _Bars(console, runs)
     with bars.progress:
         comparisons = run_sweep(runs, out.absolute(), workers=workers, on_event=bars.show)
