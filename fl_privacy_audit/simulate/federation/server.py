@@ -50,24 +50,19 @@ def federate(
             guesses = model(test.inputs()).argmax(dim=1)
         return MetricRecord({"accuracy": float((guesses == test.labels).float().mean())})
 
-    return AuditedStrategy(_strategy(federation), auditor=auditor).start(
-        grid=grid,
-        initial_arrays=initial,
-        num_rounds=federation.num_rounds,
-        train_config=ConfigRecord(federation.model_dump()),
-        evaluate_fn=evaluate,
-    )
-
-
-def _strategy(federation: FederationConfig) -> Strategy:
     no_evaluation: dict[str, Any] = {"fraction_evaluate": 0.0, "min_evaluate_nodes": 0}
     strategy: Strategy = (
         FedAvg(**no_evaluation)
         if federation.server_optimizer == "average"
         else FedAdam(**no_evaluation, eta=federation.server_learning_rate)
     )
-    wrapper = WRAPPERS.get(federation.defence)
-    if wrapper is None:
-        return strategy
-    options: dict[str, Any] = read_settings(federation.defence_settings)
-    return wrapper(strategy, **options)
+    if federation.defence in WRAPPERS:
+        options: dict[str, Any] = read_settings(federation.defence_settings)
+        strategy = WRAPPERS[federation.defence](strategy, **options)
+    return AuditedStrategy(strategy, auditor=auditor).start(
+        grid=grid,
+        initial_arrays=initial,
+        num_rounds=federation.num_rounds,
+        train_config=ConfigRecord(federation.model_dump()),
+        evaluate_fn=evaluate,
+    )

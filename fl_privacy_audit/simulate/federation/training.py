@@ -93,7 +93,10 @@ def train(
                 examples += len(inputs)
                 optimizer.step()
             elif federation.private:
-                _noise_alone(optimizer)
+                # An empty Poisson batch still sends its noise, or its emptiness would show.
+                for parameter in optimizer.params:
+                    parameter.grad_sample = torch.zeros(0, *parameter.shape)
+                optimizer.step()
     return LocalResult(
         loss=sum(losses) / max(len(losses), 1),
         examples=examples,
@@ -129,10 +132,3 @@ def _fixed_batches(
     while True:
         drawn = torch.randperm(len(inputs), generator=rng)[: federation.batch_size]
         yield inputs[drawn], held.labels[drawn]
-
-
-def _noise_alone(optimizer: Any) -> None:
-    """An empty Poisson batch still sends its noise, or its emptiness would show."""
-    for parameter in optimizer.params:
-        parameter.grad_sample = torch.zeros(0, *parameter.shape)
-    optimizer.step()
