@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -27,10 +28,11 @@ from fl_privacy_audit.ledger.records import ReplayCheck
 
 from .controls import replay_truth
 
-DRAWS = 5
+DRAWS = 8
 """Simulated clients from which the spread of chance is estimated."""
-DEVIATIONS = 6.0
-"""How many standard deviations of that spread are allowed for."""
+FALSE_ALARM = 1e-5
+"""Chance that a client that is described rightly falls outside: the bounds are the prediction interval
+of one more draw from the same normal distribution, by Student's t."""
 COSINE_TOLERANCE, RATIO_TOLERANCE = 1e-5, 2e-3
 """For the order of floating-point sums, over up to `STEPS_TOLERATED` steps."""
 STEPS_TOLERATED = 20
@@ -205,7 +207,8 @@ def _widened(client: _Client, expected: Update, exact: _Bounds, *, noise: bool) 
         draws.append(_compare(client.defended(drawn, number), expected))
     cosines = torch.tensor([draw.cosine for draw in draws], dtype=torch.float64)
     ratios = torch.tensor([draw.ratio for draw in draws], dtype=torch.float64)
-    aside, away = DEVIATIONS * float(cosines.std()), DEVIATIONS * float(ratios.std())
+    factor = float(stats.t.isf(FALSE_ALARM / 2, DRAWS - 1)) * math.sqrt(1 + 1 / DRAWS)
+    aside, away = factor * float(cosines.std()), factor * float(ratios.std())
     slack, off = 1 - exact.cosine[0], 1 - exact.ratio[0]
     middle, size = float(cosines.mean()), float(ratios.mean())
     # Noise that is declared must be there; an order, or a mask, may happen to change nothing.
