@@ -27,9 +27,9 @@ from fl_privacy_audit.ledger.records import ReplayCheck
 
 from .controls import replay_truth
 
-DRAWS = 8
+DRAWS = 12
 """Simulated clients from which the spread of chance is estimated."""
-FALSE_ALARM = 1e-5
+FALSE_ALARM = 1e-4
 """Chance that a client that is described rightly falls outside: the bounds are the prediction interval
 of one more draw from the same normal distribution, by Student's t."""
 COSINE_TOLERANCE, RATIO_TOLERANCE = 1e-5, 2e-3
