@@ -24,7 +24,7 @@ from fl_privacy_audit.lab.corpus.presets import PRESETS, Request, make_plan
 from fl_privacy_audit.lab.corpus.recipes import RECIPES, Training, _prune, train_network
 from fl_privacy_audit.lab.corpus.sources import SOURCES, open_source
 from fl_privacy_audit.lab.corpus.specs import Spec, digest, parse_spec
-from tests.lab.test_corpus_sources import tiny_cifar
+from tests.support.image_folders import tiny_cifar
 
 SPEC = ImageSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
