@@ -7,27 +7,26 @@ from pathlib import Path
 from typing import ClassVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks
+from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import read_ledger
-from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.terminal import (
-    LOWER_BOUND,
+    comparison_json,
     comparison_markdown,
     comparison_table,
     dp_lines,
     rounds_table,
     verdict_lines,
 )
+from fl_privacy_audit.report.words import LOWER_BOUND, say
 from fl_privacy_audit.verdicts.compare import compare, last_run
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
-console = Console()
+console = standard_output()
 VERDICT_FAILED = 3
 """Exit code where a verdict is one that ``--fail-on`` names."""
 
@@ -200,7 +199,7 @@ def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str
     """Print several audits side by side; refuse those that are not comparable."""
     comparison = compare(directories)
     if form == "json":
-        click.echo(comparison.model_dump_json(indent=2))
+        click.echo(comparison_json(comparison), nl=False)
     elif form == "md":
         click.echo(comparison_markdown(comparison))
     else:
@@ -214,14 +213,12 @@ def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str
 @cli.command()
 def attacks() -> None:
     """Print the table of attacks."""
-    table = Table()
-    for heading in ("name", "paper", "threat model", "needs", "cost"):
-        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
+    rows = []
     for name, entry in all_attacks().items():
         server = ", the server cheats" if entry.needs.server == "malicious" else ""
         threat = f"{entry.threat_model}{server}"
-        table.add_row(name, entry.paper, threat, entry.needs.describe(), entry.cost)
-    console.print(table)
+        rows.append((name, entry.paper, threat, entry.needs.describe(), entry.cost))
+    print_rows(console, ("name", "paper", "threat model", "needs", "cost"), rows)
     console.print("Threat models (Carletti et al. 2025), each adding to those before it:")
     for letter, meaning in THREAT_MODELS.items():
         console.print(f"  {letter}  {meaning}", markup=False, soft_wrap=True)

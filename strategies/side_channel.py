@@ -1,75 +1,138 @@
 """How a simulated client hands its batch to the scoring side without sending it.
 
-Pixels go into a file that only its owner can read, on the machine where client and server both run;
-the reply carries nothing but the file's random name. Where client and server are different machines
-the server finds no such file, so a batch cannot leave a real client this way.
+For a round whose batches it can use, the server opens a folder that only its owner can read, and
+notes in it whose batches it wants. A client that finds no such folder writes nothing: it is on
+another machine, or the round is not audited. Pixels go into that folder; the reply carries nothing
+but the random name of a file. When the round is over the server removes the folder, with whatever
+clients left there whose replies were lost or late.
 """
 
+import contextlib
+import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import TruthError
+from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.types import ImageSpec, Truth
 
 DIRECTORY_VARIABLE = "FL_PRIVACY_AUDIT_TRUTH"
-_TOKEN = re.compile(r"[0-9a-f]{32}")
+OLD_SECONDS = 24 * 3600.0
+"""Age at which what an audit left behind, killed say, is removed by the next one."""
+_NOTE = "wanted.json"
+_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 def directory() -> Path:
-    """The folder: ``$FL_PRIVACY_AUDIT_TRUTH``, else one of this user in the temporary folder.
+    """``$FL_PRIVACY_AUDIT_TRUTH``, else a folder of this user in the temporary folder.
 
     Raises:
         TruthError: The folder belongs to somebody else.
     """
-    default = Path(tempfile.gettempdir()) / f"fl-privacy-audit-{os.getuid()}"
-    path = Path(os.environ.get(DIRECTORY_VARIABLE, default))
+    path = _directory()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.is_symlink() or path.stat().st_uid != os.getuid():
+    if not _is_ours(path):
         raise TruthError(
             f"{path} belongs to another user; set {DIRECTORY_VARIABLE} to a folder of your own"
         )
-    path.chmod(0o700)
     return path
 
 
-def write(images: Tensor, labels: Tensor, *, normalised: bool) -> str:
-    """Store a batch and return the name to send."""
-    token = secrets.token_hex(16)
-    handle = os.open(directory() / f"{token}.npz", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        np.savez(
-            file,
-            images=images.detach().cpu().numpy().astype(np.float32),
-            labels=labels.detach().cpu().numpy().astype(np.int64),
-            normalised=np.array(normalised),
-        )
-    return token
+def open_round(nodes: Iterable[int], run_id: int) -> Path:
+    """Ask clients on this machine for their batches; the server's side.
+
+    Args:
+        nodes: Node ids of the clients.
+        run_id: Flower's run; 0 if it is not known.
+
+    Returns:
+        The round's folder, to be given to `close_round`.
+
+    Raises:
+        TruthError: The folder belongs to somebody else.
+        OSError: It cannot be written.
+    """
+    home = directory()
+    _remove_old(home)
+    folder = home / secrets.token_hex(16)
+    folder.mkdir(mode=0o700)
+    write_whole(folder / _NOTE, json.dumps({"run": run_id, "nodes": list(nodes)}))
+    return folder
 
 
-def read(tokens: list[str], spec: ImageSpec) -> Truth:
+def close_round(folder: Path) -> None:
+    """Remove a round's folder and all batches in it; a client that comes later finds none."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_round(node: int, run_id: int) -> Path | None:
+    """The folder in which the server wants this client's batch; the client's side.
+
+    Returns:
+        None where the server asked for nothing, or is not on this machine.
+    """
+    with contextlib.suppress(OSError):
+        folders = [path for path in _directory().iterdir() if _NAME.fullmatch(path.name)]
+        for folder in folders:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                note = json.loads((folder / _NOTE).read_bytes())
+                wanted = node in note["nodes"] and note["run"] in (0, run_id)
+                if wanted and _is_ours(folder):
+                    return folder
+    return None
+
+
+def write(folder: Path, images: object, labels: object, *, normalised: bool) -> str:
+    """Store a batch in a round's folder and return the name to send.
+
+    Raises:
+        TruthError: These are not ``(N, C, H, W)`` floats with ``(N,)`` class indices.
+        OSError: The folder is gone, or cannot be written.
+    """
+    pixels, classes = _pixels(images), _classes(labels)
+    if len(pixels) != len(classes):
+        raise TruthError(f"{len(pixels)} images were published with {len(classes)} labels")
+    name = secrets.token_hex(16)
+    path = folder / f"{name}.npz"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, images=pixels, labels=classes, normalised=np.array(normalised))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return name
+
+
+def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
     """Read batches and join them; an image used in several steps counts once.
 
     Raises:
         TruthError: A name is not one of ours, or its file is not here.
     """
     images, labels = [], []
-    for token in tokens:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise TruthError(f"{name[:40]!r} is not the name of a published batch")
         try:
-            with np.load(_path(token), allow_pickle=False) as stored:
+            with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
                 pixels = torch.from_numpy(stored["images"])
                 images.append(spec.denormalise(pixels) if stored["normalised"] else pixels)
                 labels.append(torch.from_numpy(stored["labels"]))
         except (OSError, KeyError, ValueError) as error:
             raise TruthError(
-                "the batch that a client published cannot be read: it works only where clients "
-                f"and server share a machine, as in a simulation ({error})"
+                f"the batch that a client published cannot be read ({error})"
             ) from error
     joined, classes = torch.cat(images), torch.cat(labels)
     first: dict[bytes, int] = {}
@@ -79,13 +142,57 @@ def read(tokens: list[str], spec: ImageSpec) -> Truth:
     return Truth(images=joined[kept], labels=classes[kept])
 
 
-def discard(tokens: list[str]) -> None:
-    """Delete batches; those already gone are passed over."""
-    for token in tokens:
-        _path(token).unlink(missing_ok=True)
+def _directory() -> Path:
+    default = Path(tempfile.gettempdir()) / f"fl-privacy-audit-{os.getuid()}"
+    return Path(os.environ.get(DIRECTORY_VARIABLE, default))
 
 
-def _path(token: str) -> Path:
-    if not _TOKEN.fullmatch(token):
-        raise TruthError(f"{token!r} is not the name of a published batch")
-    return directory() / f"{token}.npz"
+def _is_ours(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
+
+
+def _remove_old(home: Path) -> None:
+    for path in home.iterdir():
+        if not _NAME.fullmatch(path.stem):
+            continue
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime < OLD_SECONDS:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _pixels(images: object) -> NDArray[np.float32]:
+    tensor = _tensor(images)
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise TruthError(
+            f"published images must be floats, but are {kind}: divide pixels by 255 and publish "
+            "them with `normalised=False`, or publish model inputs with `normalised=True`"
+        )
+    if tensor.ndim != 4:
+        raise TruthError(
+            f"published images must be (N, C, H, W), but have shape {tuple(tensor.shape)}"
+        )
+    return tensor.float().numpy()
+
+
+def _classes(labels: object) -> NDArray[np.int64]:
+    tensor = _tensor(labels)
+    if tensor.ndim != 1 or not bool((tensor == tensor.long()).all()):
+        raise TruthError(
+            "published labels must be (N,) class indices, but are "
+            f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+        )
+    return tensor.long().numpy()
+
+
+def _tensor(values: object) -> Tensor:
+    """Any array, on the CPU: torch's, NumPy's, whatever turns into one, or a list of them."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    if isinstance(values, (list, tuple)) and any(isinstance(v, Tensor) for v in values):
+        return torch.stack([_tensor(value) for value in values])
+    return torch.from_numpy(np.array(values))

@@ -12,7 +12,7 @@ from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli, main
 from fl_privacy_audit.ledger.records import ControlOutcome, Record, Scores
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
-from fl_privacy_audit.report.terminal import LOWER_BOUND
+from fl_privacy_audit.report.words import LOWER_BOUND
 from fl_privacy_audit.verdicts.compare import Comparison
 from tests.support.builders import audit_line, evaluation_line, outcome, run_line, write_ledger
 
@@ -80,7 +80,8 @@ def test_compare_as_markdown(ledgers: list[str]) -> None:
     output = ran("compare", "--format", "md", *ledgers).output
     assert output.startswith("# Leakage by setting\n")
     assert (
-        "| plain | inconclusive | - | 25.0% | none | - | - | - | 34.5 (34.5) | - | 1 |\n" in output
+        "| plain | inconclusive | - | 25.0% | none | none | - | - | - | 34.5 (34.5) | - | 1 |\n"
+        in output
     )
 
 
@@ -96,6 +97,18 @@ def test_attacks() -> None:
         (line,) = [line for line in output.splitlines() if line.startswith(f"│ {name} ")]
         assert entry.paper in line
         assert entry.needs.describe() in line
+
+
+@pytest.mark.parametrize("command", ["attacks", "metrics"])
+def test_tables_are_read_at_80_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = set(ran(command).output.split())
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(fl_privacy_audit.cli, "console", Console(width=80))
+    output = ran(command).output
+    words = {word for word in whole if len(word) > 9 and word.isalnum()}
+    assert words and words <= set(output.split())
+    if command == "attacks":
+        assert max(map(len, output.split("Threat models")[0].splitlines())) <= 80
 
 
 def test_version_and_help() -> None:

@@ -42,7 +42,7 @@ class Step:
     Attributes:
         objectives: ``(G,)``: distance and priors.
         distances: ``(G,)``: the distance alone.
-        gradients: Of the objectives, for each of `Guesses.leaves` by name.
+        gradients: Gradients of the objectives, for each of `Guesses.leaves` by name.
     """
 
     objectives: Tensor
@@ -206,7 +206,9 @@ def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend
     if recipe.dtype != torch.float32 or recipe.steps < 50 or time.monotonic() > deadline:
         return Backend(recipe, guesses)
     layout = tuple(tuple(t.shape) for t in guesses.parameters[0].values())
-    key = (recipe.name, layout, tuple(guesses.values.shape), str(guesses.values.device))
+    shape, device, seen = tuple(guesses.values.shape), str(guesses.values.device), guesses.seen
+    code = (type(seen.model), seen.loss is not None and seen.loss.name)
+    key = (recipe.name, layout, shape, device, *code)
     if key not in _CHOSEN:
         _CHOSEN[key] = _probe(recipe, guesses, deadline)
     return BACKENDS[_CHOSEN[key]](recipe, guesses)
@@ -225,7 +227,14 @@ def _probe(recipe: Recipe, guesses: Guesses, deadline: float) -> str:
         names.append("vmap")
     if len(names) == 1:
         return names[0]
-    seconds = {name: _time(BACKENDS[name](recipe, guesses), guesses) for name in names}
+    seconds = {}
+    for name in names:
+        try:
+            seconds[name] = _time(BACKENDS[name](recipe, guesses), guesses)
+        except RuntimeError:
+            # Somebody's model or loss may look at values, which batching does not allow.
+            if name == "sequential":
+                raise
     if "bfloat16" in seconds:
         seconds["bfloat16"] *= CLEARLY_FASTER
     best = min(seconds, key=seconds.__getitem__)

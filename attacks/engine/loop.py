@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
+from fl_privacy_audit.attacks.parts.replay import cast
 from fl_privacy_audit.core.errors import AttackError
 from fl_privacy_audit.core.protocols import Progress
-from fl_privacy_audit.core.types import Observation, Reconstruction, Update
+from fl_privacy_audit.core.types import Observation, Reconstruction
 
 from .adaptation import adapt
 from .batch import Guesses
@@ -94,7 +95,7 @@ class OptimisationAttack(Recipe):
         guesses = [
             (index, Guesses.draw(self, seen, self.replay(seen), rng, restart))
             for index, (seen, rng) in enumerate(
-                zip((_cast(o, self.dtype) for o in observations), rngs, strict=True)
+                zip((cast(o, self.dtype) for o in observations), rngs, strict=True)
             )
             for restart in range(self.restarts)
         ]
@@ -242,17 +243,3 @@ def finite(seen: Observation) -> bool:
     """Whether all that is replayed and compared is finite: weights, buffers and update."""
     parts = (seen.parameters, seen.buffers, seen.update, seen.gradient or {})
     return all(bool(tensor.isfinite().all()) for part in parts for tensor in part.values())
-
-
-def _cast(seen: Observation, dtype: torch.dtype) -> Observation:
-    def cast(tensors: Update) -> dict[str, Tensor]:
-        return {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-
-    return replace(
-        seen,
-        parameters=cast(seen.parameters),
-        buffers=cast(seen.buffers),
-        returned_buffers=cast(seen.returned_buffers),
-        update=cast(seen.update),
-        gradient=None if seen.gradient is None else cast(seen.gradient),
-    )

@@ -31,7 +31,7 @@ def reconstruct_each(
 
     Args:
         attack: Any attack.
-        observations: Of one model; they may differ in how many images there are to rebuild, and
+        observations: Observations of one model; they may differ in how many images there are to rebuild, and
             in what is known of local training and defence.
         rngs: One for each.
         needs: What the attack needs; an observation that lacks it is not attacked.
@@ -86,11 +86,12 @@ def _chunks(
     """Indices of targets to attack together: alike, and no more than fit in memory."""
     if not isinstance(attack, OptimisationAttack) or not attack.separable:
         return [[index] for index in able]
-    groups: dict[tuple[int, str], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for index in able:
         seen = observations[index]
         known = repr((seen.training, seen.defence))
-        groups.setdefault((seen.num_images, known), []).append(index)
+        names = (*seen.update, *seen.returned_buffers)
+        groups.setdefault((seen.num_images, known, names), []).append(index)
     chunks = []
     for alike in groups.values():
         size = sum(t.nbytes for t in observations[alike[0]].update.values())

@@ -43,10 +43,10 @@ def latent_search(
 
     Args:
         generator: For example a trained decoder in eval mode.
-        latent_shape: Of one image's latents.
+        latent_shape: Shape of one image's latents.
         steps: Adam steps of a restart.
         restarts: Fresh starts, standard normal.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         name: For the record.
     """
 
@@ -70,7 +70,7 @@ def deep_image_prior(
     Args:
         steps: Adam steps of a restart.
         restarts: Fresh starts.
-        learning_rate: Of Adam, on the generator's weights.
+        learning_rate: Learning rate of Adam, on the generator's weights.
     """
 
     def start(seen: Observation, rng: torch.Generator) -> Tensor:

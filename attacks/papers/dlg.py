@@ -26,7 +26,7 @@ def dlg(*, steps: int = 100, restarts: int = 2, learning_rate: float = 1.0) -> O
     Args:
         steps: Outer L-BFGS steps of a restart (the paper's code: 300).
         restarts: Fresh starts.
-        learning_rate: Of L-BFGS.
+        learning_rate: Learning rate of L-BFGS.
     """
 
     def lbfgs(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:

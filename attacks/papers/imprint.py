@@ -39,7 +39,7 @@ def quantiles(
 
     Args:
         bins: How many.
-        mean: Of the mean brightness of the model inputs.
+        mean: Mean of the mean brightness of the model inputs.
         deviation: Standard deviation of the same.
         shape: Family. The paper uses the Laplace distribution for natural images too.
     """
@@ -90,8 +90,8 @@ class ImprintBlock(nn.Module):
         Args:
             image: Shape of the images.
             thresholds: ``(k,)``, strictly rising, in units of mean model input.
-            scale: Of the rows and thresholds.
-            strength: Of the layer back: standard deviation of its column.
+            scale: Factor on the rows and thresholds.
+            strength: Standard deviation of the column of the layer back.
             rng: Draws that column; seed 0 if left out.
 
         Raises:
@@ -182,13 +182,13 @@ class ImprintAttack:
         shown = seen.image.denormalise(images.reshape(-1, *seen.image.shape)).flatten(1)
         kept &= ((shown > -OUTSIDE) & (shown < 1 + OUTSIDE)).all(dim=1)
         explained = mixed[bins[kept]].square().sum() / mixed.square().sum().clamp_min(1e-300)
-        found = images[kept].reshape(-1, *seen.image.shape)
-        grey = seen.image.normalise(found.new_full((1, *seen.image.shape), 0.5))
-        missing = grey.expand(max(seen.num_images - len(found), 0), -1, -1, -1)
+        rebuilt = images[kept].reshape(-1, *seen.image.shape)
+        grey = seen.image.normalise(rebuilt.new_full((1, *seen.image.shape), 0.5))
+        missing = grey.expand(max(seen.num_images - len(rebuilt), 0), -1, -1, -1)
         if progress is not None:
             progress(1, 1)
         return Reconstruction(
-            images=closed_form.pixels(seen, torch.cat([found, missing])),
+            images=closed_form.pixels(seen, torch.cat([rebuilt, missing])),
             labels=None,
             objective=float((1 - explained).clamp_min(0).sqrt()),
             steps=1,

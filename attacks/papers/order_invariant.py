@@ -109,13 +109,15 @@ def start_each_epoch(seen: Observation, rng: torch.Generator) -> Tensor:
 
 def labels_each_epoch(seen: Observation, rng: torch.Generator) -> Labels:
     """``(E N, K)``: the batch's labels in another order every epoch, since batches mix classes."""
-    found = labels.recovered(seen, rng)
+    of_the_batch = labels.recovered(seen, rng)
     times = epochs(seen)
     if times == 1:
-        return found
+        return of_the_batch
     orders = [torch.randperm(seen.num_images, generator=rng) for _ in range(times)]
-    scores = torch.cat([found.scores[order.to(found.scores.device)] for order in orders])
-    return Labels(scores=scores, learned=found.learned)
+    scores = torch.cat(
+        [of_the_batch.scores[order.to(of_the_batch.scores.device)] for order in orders]
+    )
+    return Labels(scores=scores, learned=of_the_batch.learned)
 
 
 def order_invariance(inputs: Tensor, seen: Observation) -> Tensor:

@@ -224,12 +224,12 @@ def _lengths(scaled: Tensor, scores: Tensor, label: int) -> list[tuple[float, fl
     grid = np.linspace(np.log(1e-4), np.log(1e6), 400)
     heights = np.array([misfit(at) for at in grid])
     valleys = [i for i in range(1, 399) if heights[i] <= min(heights[i - 1], heights[i + 1])]
-    found = []
+    lengths = []
     for i in valleys or [int(heights[1:-1].argmin()) + 1]:
         bounds = (grid[i - 1], grid[i + 1])
         at = minimize_scalar(misfit, bounds=bounds, method="bounded", options={"xatol": 1e-13}).x
-        found.append((float(np.exp(at)), misfit(float(at))))
-    return found
+        lengths.append((float(np.exp(at)), misfit(float(at))))
+    return lengths
 
 
 def _pull_back(layer: Layer, slope: Tensor) -> Tensor:

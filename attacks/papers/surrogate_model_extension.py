@@ -41,9 +41,9 @@ def surrogate_model_extension(
     Args:
         steps: Adam steps of a restart.
         restarts: Fresh starts.
-        learning_rate: Of the images, in normalised pixel units, with the drops of Inverting
+        learning_rate: For the images, in normalised pixel units, with the drops of Inverting
             Gradients, or with `fading` along a half cosine.
-        alpha_learning_rate: Of the logit of alpha, which moves alpha by a fourth of it at most.
+        alpha_learning_rate: For the logit of alpha, which moves alpha by a fourth of it at most.
         total_variation: Weight of the prior; without effect with `fading`.
         fading: Take the prior that fades, and the schedule, of `swept_inversion`, which need no
             weight of the prior. Made for few local steps: after 200 of them, where the surrogate is

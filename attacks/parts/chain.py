@@ -1,6 +1,5 @@
 """A network as a plain chain: what R-GAP can walk backwards."""
 
-import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.models import copy_model
 from fl_privacy_audit.core.types import Observation
 
 from .randomness import own_random_numbers
@@ -36,10 +36,10 @@ class Layer:
     """A convolution (a linear layer is one of 1x1 on a 1x1 image) and the activation after it.
 
     Attributes:
-        name: Of the module.
+        name: Name of the module.
         weight: ``(O, C, k, l)``, float64.
         bias: ``(O,)`` or None.
-        stride: Of the convolution.
+        stride: Stride of the convolution.
         padding: Likewise, zeros.
         dilation: Likewise.
         shape: ``(C, H, W)`` of the input.
@@ -107,7 +107,7 @@ def chain(seen: Observation) -> list[Layer]:
     Raises:
         UnmetNeedError: The model is no plain chain of layers with a known inverse.
     """
-    model = copy.deepcopy(seen.model)
+    model = copy_model(seen.model)
     try:
         with own_random_numbers(0, []):
             graph = fx.symbolic_trace(model).graph

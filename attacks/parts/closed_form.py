@@ -1,7 +1,6 @@
 """What the attacks that solve instead of search have in common."""
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.core.models import copy_model
 from fl_privacy_audit.core.types import Observation, Update
 
 from . import replay
@@ -20,7 +20,7 @@ class FirstLinear:
     """The fully connected layer that sees the flattened image, and its observed gradient.
 
     Attributes:
-        name: Of the module in the model.
+        name: Name of the module in the model.
         weight: ``(m, n)`` gradient, float64.
         bias: ``(m,)`` gradient, float64.
         relu: Whether a ReLU follows at once.
@@ -71,7 +71,7 @@ def first_linear_layer(seen: Observation, attack: str) -> FirstLinear:
         AttackError: The gradient is not finite.
     """
     gradient = one_gradient(seen, attack)
-    model = copy.deepcopy(seen.model)
+    model = copy_model(seen.model)
     probe = torch.rand(2, *seen.image.shape, generator=torch.Generator().manual_seed(0))
     probe = seen.image.normalise(probe.to(seen.device, seen.dtype))
     inputs: dict[str, Tensor] = {}
@@ -91,14 +91,14 @@ def first_linear_layer(seen: Observation, attack: str) -> FirstLinear:
     with torch.enable_grad(), own_random_numbers(0, [seen.device]):
         scores = functional_call(model, {**weights, **seen.buffers}, (probe,))
     flat = probe.flatten(1)
-    found = [n for n, x in inputs.items() if x.shape == flat.shape and torch.equal(x, flat)]
-    if not found:
+    matches = [n for n, x in inputs.items() if x.shape == flat.shape and torch.equal(x, flat)]
+    if not matches:
         raise UnmetNeedError(
             f"{attack} needs a fully connected layer that sees the flattened image itself, but no "
             f"linear layer of this model does (there are {len(inputs)}); attack a model that "
             "begins with flatten and linear, or use an attack on convolutions"
         )
-    name = found[0]
+    name = matches[0]
     if f"{name}.weight" not in gradient or f"{name}.bias" not in gradient:
         raise UnmetNeedError(
             f"{attack} needs the gradients of the weight and of the bias of `{name}`, but the "
@@ -121,7 +121,7 @@ def residual(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
 
     The best scale is divided out where the length of the observed gradient means nothing.
     """
-    wide = replay.local_training(_double(seen))
+    wide = replay.local_training(replay.cast(seen, torch.float64))
     with torch.enable_grad(), own_random_numbers(0, [seen.device]):
         y = F.one_hot(labels, seen.num_classes).double()
         replayed = wide(inputs.detach().double(), y)
@@ -136,16 +136,3 @@ def pixels(seen: Observation, inputs: Tensor) -> Tensor:
     """Model inputs -> float images in [0, 1]; what is not a number becomes mid-grey."""
     images = seen.image.denormalise(inputs.reshape(-1, *seen.image.shape))
     return images.nan_to_num(nan=0.5, posinf=1.0, neginf=0.0).clamp(0, 1).float()
-
-
-def _double(seen: Observation) -> Observation:
-    def cast(tensors: Update) -> dict[str, Tensor]:
-        return {n: t.double() if t.is_floating_point() else t for n, t in tensors.items()}
-
-    return replace(
-        seen,
-        parameters=cast(seen.parameters),
-        buffers=cast(seen.buffers),
-        update=cast(seen.update),
-        gradient=None if seen.gradient is None else cast(seen.gradient),
-    )

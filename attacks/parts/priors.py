@@ -48,30 +48,30 @@ def batch_norm_statistics(inputs: Tensor, seen: Observation) -> Tensor:
     Raises:
         UnmetNeedError: The model has no batch norm with running statistics.
     """
-    wanted = client_statistics(seen)
-    found: list[Tensor] = []
+    goals = client_statistics(seen)
+    misfits: list[Tensor] = []
 
     def compare(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             del module
             (features,) = arguments
             axes = [axis for axis in range(features.ndim) if axis != 1]
-            mean, variance = wanted[name]
+            mean, variance = goals[name]
             scale = variance.mean().clamp_min(1e-12)
             off_mean = (features.mean(dim=axes) - mean).square().mean() / scale
             off_variance = (features.var(dim=axes) - variance).square().mean() / scale.square()
-            found.append(off_mean + off_variance)
+            misfits.append(off_mean + off_variance)
 
         return hook
 
     layers = dict(seen.model.named_modules())
-    handles = [layers[name].register_forward_pre_hook(compare(name)) for name in wanted]
+    handles = [layers[name].register_forward_pre_hook(compare(name)) for name in goals]
     try:
         functional_call(seen.model, {**seen.parameters, **seen.buffers}, (inputs,))
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(found).mean()
+    return torch.stack(misfits).mean()
 
 
 def client_statistics(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
@@ -81,18 +81,20 @@ def client_statistics(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
 
         after = (1 - momentum) before + momentum * batch,
 
-    which gives the batch's own statistics. Where the running statistics did not move (eval mode,
-    or buffers that stay at home) those of the model stand in: they are the training data's.
+    which gives the batch's own statistics. Where the running statistics did not move (eval mode)
+    those of the model stand in: they are the training data's. Layers whose statistics stay at home,
+    or came back broken, are left out.
 
     Raises:
         UnmetNeedError: The model has no batch norm with running statistics.
     """
     statistics = {}
     for name, module in seen.model.named_modules():
-        if not isinstance(module, _BatchNorm) or f"{name}.running_mean" not in seen.buffers:
+        kept = [f"{name}.running_{which}" for which in ("mean", "var")]
+        if not isinstance(module, _BatchNorm) or any(n not in seen.returned_buffers for n in kept):
             continue
-        before = [seen.buffers[f"{name}.running_{which}"] for which in ("mean", "var")]
-        after = [seen.returned_buffers[f"{name}.running_{which}"] for which in ("mean", "var")]
+        before = [seen.buffers[n] for n in kept]
+        after = [seen.returned_buffers[n] for n in kept]
         share = module.momentum
         if seen.training.mode == "eval" or not share:
             statistics[name] = (before[0], before[1])

@@ -17,6 +17,8 @@ from torch import nn
 from fl_privacy_audit.attacks import all_attacks, make_attack
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
+from fl_privacy_audit.core.losses import Loss
+from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason
@@ -40,7 +42,7 @@ from .attack_round import Partner, ReadyAttack, attack_targets, find_partners
 from .replay_check import check_replay
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
 from .scoring import check_metrics, score_round, worst_scores
-from .targets import Observer, Target
+from .targets import Observer, Target, training_told
 from .truth import truth_digest
 
 log = logging.getLogger("fl_privacy_audit")
@@ -78,6 +80,12 @@ class Auditor:
     Args:
         config: Settings.
         model: The clients' architecture, or a function that makes it. Copied, never changed.
+            Whatever of its weights clients do not exchange is taken from it.
+        forward: ``forward(model, inputs)`` -> class scores ``(N, K)``, where calling the model
+            gives neither those nor an object, dict or tuple that holds them.
+        loss: ``loss(scores, labels)`` -> scalar: what clients minimise, where the settings of
+            `training` cannot say it. Labels are ``(N,)`` class indices, or ``(N, K)``
+            probabilities where it takes those; attacks that search for labels need the latter.
         attacks: Attacks of your own, ready to run, in place of those that `config` names.
         truth: ``truth(round, client)``: the batch a client trained on, for scoring. Where it is
             not given, the batch that the client's `audit_mod` published is used, if any.
@@ -94,6 +102,8 @@ class Auditor:
         config: AuditConfig,
         *,
         model: nn.Module | Callable[[], nn.Module],
+        forward: Forward | None = None,
+        loss: Loss | None = None,
         attacks: Sequence[Attack] | None = None,
         truth: TruthProvider | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -117,6 +127,8 @@ class Auditor:
             defence=make_defence(config.defence.name, config.defence.settings),
             truth=truth,
             device=pick_device(config.device),
+            forward=forward,
+            loss=loss,
         )
         self._on_progress = on_progress
         self._sinks = tuple(sinks)
@@ -148,6 +160,16 @@ class Auditor:
         """Whether this round is attacked."""
         return is_due(self.config, server_round)
 
+    @property
+    def takes_published(self) -> bool:
+        """Whether batches that clients publish are the truth to score with."""
+        return self._observer.truth is None
+
+    @property
+    def weight_names(self) -> frozenset[str]:
+        """Names of the audited model's weights and buffers."""
+        return frozenset(self._model.state_dict())
+
     def audit_round(
         self, server_round: int, replies: Sequence[ClientReply], release: Release | None = None
     ) -> list[AuditRecord]:
@@ -164,10 +186,11 @@ class Auditor:
         Raises:
             AuditError: Only with ``fail_fast``.
         """
+        started = time.monotonic()
         self.begin()
         plans = schedule(self.config, server_round, replies, release)
         records = [record for plan in plans for record in self._audit_view(plan)]
-        self._log_round(server_round, records)
+        self._log_round(server_round, records, time.monotonic() - started)
         return records
 
     def _audit_view(self, plan: ViewPlan) -> list[AuditRecord]:
@@ -314,23 +337,38 @@ class Auditor:
         return ThreatModel(
             view=slot.view,
             update_form="none" if seen is None else _update_form(seen),
-            local_training=self.config.training.model_dump(mode="json"),
+            local_training=training_told(self.config.training, slot.replies)[0].model_dump(
+                mode="json"
+            ),
             image=self.config.image.model_dump(mode="json"),
             num_images=None if seen is None else seen.num_images,
             defence=None if seen is None else seen.defence,
             assumptions=[] if seen is None else list(seen.assumptions),
         )
 
-    def _log_round(self, server_round: int, records: Sequence[AuditRecord]) -> None:
+    def _log_round(self, server_round: int, records: Sequence[AuditRecord], seconds: float) -> None:
         attacked = [record for record in records if record.reason is None]
-        worst = worst_scores([o for record in attacked for o in record.attacks])
+        why_not = dict.fromkeys(record.reason.code for record in records if record.reason)
         log.info(
-            "audit round %d: %d of %d clients attacked%s",
+            "audit round %d: attacked %s (%d of %d); %s; %.1f s",
             server_round,
+            ", ".join(record.client for record in attacked[:10]) or "none",
             len(attacked),
             len(records),
-            "".join(f", worst {name} {value:.3g}" for name, value in worst.items()),
+            _worst(attacked) if attacked else ", ".join(why_not),
+            seconds,
         )
+
+
+def _worst(attacked: Sequence[AuditRecord]) -> str:
+    """The record that leaks most, in a few words."""
+    worst = worst_scores([outcome for record in attacked for outcome in record.attacks])
+    if not worst:
+        return "nothing scored"
+    figures = [(record, worst_scores(record.attacks)) for record in attacked]
+    name, value = next(iter(worst.items()))
+    record, scores = next((each for each in figures if each[1].get(name) == value), figures[0])
+    return f"worst {record.client}: " + ", ".join(f"{n} {v:.3g}" for n, v in scores.items())
 
 
 def _identity(slot: Slot) -> dict[str, Any]:

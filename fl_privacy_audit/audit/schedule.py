@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fl_privacy_audit.core.config import AuditConfig
-from fl_privacy_audit.core.observe import Arrays
+from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, Truth, View
 
@@ -31,7 +31,9 @@ class ClientReply:
         returned: Decodes the weights that came back.
         num_examples: The client's ``num-examples``.
         reported: Other numbers the client reported.
+        config: The numbers that the server sent along: a learning rate, say.
         truth: Reads the batch that the client published, for scoring only.
+        no_truth: Why the client published none.
     """
 
     client: Client
@@ -41,7 +43,9 @@ class ClientReply:
     returned: Callable[[], Arrays] = dict
     num_examples: int | None = None
     reported: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, float] = field(default_factory=dict)
     truth: Callable[[], Truth | None] = lambda: None
+    no_truth: Reason | None = None
 
     @property
     def is_readable(self) -> bool:
@@ -56,10 +60,13 @@ class Release:
     Attributes:
         before: Decodes the global weights that the round started from.
         after: Decodes the aggregate that becomes the next global model.
+        selected_by: The strategy that made it by selecting among updates, Krum say; None if it is
+            a mean.
     """
 
     before: Callable[[], Arrays]
     after: Callable[[], Arrays]
+    selected_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +152,8 @@ def _release_slot(
         reason = Reason.of("not due", every=config.every)
     elif release is None or not members:
         reason = Reason.of("nothing released")
+    elif release.selected_by is not None and len(members) > 1:
+        reason = Reason.of("release is no mean", strategy=release.selected_by)
     return Slot(round=server_round, view="release", replies=members, release=release, reason=reason)
 
 

@@ -2,13 +2,16 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.exchange import without_frozen
+from fl_privacy_audit.core.losses import Loss
+from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.observe import count_images, observe, update_norm
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
@@ -19,6 +22,12 @@ from .schedule import ClientReply, Release, Slot
 from .truth import check_truth
 
 log = logging.getLogger("fl_privacy_audit")
+
+SENT_ALONG: Mapping[str, tuple[str, ...]] = {
+    "learning_rate": ("lr", "learning-rate", "learning_rate"),
+    "proximal_mu": ("proximal-mu", "proximal_mu"),
+}
+"""Setting of local training -> under which names servers send it to clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,8 @@ class Observer:
         defence: The clients', which attackers are told of.
         truth: ``truth(round, client)``; None to take what the client published.
         device: Where attacks run.
+        forward: How class scores are made with the model; None to call it.
+        loss: What clients minimise; None for what the settings say.
     """
 
     model: nn.Module
@@ -60,6 +71,8 @@ class Observer:
     defence: Defence
     truth: TruthProvider | None
     device: torch.device
+    forward: Forward | None = None
+    loss: Loss | None = None
 
     def observe(self, slot: Slot) -> Target | Reason:
         """The observation and its truth, or why there is nothing to attack."""
@@ -80,19 +93,23 @@ class Observer:
 
     def _observation(self, slot: Slot) -> Observation:
         if slot.release is not None:
-            seen = observe_release(self.model, slot.release, slot.replies, self.config, self.device)
-            return inform_of_release(seen, self.defence, len(slot.replies))
+            seen = observe_release(self, slot.release, slot.replies)
+            return without_frozen(inform_of_release(seen, self.defence, len(slot.replies)))
         (reply,) = slot.replies
+        training, notes = training_told(self.config.training, slot.replies)
         seen = observe(
             self.model,
             reply.sent(),
             reply.returned(),
             image=self.config.image,
-            training=self.config.training,
+            training=training,
             num_examples=reply.num_examples,
             device=self.device,
+            forward=self.forward,
+            loss=self.loss,
         )
-        return inform(seen, self.defence)
+        told = replace(seen, assumptions=(*seen.assumptions, *notes))
+        return without_frozen(inform(told, self.defence))
 
     def _truth(self, slot: Slot) -> Truth | Reason:
         """The true batch of a client, the union of all in a release, or why there is none."""
@@ -113,7 +130,7 @@ class Observer:
         try:
             truth = self.truth(server_round, reply.client) if self.truth else reply.truth()
             if truth is None:
-                return Reason.of("no truth")
+                return (self.truth is None and reply.no_truth) or Reason.of("no truth")
             return check_truth(truth, self.config.image)
         except Exception as error:
             if self.config.fail_fast:
@@ -122,11 +139,7 @@ class Observer:
 
 
 def observe_release(
-    model: nn.Module,
-    release: Release,
-    replies: Sequence[ClientReply],
-    config: AuditConfig,
-    device: torch.device,
+    observer: Observer, release: Release, replies: Sequence[ClientReply]
 ) -> Observation:
     """The release of a round as one update for the images of all its clients.
 
@@ -134,29 +147,67 @@ def observe_release(
     images. With one client it is the client's own update.
 
     Args:
-        model: The clients' architecture.
+        observer: What is known of model and local training.
         release: Before and after.
         replies: Of the clients whose updates were aggregated; at least one.
-        config: What is known of local training.
-        device: Where attacks run.
 
     Raises:
         UpdateError: Names or shapes do not fit the model, or a value is not finite.
     """
+    training, notes = training_told(observer.config.training, replies)
     seen = observe(
-        model,
+        observer.model,
         release.before(),
         release.after(),
-        image=config.image,
-        training=_together(config.training, replies),
+        image=observer.config.image,
+        training=_together(training, replies),
         num_examples=None,
-        device=device,
+        device=observer.device,
+        forward=observer.forward,
+        loss=observer.loss,
     )
     assumed = (
         f"the release is taken as the mean of {len(replies)} clients' updates; a server optimiser, "
         "or weights that are not by the number of images, would change it"
     )
-    return replace(seen, assumptions=(*seen.assumptions, assumed))
+    return replace(seen, assumptions=(*seen.assumptions, *notes, assumed))
+
+
+def training_told(
+    training: LocalTraining, replies: Sequence[ClientReply]
+) -> tuple[LocalTraining, list[str]]:
+    """Local training, with what the server sent along in place of what the settings say.
+
+    Args:
+        training: As the settings have it.
+        replies: Of one client, or of all in a release; what differs between them is not used.
+
+    Returns:
+        The training, and a sentence for each thing that was read from the messages.
+    """
+    changes: dict[str, float] = {}
+    notes = []
+    for name, keys in SENT_ALONG.items():
+        told = {_told(reply.config, keys) for reply in replies}
+        value = told.pop() if len(told) == 1 else None
+        if value is None:
+            continue
+        if name not in LocalTraining.model_fields:
+            if value > 0 and training.steps != 1:
+                notes.append(f"the server sends {keys[0]} {value:g}, which is not replayed")
+            continue
+        if name == "learning_rate" and value == 0:
+            continue
+        stated = getattr(training, name)
+        changes[name] = value
+        instead = "" if stated in (None, value) else f", in place of {stated:g} in the settings"
+        notes.append(f"{name} {value:g} was read from the message to the client{instead}")
+    return training.replace(**changes), notes
+
+
+def _told(config: Mapping[str, float], keys: Sequence[str]) -> float | None:
+    values = (config[key] for key in keys if key in config)
+    return next((value for value in values if math.isfinite(value) and value >= 0), None)
 
 
 def _together(training: LocalTraining, replies: Sequence[ClientReply]) -> LocalTraining:

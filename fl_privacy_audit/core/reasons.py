@@ -3,11 +3,20 @@
 Words are made where they are shown, in `fl_privacy_audit.report.words`; nothing ever reads them back.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from .errors import AuditError
 
-Figure = int | float | str
+Figure = int | float | str | list[str]
 
 
 class Reason(BaseModel):
@@ -19,18 +28,27 @@ class Reason(BaseModel):
         cause: What led to it, if something else did.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    # extra: a sentence that a writer put beside the code is never read back.
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings")
 
     code: str
     figures: dict[str, Figure] = Field(default_factory=dict)
     cause: "Reason | None" = None
+
+    @model_serializer(mode="wrap")
+    def _with_words(
+        self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """The sentence stands beside the code if the writer can say it: ``context={"say": say}``."""
+        say = (info.context or {}).get("say")
+        return {**dump(self), **({"sentence": say(self)} if say else {})}
 
     def __hash__(self) -> int:
         """Equal reasons count as one."""
         return hash(self.model_dump_json())
 
     @classmethod
-    def of(cls, code: str, cause: "Reason | None" = None, **figures: Figure) -> "Reason":
+    def of(cls, code: str, cause: "Reason | None" = None, /, **figures: Figure) -> "Reason":
         """Shorthand: ``Reason.of("not due", every=10)``."""
         return cls(code=code, figures=figures, cause=cause)
 

@@ -1,8 +1,10 @@
 """Defences: what they do to an update, which settings are usual, and what an attacker knows.
 
 Every defence says what an attacker knows of it (`Defence`); one that this package applies to
-updates also says how (`AppliedDefence`). Flower's own and Opacus' are known only. An update is returned minus sent weights, and all settings are in its units: after one
-step of SGD it is the gradient times the learning rate, so noise of 1e-3 on the *gradient* is
+updates also says how (`AppliedDefence`). Flower's own and Opacus' are known only.
+
+An update is returned minus sent weights, and all settings are in its units: after one step of SGD
+it is the gradient times the learning rate, so noise of 1e-3 on the *gradient* is
 ``1e-3 * learning_rate`` here.
 """
 

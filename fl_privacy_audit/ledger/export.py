@@ -13,7 +13,7 @@ import click
 from fl_privacy_audit.core.tables import Kind, check_ending, write_table
 
 from .ledger import read_ledger
-from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord, Scores
+from .records import AttackOutcome, AuditRecord, ControlOutcome, ReplayCheck, RunRecord, Scores
 
 COLUMNS: dict[str, Kind] = {
     "setting": "string",
@@ -29,6 +29,7 @@ COLUMNS: dict[str, Kind] = {
     "control": "string",
     "status": "string",
     "reason": "string",
+    "reason_figures": "string",
     "metric": "string",
     "mean": "double",
     "worst": "double",
@@ -41,10 +42,14 @@ COLUMNS: dict[str, Kind] = {
     "stopped": "string",
     "update_norm": "double",
     "num_examples": "int64",
-    "epsilon": "double",
+    "epsilon_reported": "double",
     "truth_digest": "string",
+    "replay_cosine": "double",
+    "replay_length_ratio": "double",
+    "replay_fits": "string",
 }
-"""Column -> type. ``node_id`` is text: Flower's are unsigned 64-bit numbers."""
+"""Column -> type. ``node_id`` is text: Flower's are unsigned 64-bit numbers. ``reason`` is a code, and
+``reason_figures`` the JSON of what belongs to it."""
 
 Row = dict[str, Any]
 
@@ -85,46 +90,52 @@ def export(directories: list[Path], to: Path) -> int:
     return len(rows)
 
 
+def _replay(check: ReplayCheck | None) -> Row:
+    if check is None:
+        return {}
+    return {
+        "replay_cosine": check.cosine,
+        "replay_length_ratio": check.length_ratio,
+        "replay_fits": "yes" if check.fits else "no",
+    }
+
+
 def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
-    base: Row = {
+    base = _fields(record) | {
         "setting": None if run is None else run.setting,
-        "run": record.run,
-        "time": record.time,
-        "round": record.round,
-        "view": record.view,
-        "client": record.client,
-        "partition": record.partition,
         "node_id": str(record.node_id),
-        "client_status": record.client_status,
-        "update_norm": record.update_norm,
-        "num_examples": record.num_examples,
-        "epsilon": record.reported.get("epsilon"),
-        "truth_digest": record.truth_digest,
+        "epsilon_reported": record.reported.get("epsilon"),
+        **_replay(record.replay),
+        "reason": None,  # the attack's own stands here
+        "reason_figures": None,
     }
     for outcome in record.attacks:
-        base = {**base, "attack": outcome.attack}
-        own = {"labels_right": outcome.labels_right}
-        yield from _scores({**base, **own, **_common(outcome)}, outcome.scores)
+        base["attack"] = outcome.attack
+        yield from _scores(base | _fields(outcome), outcome.scores)
         for control in outcome.controls:
-            kind = {"control": control.kind}
-            yield from _scores({**base, **kind, **_common(control)}, control.scores)
+            row = base | _fields(control) | {"control": control.kind}
+            yield from _scores(row, control.scores)
 
 
-def _common(outcome: AttackOutcome | ControlOutcome) -> Row:
-    names = ("status", "reason", "objective", "steps", "seconds", "seed", "stopped")
-    return {name: getattr(outcome, name) for name in names}
+def _fields(line: AuditRecord | AttackOutcome | ControlOutcome) -> Row:
+    """The fields that are columns."""
+    row = {name: getattr(line, name) for name in type(line).model_fields if name in COLUMNS}
+    if line.reason is not None:
+        row["reason"] = line.reason.code
+        row["reason_figures"] = line.reason.model_dump_json(exclude={"code"}, exclude_none=True)
+    return row
 
 
 def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
     if not scores:
         yield row
     for metric, found in scores.items():
-        yield {
-            **row,
+        images = len(found.each)
+        yield row | {
             "metric": metric,
             "mean": found.mean,
             "worst": found.worst,
-            "images": len(found.each),
+            "images": images,
         }
 
 

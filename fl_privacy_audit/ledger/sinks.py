@@ -2,7 +2,7 @@
 
 Give them to the auditor: ``Auditor(config, model=Net(), sinks=[TensorBoardSink("runs/audit")])``.
 Scalars are ``leakage/VIEW/ATTACK/METRIC`` (the mean over a record's images, at the server round),
-``.../null`` (the null control that scores best), ``quality/SOURCE/NAME`` and ``epsilon/CLIENT``.
+``.../null`` (the null control that scores best), ``quality/SOURCE/NAME`` and ``epsilon_reported/CLIENT``.
 Neither package comes with this one: install the extra ``tensorboard`` or ``mlflow``.
 """
 
@@ -27,7 +27,7 @@ def scalars(record: Record) -> Iterator[tuple[str, float, int]]:
             yield f"quality/{record.source}/{name}", value, record.round
     if isinstance(record, AuditRecord):
         if "epsilon" in record.reported:
-            yield f"epsilon/{record.client}", record.reported["epsilon"], record.round
+            yield f"epsilon_reported/{record.client}", record.reported["epsilon"], record.round
         for outcome in record.attacks:
             for name, value in _leakage(outcome):
                 place = f"leakage/{record.view}/{outcome.attack}/{name}"

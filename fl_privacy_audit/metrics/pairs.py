@@ -23,7 +23,7 @@ def in_chunks(
         function: ``(n, C, H, W)`` twice -> ``(n,)``, on the device of the originals.
         reconstructions: ``(N, C, H, W)``.
         originals: The same shape, already paired.
-        scale: Larger pieces where a call itself is dear; smaller ones where memory is.
+        scale: Larger pieces where a call itself is expensive; smaller ones where memory is scarce.
 
     Returns:
         ``(N,)`` float64 on the CPU.

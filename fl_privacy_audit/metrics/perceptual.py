@@ -106,11 +106,10 @@ class LpipsNetwork(nn.Module):
     """
 
     def __init__(self, features: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
-        super().__init__()
-        from torchvision.models import (
-            alexnet,  # late: it takes a second, and not every audit scores
-        )
+        # Late: it takes a second, and not every audit scores.
+        from torchvision.models import alexnet
 
+        super().__init__()
         with torch.device("meta"):  # no memory and no random draws for weights that are replaced
             network = alexnet(weights=None).features
         named = {name.removeprefix("features."): value for name, value in features.items()}

@@ -77,7 +77,7 @@ def _facts(models: list[ThreatModel]) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-_WITHOUT_A_WORD = ("images", "max_grad_norm", "noise_multiplier")
+_WITHOUT_A_WORD = ("images", "epochs", "max_grad_norm", "noise_multiplier")
 """Settings of training that stand empty where they do not apply."""
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from fl_privacy_audit.ledger.ledger import FILE_NAME
 from fl_privacy_audit.verdicts.verdict import Verdict
 
 from .formats import count, duration, ranges, settings, when
-from .lines import VIEW_ORDER, numbered, readable, verdict_of
-from .summary import AttackTried, AuditSummary, SettingSummary
-from .words import NEVER_TESTED, THREATS
+from .lines import VIEW_ORDER, deciding, numbered, verdict_of
+from .summary import AttackTried, AuditSummary, LeftOut, SettingSummary
+from .words import NEVER_TESTED, THREATS, say, say_fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ def tried(summary: AuditSummary, view: View) -> list[Tried]:
             view=view,
             attack=one.attack,
             word=found.word if found else "not tested",
-            reason=readable(found.reason) if found else "",
-            settings=", ".join(f"{k}={v}" for k, v in one.settings.items()) or "as it comes",
+            reason=say(found.reason) if found else "",
+            settings=", ".join(f"{k}={v}" for k, v in one.settings.items()) or "default",
             scored=one.scored,
             others=_others(one),
             steps=count(one.steps, "", " ").strip(),
@@ -66,10 +67,14 @@ def _verdict(setting: SettingSummary, one: AttackTried) -> Verdict | None:
 def _others(one: AttackTried) -> str:
     counts = (
         (one.not_scored, "not scored"),
-        (sum(one.failed.values()), "failed"),
-        (sum(one.not_tested.values()), "not tested"),
+        (_records(one.failed), "failed"),
+        (_records(one.not_tested), "not tested"),
     )
     return ", ".join(f"{count} {what}" for count, what in counts if count) or "none"
+
+
+def _records(left: Sequence[LeftOut]) -> int:
+    return sum(one.records for one in left)
 
 
 def attack_notes(summary: AuditSummary) -> list[tuple[str, str]]:
@@ -105,12 +110,29 @@ def budget(setting: SettingSummary) -> str:
 
 def gaps(summary: AuditSummary) -> list[str]:
     """What was not tested or not scored in these runs, and why; then what never is."""
-    found = _views_left_out(summary) + _attacked(summary) + _left_out(summary)
+    found = _views_left_out(summary) + _attacked(summary) + _left_out(summary) + _fits(summary)
     done = {one.attack for s in summary.settings for one in s.attacks}
     left = [name for name in all_attacks() if name not in done]
     if left:
         found.append(f"Attacks known to this package that were not run: {', '.join(left)}.")
     return [*found, *NEVER_TESTED]
+
+
+def _fits(summary: AuditSummary) -> list[str]:
+    """Whether what the audit was told fits the clients."""
+    sentences = []
+    for number, setting in numbered(summary):
+        for verdict in setting.verdicts:
+            where = f"{settings([number]).capitalize()}, {verdict.view} view"
+            if verdict.replay is not None:
+                hint = verdict.replay.hint
+                end = "" if hint is None else f"; where it does not: {say(hint)}"
+                sentences.append(f"{where}: {say_fit(verdict.replay)}{end}.")
+            elif deciding(verdict) is not None:
+                sentences.append(
+                    f"{where}: nobody checked whether the description fits the clients."
+                )
+    return sentences
 
 
 def _views_left_out(summary: AuditSummary) -> list[str]:
@@ -128,8 +150,8 @@ def _attacked(summary: AuditSummary) -> list[str]:
     shares: dict[tuple[View, str], list[int]] = {}
     for number, setting in numbered(summary):
         for one in setting.attacks:
-            attacked = one.scored + one.not_scored + sum(one.failed.values())
-            everything = attacked + sum(one.not_tested.values())
+            attacked = one.scored + one.not_scored + _records(one.failed)
+            everything = attacked + _records(one.not_tested)
             if everything > attacked:
                 share = f"{one.attack} attacked {attacked} of {count(everything, _seen(one.view))}"
                 shares.setdefault((one.view, share), []).append(number)
@@ -149,8 +171,8 @@ def _left_out(summary: AuditSummary) -> list[str]:
     amounts: Counter[tuple[str, str, str, View]] = Counter()
     for number, setting in numbered(summary):
         for one in setting.attacks:
-            listed = [("not tested", r, c) for r, c in one.not_tested.items()]
-            listed += [("failed", r, c) for r, c in one.failed.items()]
+            listed = [("not tested", say(left.reason), left.records) for left in one.not_tested]
+            listed += [("failed", say(left.reason), left.records) for left in one.failed]
             if one.not_scored:
                 reason = "attacked, but there was no true image to compare with"
                 listed.append(("not scored", reason, one.not_scored))

@@ -62,7 +62,7 @@ EPSILON_HEADS = (
     "all rounds, PLD",
     "all, replace one, RDP",
     "all, replace one, PLD",
-    "client reports",
+    "reported",
 )
 
 
@@ -215,8 +215,5 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _psnr(value: float) -> str:
-    return (
-        f"{value:.1f} dB".replace("-", MINUS)
-        if math.isfinite(value)
-        else "any height, for there is no noise"
-    )
+    shown = score_text("psnr", value).replace("-", MINUS)
+    return shown if math.isfinite(value) else "any height, for there is no noise"

@@ -4,6 +4,9 @@ import datetime
 import math
 from collections.abc import Iterable
 
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.dp import ClaimCheck
+
 GROUP = "\N{NARROW NO-BREAK SPACE}"
 """Between thousands."""
 
@@ -75,16 +78,33 @@ def when(time: str) -> str:
 
 
 def epsilon(value: float) -> str:
-    """Epsilon with three digits, and no exponent below a million million.
+    """Epsilon with three digits, and no exponent below a million.
 
     >>> epsilon(0.5), epsilon(62.24), epsilon(304.6)
     ('0.5', '62.2', '305')
     >>> epsilon(303_800).replace(GROUP, " ")
     '304 000'
+    >>> epsilon(2.6e12)
+    '2.6e12'
     """
     if not math.isfinite(value):
         return "infinite" if value > 0 else str(value)
-    if value < 1000 or value >= 1e12:
+    if value < 1000:
         return f"{value:.3g}"
+    if value >= 999_500:
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{digits}e{int(exponent)}"
     rounded = round(value, 2 - math.floor(math.log10(value)))
     return f"{rounded:,.0f}".replace(",", GROUP)
+
+
+def covers(check: ClaimCheck | None, view: View) -> bool:
+    """Whether a setting's epsilon says anything of this view: central noise comes after the server."""
+    return not (check and check.mechanism == "central-gaussian" and view == "server")
+
+
+def epsilon_in_view(value: float | None, check: ClaimCheck | None, view: View) -> str:
+    """Epsilon in effect, or reported, as every table shows it."""
+    if value is None:
+        return "none"
+    return epsilon(value) if covers(check, view) else "none here"

@@ -1,14 +1,13 @@
 """One line for each setting and view: the first table of the report."""
 
-import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.verdict import (
-    NULL_WORDS,
     WORST_FIRST,
     NetLeakage,
     SettingVerdict,
@@ -16,17 +15,13 @@ from fl_privacy_audit.verdicts.verdict import (
     Word,
 )
 
-from . import formats
+from .formats import covers, epsilon, epsilon_in_view
 from .summary import AuditSummary, SettingSummary
-from .words import LEADS, SYMBOLS
+from .words import LEADS, NULL_WORDS, SYMBOLS, say
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")
 
 
-_FIGURES = re.compile(r"[:;,]? (on average |undefended copies: )?net \S+ [+-].*$", re.DOTALL)
-"""Where the judge's sentence turns to figures; the first table has them in columns of their own."""
-_METRICS = re.compile(rf"\b({'|'.join(METRICS)})\b")
-_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 MINUS = "\N{MINUS SIGN}"
 LITTLE = 10.0
 """Epsilon from which on the first table says that it promises little: at 10, what may be told of one
@@ -44,14 +39,15 @@ class Line:
         word: The verdict.
         symbol: Its shape.
         lead: What it means, in a sentence.
-        reason: The judge's own, without figures that stand beside it.
+        reason: Why, without figures that stand beside it.
         metric: Title of the metric that judged; empty if nothing was scored.
         net: Net leakage with its sign; a dash without controls.
         interval: Of it; empty where there is none.
         against: The null control that was subtracted; empty without one.
         accuracy: In per cent.
-        epsilon: In effect, where it was computed; else as reported.
-        epsilon_notes: What to know about it, a sentence each.
+        epsilon_in_effect: Computed from the settings, in this view.
+        epsilon_reported: The largest that a client reported, in this view.
+        epsilon_notes: What to know about them, a sentence each.
         worst: The record that leaked most.
         attack: The attack that decides.
         disagree: Metrics that say another word.
@@ -69,7 +65,8 @@ class Line:
     interval: str
     against: str
     accuracy: str
-    epsilon: str
+    epsilon_in_effect: str
+    epsilon_reported: str
     epsilon_notes: tuple[str, ...]
     worst: str
     attack: str
@@ -104,67 +101,34 @@ def lines_of(summary: AuditSummary, view: View) -> list[Line]:
 
 def _line(number: int, setting: SettingSummary, view: View) -> Line:
     verdict = verdict_of(setting, view)
-    if verdict is None:
-        return Line(
-            number=number,
-            setting=setting.setting,
-            view=view,
-            word="not tested",
-            symbol=SYMBOLS["not tested"],
-            lead=LEADS["not tested"],
-            reason="this run did not audit this view",
-            metric="",
-            net="-",
-            interval="",
-            against="",
-            accuracy=percent(setting.accuracy),
-            epsilon=epsilon_text(setting, view),
-            epsilon_notes=_epsilon_notes(setting, view),
-            worst="",
-            attack="",
-            disagree="",
-        )
-    one = deciding(verdict)
+    word: Word = verdict.word if verdict else "not tested"
+    one = deciding(verdict) if verdict else None
     net = one.net if one else None
-    others = [] if one is None else [m for m, w in one.agreement.items() if w != one.word]
     return Line(
         number=number,
         setting=setting.setting,
         view=view,
-        word=verdict.word,
-        symbol=SYMBOLS[verdict.word],
-        lead=LEADS[verdict.word],
-        reason=short_reason(verdict.reason),
+        word=word,
+        symbol=SYMBOLS[word],
+        lead=LEADS[word],
+        reason=say(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
         metric=title_of(one.metric) if one and one.metric else "",
         net=net_text(net),
         interval=interval_text(net),
         against=NULL_WORDS[net.against] if net else "",
         accuracy=percent(setting.accuracy),
-        epsilon=epsilon_text(setting, view),
+        epsilon_in_effect=epsilon_in_view(setting.epsilon_in_effect, setting.dp, view),
+        epsilon_reported=epsilon_in_view(setting.epsilon_reported, setting.dp, view),
         epsilon_notes=_epsilon_notes(setting, view),
-        worst=worst_text(verdict),
-        attack=verdict.attack,
-        disagree=", ".join(f"{title_of(m)}: {one.agreement[m]}" for m in others) if one else "",
+        worst=worst_text(verdict) if verdict else "",
+        attack=verdict.attack if verdict else "",
+        disagree=", ".join(f"{title_of(m)}: {w}" for m, w in others_of(one)),
     )
 
 
-def short_reason(reason: str) -> str:
-    """The judge's sentence up to its figures.
-
-    >>> short_reason("clearly more than every null control: net ssim +0.67 against a grey picture")
-    'clearly more than every null control'
-    """
-    return readable(_FIGURES.sub("", reason))
-
-
-def readable(reason: str) -> str:
-    """The judge's sentence with the names of metrics, and minus signs, as people write them.
-
-    >>> readable("the metrics disagree: mse says leaked, ssim does not")
-    'the metrics disagree: MSE says leaked, SSIM does not'
-    """
-    titled = _METRICS.sub(lambda found: title_of(found[0]), reason)
-    return _MINUS.sub(MINUS, titled)
+def others_of(one: Verdict | None) -> list[tuple[str, Word]]:
+    """Metrics that say another word than the verdict."""
+    return [] if one is None else [(m, w) for m, w in one.agreement.items() if w != one.word]
 
 
 def headline(lines: list[Line]) -> str:
@@ -183,7 +147,7 @@ def clean(text: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in per cent; a dash where it is not known."""
+    """A share in per cent."""
     return "not measured" if value is None else f"{value:.1%}"
 
 
@@ -217,42 +181,16 @@ def worst_text(verdict: SettingVerdict) -> str:
     return f"round {worst.round}, {worst.client} ({score})"
 
 
-def effective_epsilon(setting: SettingSummary) -> float | None:
-    """The largest epsilon that a client has spent by PLD, add or remove; None if not computed."""
-    if setting.dp is None or not setting.dp.clients:
-        return None
-    return max(spent.cumulative.pld for spent in setting.dp.clients)
-
-
-def epsilon_of(setting: SettingSummary) -> float | None:
-    """Epsilon in effect where it was computed, else the largest that a client reported."""
-    effective = effective_epsilon(setting)
-    return setting.epsilon if effective is None else effective
-
-
-def covered(setting: SettingSummary, view: View) -> bool:
-    """Whether the setting's epsilon says anything of this view: central noise comes too late."""
-    return not (setting.dp and setting.dp.mechanism == "central-gaussian" and view == "server")
-
-
-def epsilon_text(setting: SettingSummary, view: View) -> str:
-    """Epsilon as the first table shows it."""
-    value = epsilon_of(setting)
-    if value is None:
-        return "none"
-    return formats.epsilon(value) if covered(setting, view) else "none here"
-
-
 def _epsilon_notes(setting: SettingSummary, view: View) -> tuple[str, ...]:
     notes = []
-    check, effective, value = setting.dp, effective_epsilon(setting), epsilon_of(setting)
-    if value is not None and not covered(setting, view):
-        said = formats.epsilon(value)
-        notes.append(f"{said} covers the released model only, not this view")
+    check, effective, reported = setting.dp, setting.epsilon_in_effect, setting.epsilon_reported
+    value = reported if effective is None else effective
+    if value is not None and not covers(check, view):
+        notes.append(f"{epsilon(value)} covers the released model only, not this view")
     elif value is not None and value >= LITTLE:
         notes.append("so large that it promises little")
-    if effective is None and setting.epsilon is not None:
-        notes.append("as clients report it; not checked")
+    if effective is None and reported is not None:
+        notes.append("what clients report was not checked")
     if check is None:
         return tuple(notes)
     if not check.holds:

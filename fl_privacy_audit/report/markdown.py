@@ -8,7 +8,6 @@ from fl_privacy_audit.core.types import View
 
 from .agreement import agreement
 from .attackers import attackers
-from .audit_reasons import say
 from .conditions import (
     attack_notes,
     budget,
@@ -22,7 +21,7 @@ from .dp import EPSILON_HEADS, dp_sections
 from .formats import when
 from .lines import clean, headline, lines_of, views
 from .summary import AuditSummary
-from .words import MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS
+from .words import MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
 
@@ -30,7 +29,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
 def render_json(summary: AuditSummary) -> str:
     """The summary, and the digest of each ledger. ``<`` and ``>`` are written as escapes."""
     content = {
-        **summary.model_dump(mode="json"),
+        **summary.model_dump(mode="json", context={"say": say}),
         "ledger_sha256": {s.setting: ledger_digest(s.directory) for s in summary.settings},
     }
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
@@ -91,16 +90,17 @@ def _verdicts(summary: AuditSummary, view: View) -> str:
         "Why",
         "Net leakage",
         "Accuracy",
-        "Epsilon",
+        "Epsilon in effect",
+        "Epsilon reported",
         "Worst record",
     ]
     rows = []
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
-        epsilon = "; ".join([line.epsilon, *line.epsilon_notes])
+        epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
         why = f"{line.lead} {line.reason[:1].upper()}{line.reason[1:]}."
         word = f"{line.symbol} {line.word}"
-        facts = [net, line.accuracy, epsilon, line.worst or "none"]
+        facts = [net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none"]
         rows.append([str(line.number), *map(_text, [line.setting, word, why, *facts])])
     return _table(heads, rows)
 

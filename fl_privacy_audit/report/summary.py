@@ -4,6 +4,7 @@
 and of its controls, DP claims, notes and versions. Nothing that reads it has to open a ledger.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import reported_epsilons
@@ -21,15 +23,21 @@ from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AttackStatus,
     AuditRecord,
+    EvaluationRecord,
     ThreatModel,
 )
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.verdicts.compare import Comparison, accuracy_of, compare, epsilon_of
+from fl_privacy_audit.verdicts.compare import (
+    Comparison,
+    accuracy_of,
+    compare_runs,
+    epsilon_in_effect,
+    epsilon_reported,
+)
 from fl_privacy_audit.verdicts.rules import views_of
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
-from .audit_reasons import say
-from .terminal import LOWER_BOUND
+from .words import LOWER_BOUND
 
 
 class _Model(BaseModel):
@@ -110,6 +118,18 @@ class RoundPoint(_Model):
     records: int
 
 
+class LeftOut(_Model):
+    """Records that have no score, for one reason.
+
+    Attributes:
+        reason: The reason.
+        records: How many.
+    """
+
+    reason: Reason
+    records: int
+
+
 class AttackTried(_Model):
     """What was spent on one attack, and what it was not run on.
 
@@ -119,8 +139,8 @@ class AttackTried(_Model):
         settings: That differ from the paper's.
         scored: Records attacked and scored.
         not_scored: Records attacked without truth to compare with.
-        failed: Reason -> records.
-        not_tested: Reason -> records.
+        failed: Why, and how many records.
+        not_tested: Why, and how many records.
         seconds: Wall time in all.
         steps: Optimiser steps in all.
     """
@@ -130,24 +150,10 @@ class AttackTried(_Model):
     settings: dict[str, Any]
     scored: int
     not_scored: int
-    failed: dict[str, int]
-    not_tested: dict[str, int]
+    failed: list[LeftOut]
+    not_tested: list[LeftOut]
     seconds: float
     steps: int
-
-
-class Quality(_Model):
-    """The model's quality after a round, as the federation measured it.
-
-    Attributes:
-        round: Server round; 0 is before training.
-        source: ``"server"`` or ``"clients"``.
-        metrics: By name, ``accuracy`` say.
-    """
-
-    round: int
-    source: str
-    metrics: dict[str, float]
 
 
 class SettingSummary(_Model):
@@ -164,8 +170,10 @@ class SettingSummary(_Model):
         versions: Of Python and the packages that matter.
         verdicts: One for each view.
         accuracy: After the last round that was evaluated; None if nobody did.
-        epsilon: The largest that a client reported; None if none did.
-        quality: After each round.
+        epsilon_reported: The largest that a client reported; None if none did.
+        epsilon_in_effect: The largest that a client has spent over all rounds, computed from the
+            settings (PLD, add or remove); None if it could not be computed.
+        quality: After each round, as the federation measured it.
         reported_epsilon: Client -> (round, epsilon) pairs.
         records: Every scored record.
         series: Every metric in every round.
@@ -185,15 +193,16 @@ class SettingSummary(_Model):
     versions: dict[str, str]
     verdicts: list[SettingVerdict]
     accuracy: float | None
-    epsilon: float | None
-    quality: list[Quality]
+    epsilon_reported: float | None
+    epsilon_in_effect: float | None
+    quality: list[EvaluationRecord]
     reported_epsilon: dict[str, list[tuple[int, float]]]
     records: list[RecordScores]
     series: list[RoundPoint]
     attacks: list[AttackTried]
     threat_models: list[ThreatModel]
     dp: ClaimCheck | None
-    notes: list[str]
+    notes: list[Reason]
 
 
 class AuditSummary(_Model):
@@ -203,7 +212,7 @@ class AuditSummary(_Model):
         schema_version: Of this format.
         made: When.
         comparison: The table of settings, and what a reader has to know.
-        settings: One for each run, in the order given.
+        settings: One for each run: undefended ones first, then by leakage, most first.
         metrics: How to read each metric.
         primary: The metric that judged; None if nothing was scored.
         lower_bound: The sentence that no report may leave out.
@@ -236,10 +245,10 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
-    comparison = compare(directories)
     runs = [last_run(read_ledger(directory)) for directory in directories]
-    settings = [_setting(run, comparison) for run in runs]
+    comparison = compare_runs(runs)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
+    settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)
     measured = {name for s in settings for r in s.records for name in r.scores}
     return AuditSummary(
         made=now(),
@@ -277,17 +286,16 @@ def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
         versions=run.run.versions,
         verdicts=[v for v in comparison.verdicts if v.setting == run.run.setting],
         accuracy=accuracy_of(run),
-        epsilon=epsilon_of(run),
-        quality=[
-            Quality(round=e.round, source=e.source, metrics=e.metrics) for e in run.evaluations
-        ],
+        epsilon_reported=epsilon_reported(run),
+        epsilon_in_effect=epsilon_in_effect(comparison.dp.get(run.run.setting)),
+        quality=run.evaluations,
         reported_epsilon=reported_epsilons(run),
         records=records,
         series=_series(records),
         attacks=_tried(run),
         threat_models=[m for i, m in enumerate(models) if m not in models[:i]],
         dp=comparison.dp.get(run.run.setting),
-        notes=[say(note) for note in run.notes],
+        notes=run.notes,
     )
 
 
@@ -372,5 +380,17 @@ def _tried(run: LastRun) -> list[AttackTried]:
     return tried
 
 
-def _reasons(outcomes: Sequence[AttackOutcome], status: AttackStatus) -> dict[str, int]:
-    return dict(Counter(say(o.reason) for o in outcomes if o.status == status and o.reason))
+def _reasons(outcomes: Sequence[AttackOutcome], status: AttackStatus) -> list[LeftOut]:
+    counts = Counter(o.reason for o in outcomes if o.status == status and o.reason)
+    return [LeftOut(reason=reason, records=count) for reason, count in counts.items()]
+
+
+def _baseline_then_leakage(setting: SettingSummary) -> tuple[bool, float]:
+    """Sorts settings: without any defence first, then by net leakage in the first view, most first."""
+    config = setting.config
+    defence = (config.get("defence") or {}).get("name", "none")
+    private = (config.get("training") or {}).get("max_grad_norm")
+    defended = defence != "none" or private is not None or bool(config.get("claim"))
+    attacks = [a for v in setting.verdicts[:1] for a in v.attacks if a.attack == v.attack]
+    nets = [attack.net.mean for attack in attacks if attack.net]
+    return defended, -max(nets, default=-math.inf)

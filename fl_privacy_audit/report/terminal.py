@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -16,20 +15,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_privacy_audit.dp import ClaimCheck
-from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord
-from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCheck
+from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
-NOTHING = "-"
-ROOMY = 120
-"""Characters from which on verdicts and scores fit one table."""
-from .audit_reasons import say
+from .formats import epsilon, epsilon_in_view
+from .words import LOWER_BOUND, say, say_fit
 
-LOWER_BOUND = (
-    "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
-    "attacks it did not try."
-)
+NOTHING = "-"
+ROOMY = 130
+"""Characters from which on verdicts and scores fit one table."""
+
 NET = (
     "Net leakage: the score minus that of the null control that scores best, signed so that higher "
     "means more leakage, with its interval over batches of images."
@@ -43,12 +40,18 @@ def rounds_table(run: LastRun) -> Table:
     title = f"{run.run.setting}: {', '.join(names)}  ({run.path})"
     pairs = [(record, o) for record in run.audits if not record.reason for o in record.attacks]
     metrics = _shown([outcome.scores for _, outcome in pairs])
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(title), title_justify="left", padding=0)
     for heading in ("round", "client", *(["attack"] if several else []), "outcome", *metrics, "s"):
-        table.add_column(heading, justify="left" if heading in ("attack", "outcome") else "right")
+        left = heading in ("attack", "outcome")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "outcome")
     for record, outcome in worst_first(pairs):
         attack = [outcome.attack] if several else []
-        cells = [str(record.round), record.client, *attack, *_outcome_cells(outcome, metrics)]
+        cells = [
+            str(record.round),
+            record.client,
+            *attack,
+            *_outcome_cells(outcome, metrics, record.replay),
+        ]
         table.add_row(*map(escape, cells))
     for server_round in sorted({record.round for record in run.audits}):
         records = [record for record in run.audits if record.round == server_round]
@@ -86,8 +89,12 @@ def _shown(scores: Iterable[Mapping[str, object]]) -> list[str]:
     return [name for name, metric in METRICS.items() if metric.default or name in present]
 
 
-def _outcome_cells(outcome: AttackOutcome, metrics: Sequence[str]) -> list[str]:
+def _outcome_cells(
+    outcome: AttackOutcome, metrics: Sequence[str], replay: ReplayCheck | None
+) -> list[str]:
     text = outcome.status if outcome.reason is None else f"{outcome.status}: {say(outcome.reason)}"
+    if replay is not None and not replay.fits:
+        text += " (does not fit the description)"
     if outcome.stopped == "out of time":
         text += " (out of time)"
     cells = []
@@ -106,21 +113,18 @@ def comparison_cells(
     """Headings and rows of the comparison, as text; a score is its mean, then the worst record."""
     several = len({row.attack for row in comparison.rows}) > 1
     views = len({row.view for row in comparison.rows}) > 1
-    judged = any(row.verdict is not None for row in comparison.rows)
     heads = ["setting", *(["view"] if views else []), *(["attack"] if several else [])]
-    heads += ["verdict", "net leakage"] if judged else []
-    heads += ["accuracy", "epsilon"]
+    heads += ["verdict", "net leakage", "accuracy", "epsilon reported", "epsilon in effect"]
     metrics = _shown([row.scores for row in comparison.rows]) if scores else []
-    for name in metrics:
-        unit = METRICS[name].unit
-        heads.append(f"{name} [{unit}]" if unit else name)
-    heads += ["records"]
+    heads += [f"{name} [{unit}]" if (unit := METRICS[name].unit) else name for name in metrics]
     rows = []
     for row in comparison.rows:
+        check = comparison.dp.get(row.setting)
         cells = [row.setting, *([row.view] if views else []), *([row.attack] if several else [])]
-        cells += [row.verdict or NOTHING, format_net(row.net)] if judged else []
+        cells += [row.verdict, format_net(row.net)]
         cells.append(NOTHING if row.accuracy is None else f"{row.accuracy:.1%}")
-        cells.append("none" if row.epsilon is None else format_epsilon(row.epsilon))
+        for value in (row.epsilon_reported, row.epsilon_in_effect):
+            cells.append(epsilon_in_view(value, check, row.view))
         for name in metrics:
             summary, show = row.scores.get(name), METRICS[name].format
             cells.append(f"{show(summary.mean)} ({show(summary.worst)})" if summary else NOTHING)
@@ -129,7 +133,7 @@ def comparison_cells(
         parts += [f"{row.not_scored} not scored"] if row.not_scored else []
         parts += [f"{row.failed} failed"] if row.failed else []
         rows.append([*cells, ", ".join(parts)])
-    return heads, rows
+    return [*heads, "records"], rows
 
 
 def comparison_table(comparison: Comparison, *, width: int = ROOMY) -> Table:
@@ -137,25 +141,42 @@ def comparison_table(comparison: Comparison, *, width: int = ROOMY) -> Table:
 
     Args:
         comparison: What to show.
-        width: Of the terminal, in characters. Below `ROOMY`, settings that have verdicts are shown
-            without the scores of each metric; `comparison_markdown` always has them.
+        width: Of the terminal, in characters. Below `ROOMY` the scores of each metric are left out;
+            `comparison_markdown` always has them.
     """
-    judged = any(row.verdict is not None for row in comparison.rows)
-    heads, rows = comparison_cells(comparison, scores=width >= ROOMY or not judged)
-    table = Table(padding=0)  # nine columns have to fit 80 characters
-    for index, head in enumerate(heads):
-        short = 0 < index < len(heads) - 1  # figures stay whole; names and reasons may wrap
-        side: Literal["left", "right"] = "right" if index else "left"
-        title = escape(head.replace(" [", "\n["))
-        table.add_column(title, justify=side, no_wrap=short, overflow="fold")
+    heads, rows = comparison_cells(comparison, scores=width >= ROOMY)
+    first = heads.index("verdict")  # what comes before it names the row, and shares a column
+    table = Table(padding=0)  # seven columns have to fit 80 characters
+    table.add_column(heads[0], overflow="fold")
+    for head in heads[first:]:
+        table.add_column(escape(_narrow(head)), justify="right", no_wrap=True)
     for cells in rows:
-        setting, *figures = cells
-        table.add_row(*map(escape, [setting, *(_two_lines(cell) for cell in figures)]))
+        setting, *which = cells[:first]
+        name = f"{setting}\n({', '.join(which)})" if which else setting
+        table.add_row(*map(escape, [name, *map(_narrow, cells[first:])]))
     return table
 
 
-def _two_lines(cell: str) -> str:
-    return cell.replace(" (", "\n(").replace("withstood ", "withstood\n")
+BREAKS = {
+    " (": "\n(",
+    " [": "\n[",
+    " to ": " to\n",
+    "withstood ": "withstood\n",
+    "epsilon ": "epsilon\n",
+}
+BREAKS |= {", ": ",\n", "not scored": "not\nscored"}
+"""Where a cell that is never wrapped begins a new line."""
+
+
+def _narrow(cell: str) -> str:
+    for at, broken in BREAKS.items():
+        cell = cell.replace(at, broken)
+    return cell
+
+
+def comparison_json(comparison: Comparison) -> str:
+    """The comparison as JSON; beside the code and figures of each reason stands its sentence."""
+    return comparison.model_dump_json(indent=2, context={"say": say}) + "\n"
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -198,15 +219,19 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
     """Each verdict with its reason, its worst record and the metrics that say otherwise."""
     lines = []
     for setting in verdicts:
-        lines.append(f"{setting.setting}, {setting.view} view: {setting.word}: {setting.reason}")
+        lines.append(
+            f"{setting.setting}, {setting.view} view: {setting.word}: {say(setting.reason)}"
+        )
         if setting.worst is not None:
             worst = setting.worst
             lines[-1] += f"; worst: round {worst.round}, {worst.client}"
+        if setting.replay is not None and setting.replay.fitting == setting.replay.records:
+            lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:
             others = [m for m, word in one.agreement.items() if word != one.word]
             if others:
-                said = ", ".join(f"{m}: {one.agreement[m]}" for m in others)
-                lines.append(f"  {one.attack}: judged by {one.metric}; {said}")
+                said = ", ".join(f"{title_of(m)}: {one.agreement[m]}" for m in others)
+                lines.append(f"  {one.attack}: judged by {title_of(str(one.metric))}; {said}")
     return lines
 
 
@@ -217,23 +242,13 @@ def dp_lines(checks: Mapping[str, ClaimCheck]) -> list[str]:
         if check.clients:
             most = max(check.clients, key=lambda c: c.cumulative.pld)
             lines.append(
-                f"{setting}: epsilon in effect {format_epsilon(most.cumulative.pld)} for "
+                f"{setting}: epsilon in effect {epsilon(most.cumulative.pld)} for "
                 f"{most.client} after {most.rounds} rounds (PLD, add-or-remove, delta "
-                f"{check.delta:g}); RDP {format_epsilon(most.cumulative.rdp)}"
+                f"{check.delta:g}); RDP {epsilon(most.cumulative.rdp)}"
             )
         lines += [f"{setting}: DP {flag.severity}: {flag.message}" for flag in check.flags]
         lines += [f"{setting}: {text}" for text in check.unchecked if not check.clients]
     return lines
-
-
-def format_epsilon(value: float) -> str:
-    """Epsilon with three digits at most."""
-    if not math.isfinite(value):
-        return "infinite" if value > 0 else str(value)
-    if value < 1000:
-        return f"{value:.3g}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,20 @@
-"""What the report says in plain English: verdicts, views, metrics, threat models, a glossary."""
+"""What the report says in plain English: verdicts, their reasons, views, threat models, a glossary."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
-from fl_privacy_audit.core.types import View
-from fl_privacy_audit.verdicts.verdict import Word
+from fl_privacy_audit.core.reasons import Figure, Reason
+from fl_privacy_audit.core.types import ControlKind, View
+from fl_privacy_audit.metrics import METRICS, title_of
+from fl_privacy_audit.verdicts.verdict import ReplayFit, Word
+
+from .formats import count
+
+LOWER_BOUND: Final = (
+    "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
+    "attacks it did not try."
+)
 
 SYMBOLS: Final[Mapping[Word, str]] = {
     "leaked": "▲",
@@ -60,7 +70,15 @@ MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
         "It does not mean that there is no leak.",
     ),
 }
-"""Word -> what it means, and what it does not; the rules themselves are in `judge`."""
+"""Word -> what it means, and what it does not; the rules themselves are in `fl_privacy_audit.verdicts.rules`."""
+
+NULL_WORDS: Final[Mapping[ControlKind, str]] = {
+    "noise": "noise of equal norm",
+    "other client": "another client's update",
+    "grey": "a grey picture",
+    "undefended": "the undefended copy",
+}
+"""Control -> what it is, after "against"."""
 
 VIEWS: Final[Mapping[View, tuple[str, str]]] = {
     "server": (
@@ -179,3 +197,186 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "round": "One turn of federated learning: clients train, the server averages.",
     "update": "The change of the model's weights that a client sends back.",
 }
+
+REASONS: Final[Mapping[str, str]] = {
+    # Verdicts.
+    "above every null control": "clearly more than every null control",
+    "more records than chance": (
+        "{reached} of {records} came half as far as without defence, more than chance gives"
+    ),
+    "no more than a null control": "no more than a null control",
+    "undefended copies": "undefended copies: {net}",
+    "no null attack": "no null control was attacked, so nobody knows what chance gives",
+    "too few batches": "too few: {batches} attacked and scored, at least {needed} are needed",
+    "no positive control": "not clearly leaked, and no positive control",
+    "attack too weak": "the attack is too weak here, it fails without defence",
+    "some records reached": "{reached} of {records} came half as far as without defence",
+    "unclear": "neither clearly more than the null controls nor clearly no more",
+    "unclear, more batches would tell": (
+        "neither clearly more than the null controls nor clearly no more, about {enough} batches "
+        "like these would tell"
+    ),
+    "metrics disagree": "the metrics disagree: {leaking} says leaked, {metric} does not",
+    "description does not fit": (
+        "the description does not fit the clients: trained as described, the true batch gives "
+        "another update in {misfits} of {records} (cosine {cosine}{lengths}); {cause}"
+    ),
+    "attack failed everywhere": "the attack failed on every record: {cause}",
+    "nothing to compare with": "attacked, but nothing to compare with: {cause}",
+    "no record": "no record of this view",
+    "nothing scored": "nothing was scored",
+    "view not audited": "this run did not audit this view",
+    "text": "{text}",
+    # Errors; the message was made where the error was raised, and says what to do.
+    "audit error": "{message}",
+    "bad setting": "{message}",
+    "update does not fit": "{message}",
+    "attack error": "{message}",
+    "unmet need": "{message}",
+    "truth does not fit": "{message}",
+    "ledger error": "{message}",
+    "metric unavailable": "{message}",
+    "unexpected error": "{type}: {message}",
+    # Who is attacked.
+    "not due": "not due: every {every} rounds",
+    "only the release is audited": "only the release is audited",
+    "not chosen": "not chosen: {chosen} of {clients} clients are attacked",
+    "failed": "the client failed",
+    "timed out": "no reply in time",
+    "client error": "error {number}: {message}",
+    "answers no message": "the reply answers no message of this round",
+    "array records": (
+        "{count} array records were {direction} ({keys}), and none is known to hold the weights of "
+        "the audited model; set the strategy's `arrayrecord_key`"
+    ),
+    "no floating-point weights": (
+        "the reply holds no floating-point weights: this strategy sends other bytes"
+    ),
+    "nothing released": "nothing was released in this round",
+    "release is no mean": (
+        "{strategy} selects among updates: the release is not their mean, and is not attacked as one"
+    ),
+    # What is observed.
+    "weights unchanged": (
+        "the client returned the weights it was sent: there is nothing to attack; check that it "
+        "trains, and returns what it trained"
+    ),
+    "global model unchanged": (
+        "the global model did not change in this round: there is nothing to attack"
+    ),
+    "no truth": "no true batch was published or provided",
+    "no truth of a client": "{client}: {cause}",
+    "no audit_mod": (
+        "no true batch: the reply carries nothing of `audit_mod`; in a simulation put it first in "
+        "`@app.train(mods=[audit_mod])` and call `publish_batch`, or give the Auditor `truth=`"
+    ),
+    "nothing published": (
+        "no true batch: `audit_mod` ran, but the train function did not call `publish_batch`"
+    ),
+    "publishing failed": "no true batch: publishing it failed: {message}",
+    "no shared folder": (
+        "no true batch: the client found no request for one in its truth folder, so client and "
+        "server do not share it; that works in a simulation on one machine"
+    ),
+    # Controls and scores.
+    "the release holds every client": "the release holds every client's update",
+    "no other client": "no other client of this round trained on other images",
+    "empty batch": "the client's batch held no image",
+    "result cannot be scored": "the attack ran, but its result cannot be scored: {cause}",
+    "picture not kept": "not kept: {message}",
+    "unavailable": "{metric} is unavailable: {cause}",
+    # What would explain that the true batch, trained as described, gives another update.
+    "scale differs": (
+        "the update points the same way and is {ratio} times as long, as a learning rate of {rate} "
+        "would make it"
+    ),
+    "fits with": "it would fit with {option} {value}",
+    "inputs not normalised": "it would fit if the client did not normalise its images",
+    "pixels published as normalised": (
+        "it would fit if the published images were normalised already"
+    ),
+    "tensors differ": "parameters that differ: {count}, {tensors} among them",
+    "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
+    "another batch or training": "another batch, or training that is not as described",
+    # Ledgers, and runs side by side.
+    "no truth to pair runs": (
+        "a run has no published truth, so nobody can tell if the images are the same"
+    ),
+    "different counts": "settings have different numbers of scored records; compare counts first",
+    "damaged line": "{path}: line {line} is damaged ({problem})",
+    "several runs": "{path} holds {runs} runs; the last one counts",
+}
+"""Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""
+
+DETAILS: Final[Mapping[str, str]] = {
+    "above every null control": ": {net}; {batches}",
+    "more records than chance": "; on average {net}; {batches}",
+    "no more than a null control": ": {net}; {batches}; {cause}",
+    "no positive control": ": {net}; {batches}",
+    "attack too weak": "; {cause}",
+    "some records reached": "; on average {net}; {batches}",
+    "unclear": ": {net}; {batches}",
+    "unclear, more batches would tell": ": {net}; {batches}",
+}
+"""Code -> what follows where the figures do not stand beside the sentence."""
+
+
+def say(reason: Reason, *, brief: bool = False) -> str:
+    """A reason in words.
+
+    Args:
+        reason: What was recorded.
+        brief: Whether to leave out figures that a table shows in columns of their own.
+    """
+    words = REASONS.get(reason.code, f"{reason.code} {{figures}}")
+    if not brief:
+        words += DETAILS.get(reason.code, "")
+    return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
+
+
+def say_fit(fit: ReplayFit) -> str:
+    """The replay check in a sentence, without its end."""
+    length = "" if fit.length_ratio is None else f", length ratio {fit.length_ratio:.3f}"
+    exact = fit.cosine > 0.9999
+    gives = "the real update" if exact else "one as far from the real update as its noise allows"
+    return (
+        f"the description fits {fit.fitting} of {count(fit.records, 'record')}: trained as described, "
+        f"the true batch gives {gives} (median cosine {fit.cosine:.5f}{length})"
+    )
+
+
+def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
+    """Figures as text, and the phrases that are made from several of them."""
+    figures = reason.figures
+    phrases = {
+        name: f"{value:.3g}" if isinstance(value, float) else str(value)
+        for name, value in figures.items()
+    }
+    phrases["figures"] = ", ".join(f"{name} {value}" for name, value in phrases.items())
+    if reason.cause is not None:
+        phrases["cause"] = say(reason.cause, brief=brief)
+    if "metric" in figures:
+        phrases["metric"] = title_of(phrases["metric"])
+    for name, one, many in (("batches", "batch", "batches"), ("records", "record", "records")):
+        if isinstance(number := figures.get(name), int):
+            phrases[name] = count(number, one, many)
+    leaking = figures.get("leaking")
+    if isinstance(leaking, list):
+        phrases["leaking"] = ", ".join(map(title_of, leaking))
+    phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
+    if "mean" in figures:
+        phrases["net"] = _net(figures)
+    return phrases
+
+
+def _net(figures: Mapping[str, Figure]) -> str:
+    metric = METRICS[str(figures["metric"])]
+    mean, low, high = (
+        metric.format(float(figures[name]), signed=True, unit=name == "mean")  # type: ignore[arg-type]
+        if name in figures
+        else ""
+        for name in ("mean", "low", "high")
+    )
+    interval = f" ({low} to {high})" if low and high else ""
+    against = figures["against"]
+    return f"net {metric.short} {mean}{interval} against {NULL_WORDS.get(against, against)}"  # type: ignore[call-overload]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fl_privacy_audit.report.audit_reasons import say
-from fl_privacy_audit.report.terminal import comparison_markdown, comparison_table
+from fl_privacy_audit.report.terminal import comparison_json, comparison_markdown, comparison_table
+from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.compare import Comparison, compare
 
 
@@ -17,8 +17,7 @@ def write_comparison(folders: Sequence[Path], place: Path) -> Comparison:
         AuditError: A ledger cannot be read, or they cannot be compared.
     """
     comparison = compare(folders)
-    text = comparison.model_dump_json(indent=2)
-    (place / "comparison.json").write_text(text + "\n", encoding="utf-8")
+    (place / "comparison.json").write_text(comparison_json(comparison), encoding="utf-8")
     (place / "comparison.md").write_text(comparison_markdown(comparison), encoding="utf-8")
     return comparison
 

@@ -62,14 +62,16 @@ class Row(BaseModel):
         attack: Name of the attack.
         accuracy: After the last round that was evaluated, by the server if it evaluates, else by
             clients; None if nobody did.
-        epsilon: The largest that a client reported; None if none did.
+        epsilon_reported: The largest that a client reported; None if none did.
+        epsilon_in_effect: The largest that a client has spent over all rounds, computed from the
+            settings (PLD, add or remove); None if it could not be computed.
         scores: By metric.
         attacked: Records on which the attack ran to an end.
         not_scored: Of those, records without truth.
         failed: Records on which the attack failed.
         not_tested: Records it was not run on.
         view: What the attacker saw.
-        verdict: The word of `fl_privacy_audit.verdicts.verdict` for this row; None in tables made by hand.
+        verdict: The word of `fl_privacy_audit.verdicts.verdict` for this row.
         reason: Why.
         net: Net leakage against the null control that leaves least; None without controls.
     """
@@ -79,16 +81,17 @@ class Row(BaseModel):
     setting: str
     attack: str
     accuracy: float | None
-    epsilon: float | None
+    epsilon_reported: float | None
+    epsilon_in_effect: float | None
     scores: dict[str, MetricSummary]
     attacked: int
     not_scored: int
     failed: int
     not_tested: int
-    view: View = "server"
-    verdict: Word | None = None
-    reason: str | None = None
-    net: NetLeakage | None = None
+    view: View
+    verdict: Word
+    reason: Reason
+    net: NetLeakage | None
 
 
 class Comparison(BaseModel):
@@ -104,7 +107,7 @@ class Comparison(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
-    schema_version: int = 2
+    schema_version: int = 3
     rows: list[Row]
     notes: list[Reason]
     runs: dict[str, str]
@@ -119,7 +122,15 @@ def compare(directories: Sequence[str | Path]) -> Comparison:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
-    runs = [last_run(read_ledger(directory)) for directory in directories]
+    return compare_runs([last_run(read_ledger(directory)) for directory in directories])
+
+
+def compare_runs(runs: Sequence[LastRun]) -> Comparison:
+    """Summarise runs, in the order given.
+
+    Raises:
+        NotComparableError: The runs differ in more than the defence, or there is none.
+    """
     if not runs:
         raise NotComparableError("there is nothing to compare: give at least one directory")
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
@@ -131,17 +142,18 @@ def compare(directories: Sequence[str | Path]) -> Comparison:
     if len(runs) > 1 and not all(_digests(run) for run in runs):
         notes.append(Reason.of("no truth to pair runs"))
     verdicts = [judge_run(run) for run in runs]
-    rows = [row for run, found in zip(runs, verdicts, strict=True) for row in _rows(run, found)]
+    checks = [check_run(run) for run in runs]
+    each = zip(runs, verdicts, checks, strict=True)
+    rows = [row for run, found, check in each for row in _rows(run, found, check)]
     counts = {(r.view, max(s.count for s in r.scores.values())) for r in rows if r.scores}
     if len(counts) > len({view for view, _ in counts}):
         notes.append(Reason.of("different counts"))
-    checks = {run.run.setting: check_run(run) for run in runs}
     return Comparison(
         rows=rows,
         notes=notes,
         runs={str(r.path.parent): r.run.run for r in runs},
         verdicts=[verdict for found in verdicts for verdict in found],
-        dp={setting: check for setting, check in checks.items() if check is not None},
+        dp={r.run.setting: c for r, c in zip(runs, checks, strict=True) if c is not None},
     )
 
 
@@ -208,12 +220,18 @@ def accuracy_of(run: LastRun) -> float | None:
     return accuracies[-1] if accuracies else None
 
 
-def epsilon_of(run: LastRun) -> float | None:
+def epsilon_in_effect(check: ClaimCheck | None) -> float | None:
+    """The largest that a client has spent over all rounds; None if it could not be computed."""
+    clients = [] if check is None else check.clients
+    return max((spent.cumulative.pld for spent in clients), default=None)
+
+
+def epsilon_reported(run: LastRun) -> float | None:
     """The largest that a client reported."""
     return max((a.reported["epsilon"] for a in run.audits if "epsilon" in a.reported), default=None)
 
 
-def _rows(run: LastRun, verdicts: Sequence[SettingVerdict]) -> list[Row]:
+def _rows(run: LastRun, verdicts: Sequence[SettingVerdict], check: ClaimCheck | None) -> list[Row]:
     rows = []
     for verdict in (one for setting in verdicts for one in setting.attacks):
         records = [a for a in run.audits if a.view == verdict.view]
@@ -224,7 +242,8 @@ def _rows(run: LastRun, verdicts: Sequence[SettingVerdict]) -> list[Row]:
                 setting=run.run.setting,
                 attack=verdict.attack,
                 accuracy=accuracy_of(run),
-                epsilon=epsilon_of(run),
+                epsilon_reported=epsilon_reported(run),
+                epsilon_in_effect=epsilon_in_effect(check),
                 scores=_summaries(outcomes),
                 attacked=status.count("scored") + status.count("not scored"),
                 not_scored=status.count("not scored"),

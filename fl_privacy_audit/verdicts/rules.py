@@ -1,14 +1,14 @@
-"""The rules by which scores and controls become a verdict; `verdict` has the words."""
+"""The rules by which scores and controls become a verdict; `fl_privacy_audit.report.words` says why."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import binom
 
+from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.ledger.ledger import LastRun
 from fl_privacy_audit.ledger.records import NULLS, AttackOutcome, AuditRecord, ControlOutcome
@@ -18,12 +18,12 @@ from .interval import Floats, spread, tail
 from .verdict import (
     FEWEST,
     LEVEL,
-    NULL_WORDS,
     REACH,
     SIDES,
     WORST_FIRST,
     NetLeakage,
     RecordLeakage,
+    ReplayFit,
     SettingVerdict,
     Side,
     Verdict,
@@ -48,9 +48,26 @@ def judge_run(run: LastRun) -> list[SettingVerdict]:
                 attack=decides.attack,
                 worst=_worst(each, decides),
                 attacks=each,
+                replay=replay_fit(records),
             )
         )
     return verdicts
+
+
+def replay_fit(records: Sequence[AuditRecord]) -> ReplayFit | None:
+    """The replay checks of some records together."""
+    checks = [record.replay for record in records if record.replay is not None]
+    if not checks:
+        return None
+    ratios = [check.length_ratio for check in checks if check.length_ratio is not None]
+    hints = Counter(check.hint for check in checks if check.hint is not None)
+    return ReplayFit(
+        records=len(checks),
+        fitting=sum(check.fits for check in checks),
+        cosine=float(np.median([check.cosine for check in checks])),
+        length_ratio=float(np.median(ratios)) if ratios else None,
+        hint=hints.most_common(1)[0][0] if hints else None,
+    )
 
 
 def views_of(run: LastRun) -> list[View]:
@@ -72,7 +89,8 @@ def judge(
 
     *Withstood*: the undefended copies leaked by the first of these; against some null control the
     whole interval lies at or below the margin; no record came as far as `REACH`; and no other
-    metric says *leaked*.
+    metric says *leaked*. Nor may a record be among them whose real update is not what its true
+    batch, trained as described, would give: it is no evidence, unless it leaks all the same.
 
     Args:
         setting: Name of the setting.
@@ -98,13 +116,18 @@ def judge(
     metrics = metrics or [m for m in METRICS if any(m in o.scores for _, o in scored)]
     judged = {name: _Case(name, scored, confidence) for name in metrics}
     judge_by = min(metrics, key=lambda name: METRICS[name].rank)
-    agreement: dict[str, Word] = {name: case.finding()[0] for name, case in judged.items()}
+    findings = {name: case.finding() for name, case in judged.items()}
+    agreement: dict[str, Word] = {name: word for name, (word, _) in findings.items()}
     case = judged[judge_by]
-    word, reason = case.finding()
+    word, reason = findings[judge_by]
     others = [m for m, found in agreement.items() if found == "leaked" and m != judge_by]
     if word == "withstood these attacks" and others:
         word = agreement[judge_by] = "inconclusive"
-        reason = f"the metrics disagree: {', '.join(others)} says leaked, {judge_by} does not"
+        reason = Reason.of("metrics disagree", metric=judge_by, leaking=others)
+    fit = replay_fit([record for record, _ in scored])
+    if word != "leaked" and fit is not None and fit.fitting < fit.records:
+        word = agreement[judge_by] = "inconclusive"
+        reason = _misfit(fit)
     return Verdict(
         setting=setting,
         view=view,
@@ -133,28 +156,48 @@ def _worst(verdicts: Sequence[Verdict], decides: Verdict) -> RecordLeakage | Non
     return max(worst, key=lambda record: METRICS[named].sign * record.score)
 
 
-def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, str]:
+def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, Reason]:
     """The word and the reason where no record has a score."""
     if not outcomes:
-        return "not tested", "no record of this view"
-    for status, word, start in (
-        ("failed", "inconclusive", "the attack failed on every record: "),
-        ("not scored", "inconclusive", "attacked, but nothing to compare with: "),
-        ("not tested", "not tested", ""),
-    ):
-        reasons = Counter(
-            str(o.reason.figures.get("message", o.reason.code))
-            for o in outcomes
-            if o.status == status and o.reason
-        )
-        if reasons:
-            return cast(Word, word), start + reasons.most_common(1)[0][0]
-    return "not tested", "nothing was scored"
+        return "not tested", Reason.of("no record")
+    failed, not_scored, not_tested = (
+        Counter(o.reason for o in outcomes if o.status == status and o.reason).most_common()
+        for status in ("failed", "not scored", "not tested")
+    )
+    if failed:
+        return "inconclusive", Reason.of("attack failed everywhere", failed[0][0])
+    if not_scored:
+        return "inconclusive", Reason.of("nothing to compare with", not_scored[0][0])
+    # What went wrong matters more than what was never to be attacked.
+    not_tested.sort(key=lambda pair: pair[0].code in AS_SCHEDULED)
+    return "not tested", not_tested[0][0] if not_tested else Reason.of("nothing scored")
+
+
+def _misfit(fit: ReplayFit) -> Reason:
+    """Why records that do not fit their description are no evidence."""
+    figures: dict[str, Figure] = {
+        "misfits": fit.records - fit.fitting,
+        "records": fit.records,
+        "cosine": fit.cosine,
+    }
+    if fit.length_ratio is not None:
+        figures["ratio"] = fit.length_ratio
+    return Reason.of("description does not fit", fit.hint, **figures)
 
 
 def _least(nets: Sequence[NetLeakage]) -> NetLeakage | None:
     return min(nets, key=lambda net: net.mean, default=None)
 
+
+def _figures(net: NetLeakage) -> dict[str, Figure]:
+    """What a sentence says of net leakage."""
+    figures: dict[str, Figure] = {"metric": net.metric, "mean": net.mean, "against": net.against}
+    ends = {"low": net.low, "high": net.high}
+    return figures | {name: end for name, end in ends.items() if end is not None}
+
+
+AS_SCHEDULED = ("not due", "not chosen", "only the release is audited")
+"""Codes of records that were never to be attacked."""
 
 MOST_ADVISED = 200
 """Batches; more than these are not worth the advice."""
@@ -259,47 +302,46 @@ class _Case:
             net.batches >= FEWEST and net.low is not None and net.low > self.margin for net in nets
         )
 
-    def finding(self) -> tuple[Word, str]:
+    def finding(self) -> tuple[Word, Reason]:
         """The word of this metric alone, and why."""
-        net = _least(self.nets("attack"))
-        if net is None or all(one.against == "grey" for one in self.nets("attack")):
-            return "inconclusive", "no null control was attacked, so nobody knows what chance gives"
-        batches = _count(self.batches, "batch", "batches")
-        figures = f"{self._say(net)}; {batches}"
+        nets = self.nets("attack")
+        net = _least(nets)
+        if net is None or all(one.against == "grey" for one in nets):
+            return "inconclusive", Reason.of("no null attack")
+        figures = _figures(net) | {"batches": self.batches}
         if self._leaks("attack"):
-            return "leaked", f"clearly more than every null control: {figures}"
+            return "leaked", Reason.of("above every null control", **figures)
         if self.batches < FEWEST:
-            reason = f"too few: {batches} attacked and scored, at least {FEWEST} are needed"
-            return "inconclusive", reason
+            few = Reason.of("too few batches", batches=self.batches, needed=FEWEST)
+            return "inconclusive", few
         if self._more_than_chance():
-            return "leaked", f"{self._far()}, more than chance gives; on average {figures}"
+            return "leaked", Reason.of("more records than chance", **figures, **self._reached())
         return self._withstood(figures)
 
-    def _far(self) -> str:
-        reached = sum(r.reached for r in self.leakage)
-        of_all = f"of {_count(len(self.leakage), 'record', 'records')}"
-        return f"{reached} {of_all} came half as far as without defence"
+    def _reached(self) -> dict[str, Figure]:
+        return {"reached": sum(r.reached for r in self.leakage), "records": len(self.leakage)}
 
-    def _withstood(self, figures: str) -> tuple[Word, str]:
+    def _withstood(self, figures: dict[str, Figure]) -> tuple[Word, Reason]:
         """What is not *leaked* is *withstood* only if everything speaks for it."""
         positive = _least(self.nets("undefended"))
         if positive is None:
-            return "inconclusive", f"not clearly leaked, and no positive control: {figures}"
-        copies = f"undefended copies: {self._say(positive)}"
+            return "inconclusive", Reason.of("no positive control", **figures)
+        copies = Reason.of("undefended copies", **_figures(positive))
         if not self._leaks("undefended"):
-            return (
-                "inconclusive",
-                f"the attack is too weak here, it fails without defence; {copies}",
-            )
+            return "inconclusive", Reason.of("attack too weak", copies)
         if any(r.reached for r in self.leakage):
-            return "inconclusive", f"{self._far()}; on average {figures}"
+            reached = Reason.of("some records reached", **figures, **self._reached())
+            return "inconclusive", reached
         if any(n.high is not None and n.high <= self.margin for n in self.nets("attack")):
-            return "withstood these attacks", f"no more than a null control: {figures}; {copies}"
-        return "inconclusive", (
-            f"neither clearly more than the null controls nor not{self._enough()}: {figures}"
-        )
+            nothing = Reason.of("no more than a null control", copies, **figures)
+            return "withstood these attacks", nothing
+        enough = self._enough()
+        if enough is None:
+            return "inconclusive", Reason.of("unclear", **figures)
+        more = Reason.of("unclear, more batches would tell", enough=enough, **figures)
+        return "inconclusive", more
 
-    def _enough(self) -> str:
+    def _enough(self) -> int | None:
         """How many batches would do for *withstood*, if more of them are like these."""
         ends = [
             (n.mean, (n.high - n.mean) / self._width(n.batches))
@@ -309,20 +351,9 @@ class _Case:
         for count in range(self.batches, MOST_ADVISED + 1):
             width = self._width(count)
             if any(mean + above * width <= self.margin for mean, above in ends):
-                return f", some {count} batches like these would tell"
-        return ""
+                return count
+        return None
 
     def _width(self, batches: int) -> float:
         """Of an interval over so many batches, up to a factor."""
         return -float(ndtri(tail(batches, self._confidence))) / math.sqrt(batches)
-
-    def _say(self, net: NetLeakage) -> str:
-        unit = METRICS[self.metric].unit
-        figure = f"{net.mean:+.2f}{' ' + unit if unit else ''}"
-        if net.low is not None and net.high is not None:
-            figure += f" ({net.low:+.2f} to {net.high:+.2f})"
-        return f"net {self.metric} {figure} against {NULL_WORDS[net.against]}"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

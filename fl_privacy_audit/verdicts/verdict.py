@@ -11,11 +11,11 @@ them that says *leaked* is enough to make *withstood* inconclusive. An audit is 
 defence that withstood these attacks may fall to others.
 """
 
-from collections.abc import Mapping
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, View
 
 Side = Literal["attack", "undefended"]
@@ -41,13 +41,6 @@ case of 243."""
 
 REACH: Final = 0.5
 """A record that gets this far of what its undefended copy leaks is counted, and forbids *withstood*."""
-
-NULL_WORDS: Final[Mapping[ControlKind, str]] = {
-    "noise": "noise of equal norm",
-    "other client": "another client's update",
-    "grey": "a grey picture",
-    "undefended": "the undefended copy",
-}
 
 
 class _Model(BaseModel):
@@ -109,7 +102,7 @@ class Verdict(_Model):
 
     Attributes:
         word: The verdict.
-        reason: Why, in one sentence, with the figures that decide.
+        reason: Why: a code with the figures that decide.
         metric: The metric that judged; None if nothing was scored.
         net: Against the null control that leaves least: this is the headline figure.
         undefended: The same of the positive control; None without one.
@@ -126,7 +119,7 @@ class Verdict(_Model):
     view: View
     attack: str
     word: Word
-    reason: str
+    reason: Reason
     metric: str | None = None
     net: NetLeakage | None = None
     undefended: NetLeakage | None = None
@@ -139,6 +132,24 @@ class Verdict(_Model):
     reached: int = 0
 
 
+class ReplayFit(_Model):
+    """The replay check over the records of one view: does the description fit the clients?
+
+    Attributes:
+        records: Records that were checked: those with a true batch.
+        fitting: Of those, records where the description fits.
+        cosine: Median cosine between observed and replayed updates.
+        length_ratio: Median ratio of their lengths; None where the description leaves it open.
+        hint: The most frequent explanation where it does not fit; None where it always does.
+    """
+
+    records: int
+    fitting: int
+    cosine: float
+    length_ratio: float | None
+    hint: Reason | None
+
+
 class SettingVerdict(_Model):
     """What may be said of one setting in one view: the worst over its attacks.
 
@@ -148,12 +159,14 @@ class SettingVerdict(_Model):
         attack: The attack that decides.
         worst: The record that leaks most, over all attacks.
         attacks: One verdict for each attack.
+        replay: Whether the description fits the clients; None where no true batch is known.
     """
 
     setting: str
     view: View
     word: Word
-    reason: str
+    reason: Reason
     attack: str
     worst: RecordLeakage | None
     attacks: list[Verdict]
+    replay: ReplayFit | None = None

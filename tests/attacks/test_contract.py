@@ -5,8 +5,8 @@ import inspect
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,72 +15,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks import ATTACKS, make_attack, with_imprint
-from fl_privacy_audit.attacks.papers.imprint import ImprintBlock, quantiles
+from fl_privacy_audit.attacks import ATTACKS, make_attack
 from fl_privacy_audit.core.errors import AttackError, ConfigError, UnmetNeedError
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.types import Observation, Reconstruction
+from tests.support.attack_cases import CASES, SIZE, SmallLeNet
 from tests.support.cases import (
     CLASSES,
-    LeNet,
-    image_config,
     noise_of_equal_norm,
     observation,
     photos,
     seeded,
 )
-
-SIZE = 16
-
-
-class SmallLeNet(LeNet):
-    def __init__(self) -> None:
-        super().__init__(size=SIZE)
-
-
-class Perceptron(nn.Sequential):
-    def __init__(self) -> None:
-        hidden = nn.Linear(3 * SIZE**2, 100)
-        super().__init__(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(100, CLASSES))
-
-
-class BatchNormNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.BatchNorm2d(16), nn.ReLU()
-        )
-        self.head = nn.Linear(16 * (SIZE // 2) ** 2, CLASSES)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.body(inputs).flatten(1))
-        return scores
-
-
-def imprinted() -> nn.Module:
-    block = ImprintBlock(image_config(SIZE), quantiles(64, 0.0, 1.0))
-    return with_imprint(seeded(SmallLeNet), block)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A target that an attack takes, and how to run it.
-
-    Attributes:
-        model: Makes the model.
-        fast: Settings for whatever does not depend on quality.
-        enough: Settings under which it succeeds.
-        draws: Whether its result depends on its generator.
-        endless: Settings under which it would run for hours; None if it cannot.
-        batches: Of the local steps; None for one gradient.
-    """
-
-    model: Callable[[], nn.Module] = lambda: seeded(SmallLeNet)
-    fast: dict[str, Any] = field(default_factory=dict)
-    enough: dict[str, Any] = field(default_factory=dict)
-    draws: bool = True
-    endless: dict[str, Any] | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
 
 
 class Drawing(nn.Module):
@@ -93,33 +39,6 @@ class Drawing(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         scores: Tensor = self.inner(inputs) + 0 * torch.rand(())
         return scores
-
-
-def search(fast: int, enough: int, **settings: Any) -> Case:
-    return Case(
-        fast={"steps": fast, **settings},
-        enough={"steps": enough, **settings},
-        endless={"steps": 100_000, **settings},
-    )
-
-
-CASES: dict[str, Case] = {
-    "dlg": search(3, 40, restarts=1),
-    "idlg": search(3, 40, restarts=1),
-    "inverting_gradients": search(20, 400),
-    "swept_inversion": search(10, 150, restarts=2),
-    "see_through_gradients": replace(
-        search(10, 300, restarts=2), model=lambda: seeded(BatchNormNet)
-    ),
-    "modern_inversion": search(10, 300),
-    "surrogate_model_extension": replace(search(20, 400), batches=((0,),) * 5),
-    "order_invariant": replace(search(20, 400), batches=((0,),) * 2),
-    "deep_image_prior": search(10, 300),
-    "first_linear": Case(model=lambda: seeded(Perceptron), draws=False),
-    "rgap": Case(draws=False),
-    "spear": Case(model=lambda: seeded(Perceptron), draws=False),
-    "imprint": Case(model=imprinted, draws=False),
-}
 
 
 @lru_cache

@@ -9,7 +9,7 @@ from torch import nn
 from fl_privacy_audit.attacks import ATTACKS, make_attack
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import Observation
-from tests.attacks.test_contract import CASES
+from tests.support.attack_cases import CASES
 from tests.support.cases import SmallConvNet, observation, photos, seeded
 
 

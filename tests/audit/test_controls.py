@@ -19,6 +19,7 @@ from tests.support.builders import (
     to_arrays,
     trained,
 )
+from tests.support.local_training import plain_training
 
 
 def observed(model: nn.Module, truth: Truth, training: TrainingConfig = ONE_STEP) -> Observation:
@@ -118,14 +119,9 @@ def test_the_undefended_copy_takes_batches_in_order_with_momentum() -> None:
         mode="train",
     )
     seen = seen_by(model, to_arrays(trained(model, truth)), training=training)
-    own = tiny_net()
-    optimiser = torch.optim.SGD(own.parameters(), lr=RATE, momentum=0.9)
     inputs = IMAGE.normalise(truth.images)
-    for batch in (slice(0, 2), slice(2, 4), slice(0, 2)):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(own(inputs[batch]), truth.labels[batch]).backward()
-        optimiser.step()
-    after, before = dict(own.named_parameters()), dict(model.named_parameters())
+    honest = plain_training(model, inputs, truth.labels, training, [[0, 1], [2, 3], [0, 1]])
+    after, before = dict(honest.named_parameters()), dict(model.named_parameters())
     expected = {n: (after[n] - before[n]).detach() for n in after}
     close(undefended(seen, truth).update, expected, rtol=1e-3)
 

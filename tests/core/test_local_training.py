@@ -1,4 +1,4 @@
-"""Local training against its oracle: a plain loop over an `nn.Module` and torch's own optimisers."""
+"""Local training against its oracle, a plain loop."""
 
 import copy
 from typing import Any
@@ -10,36 +10,7 @@ from torch import Tensor, nn
 from fl_privacy_audit import TrainingConfig
 from fl_privacy_audit.core.local_training import Chance, train_locally
 from tests.support.builders import IMAGE, make_truth, norm_net, tiny_net
-
-
-def by_a_plain_loop(
-    model: nn.Module, inputs: Tensor, labels: Tensor, training: TrainingConfig
-) -> nn.Module:
-    sent, model = copy.deepcopy(model), copy.deepcopy(model)
-    rate, decay = training.learning_rate or 0.0, training.weight_decay
-    makers: dict[str, Any] = {
-        "sgd": lambda w: torch.optim.SGD(
-            w, rate, training.momentum, weight_decay=decay, nesterov=training.nesterov
-        ),
-        "adam": lambda w: torch.optim.Adam(w, rate, weight_decay=decay),
-        "adamw": lambda w: torch.optim.AdamW(w, rate, weight_decay=decay),
-    }
-    optimiser = makers[training.optimizer](model.parameters())
-    done, steps, size = 0, training.steps or 1, training.batch_size
-    while done < steps:
-        for at in range(0, len(inputs), size):
-            if done == steps:
-                break
-            optimiser.zero_grad()
-            loss = nn.functional.cross_entropy(
-                model(inputs[at : at + size]), labels[at : at + size]
-            )
-            for now, then in zip(model.parameters(), sent.parameters(), strict=True):
-                loss = loss + training.proximal_mu / 2 * (now - then.detach()).square().sum()
-            loss.backward()
-            optimiser.step()
-            done += 1
-    return model
+from tests.support.local_training import plain_training
 
 
 @pytest.mark.parametrize("steps", [1, 2, 20])
@@ -65,7 +36,7 @@ def test_as_a_client_trains(how: dict[str, Any], steps: int, make: Any) -> None:
     size = 5 if steps == 1 else 2
     training = TrainingConfig(**{"learning_rate": 0.1, "steps": steps, "batch_size": size, **how})
     inputs = IMAGE.normalise(truth.images)
-    after = by_a_plain_loop(model.train(), inputs, truth.labels, training)
+    after = plain_training(model.train(), inputs, truth.labels, training)
     trained = train_locally(
         model,
         dict(model.named_parameters()),

@@ -17,7 +17,7 @@ from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.lab.corpus import Built, Part, Plan, Spec, Training, build_corpus, parse_spec
 from fl_privacy_audit.lab.corpus import work as worker
 from fl_privacy_audit.lab.manifest import read_corpus
-from tests.lab.test_corpus_sources import tiny_folder
+from tests.support.image_folders import tiny_folder
 
 PART = Part(
     sources=("photos",),

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
@@ -22,7 +24,7 @@ from fl_privacy_audit.lab.corpus.presets import PRESETS, Request, make_plan
 from fl_privacy_audit.lab.corpus.recipes import RECIPES, Training, _prune, train_network
 from fl_privacy_audit.lab.corpus.sources import SOURCES, open_source
 from fl_privacy_audit.lab.corpus.specs import Spec, digest, parse_spec
-from tests.lab.test_corpus_sources import tiny_cifar
+from tests.support.image_folders import tiny_cifar
 
 SPEC = ImageSpec(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -180,6 +182,16 @@ def test_a_trained_victim_has_learnt(tmp_path: Path) -> None:
     dark, light = torch.full((1, 3, 8, 8), 0.25), torch.full((1, 3, 8, 8), 0.5)
     scores = model(SPEC.normalise(torch.cat([light, dark])))
     assert scores.argmax(dim=1).tolist() == [0, 1]
+
+
+def test_checkpoints_of_version_0_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "v.safetensors"
+    whole = learn(path, 2)
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file({**tensors, "epochs": torch.tensor(2)}, path)
+    assert same(learn(path, 2), whole)
+    assert "epochs" in load_file(path)  # taken as finished, not trained and written again
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from fl_privacy_audit.lab.people import Store, create_app
 from fl_privacy_audit.lab.people.command import prepare
 from fl_privacy_audit.lab.people.guard import allows
 from tests.lab.conftest import MakeCorpus
+from tests.support.people_page import count, hidden
 
 
 class Page:
@@ -50,16 +51,6 @@ class Page:
     @property
     def now(self) -> str:
         return self.get(self.address)
-
-
-def hidden(page: str, name: str) -> int:
-    (value,) = re.findall(rf'name="{name}" value="(\d+)"', page)
-    return int(value)
-
-
-def count(page: str) -> str:
-    (text,) = re.findall(r'<span class="count">(.*?)</span>', page, flags=re.DOTALL)
-    return " ".join(text.split())
 
 
 def begin(corpus: Corpus, **settings: object) -> tuple[Store, FlaskClient]:

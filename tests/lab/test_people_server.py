@@ -8,8 +8,8 @@ import pytest
 
 from fl_privacy_audit.lab.people import Store
 from tests.lab.conftest import MakeCorpus
-from tests.lab.test_people_app import count, hidden
 from tests.support.annotate_server import start
+from tests.support.people_page import count, hidden
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from typing import Any
 import krippendorff
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.inter_rater import aggregate_raters
@@ -133,6 +133,7 @@ def rows_of(ratings: Ratings, rows: Any, original: Any) -> Ratings:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3]))
 def test_one_draw_is_the_table_with_originals_repeated(seed: int, lacking: float) -> None:
     ratings = random_ratings(seed, lacking=lacking)
@@ -165,6 +166,7 @@ def test_one_draw_is_the_table_with_originals_repeated(seed: int, lacking: float
             assert low == pytest.approx(getattr(value_coding, statistic).value, nan_ok=True)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3]))
 def test_same_original_and_contradictions_pair_by_pair(seed: int, lacking: float) -> None:
     ratings = random_ratings(seed, lacking=lacking)

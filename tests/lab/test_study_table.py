@@ -147,7 +147,7 @@ TWO_SETTINGS = "\n".join(SMALL.splitlines()[:5])
             "A,p,3,3,3,3,3",
             "A,p,3,3,3,3,2",
             (
-                "ratings.csv, line 2, column `n_correct`: is 2, but 3 answers equal true_label; mend "
+                "ratings.csv, line 2, column `n_correct`: is 2, but 3 answers equal true_label; fix "
                 "the answers or drop this column"
             ),
         ),

@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from click.testing import CliRunner
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.ledger.export import COLUMNS, export, records_table
-from fl_privacy_audit.ledger.records import ControlOutcome, Scores
+from fl_privacy_audit.ledger.records import ControlOutcome, ReplayCheck, Scores
 from tests.support.builders import audit_line, outcome, run_line, write_ledger
 
 BIG = 2**64 - 3
@@ -22,7 +23,12 @@ def ledger(directory: Path) -> Path:
         seed=7,
     )
     scored = outcome({"psnr": 20.0, "mse": 0.01}, controls=[noise], objective=float("inf"))
-    first = audit_line(scored, reported={"epsilon": 1.5}, update_norm=0.25, num_examples=3)
+    replay = ReplayCheck(
+        cosine=0.5, length_ratio=2.0, cosine_range=(0.9, 1.0), length_range=(0.9, 1.1), fits=False
+    )
+    first = audit_line(
+        scored, reported={"epsilon": 1.5}, update_norm=0.25, num_examples=3, replay=replay
+    )
     missed = audit_line(
         outcome(status="not tested", reason="not due"), round=2, partition=1, reason="not due"
     ).model_copy(update={"node_id": BIG})
@@ -40,9 +46,12 @@ def test_one_row_a_record_attack_and_metric(tmp_path: Path) -> None:
         [2, None, None, None, "not tested"],
     ]
     assert {row["setting"] for row in rows} == {"z = 1"}
-    assert [row["epsilon"] for row in rows][:3] == [1.5] * 3
+    assert [row["epsilon_reported"] for row in rows][:3] == [1.5] * 3
     assert rows[-1]["node_id"] == str(BIG)
     assert rows[2]["seed"] == 7
+    assert [rows[0][name] for name in ("replay_cosine", "replay_fits")] == [0.5, "no"]
+    reason = (rows[-1]["reason"], json.loads(rows[-1]["reason_figures"]))
+    assert reason == ("text", {"figures": {"text": "not due"}})
 
 
 def test_several_ledgers_stand_below_each_other(tmp_path: Path) -> None:

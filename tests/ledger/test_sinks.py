@@ -34,7 +34,7 @@ def leak() -> Record:
 
 def test_numbers_worth_a_curve() -> None:
     assert list(scalars(leak())) == [
-        ("epsilon/partition 0", 2.5, 4),
+        ("epsilon_reported/partition 0", 2.5, 4),
         ("leakage/server/inverting_gradients/mse", 0.02, 4),
         ("leakage/server/inverting_gradients/mse/null", 0.1, 4),
     ]

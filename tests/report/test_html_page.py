@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fl_privacy_audit.attacks import THREAT_MODELS
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import KnownDefence
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
@@ -17,10 +18,9 @@ from fl_privacy_audit.report.conditions import gaps, ledger_digest
 from fl_privacy_audit.report.dp import dp_sections
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
-from fl_privacy_audit.report.lines import MINUS, clean, headline, lines_of, short_reason
-from fl_privacy_audit.report.summary import AuditSummary, summarise
-from fl_privacy_audit.report.terminal import LOWER_BOUND
-from fl_privacy_audit.report.words import THREATS
+from fl_privacy_audit.report.lines import MINUS, clean, headline, lines_of
+from fl_privacy_audit.report.summary import AuditSummary, LeftOut, summarise
+from fl_privacy_audit.report.words import LOWER_BOUND, THREATS
 from tests.support.report_builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
 
 EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"
@@ -128,10 +128,10 @@ def test_a_line_has_what_the_summary_says(summary: AuditSummary, page: Page) -> 
     assert verdict.net is not None and verdict.net.low is not None
     assert line.net == f"+{verdict.net.mean:.2f}"
     assert line.interval == f"+{verdict.net.low:.2f} to +{verdict.net.high:.2f}"
-    assert (line.word, line.accuracy, line.epsilon) == ("leaked", "87.1%", "none")
+    assert (line.word, line.accuracy, line.epsilon_in_effect) == ("leaked", "87.1%", "none")
     row = f"no defence ▲ leaked Clearly more than every null control. {line.net} ({line.interval})"
     text = page.text.replace("\xa0", " ")
-    assert f"{row} 87.1% none" in text and "Net leakage (SSIM)" in text
+    assert f"{row} 87.1% none none" in text and "Net leakage (SSIM)" in text
     assert f"▲ leaked {line.lead}" in text
     assert "inconclusive The audit cannot tell" not in text
 
@@ -142,12 +142,12 @@ def test_epsilon_is_the_one_in_effect_and_says_what_it_covers(summary: AuditSumm
     check = summary.by_setting("DP-SGD z=0.3").dp
     assert check is not None
     most = max(spent.cumulative.pld for spent in check.clients)
-    assert server["DP-SGD z=0.3"].epsilon == f"{most:.3g}" != "2.9"
+    assert server["DP-SGD z=0.3"].epsilon_in_effect == f"{most:.3g}" != "2.9"
     assert "the claim does not hold" in server["DP-SGD z=0.3"].epsilon_notes
     name = "Flower ServerSide fixed clipping"
-    epsilon = release[name].epsilon
+    epsilon = release[name].epsilon_in_effect
     assert epsilon == "12.9" and "so large that it promises little" in release[name].epsilon_notes
-    assert server[name].epsilon == "none here"
+    assert server[name].epsilon_in_effect == "none here"
     assert server[name].epsilon_notes == (
         f"{epsilon} covers the released model only, not this view",
     )
@@ -155,8 +155,9 @@ def test_epsilon_is_the_one_in_effect_and_says_what_it_covers(summary: AuditSumm
 
 def test_epsilon_stands_only_beside_points_that_it_covers(page: Page) -> None:
     server, release = (t for t in page.labels if t.startswith("Net leakage by SSIM"))
-    assert server.endswith("epsilon none here.") and release.endswith("epsilon 12.9.")
-    assert "4 (ε 12.9)" in page.text and page.text.count("(ε 12.9)") == 1
+    assert "epsilon in effect none here, reported none. 4, DP-SGD" in server
+    assert "epsilon in effect 12.9, reported none. 4, DP-SGD" in release
+    assert "3 (ε 12.9)" in page.text and page.text.count("(ε 12.9)") == 1
 
 
 def test_views_never_share_a_picture(page: Page) -> None:
@@ -168,7 +169,10 @@ def test_views_never_share_a_picture(page: Page) -> None:
 def test_pictures_tell_their_numbers(summary: AuditSummary, page: Page) -> None:
     line = lines_of(summary, "server")[0]
     tradeoff = next(label for label in page.labels if label.startswith("Net leakage by SSIM"))
-    assert f"1, no defence: {line.net} ({line.interval}), accuracy 87.1%, epsilon none." in tradeoff
+    assert (
+        f"1, no defence: {line.net} ({line.interval}), accuracy 87.1%, epsilon in effect none, "
+        in tradeoff
+    )
     strips = next(label for label in page.labels if label.startswith("SSIM of every"))
     assert "1, no defence: 18 images, median" in strips and line.worst.split(" (")[0] in strips
 
@@ -214,7 +218,8 @@ def test_the_attacker_is_told_once_and_then_what_differs(summary: AuditSummary) 
 def test_what_was_never_attacked_is_counted(summary: AuditSummary) -> None:
     first, *rest = summary.settings
     tried, *others = first.attacks
-    left = tried.model_copy(update={"not_tested": {"not due: every 3 rounds": 1182}})
+    not_due = LeftOut(reason=Reason.of("not due", every=3), records=1182)
+    left = tried.model_copy(update={"not_tested": [not_due]})
     changed = first.model_copy(update={"attacks": [left, *others]})
     said = gaps(summary.model_copy(update={"settings": [changed, *rest]}))
     whole = formats.count(1200, "update")
@@ -371,15 +376,24 @@ def test_markdown_has_the_same_verdicts(summary: AuditSummary) -> None:
         assert len(widths) == 1, table
 
 
-def test_figures_are_cut_from_a_reason_and_words_are_not() -> None:
-    figures = "net psnr +3.20 dB (+2.0 to +4.0) against noise of equal norm; 12 batches"
-    assert short_reason(f"no more than a null control: {figures}") == "no more than a null control"
-    reason = f"6 of 9 records came half as far as without defence, more than chance gives; on average {figures}"
-    assert (
-        short_reason(reason)
-        == "6 of 9 records came half as far as without defence, more than chance gives"
-    )
-    weak = "the attack is too weak here, it fails without defence; undefended copies: "
-    assert short_reason(weak + figures) == weak.split(";")[0]
-    for whole in ("too few: 4 batches attacked and scored, at least 5 are needed", "internet + x"):
-        assert short_reason(whole) == whole
+def test_the_undefended_setting_comes_first_then_the_one_that_leaks_most(tmp_path: Path) -> None:
+    names = ["DP-SGD z=1", "Flower ClientSide fixed clipping", "no defence", "DP-SGD z=0.3"]
+    directories = write_sweep(tmp_path, tuple(NAMED[name] for name in names))
+    summary = summarise(directories)
+    assert [s.setting for s in summary.settings] == [names[2], names[1], names[3], names[0]]
+    assert [row.setting for row in summary.comparison.rows[::2]] == names
+    assert [line.number for line in lines_of(summary, "release")] == [1, 2, 3, 4]
+
+
+def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = write_sweep(tmp_path, FEW[:2])
+    read: list[Path] = []
+    plain = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read.append(path)
+        return plain(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    summarise(directories)
+    assert read == [directory / "ledger.jsonl" for directory in directories]

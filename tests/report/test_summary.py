@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind
 from fl_privacy_audit.ledger.records import ControlOutcome, Record, Scores
-from fl_privacy_audit.report.summary import AuditSummary, summarise
-from fl_privacy_audit.report.terminal import LOWER_BOUND
+from fl_privacy_audit.report.summary import AuditSummary, LeftOut, summarise
+from fl_privacy_audit.report.words import LOWER_BOUND
 from tests.support.builders import audit_line, evaluation_line, outcome, run_line, write_ledger
 
 
@@ -83,15 +84,15 @@ def test_a_setting_holds_all_there_is_to_plot(summary: AuditSummary, tmp_path: P
     (tried,) = plain.attacks
     assert (tried.scored, tried.not_tested, tried.seconds, tried.steps) == (
         6,
-        {"not chosen": 6},
+        [LeftOut(reason=Reason.of("text", text="not chosen"), records=6)],
         12.0,
         54,
     )
-    assert (plain.epsilon, plain.dp, plain.reported_epsilon) == (None, None, {})
+    assert (plain.epsilon_reported, plain.dp, plain.reported_epsilon) == (None, None, {})
     assert private.reported_epsilon == {
         "partition 0": [(n, 1.5 * n) for n in range(1, 7)],
     }
-    assert (private.epsilon, private.accuracy) == (9.0, 0.6)
+    assert (private.epsilon_reported, private.accuracy) == (9.0, 0.6)
     assert private.dp is not None and private.dp.holds
     worst = plain.verdicts[0].worst
     assert worst is not None and (worst.round, worst.client) == (6, "partition 0")

@@ -6,17 +6,18 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.records import Scores
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.report.terminal import (
-    LOWER_BOUND,
+    ROOMY,
     comparison_cells,
     comparison_markdown,
     comparison_table,
-    format_epsilon,
     rounds_table,
 )
+from fl_privacy_audit.report.words import LOWER_BOUND
 from fl_privacy_audit.verdicts.compare import Comparison, MetricSummary, Row
 from fl_privacy_audit.verdicts.verdict import NetLeakage, Word
 from tests.support.builders import audit_line, kept, outcome, run_line
@@ -27,17 +28,22 @@ def row(**changes: Any) -> Row:
         "setting": "no defence",
         "attack": "dlg",
         "accuracy": None,
-        "epsilon": None,
+        "epsilon_reported": None,
+        "epsilon_in_effect": None,
         "scores": {},
         "attacked": 0,
         "not_scored": 0,
         "failed": 0,
         "not_tested": 0,
+        "view": "server",
+        "verdict": "inconclusive",
+        "reason": Reason.of("no null attack"),
+        "net": None,
     }
     return Row(**{**fields, **changes})
 
 
-def of(*rows: Row, notes: tuple[str, ...] = ()) -> Comparison:
+def of(*rows: Row, notes: tuple[Reason, ...] = ()) -> Comparison:
     return Comparison(rows=list(rows), notes=list(notes), runs={})
 
 
@@ -51,52 +57,34 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.replace("┃", "│").split("│")[1:-1]]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (0.12345, "0.123"),
-        (8.126, "8.13"),
-        (99.96, "100"),
-        (999.4, "999"),
-        (12345.0, "1.2e4"),
-        (2.6e12, "2.6e12"),
-        (float("inf"), "infinite"),
-    ],
-)
-def test_format_epsilon(value: float, text: str) -> None:
-    assert format_epsilon(value) == text
-
-
-def test_format_epsilon_spells_exponents_one_way() -> None:
-    assert "+" not in format_epsilon(1234.5)
-
-
 def test_cells() -> None:
     summary = MetricSummary(mean=20.04, worst=31.0, count=3)
     first = row(accuracy=0.1234, scores={"psnr": summary}, not_scored=2, failed=1)
-    heads, rows = comparison_cells(of(first, row(epsilon=2.0)))
+    heads, rows = comparison_cells(of(first, row(epsilon_reported=2.0, epsilon_in_effect=1.5)))
     scores = ["semsim", "lpips", "mse", "psnr [dB]", "ssim"]
-    assert heads == ["setting", "accuracy", "epsilon", *scores, "records"]
-    figures = ["-", "-", "-", "20.0 (31.0)", "-"]
+    spent = ["epsilon reported", "epsilon in effect"]
+    assert heads == ["setting", "verdict", "net leakage", "accuracy", *spent, *scores, "records"]
+    figures, judged = ["-", "-", "-", "20.0 (31.0)", "-"], ["no defence", "inconclusive", "-"]
     assert rows == [
-        ["no defence", "12.3%", "none", *figures, "3, 2 not scored, 1 failed"],
-        ["no defence", "-", "2", "-", "-", "-", "-", "-", "0"],
+        [*judged, "12.3%", "none", "none", *figures, "3, 2 not scored, 1 failed"],
+        [*judged, "-", "2", "1.5", "-", "-", "-", "-", "-", "0"],
     ]
     heads, rows = comparison_cells(of(row(scores={"ms_ssim": summary})))
-    assert heads[7:] == ["ssim", "ms_ssim", "records"]
+    assert heads[10:] == ["ssim", "ms_ssim", "records"]
     heads, rows = comparison_cells(of(row(), row(attack="idlg")))
-    assert heads[:3] == ["setting", "attack", "accuracy"]
+    assert heads[:3] == ["setting", "attack", "verdict"]
     assert [line[1] for line in rows] == ["dlg", "idlg"]
 
 
 def test_markdown() -> None:
-    text = comparison_markdown(of(row(setting="a|b"), notes=("mind the gap",)))
+    text = comparison_markdown(
+        of(row(setting="a|b"), notes=(Reason.of("text", text="mind the gap"),))
+    )
     lines = text.splitlines()
     assert lines[0] == "# Leakage by setting"
     head, rule, line = lines[2:5]
-    assert line.startswith("| a\\|b | - | none | - |")
-    assert head.count("|") == rule.count("|") == line.replace("\\|", "").count("|") == 10
+    assert line.startswith("| a\\|b | inconclusive | - | - | none | none | - |")
+    assert head.count("|") == rule.count("|") == line.replace("\\|", "").count("|") == 13
     notes = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     assert notes[:2] == [LOWER_BOUND, "Attack: dlg."]
     assert notes[-1] == "mind the gap"
@@ -110,31 +98,13 @@ def test_markdown() -> None:
 
 
 def test_comparison_table() -> None:
-    lines = printed(comparison_table(of(row(setting="a"), row(setting="b", epsilon=8.126))))
-    assert cells(lines[4]) == ["a", "-", "none", "-", "-", "-", "-", "-", "0"]
-    assert cells(lines[5]) == ["b", "-", "8.13", "-", "-", "-", "-", "-", "0"]
+    comparison = of(row(setting="a"), row(setting="b", epsilon_in_effect=8.126))
+    lines = printed(comparison_table(comparison))
+    assert cells(lines[4]) == ["a", "inconclusive", "-", "-", "none", "none", *["-"] * 5, "0"]
+    assert cells(lines[5]) == ["b", "inconclusive", "-", "-", "none", "8.13", *["-"] * 5, "0"]
 
 
-@pytest.mark.parametrize("width", [80, 110])
-def test_no_figure_of_the_comparison_is_cut_off(width: int) -> None:
-    scores = {
-        name: MetricSummary(mean=metric.lowest + 0.5, worst=min(metric.highest, 99.0), count=6)
-        for name, metric in METRICS.items()
-        if metric.default
-    }
-    setting = row(setting="DP-SGD, noise 0.01", accuracy=0.5, epsilon=2.6e12, scores=scores)
-    out = StringIO()
-    Console(file=out, width=width).print(comparison_table(of(setting)))
-    lines = out.getvalue().splitlines()
-    assert "…" not in out.getvalue()
-    assert max(map(len, lines)) <= width
-    first = next(i for i, line in enumerate(lines) if "DP" in line)
-    assert cells(lines[first])[1:-1] == ["50.0%", "2.6e12", "0.50", "0.50", "0.500", "0.5", "-0.50"]
-    assert cells(lines[first + 1])[3:-1] == ["(2.00)", "(99.00)", "(1.000)", "(99.0)", "(1.00)"]
-    assert width == 80 or cells(lines[first])[0] == "DP-SGD, noise 0.01"
-
-
-@pytest.mark.parametrize("width", [80, 119, 120])
+@pytest.mark.parametrize("width", [80, ROOMY - 1, ROOMY])
 def test_names_of_settings_stay_readable_beside_verdicts(width: int) -> None:
     net = NetLeakage(
         metric="lpips", of="attack", against="grey", mean=-0.005, low=-0.0078, high=-0.0043,
@@ -144,7 +114,17 @@ def test_names_of_settings_stay_readable_beside_verdicts(width: int) -> None:
     views: tuple[View, ...] = ("server", "release")
     psnr = {"psnr": MetricSummary(mean=11.7, worst=13.4, count=6)}
     rows = [
-        row(setting="ServerSide clipping", verdict=word, net=net, view=view, scores=psnr)
+        row(
+            setting="ServerSide clipping",
+            verdict=word,
+            net=net,
+            view=view,
+            scores=psnr,
+            accuracy=0.5,
+            epsilon_reported=2.6e12,
+            epsilon_in_effect=304_000.0,
+            not_scored=12,
+        )
         for word in words
         for view in views
     ]
@@ -154,27 +134,35 @@ def test_names_of_settings_stay_readable_beside_verdicts(width: int) -> None:
     for whole in (
         "ServerSide",
         "clipping",
-        "release",
+        "(release)",
         "inconclusive",
         "withstood",
+        "these attacks",
         "lpips -0.005",
+        "(-0.0078 to",
+        "-0.0043)",
         "accuracy",
+        "2.6e12",
+        "304\N{NARROW NO-BREAK SPACE}000",
+        "reported",
+        "in effect",
+        "scored",
     ):
         assert text.count(whole) >= 1, whole
-    assert "(-0.0078 to -0.0043)" in text and max(map(len, text.splitlines())) <= width
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
     assert all(line.endswith(("┓", "┃", "┩", "│", "┘")) for line in text.splitlines())
-    assert ("11.7" in text) == (width >= 120)
+    assert ("11.7" in text) == (width >= ROOMY)
 
 
 def test_units_are_shown() -> None:
-    names, units = (cells(line) for line in printed(comparison_table(of(row())))[1:3])
-    assert dict(zip(names, units, strict=True))["psnr"] == "[dB]"
+    above, below = (cells(line) for line in printed(comparison_table(of(row())))[1:3])
+    assert ("psnr", "[dB]") in zip(above, below, strict=True)
 
 
 @pytest.mark.parametrize("setting", ["DP [sigma=1]", "DP [/no]"])
 def test_brackets_stay_in_tables(tmp_path: Path, setting: str) -> None:
     assert setting in "\n".join(printed(comparison_table(of(row(setting=setting)))))
-    record = audit_line(outcome(status="failed", reason="got [nan]"))
+    record = audit_line(outcome(status="failed", reason=Reason.of("text", text="got [nan]")))
     lines = printed(rounds_table(kept(tmp_path, [run_line(setting), record])))
     assert any("got [nan]" in line for line in lines)
 
@@ -182,7 +170,7 @@ def test_brackets_stay_in_tables(tmp_path: Path, setting: str) -> None:
 def test_rounds(tmp_path: Path) -> None:
     attacked = audit_line(
         outcome({"psnr": 20.04}, attack="dlg", seconds=1.26, stopped="out of time"),
-        outcome(status="failed", reason="it broke", attack="idlg"),
+        outcome(status="failed", reason=Reason.of("text", text="it broke"), attack="idlg"),
     )
     left = [audit_line(round=2, partition=p, reason="not chosen") for p in (1, 3)]
     lost = audit_line(round=2, partition=2, reason="timed out")
@@ -209,7 +197,7 @@ def test_rounds_under_one_attack(tmp_path: Path) -> None:
 
 def order(tmp_path: Path, scores: list[dict[str, float]]) -> list[str]:
     lines = [audit_line(outcome(s), round=r) for r, s in enumerate(scores, start=1)]
-    lines.append(audit_line(outcome(status="failed", reason="no"), round=9))
+    lines.append(audit_line(outcome(status="failed", reason=Reason.of("text", text="no")), round=9))
     table = rounds_table(kept(tmp_path, [run_line(), *lines]))
     return [cells(line)[0] for line in printed(table) if "│" in line]
 

@@ -31,7 +31,7 @@ from fl_privacy_audit import AuditConfig, Auditor, Client, Truth, read_ledger
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod
-from fl_privacy_audit.strategies.capture import capture, snapshot
+from fl_privacy_audit.strategies.capture import Reading, capture, snapshot
 from tests.support.cases import LeNet, image_config, photos, seeded, train_locally
 from tests.support.grid import FIRST_NODE, InProcessGrid
 
@@ -99,7 +99,7 @@ def test_each_client_gets_a_record_with_its_numbers(tmp_path: Path) -> None:
         assert record.client == str(record.node_id), "without audit_mod nobody knows the partition"
         (outcome,) = record.attacks
         assert outcome.status == "not scored"
-        assert outcome.reason == Reason.of("no truth")
+        assert outcome.reason == Reason.of("no audit_mod")
         assert record.threat_model is not None
         assert record.threat_model.update_form == "exact gradient"
 
@@ -149,8 +149,9 @@ def test_bytes_that_are_no_weights_are_not_tested(tmp_path: Path) -> None:
     strategy = AuditedStrategy(FedXgbBagging(fraction_evaluate=0.0), auditor=auditor)
     grid = InProcessGrid(client(train), 2)
     sent = list(strategy.configure_train(1, ArrayRecord({"0": Array(b_array())}), empty(), grid))
-    captured = capture(snapshot(sent), list(grid.send_and_receive(sent)), image_config())
-    records = auditor.audit_round(1, captured.replies)
+    reading = Reading(image=image_config())
+    captured = capture(snapshot(sent), list(grid.send_and_receive(sent)), reading)
+    records = auditor.audit_round(1, captured)
     assert len(records) == 2
     for record in records:
         assert record.reason == Reason.of("no floating-point weights")
@@ -255,18 +256,6 @@ def test_evaluations_reach_the_ledger(tmp_path: Path) -> None:
 def test_only_message_api_strategies_are_taken(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"must be a flwr\.serverapp\.strategy\.Strategy"):
         AuditedStrategy(object(), auditor=make_auditor(tmp_path))  # type: ignore[arg-type]
-
-
-def test_a_strategy_with_its_own_start_is_warned_about(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Own(FedAvg):
-        def start(self, *args: Any, **kwargs: Any) -> Any:
-            return super().start(*args, **kwargs)
-
-    with caplog.at_level(logging.WARNING, logger="fl_privacy_audit"):
-        AuditedStrategy(Own(), auditor=make_auditor(tmp_path))
-    assert "has its own `start`" in caplog.text
 
 
 def test_summary_and_repr_name_the_wrapped_strategy(

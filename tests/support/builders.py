@@ -1,6 +1,5 @@
 """What the tests of the core build again and again: tiny clients, and ledgers written by hand."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,8 @@ from fl_privacy_audit.ledger.records import (
     Scores,
 )
 from fl_privacy_audit.verdicts.compare import LastRun, last_run
+
+from .local_training import plain_training
 
 QUICK = settings(
     max_examples=25,
@@ -81,14 +82,10 @@ def trained(
     model: nn.Module, truth: Truth, *, rate: float = RATE, decay: float = 0.0, steps: int = 1
 ) -> nn.Module:
     """A client's copy of the model after plain SGD steps on one batch."""
-    model = copy.deepcopy(model)
-    optimiser = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay)
     inputs = IMAGE.normalise(truth.images).to(next(model.parameters()).dtype)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(model(inputs), truth.labels).backward()
-        optimiser.step()
-    return model
+    training = TrainingConfig(optimizer="sgd", learning_rate=rate, weight_decay=decay)
+    batches = [range(len(inputs))] * steps
+    return plain_training(model, inputs, truth.labels, training, batches)
 
 
 def seen_by(

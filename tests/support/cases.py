@@ -1,11 +1,10 @@
-"""Victims: models, real images and observations that many tests share."""
+"""Targets: models, real images and observations that many tests share."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage import data as photographs
 from skimage.transform import resize
 from torch import Tensor, nn
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 from fl_privacy_audit import ImageConfig, TrainingConfig
 from fl_privacy_audit.core.observe import observe
 from fl_privacy_audit.core.types import Observation
+
+from .local_training import plain_training
 
 CLASSES = 10
 
@@ -91,20 +92,15 @@ def train_locally(
     learning_rate: float = 0.1,
     batches: Sequence[Sequence[int]] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Plain SGD as a client does it; returns the weights before and after, `model` as it was."""
-    before = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    """Plain SGD as a client does it; the weights before and after."""
     inputs = image_config(images.shape[-1]).normalise(images)
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    for batch in batches or [range(len(images))]:
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs[list(batch)]), labels[list(batch)]).backward()
-        optimizer.step()
-    after = {n: t.detach().clone() for n, t in model.state_dict().items()}
-    model.load_state_dict(before)
-    return (
-        {n: t.numpy() for n, t in before.items()},
-        {n: t.numpy() for n, t in after.items()},
+    training = TrainingConfig(optimizer="sgd", learning_rate=learning_rate)
+    trained = plain_training(model, inputs, labels, training, batches or [range(len(images))])
+    before, after = (
+        {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
+        for network in (model, trained)
     )
+    return before, after
 
 
 def observation(

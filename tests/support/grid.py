@@ -1,6 +1,7 @@
 """A Flower grid that runs clients in this process: the public ABC, no Ray, no sockets."""
 
 import copy
+import secrets
 from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
@@ -21,8 +22,10 @@ class InProcessGrid(Grid):
     """Every message is answered at once; `lost` nodes never answer."""
 
     def __init__(
-        self, app: ClientApp, num_nodes: int, *, lost: Iterable[int] = (), run_id: int = 1
+        self, app: ClientApp, num_nodes: int, *, lost: Iterable[int] = (), run_id: int | None = None
     ) -> None:
+        # As in Flower, no two runs on a machine have the same id.
+        run_id = secrets.randbits(62) if run_id is None else run_id
         if TaskIdentity is not None:
             TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
         self._app = app

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.ledger.ledger import Ledger
 from fl_privacy_audit.ledger.provenance import versions
@@ -192,7 +193,7 @@ def _record(
         attack=ATTACK,
         settings={"steps": 400},
         status="scored" if setting.truth else "not scored",
-        reason=None if setting.truth else "no true batch was published",
+        reason=None if setting.truth else Reason.of("no truth"),
         steps=400,
         seconds=7.3,
         labels_right=1.0,

@@ -7,9 +7,11 @@ import pytest
 from torch import nn
 
 from fl_privacy_audit.core.errors import LedgerError, NotComparableError
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.ledger.provenance import describe_model
 from fl_privacy_audit.ledger.records import AuditRecord, Record, RunRecord
+from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.compare import compare, last_run
 from tests.support.builders import (
     ONE_STEP,
@@ -21,8 +23,8 @@ from tests.support.builders import (
     write_ledger,
 )
 
-NO_TRUTH = "a run has no published truth, so nobody can tell if the images are the same"
-COUNTS = "settings have different numbers of scored records; compare counts first"
+NO_TRUTH = Reason.of("no truth to pair runs")
+COUNTS = Reason.of("different counts")
 
 
 def scored(**more: Any) -> AuditRecord:
@@ -59,15 +61,20 @@ def test_one_row_a_setting(tmp_path: Path) -> None:
     directories = pair(tmp_path, first, other)
     comparison = compare(directories)
     a, b = comparison.rows
-    assert (a.setting, a.attack, a.accuracy, a.epsilon) == ("a", "inverting_gradients", 0.2, 2.5)
+    assert (a.setting, a.attack, a.accuracy, a.epsilon_reported) == (
+        "a",
+        "inverting_gradients",
+        0.2,
+        2.5,
+    )
     assert (a.attacked, a.not_scored, a.failed, a.not_tested) == (3, 1, 1, 1)
     assert a.scores["psnr"].model_dump() == {"mean": 20.5, "worst": 31.0, "count": 2}
     assert a.scores["mse"].model_dump() == {"mean": 0.2, "worst": 0.1, "count": 2}
     assert a.scores["ssim"].mean == pytest.approx(0.45)
-    assert (b.setting, b.accuracy, b.epsilon, b.attacked) == ("b", None, None, 3)
+    assert (b.setting, b.accuracy, b.epsilon_reported, b.attacked) == ("b", None, None, 3)
     assert comparison.notes == [COUNTS]
     assert comparison.runs == {str(d): "run" for d in directories}
-    assert json.loads(comparison.model_dump_json())["rows"][0]["epsilon"] == 2.5
+    assert json.loads(comparison.model_dump_json())["rows"][0]["epsilon_reported"] == 2.5
 
 
 def test_several_attacks_have_their_own_rows(tmp_path: Path) -> None:
@@ -207,13 +214,14 @@ def test_the_last_run_counts(tmp_path: Path) -> None:
     comparison = compare([directory])
     (row,) = comparison.rows
     assert (row.setting, row.accuracy, row.scores["psnr"].mean) == ("new", 0.4, 5.0)
-    assert comparison.notes == [f"{directory}/ledger.jsonl holds 2 runs; the last one counts"]
+    several = Reason.of("several runs", path=f"{directory}/ledger.jsonl", runs=2)
+    assert comparison.notes == [several]
 
 
 def test_damaged_lines_are_noted(tmp_path: Path) -> None:
     directory = write_ledger(tmp_path, [run_line(), scored()], torn=b"{\n")
     (note,) = compare([directory]).notes
-    assert note.startswith(f"{directory}/ledger.jsonl: line 3 is damaged (Invalid JSON")
+    assert say(note).startswith(f"{directory}/ledger.jsonl: line 3 is damaged (Invalid JSON")
 
 
 def test_absent_truth_is_noted(tmp_path: Path) -> None:
@@ -225,15 +233,15 @@ def test_absent_truth_is_noted(tmp_path: Path) -> None:
 def test_an_infinite_epsilon_is_kept(tmp_path: Path) -> None:
     line = scored(reported={"epsilon": float("inf")})
     comparison = compare([write_ledger(tmp_path, [run_line(), line])])
-    assert comparison.rows[0].epsilon == float("inf")
-    assert json.loads(comparison.model_dump_json())["rows"][0]["epsilon"] is not None
+    assert comparison.rows[0].epsilon_reported == float("inf")
+    assert json.loads(comparison.model_dump_json())["rows"][0]["epsilon_reported"] is not None
 
 
 def test_scores_that_cannot_be_had_are_noted_once(tmp_path: Path) -> None:
-    why = {"lpips": "unavailable: no weights", "ssim": "unavailable: too small", "steps": 3.0}
-    lines = [audit_line(outcome({"psnr": 20.0}, details=why), round=r) for r in (1, 2)]
+    why = {"lpips": "no weights", "ssim": "too small"}
+    lines = [audit_line(outcome({"psnr": 20.0}, unavailable=why), round=r) for r in (1, 2)]
     directories = pair(tmp_path, [run_line("a"), *lines], [run_line("b"), *lines])
-    assert compare(directories).notes == [
-        "lpips is unavailable: no weights",
-        "ssim is unavailable: too small",
+    assert list(map(say, compare(directories).notes)) == [
+        "LPIPS is unavailable: no weights",
+        "SSIM is unavailable: too small",
     ]

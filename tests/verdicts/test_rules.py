@@ -1,7 +1,6 @@
 """The rules of a verdict on ledgers written by hand."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind
-from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ControlOutcome, Scores
+from fl_privacy_audit.ledger.records import (
+    AttackOutcome,
+    AuditRecord,
+    ControlOutcome,
+    ReplayCheck,
+    Scores,
+)
+from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.rules import judge, judge_run, views_of
 from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL, Verdict
 from tests.support.builders import audit_line, kept, outcome, run_line
@@ -57,8 +64,8 @@ def test_clearly_more_than_every_null_is_leaked() -> None:
     assert (verdict.metric, verdict.net.against) == ("ssim", "grey")
     assert verdict.net.mean == pytest.approx(0.7, abs=0.02)
     assert verdict.net.low is not None and verdict.net.low > 0.6
-    assert verdict.reason.startswith("clearly more than every null control: net ssim +0.7")
-    assert verdict.reason.endswith("against a grey picture; 8 batches")
+    assert say(verdict.reason).startswith("clearly more than every null control: net SSIM +0.7")
+    assert say(verdict.reason).endswith("against a grey picture; 8 batches")
     assert (verdict.records, verdict.batches, verdict.undefended) == (8, 8, None)
     assert {n.against for n in verdict.nets} == {"noise", "other client", "grey"}
 
@@ -75,19 +82,21 @@ def test_one_null_that_scores_as_well_is_enough_to_doubt() -> None:
 def test_no_more_than_a_null_is_withstood_only_if_the_attack_works_without_defence() -> None:
     low = spread_around(0.02, 8)
     assert judged(low).word == "withstood these attacks"
-    assert judged(low).reason.startswith("no more than a null control: net ssim -0.08")
+    assert say(judged(low).reason).startswith("no more than a null control: net SSIM -0.076 (")
     weak = judged(low, undefended=0.05)
     assert weak.word == "inconclusive"
-    assert weak.reason.startswith("the attack is too weak here, it fails without defence; undef")
+    assert say(weak.reason).startswith(
+        "the attack is too weak here, it fails without defence; undef"
+    )
     absent = judged(low, undefended=None)
     assert absent.word == "inconclusive"
-    assert absent.reason.startswith("not clearly leaked, and no positive control: net ssim")
+    assert say(absent.reason).startswith("not clearly leaked, and no positive control: net SSIM")
 
 
 def test_too_few_batches_are_said() -> None:
     verdict = judged([0.9] * (FEWEST - 1))
     assert verdict.word == "inconclusive"
-    assert verdict.reason == "too few: 4 batches attacked and scored, at least 5 are needed"
+    assert say(verdict.reason) == "too few: 4 batches attacked and scored, at least 5 are needed"
     assert judged([0.9] * FEWEST).word == "leaked"
     assert judged([0.9]).net is not None and judged([0.9]).net.low is None  # type: ignore[union-attr]
 
@@ -104,15 +113,17 @@ def test_without_a_null_attack_nothing_is_said() -> None:
     records = [record(i, attack=0.9, grey=0.1) for i in range(8)]
     reason = "no null control was attacked, so nobody knows what chance gives"
     found = judge("a", "server", NAME, records)
-    assert (found.word, found.reason) == ("inconclusive", reason)
+    assert (found.word, say(found.reason)) == ("inconclusive", reason)
     bare = judge("a", "server", NAME, [record(i, attack=0.9) for i in range(8)])
-    assert (bare.word, bare.reason) == ("inconclusive", reason)
+    assert (bare.word, say(bare.reason)) == ("inconclusive", reason)
 
 
 def test_a_single_record_may_be_luck_and_forbids_withstood() -> None:
     verdict = judged([*spread_around(0.02, 19), 0.85])
     assert verdict.word == "inconclusive"
-    assert verdict.reason.startswith("1 of 20 records came half as far as without defence; on aver")
+    assert say(verdict.reason).startswith(
+        "1 of 20 records came half as far as without defence; on aver"
+    )
     assert verdict.reached == 1
     assert verdict.worst is not None
     assert (verdict.worst.round, verdict.worst.score, verdict.worst.reached) == (20, 0.85, True)
@@ -126,8 +137,8 @@ def test_more_records_than_chance_gives_are_a_leak(count: int, least: int) -> No
     for reached, word in ((least - 1, "inconclusive"), (least, "leaked")):
         verdict = judged([0.6] * reached + [-4.0] * (count - reached))
         assert (verdict.reached, verdict.word) == (reached, word)
-    assert verdict.reason.startswith(f"{least} of {count} records came half as far as without")
-    assert "more than chance gives" in verdict.reason
+    assert say(verdict.reason).startswith(f"{least} of {count} records came half as far as without")
+    assert "more than chance gives" in say(verdict.reason)
 
 
 def test_one_null_attack_makes_luck_more_likely() -> None:
@@ -173,19 +184,23 @@ def test_if_attack_and_nulls_are_alike_leaked_is_rare(shape: str, count: int) ->
 def test_between_is_said() -> None:
     verdict = judged([0.05, 0.3, 0.12, 0.28, 0.2, 0.1])
     assert verdict.word == "inconclusive"
-    assert verdict.reason.startswith("neither clearly more than the null controls nor not: net")
+    assert say(verdict.reason).startswith(
+        "neither clearly more than the null controls nor clearly no more: net"
+    )
 
 
 def test_it_says_how_many_batches_would_tell() -> None:
     few = [0.0, 0.2, 0.0, 0.2, 0.0, 0.2, 0.04, 0.12]
-    said = re.search(r"not, some (\d+) batches like these would tell: net", judged(few).reason)
-    assert said
-    number = int(said[1])
-    assert number > len(few)
+    reason = judged(few).reason
+    number = reason.figures["enough"]
+    assert isinstance(number, int) and number > len(few)
+    assert f"no more, about {number} batches like these would tell: net" in say(reason)
     for share, word in ((0.6, "inconclusive"), (1.4, "withstood these attacks")):
         many = (few * number)[: 8 * math.ceil(share * number / 8)]
         assert judged(many).word == word
-    assert "would tell" not in judged([0.05, 0.3, 0.12, 0.28, 0.2, 0.1]).reason  # above the margin
+    assert (
+        "enough" not in judged([0.05, 0.3, 0.12, 0.28, 0.2, 0.1]).reason.figures
+    )  # above the margin
 
 
 def test_lower_is_more_for_an_error() -> None:
@@ -210,7 +225,7 @@ def test_another_metric_that_says_leaked_forbids_withstood() -> None:
 
     verdict = judge("a", "server", NAME, [line(i) for i in range(8)])
     assert verdict.word == "inconclusive"
-    assert verdict.reason == "the metrics disagree: psnr says leaked, ssim does not"
+    assert say(verdict.reason) == "the metrics disagree: PSNR says leaked, SSIM does not"
     assert verdict.agreement == {"psnr": "leaked", "ssim": "inconclusive"}
 
 
@@ -234,7 +249,7 @@ def test_another_metric_that_says_leaked_forbids_withstood() -> None:
 def test_without_scores(outcomes: list[tuple[Any, str]], word: str, reason: str) -> None:
     records = [audit_line(outcome(status=s, reason=r)) for s, r in outcomes]
     verdict = judge("a", "server", NAME, records)
-    assert (verdict.word, verdict.reason, verdict.net) == (word, reason, None)
+    assert (verdict.word, say(verdict.reason), verdict.net) == (word, reason, None)
 
 
 def test_more_attacks_share_the_confidence() -> None:
@@ -294,4 +309,57 @@ def test_old_ledgers_are_judged_too(tmp_path: Any) -> None:
     assert views_of(found) == ["server"]
     (verdict,) = judge_run(found)
     assert verdict.word == "inconclusive"
-    assert verdict.reason.startswith("no null control was attacked")
+    assert say(verdict.reason).startswith("no null control was attacked")
+
+
+def replayed(*, fits: bool, cosine: float = 0.44) -> ReplayCheck:
+    hint = None if fits else Reason.of("fits with", option="optimizer", value="adam", cosine=1.0)
+    return ReplayCheck(
+        cosine=1.0 if fits else cosine,
+        length_ratio=1.0 if fits else 131.0,
+        cosine_range=(0.99999, 1.000001),
+        length_range=(0.998, 1.002),
+        fits=fits,
+        hint=hint,
+    )
+
+
+def with_replay(values: Sequence[float], misfits: int) -> list[AuditRecord]:
+    """Records whose attack gets these scores, where 0.9 is what undefended copies leak."""
+    records = []
+    for number, value in enumerate(values):
+        controls = [
+            control("noise", ssim=0.1 + 0.01 * (number % 3)),
+            control("undefended", ssim=0.9),
+        ]
+        check = replayed(fits=number >= misfits)
+        line = audit_line(
+            outcome({"ssim": value}, controls=controls),
+            round=number + 1,
+            digest=str(number),
+            replay=check,
+        )
+        records.append(line)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("value", "misfits", "word"),
+    [
+        (0.1, 0, "withstood these attacks"),
+        (0.1, 1, "inconclusive"),
+        (0.1, 12, "inconclusive"),
+        (0.9, 0, "leaked"),
+        (0.9, 12, "leaked"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_no_evidence_of_safety(
+    value: float, misfits: int, word: str
+) -> None:
+    verdict = judge("a", "server", NAME, with_replay([value] * 12, misfits))
+    assert verdict.word == word
+    if misfits and word == "inconclusive":
+        assert verdict.reason.code == "description does not fit"
+        assert verdict.reason.figures["misfits"] == misfits
+        assert verdict.reason.cause == replayed(fits=False).hint
+        assert "optimizer adam" in say(verdict.reason)

@@ -72,15 +72,26 @@ def test_noise_in_place_of_the_update_is_never_leaked_to_an_optimisation_attack(
 
 def test_two_steps_are_too_weak_to_say_anything(tmp_path: Path) -> None:
     undefended = audited(tmp_path / "a", attacks=by_steps(2), **OPTIMISED)
-    noisy = audited(tmp_path / "b", attacks=by_steps(2), tamper=gaussian(0.1), **OPTIMISED)
+    noisy = audited(
+        tmp_path / "b",
+        attacks=by_steps(2),
+        tamper=gaussian(0.1),
+        defence={"name": "gaussian", "settings": {"std": 0.1}},
+        **OPTIMISED,
+    )
     for verdict in (undefended, noisy):
         assert verdict.word == "inconclusive"
-        assert verdict.reason.startswith("the attack is too weak here, it fails without defence")
+        assert verdict.reason.code == "attack too weak"
 
 
 def test_little_noise_leaks_and_much_does_not(tmp_path: Path) -> None:
-    little = audited(tmp_path / "little", tamper=gaussian(1e-3))
-    much = audited(tmp_path / "much", tamper=gaussian(1.0), rounds=6)
+    def noisy(name: str, std: float, *, told: bool = True) -> SettingVerdict:
+        defence = {"name": "gaussian", "settings": {"std": std}} if told else "none"
+        return audited(tmp_path / name, tamper=gaussian(std), rounds=6, defence=defence)
+
+    little, much = noisy("little", 1e-3), noisy("much", 1.0)
+    untold = noisy("untold", 1.0, told=False)
+    assert (untold.word, untold.reason.code) == ("inconclusive", "description does not fit")
     assert little.word == "leaked"
     assert much.word == "withstood these attacks"
     nets = [v.attacks[0].net for v in (little, much)]

@@ -51,7 +51,7 @@ def build_corpus(
 
     Args:
         directory: Of the corpus.
-        plan: What it shall hold; more than a build before it is fine, another seed is not.
+        plan: What it is to hold; more than a build before it is fine, another seed is not.
         root: Where torchvision's data sets lie.
         download: Let torchvision fetch them.
         checkpoints: Folder of trained networks; by default in the corpus.

@@ -7,9 +7,9 @@ then steps along what the defence left of it.
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fl_privacy_audit.core.local_training import Chance, train_locally
 from fl_privacy_audit.core.observe import observe
 from fl_privacy_audit.core.types import ImageSpec, LocalTraining, Mode, Observation
 from fl_privacy_audit.defences import AppliedDefence
@@ -41,26 +41,27 @@ def leak(
         device: Where the attack shall run.
     """
     client = copy.deepcopy(model).train(mode == "train")
-    sent = {name: tensor.detach().clone() for name, tensor in client.state_dict().items()}
-    names = [name for name, _ in client.named_parameters()]
-    loss = F.cross_entropy(client(image.normalise(images)), labels)
-    slopes = torch.autograd.grad(loss, list(client.parameters()))
-    defended = defence.apply(dict(zip(names, slopes, strict=True)), rng)
-    returned = {
-        name: tensor.detach() - LEARNING_RATE * defended[name] if name in defended else tensor
-        for name, tensor in client.state_dict().items()
-    }
+    sent = {name: tensor.detach() for name, tensor in client.state_dict().items()}
+    training = LocalTraining(
+        optimizer="sgd", learning_rate=LEARNING_RATE, steps=1, batch_size=len(images), mode=mode
+    )
+    trained = train_locally(
+        client,
+        dict(client.named_parameters()),
+        dict(client.named_buffers()),
+        image.normalise(images),
+        labels,
+        training,
+        chance=Chance(dropout=True),
+    )
+    defended = defence.apply(trained.gradient, rng)
+    stepped = {name: sent[name] - LEARNING_RATE * slope for name, slope in defended.items()}
+    returned = {**sent, **trained.buffers, **stepped}
     return observe(
         model,
         {name: tensor.numpy() for name, tensor in sent.items()},
         {name: tensor.numpy() for name, tensor in returned.items()},
         image=image,
-        training=LocalTraining(
-            optimizer="sgd",
-            learning_rate=LEARNING_RATE,
-            steps=1,
-            batch_size=len(images),
-            mode=mode,
-        ),
+        training=training,
         device=device,
     )

@@ -1,4 +1,4 @@
-"""What a corpus shall hold: products of lists, laid out as chunks of work."""
+"""What a corpus is to hold: products of lists, laid out as chunks of work."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

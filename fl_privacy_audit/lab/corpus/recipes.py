@@ -121,7 +121,7 @@ def train_network(
         spec: Normalisation.
         training: How long.
         path: Of the checkpoint, safetensors; written after every epoch.
-        seed: Of batches, augmentation and noise; each epoch has its own draw.
+        seed: Seed of batches, augmentation and noise; each epoch has its own draw.
         device: Where to train.
         progress: Called with epochs done and in all.
 

@@ -48,7 +48,7 @@ def open_source(spec: str, root: str | Path, *, download: bool = False) -> Sourc
     if name not in SOURCES:
         raise CorpusError(
             f"there is no source {name!r}; there are {', '.join(SOURCES)}, and name=folder for a "
-            "folder of images with one sub-folder a class"
+            "folder of images with one sub-folder per class"
         )
     try:
         return SOURCES[name](name, Path(root), download)

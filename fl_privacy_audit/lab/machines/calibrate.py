@@ -104,8 +104,8 @@ def calibrate(
     Args:
         model: In evaluation mode.
         held_out: Pictures that it was not trained on.
-        precision: Share of answers that shall be right.
-        seed: Of the corruptions.
+        precision: Share of answers that should be right.
+        seed: Seed of the corruptions.
         candidates: Calibrate a choice among so many of the classes, drawn among those that are
             held out; 0 for all classes.
 

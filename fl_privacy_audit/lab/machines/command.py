@@ -37,7 +37,7 @@ def annotators_command() -> None:
 @click.option(
     "--images",
     required=True,
-    help="Clean training pictures: a folder with one sub-folder a class, cifar10:ROOT or "
+    help="Clean training pictures: a folder with one sub-folder per class, cifar10:ROOT or "
     "cifar100:ROOT.",
 )
 @click.option("--calibrate-on", default="", help="Other pictures to calibrate on; the same forms.")
@@ -69,7 +69,7 @@ def annotators_command() -> None:
     "--precision",
     type=click.FloatRange(0, 1),
     default=0.8,
-    help="Share of answers that shall be right.",
+    help="Share of answers that should be right.",
 )
 def train_command(
     source: str,

@@ -60,7 +60,7 @@ RATE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What shall be made.
+    """What to make.
 
     Attributes:
         source: Name in the corpora.
@@ -69,7 +69,7 @@ class Order:
         start: Network name -> weights to begin from.
         after: Another source whose annotator of the same name is begun from.
         halves: Give each panel its own half of the pictures; for many pictures a class.
-        precision: Share of answers that shall be right.
+        precision: Share of answers that should be right.
         steps: Of training; 0 leaves the weights as they are.
         mirror: Mirror half of the pictures.
         room: Of random crops, in 32 pixels.

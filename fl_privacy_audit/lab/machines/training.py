@@ -40,7 +40,7 @@ class Training:
         hardest: Highest severity of the corruptions, in [0, 1].
         mirror: Mirror half of the pictures.
         room: Random crops move a picture by up to so many of 32 pixels.
-        seed: Of weights, batches and corruptions.
+        seed: Seed of weights, batches and corruptions.
     """
 
     steps: int = 300

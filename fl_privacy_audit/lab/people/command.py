@@ -47,7 +47,7 @@ DATABASE = "annotations.sqlite"
 )
 @click.option("--repeat", type=float, help="Share of pictures asked twice.  [default: 0.05]")
 @click.option("--question", help="What is asked.")
-@click.option("--seed", type=int, help="Of orders, repeats and candidates.  [default: 0]")
+@click.option("--seed", type=int, help="Seed of orders, repeats and candidates.  [default: 0]")
 @click.option("--strict", is_flag=True, help="Refuse a corpus with a picture that cannot be shown.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765)

@@ -18,7 +18,7 @@ class Settings:
     """What must not change while a corpus is judged: all annotators get the same questions.
 
     Attributes:
-        seed: Of the orders, the repeats and the candidates.
+        seed: Seed of the orders, the repeats and the candidates.
         candidates: Classes to choose from, the true one among them; 0 is all of the source.
         beside: Whether the pictures are judged beside their originals afterwards.
         repeat: Share of the pictures that each annotator is asked about twice, in [0, 0.5].

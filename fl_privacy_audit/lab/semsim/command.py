@@ -43,7 +43,7 @@ def _shared(command: Command) -> Command:
             "annotators",
             multiple=True,
             metavar="NAME",
-            help="Whose answers count; repeat as needed; everyone's unless told.",
+            help="Whose responses count; repeat as needed; everyone's by default.",
         ),
         click.option(
             "--answers",
@@ -108,7 +108,7 @@ semsim_group.add_command(pretrain_command)
     help="Weights to start from; random if unset; SHIPPED for those of the package.",
 )
 @click.option("--note", "notes", multiple=True, help="A line for the card; repeat as needed.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the folder.")
+@click.option("--resume", is_flag=True, help="Resume from the checkpoint in the folder.")
 def train_command(
     corpora: tuple[Path, ...],
     answers: tuple[Path, ...],
@@ -190,7 +190,7 @@ def train_command(
     required=True,
     help="Folder for the report.",
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="The shipped ones unless told.")
+@click.option("--weights", type=click.Path(path_type=Path), help="The shipped ones by default.")
 @click.option(
     "--only",
     multiple=True,

@@ -48,7 +48,7 @@ class Evaluation:
         annotators: Whose verdict counts.
         dropped: Pairs that not all annotators of their source judged.
         bootstraps: Draws behind each interval.
-        seed: Of the draws.
+        seed: Seed of the draws.
         image_level: As in the study.
         model_level: As in the study.
         against: For each other metric.
@@ -94,7 +94,7 @@ def evaluate(
         judged: Pairs and verdicts.
         net: The shipped one if None.
         bootstraps: Draws behind each interval, 100 or more.
-        seed: Of the draws.
+        seed: Seed of the draws.
         progress: Called with the stage, pairs done and pairs in all.
 
     Raises:

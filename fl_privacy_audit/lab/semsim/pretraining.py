@@ -41,7 +41,7 @@ class PretrainSettings:
         joint: Whether a copy is cropped and mirrored as its original is. Apart, a shifted copy
             stays near its original.
         bfloat16: Compute convolutions in bfloat16; twice as fast where the processor has it.
-        seed: Of weights, order and damage.
+        seed: Seed of weights, order and damage.
     """
 
     width: int = 16
@@ -162,7 +162,7 @@ def moved(images: Tensor, *, sets: int, rng: torch.Generator) -> Tensor:
     Args:
         images: ``(N, C, H, W)``.
         sets: Different draws; picture ``i`` gets draw ``i % sets``.
-        rng: Of the draws.
+        rng: Source of the draws.
     """
     down, right = (torch.randint(-FAR, FAR + 1, (sets,), generator=rng) for _ in range(2))
     chosen = torch.rand(sets, generator=rng) < MOVED

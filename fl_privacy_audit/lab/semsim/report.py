@@ -94,7 +94,7 @@ def markdown(found: Evaluation, *, name: str, seen: Sequence[str] = ()) -> str:
 
 
 def rows(found: Evaluation) -> list[list[str]]:
-    """One row a metric."""
+    """One row per metric."""
     return [
         [
             title(metric),
@@ -109,7 +109,7 @@ def rows(found: Evaluation) -> list[list[str]]:
 
 
 def against_rows(found: Evaluation) -> list[list[str]]:
-    """One row a rival."""
+    """One row per rival."""
     return [
         [title(name), cell(one.pooled), cell(one.same_original), cell(one.spearman)]
         for name, one in found.against.items()

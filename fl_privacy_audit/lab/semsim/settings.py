@@ -17,7 +17,7 @@ class TrainSettings:
         batch: Triplets a step.
         rate: Highest learning rate; it rises over the first tenth of the steps and falls to zero
             along a cosine.
-        momentum: Of Nesterov's kind.
+        momentum: Nesterov's momentum.
         decay: Weight decay.
         margin: Of every hinge; embeddings have length one, so distances end at 2.
         across: Weight of a second hinge, over every positive and every negative of the batch,
@@ -34,7 +34,7 @@ class TrainSettings:
             and what many pictures taught before is not lost. 0 for the trained weights alone.
         held_back: Share of originals kept for validation.
         bfloat16: Compute convolutions in bfloat16; twice as fast where the processor has it.
-        seed: Of weights, order and augmentation.
+        seed: Seed of weights, order and augmentation.
     """
 
     width: int = 32

@@ -78,7 +78,7 @@ def train(
         settings: See there.
         out_dir: Gets `WEIGHTS` at the end, `CHECKPOINT` until then.
         start: Network to begin from, of the same width; random weights if None.
-        resume: Go on from the checkpoint, if there is one.
+        resume: Resume from the checkpoint, if there is one.
         stop_after: Epochs after which to leave off with a checkpoint.
         on_step: Called as ``(steps done, steps in this epoch, loss)``.
         on_epoch: Called with each finished epoch.

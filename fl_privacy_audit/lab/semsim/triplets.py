@@ -94,7 +94,7 @@ def pictures(
         rows: Which of them, B.
         joint: Whether the three of a triplet are cropped and mirrored alike.
         recolour: Whether they get other colours, the three of a triplet alike.
-        rng: Of the augmentation.
+        rng: Source of the augmentation.
 
     Returns:
         ``(3 B, 3, 32, 32)`` float32 in ``[0, 1]``.
@@ -133,7 +133,7 @@ def augment(images: Tensor, *, sets: int, rng: Generator) -> Tensor:
     Args:
         images: ``(N, C, H, W)`` uint8.
         sets: Different draws; picture ``i`` gets draw ``i % sets``.
-        rng: Of the draws.
+        rng: Source of the draws.
     """
     count, _, height, width = images.shape
     repeat = torch.arange(count) % sets

@@ -27,7 +27,7 @@ from .table import Direction
     help="Folder for the report.",
 )
 @click.option("--bootstraps", type=int, default=2000, help="Draws behind each interval.")
-@click.option("--seed", type=int, default=0, help="Of the draws.")
+@click.option("--seed", type=int, default=0, help="Seed of the draws.")
 @click.option(
     "--direction",
     "directions",

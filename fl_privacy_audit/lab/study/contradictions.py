@@ -2,7 +2,7 @@
 
 Take two reconstructions of the same original. Two metrics contradict each other there when each
 calls a different one of the two the greater leak; a metric contradicts people when it prefers the
-one that fewer annotators named rightly. A tie contradicts nobody.
+one that fewer annotators classified correctly. A tie contradicts nobody.
 """
 
 from dataclasses import dataclass

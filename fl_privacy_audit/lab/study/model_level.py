@@ -24,7 +24,7 @@ class Setting:
         name: As in the table.
         images: Reconstructions judged.
         human: Share of all answers that name the true class.
-        recognised: Share of images more than half of the annotators named rightly.
+        recognised: Share of images more than half of the annotators classified correctly.
         metrics: Mean of each metric, unsigned.
     """
 
@@ -55,7 +55,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLevel:
-    """Everything computed from one point a setting."""
+    """Everything computed from one point per setting."""
 
     settings: tuple[Setting, ...]
     correlations: dict[str, Correlation]

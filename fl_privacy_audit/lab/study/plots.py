@@ -19,7 +19,7 @@ _ENOUGH = 9.0
 
 
 def draw_scatter(result: StudyResult, path: Path) -> None:
-    """One panel a metric: settings as points, least-squares line, 95 % band of the line.
+    """One panel per metric: settings as points, least-squares line, 95 % band of the line.
 
     The axis of a metric that leaks when low is reversed, so that a line rising to the right always
     means agreement with people.

@@ -91,7 +91,7 @@ SHORT_HEADER = (
 
 
 def short_rows(result: StudyResult) -> list[list[str]]:
-    """One row a metric: the figures most asked for."""
+    """One row per metric: the figures most asked for."""
     rows = []
     for name, correlation in result.model_level.correlations.items():
         ranking = result.image_level.rankings[name]
@@ -184,7 +184,7 @@ def _model_level(result: StudyResult) -> list[str]:
         _differences(level.spearman_differences, settings=True),
         (
             "The points of the figure (`human` is the share of right answers, `recognised` the share "
-            "of images that more than half of the annotators named rightly):"
+            "of images that more than half of the annotators classified correctly):"
         ),
         table(
             ("setting", "images", "human", "recognised", *map(title, level.correlations)), points

@@ -28,7 +28,7 @@ class Source:
         raters: Column names of the annotators.
         leaks_when: Direction of each metric, in column order.
         bootstraps: Draws behind each interval.
-        seed: Of the draws; the same table and seed give the same figures.
+        seed: Seed of the draws; the same table and seed give the same figures.
     """
 
     table: str

@@ -34,12 +34,12 @@ def run_study(
         table_path: See `fl_privacy_audit.lab.study.table` for the columns.
         out_dir: Made if missing; files of an earlier study in it are replaced.
         bootstraps: Draws behind each interval, 100 or more.
-        seed: Of the draws.
+        seed: Seed of the draws.
         leaks_when: ``{column: "high" | "low"}`` for metrics this package does not know.
         progress: Told of every step.
 
     Raises:
-        StudyError: The table or a setting cannot be used; the message names the mend.
+        StudyError: The table or a setting cannot be used; the message says what to do about it.
     """
     table_path, out_dir = Path(table_path), Path(out_dir)
     ratings = read_ratings(table_path, leaks_when=leaks_when)

@@ -11,12 +11,12 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report import words
 from fl_privacy_audit.report.agreement import agreement
 from fl_privacy_audit.report.attackers import attackers
-from fl_privacy_audit.report.audit_reasons import say
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
 from fl_privacy_audit.report.lines import clean, headline, lines_of, views
 from fl_privacy_audit.report.summary import AuditSummary
+from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST, Word
 
 from .pictures import LEFT_OUT, OFF, pictures_of

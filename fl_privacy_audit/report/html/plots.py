@@ -10,11 +10,9 @@ from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.records import NULLS
 from fl_privacy_audit.metrics import title_of
 from fl_privacy_audit.report import formats
+from fl_privacy_audit.report.formats import epsilon_in_view
 from fl_privacy_audit.report.lines import (
-    covered,
     deciding,
-    epsilon_of,
-    epsilon_text,
     interval_text,
     net_text,
     numbered,
@@ -65,13 +63,14 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
     metric = title_of(points[0][3].metric)
     alt = f"Net leakage by {metric} against accuracy, {view} view. " + " ".join(
         f"{n}, {s.setting}: {net_text(net)}{_of(net)}, accuracy {percent(s.accuracy)}, "
-        f"epsilon {epsilon_text(s, view)}."
+        f"epsilon in effect {epsilon_in_view(s.epsilon_in_effect, s.dp, view)}, "
+        f"reported {epsilon_in_view(s.epsilon_reported, s.dp, view)}."
         for n, s, _, net in points
     )
     caption = (
         f"To the right leaks more, higher up is more useful: the upper left is best. Numbers are "
         f"those of the table. Bars are intervals of net leakage by {metric}; the dashed line is no "
-        "leakage above chance. ε is written beside a setting that has one for this view."
+        "leakage above chance. ε is the epsilon in effect, beside a setting that has one for this view."
     )
     if left_out:
         caption += f" Not drawn, for want of controls or accuracy: {', '.join(left_out)}."
@@ -132,7 +131,7 @@ def _number(axes: Axes, points: Sequence[Point], view: View) -> None:
         room = [np.hypot(*(others - dots[index] - c).T).min(initial=99.0) for c in _CORNERS]
         corner = _CORNERS[int(np.argmax(np.minimum(room, _ENOUGH)))]
         taken.append(dots[index] + corner)
-        epsilon = epsilon_of(setting) if covered(setting, view) else None
+        epsilon = setting.epsilon_in_effect if formats.covers(setting.dp, view) else None
         axes.annotate(
             str(number) if epsilon is None else f"{number} (ε {formats.epsilon(epsilon)})",
             (float(places[index, 0]), float(places[index, 1])),

@@ -7,8 +7,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fl_privacy_audit.core.console import standard_output
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.report.terminal import LOWER_BOUND
+from fl_privacy_audit.report.words import LOWER_BOUND
 from fl_privacy_audit.simulate.comparison import print_comparison
 
 from .plan import Run, read_plan
@@ -46,7 +47,7 @@ def sweep_command(
     if out is None:
         raise ConfigError("give a folder for ledgers and comparison: --out DIR")
     runs = read_plan(plan or DEFAULT_PLAN)
-    console = Console()
+    console = standard_output()
     bars = _Bars(console, runs)
     with bars.progress:
         comparisons = run_sweep(runs, out.absolute(), workers=workers, on_event=bars.show)
@@ -82,19 +83,11 @@ class _Bars:
             where = f"round {event.round}, attack step {event.step} of {event.steps}"
             self.progress.update(self._bars[key], description=f"  {label}: {where}")
         else:
-            self._end(event)
-
-    def _end(self, event: Event) -> None:
-        bar = self._bars.pop(event.run.folder, None)
-        if bar is not None:
-            self.progress.remove_task(bar)
-        self._ended += 1
-        self.progress.update(self._all, completed=self._ended)
-        what = "finished before" if event.kind == "skipped" else event.kind
-        took = f" after {event.seconds:.0f} s" if event.seconds else ""
-        self._console.print(
-            f"[{self._ended}/{self._count}] {event.run.folder}: {what}{took}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+            if key in self._bars:
+                self.progress.remove_task(self._bars.pop(key))
+            self._ended += 1
+            self.progress.update(self._all, completed=self._ended)
+            what = "finished before" if event.kind == "skipped" else event.kind
+            took = f" after {event.seconds:.0f} s" if event.seconds else ""
+            line = f"[{self._ended}/{self._count}] {key}: {what}{took}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)

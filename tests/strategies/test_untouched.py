@@ -1,0 +1,220 @@
+"""What goes wrong inside an audit, or in the strategy, leaves training and the records whole."""
+
+import random
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+
+from fl_privacy_audit import Auditor, read_ledger
+from fl_privacy_audit.core.types import Observation, Reconstruction
+from fl_privacy_audit.strategies import AuditedStrategy
+from fl_privacy_audit.strategies.untouched import process_state_kept
+from tests.support.builders import audit_config, make_truth, tiny_net, trained
+from tests.support.grid import InProcessGrid
+from tests.support.spies import Spy
+
+State = tuple[Any, ...]
+
+
+def process_state() -> State:
+    return (
+        random.getstate(),
+        str(np.random.get_state()),
+        torch.get_rng_state().tolist(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        str(np.geterr()),
+    )
+
+
+MEDDLING: dict[str, Callable[[], object]] = {
+    "random": random.random,
+    "random.seed": lambda: random.seed(0),
+    "numpy.random": np.random.rand,
+    "torch": lambda: torch.rand(1),
+    "torch.manual_seed": lambda: torch.manual_seed(5),
+    "grad mode": lambda: torch.set_grad_enabled(False),
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "numpy errors": lambda: np.seterr(all="ignore"),
+}
+
+
+@pytest.mark.parametrize("name", MEDDLING)
+def test_the_state_of_the_process_is_put_back(name: str) -> None:
+    before = process_state()
+    with process_state_kept():
+        MEDDLING[name]()
+        assert process_state() != before
+    assert process_state() == before
+    with pytest.raises(KeyError), process_state_kept():
+        MEDDLING[name]()
+        raise KeyError
+    assert process_state() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_random_state_of_a_gpu_is_put_back() -> None:
+    def draw() -> list[float]:
+        return torch.rand(3, device="cuda").tolist()
+
+    torch.random.manual_seed(3)
+    expected = draw()
+    torch.random.manual_seed(3)
+    with process_state_kept():
+        draw()
+    assert draw() == expected
+
+
+class Meddler(Spy):
+    """An attack whose every call changes the state of the process."""
+
+    def reconstruct(self, seen: Observation, **given: Any) -> Reconstruction:
+        for meddle in MEDDLING.values():
+            meddle()
+        return super().reconstruct(seen, **given)
+
+
+class Quitter(Spy):
+    def reconstruct(self, seen: Observation, **given: Any) -> Reconstruction:
+        sys.exit("enough")
+
+
+def app(change: Callable[[Message], None] = lambda reply: None) -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        """Trains with noise from every global source, in the process of the audit."""
+        model = tiny_net()
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        after = trained(model, make_truth(seed=int(context.node_config["partition-id"])))
+        noise = random.random() + float(np.random.rand()) + float(torch.rand(1))
+        with torch.no_grad():
+            for parameter in after.parameters():
+                parameter.add_(1e-3 * noise)
+        content = RecordDict(
+            {
+                "arrays": ArrayRecord(after.state_dict()),
+                "metrics": MetricRecord({"num-examples": 1}),
+            }
+        )
+        reply = Message(content=content, reply_to=message)
+        if context.node_config["partition-id"] == 0:
+            change(reply)
+        return reply
+
+    return app
+
+
+def fed_avg() -> FedAvg:
+    return FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0)
+
+
+def run(strategy: Any, client: ClientApp, rounds: int = 3) -> dict[str, bytes]:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    result = strategy.start(
+        grid=InProcessGrid(client, 3),
+        initial_arrays=ArrayRecord(tiny_net().state_dict()),
+        num_rounds=rounds,
+    )
+    return {name: array.numpy().tobytes() for name, array in result.arrays.items()}
+
+
+def audited(directory: Path, attack: Spy | None = None, inner: Any = None) -> AuditedStrategy:
+    config = audit_config(directory, clients_per_round=None, views=["server", "release"])
+    auditor = Auditor(config, model=tiny_net(), attacks=[attack or Spy()])
+    return AuditedStrategy(inner or fed_avg(), auditor=auditor)
+
+
+@pytest.mark.parametrize("attack", [Meddler(), Quitter()], ids=["meddler", "quitter"])
+def test_training_is_the_same_whatever_an_attack_does(tmp_path: Path, attack: Spy) -> None:
+    assert run(audited(tmp_path, attack), app()) == run(fed_avg(), app())
+
+
+class Raises(FedAvg):
+    """Notices something in round 2, after it has emptied the replies."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        if server_round == 2:
+            for reply in replies:
+                reply.content.clear()
+            raise ArithmeticError("these do not add up")
+        return super().aggregate_train(server_round, replies)
+
+
+def test_a_strategy_that_raises_leaves_records_of_what_it_received(tmp_path: Path) -> None:
+    spy = Spy()
+    with pytest.raises(ArithmeticError, match="these do not add up") as caught:
+        run(audited(tmp_path, spy, Raises(fraction_evaluate=0.0, min_evaluate_nodes=0)), app())
+    assert caught.value.__cause__ is None
+    records = [record for record in read_ledger(tmp_path).audits if record.round == 2]
+    assert [record.reason and record.reason.code for record in records] == [
+        None,
+        None,
+        None,
+        "nothing released",
+    ]
+    assert all((record.update_norm or 0) > 0 for record in records[:3])
+
+
+ODD: dict[str, Callable[[Message], None]] = {
+    "examples NaN": lambda reply: set_metric(reply, "num-examples", float("nan")),
+    "examples infinite": lambda reply: set_metric(reply, "num-examples", float("inf")),
+    "examples negative": lambda reply: set_metric(reply, "num-examples", -5),
+    "examples huge": lambda reply: set_metric(reply, "num-examples", 1e300),
+    "examples a list": lambda reply: set_metric(reply, "num-examples", [1, 2]),
+}
+
+
+def set_metric(reply: Message, name: str, value: Any) -> None:
+    reply.content.metric_records["metrics"][name] = value
+
+
+class Tolerant(FedAvg):
+    """Keeps the model: a mean weighted by NaN is none of the audit's business."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        return next(iter(replies)).content.array_records["arrays"], None
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_reply_hides_no_other(tmp_path: Path, name: str) -> None:
+    inner = Tolerant(fraction_evaluate=0.0, min_evaluate_nodes=0)
+    run(audited(tmp_path, inner=inner), app(ODD[name]), rounds=1)
+    records = [record for record in read_ledger(tmp_path).audits if record.view == "server"]
+    assert [record.reason for record in records] == [None] * 3
+    assert sorted(str(record.num_examples) for record in records) == ["1", "1", "None"]
+
+
+def test_a_reply_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*args: object) -> None:
+        raise RuntimeError("surprise")
+
+    grid, strategy = InProcessGrid(app(), 3), audited(tmp_path)
+    arrays = ArrayRecord(tiny_net().state_dict())
+    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    replies = list(grid.send_and_receive(messages))
+    monkeypatch.setattr(replies[0].content, "pop", surprise)
+    strategy.aggregate_train(1, replies)
+    reasons = [r.reason for r in read_ledger(tmp_path).audits if r.view == "server"]
+    assert [reason and reason.code for reason in reasons].count(None) == 2
+    assert [reason.code for reason in reasons if reason] == ["unexpected error"]
