@@ -146,8 +146,11 @@ class Vmap(Backend):
         observed, observed_axis = _stack(guesses.observed)
         self._fixed = (parameters, buffers, returned, observed, guesses.weights)
 
+        # Not `self`: a cycle would keep every chunk's tensors until the collector runs.
+        plain = Backend(recipe, guesses)
+
         def one(leaves: dict[str, Tensor], guess: Guess) -> tuple[Tensor, Tensor]:
-            return self._objective(guesses, guess.at(leaves), by_transform)
+            return plain._objective(guesses, guess.at(leaves), by_transform)
 
         axes: Any = (0, 0, 0, parameter_axis, buffer_axis, returned_axis, observed_axis, 0)
         self._all: Callable[..., Any] = vmap(
