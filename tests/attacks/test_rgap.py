@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fl_privacy_audit.attacks.papers.rgap import _System, rgap
 from fl_privacy_audit.attacks.parts.chain import SIGMOID, TANH, Activation, chain, leaky
 from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
-from fl_privacy_audit.core.types import Observation, Reconstruction
+from fl_privacy_audit.core.types import ImageSpec, Observation, Reconstruction
 from fl_privacy_audit.metrics import psnr
 from tests.support.cases import noise_of_equal_norm, observation, photos, seeded
 
@@ -180,9 +180,8 @@ def observation_of(layers: nn.Module) -> Observation:
 
 
 def replace_image(seen: Observation, channels: int, size: int) -> Observation:
-    spec = replace(
-        seen.image, shape=(channels, size, size), mean=(0.5,) * channels, std=(0.25,) * channels
-    )
+    shape, mean, std = (channels, size, size), (0.5,) * channels, (0.25,) * channels
+    spec = ImageSpec(shape=shape, mean=mean, std=std)
     return replace(seen, image=spec)
 
 
