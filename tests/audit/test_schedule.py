@@ -58,7 +58,6 @@ def test_the_release_of_a_round(
 
 
 def test_the_choice_does_not_depend_on_the_order_of_the_replies() -> None:
-    """Clients without a partition come last, by their node."""
     replies = [make_reply(i, node=90 - i) for i in range(3)]
     replies += [make_reply(None, node=n) for n in (8, 5)]
     config = audit_config(Path(), clients_per_round=2)
