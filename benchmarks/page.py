@@ -41,7 +41,7 @@ SECTIONS = {
     "The truth reads the clock only, and reading it is not counted. Where a recipe never gets "
     "there, what it spent stands for its time. Both weights of the total variation are shown "
     "because the weight decides, and no speed makes up for a bad one.",
-    "Memory": "Flower's quick-start net through `reconstruct_each` by `vmap`, 32 MB for restarts "
+    "Memory": "Flower's quick-start net through `reconstruct_each` by `vmap`, 32 MB for guesses "
     "side by side instead of `many.MEMORY`, so that larger counts run in chunks. The rise of the "
     "peak is over what the process held before the attack, all updates included.",
     "Beside breaching": "Inverting Gradients by both libraries, in turn: sigmoid LeNet, one image, "

@@ -38,11 +38,7 @@ return Math.ceil(document.body.getBoundingClientRect().height);
 
 
 def screenshot(
-    report: Path,
-    *,
-    width: int = WIDTH,
-    sections: Sequence[str] = SECTIONS,
-    views: Sequence[str] = VIEWS,
+    report: Path, *, width: int, sections: Sequence[str], views: Sequence[str]
 ) -> Image.Image:
     """The header and some sections of a report as Chromium draws them.
 
@@ -64,14 +60,13 @@ def screenshot(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
-        options.add_argument("--headless=new")
-        options.add_argument("--hide-scrollbars")
-        options.add_argument("--disable-dev-shm-usage")
-        options.add_argument(f"--user-data-dir={profile}")
+        flags = ["--headless=new", "--hide-scrollbars", "--disable-dev-shm-usage"]
         if os.geteuid() == 0:
-            options.add_argument("--no-sandbox")  # Chromium refuses to run as root with it
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        try:
+            flags.append("--no-sandbox")  # Chromium refuses to run as root with it
+        for flag in (*flags, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        service = webdriver.ChromeService(driver)
+        with webdriver.Chrome(options=options, service=service) as browser:
             screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
             browser.get(report.absolute().as_uri())
@@ -86,8 +81,6 @@ def screenshot(
             shot = browser.execute_cdp_cmd(
                 "Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip}
             )
-        finally:
-            browser.quit()
     return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
 
 

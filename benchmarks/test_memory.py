@@ -20,10 +20,10 @@ from .measuring import target
 
 MEGABYTE = 1 << 20
 CHUNK = 32 * MEGABYTE
-"""Bytes for restarts side by side, so that the larger counts come in several chunks."""
+"""Bytes for guesses side by side, so that the larger counts come in several chunks."""
 UNLIMITED = 1 << 40
 CASES = ((4, CHUNK), (16, CHUNK), (64, CHUNK), (64, UNLIMITED))
-"""Clients, and bytes for restarts side by side."""
+"""Clients, and bytes for guesses side by side."""
 STEPS = 12
 SLACK = 1.25
 """How much more 64 clients may take than 16; their updates alone are held all the time."""

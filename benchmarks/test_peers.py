@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.lab.corpus.networks import seeded
 from tests.support.cases import LeNet, photos

@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, MultiKrum, Strategy
 
 from fl_privacy_audit.audit import ClientReply, Release
-from fl_privacy_audit.core.observe import Arrays
+from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.attacks.parts.replay import Replay, Run, by_autograd
+from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import Observation, Update
 
 from .recipe import Recipe
@@ -91,6 +92,11 @@ class Guesses:
         """One guess with a fresh start."""
         start = recipe.start(seen, rng).to(seen.device, recipe.dtype)
         labels = recipe.labels(seen, rng)
+        if labels.learned and not seen.minimised.probabilities:
+            raise UnmetNeedError(
+                "labels have to be searched for with the images, but the `loss` given to the Auditor "
+                "takes class indices only; write it so that it takes (N, K) probabilities too"
+            )
         weights = [weight(seen, restart) for weight, _ in recipe.priors]
         ends = [w if isinstance(w, tuple) else (w, w) for w in weights]
         path = torch.tensor(ends, dtype=recipe.dtype, device=seen.device).view(1, -1, 2)
@@ -162,8 +168,11 @@ class Guesses:
         return leaves
 
     def probabilities(self, guess: Guess) -> Tensor:
-        """``(N, K)`` targets for the cross-entropy."""
-        return guess.scores.softmax(dim=-1) if self.learned else guess.scores
+        """``(N, K)`` targets for the loss; ``(N,)`` where a loss of the user's wants indices."""
+        if self.learned:
+            return guess.scores.softmax(dim=-1)
+        loss = self.seen.loss
+        return guess.scores.argmax(dim=-1) if loss is not None and loss.indices else guess.scores
 
 
 def _balance(recipe: Recipe, drawn: Guesses) -> Tensor:

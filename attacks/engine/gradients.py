@@ -146,8 +146,11 @@ class Vmap(Backend):
         observed, observed_axis = _stack(guesses.observed)
         self._fixed = (parameters, buffers, returned, observed, guesses.weights)
 
+        # Not `self`: a cycle would keep every chunk's tensors until the collector runs.
+        plain = Backend(recipe, guesses)
+
         def one(leaves: dict[str, Tensor], guess: Guess) -> tuple[Tensor, Tensor]:
-            return self._objective(guesses, guess.at(leaves), by_transform)
+            return plain._objective(guesses, guess.at(leaves), by_transform)
 
         axes: Any = (0, 0, 0, parameter_axis, buffer_axis, returned_axis, observed_axis, 0)
         self._all: Callable[..., Any] = vmap(
@@ -206,7 +209,9 @@ def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend
     if recipe.dtype != torch.float32 or recipe.steps < 50 or time.monotonic() > deadline:
         return Backend(recipe, guesses)
     layout = tuple(tuple(t.shape) for t in guesses.parameters[0].values())
-    key = (recipe.name, layout, tuple(guesses.values.shape), str(guesses.values.device))
+    shape, device, seen = tuple(guesses.values.shape), str(guesses.values.device), guesses.seen
+    code = (type(seen.model), seen.loss is not None and seen.loss.name)
+    key = (recipe.name, layout, shape, device, *code)
     if key not in _CHOSEN:
         _CHOSEN[key] = _probe(recipe, guesses, deadline)
     return BACKENDS[_CHOSEN[key]](recipe, guesses)
@@ -225,7 +230,14 @@ def _probe(recipe: Recipe, guesses: Guesses, deadline: float) -> str:
         names.append("vmap")
     if len(names) == 1:
         return names[0]
-    seconds = {name: _time(BACKENDS[name](recipe, guesses), guesses) for name in names}
+    seconds = {}
+    for name in names:
+        try:
+            seconds[name] = _time(BACKENDS[name](recipe, guesses), guesses)
+        except RuntimeError:
+            # Somebody's model or loss may look at values, which batching does not allow.
+            if name == "sequential":
+                raise
     if "bfloat16" in seconds:
         seconds["bfloat16"] *= CLEARLY_FASTER
     best = min(seconds, key=seconds.__getitem__)

@@ -86,11 +86,12 @@ def _chunks(
     """Indices of targets to attack together: alike, and no more than fit in memory."""
     if not isinstance(attack, OptimisationAttack) or not attack.separable:
         return [[index] for index in able]
-    groups: dict[tuple[int, str], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for index in able:
         seen = observations[index]
         known = repr((seen.training, seen.defence))
-        groups.setdefault((seen.num_images, known), []).append(index)
+        names = (*seen.update, *seen.returned_buffers)
+        groups.setdefault((seen.num_images, known, names), []).append(index)
     chunks = []
     for alike in groups.values():
         size = sum(t.nbytes for t in observations[alike[0]].update.values())

@@ -14,7 +14,6 @@ Wrong columns give almost no zeros. The bias gradient, the sum of the columns of
 lengths.
 """
 
-import copy
 import time
 from dataclasses import dataclass
 from typing import final
@@ -27,6 +26,7 @@ from torch.func import functional_call
 from fl_privacy_audit.attacks.parts import closed_form
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
 from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.models import copy_model
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction
 
@@ -227,7 +227,7 @@ def _zeros(u: Tensor, directions: Tensor) -> Tensor:
 
 def _labels(seen: Observation, layer: str, inputs: Tensor, slopes: Tensor) -> Tensor:
     """The class of each image whose loss would give its row of `slopes` ``(B, m)``."""
-    model = copy.deepcopy(seen.model)
+    model = copy_model(seen.model)
     outputs: list[Tensor] = []
     model.get_submodule(layer).register_forward_hook(lambda module, given, out: outputs.append(out))
     weights = {n: p.detach().requires_grad_() for n, p in seen.parameters.items()}
@@ -236,7 +236,7 @@ def _labels(seen: Observation, layer: str, inputs: Tensor, slopes: Tensor) -> Te
         scores = functional_call(model, {**weights, **seen.buffers}, (inputs.to(seen.dtype),))
         for label in range(seen.num_classes):
             wanted = torch.full((len(inputs),), label, device=seen.device)
-            loss = F.cross_entropy(scores, wanted)
+            loss = seen.minimised(scores, wanted)
             (slope,) = torch.autograd.grad(loss, outputs[0], retain_graph=True)
             misfits.append(1 - F.cosine_similarity(slope.double(), slopes, dim=1))
     return torch.stack(misfits).argmin(dim=0)

@@ -1,6 +1,5 @@
 """A network as a plain chain: what R-GAP can walk backwards."""
 
-import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.models import copy_model
 from fl_privacy_audit.core.types import Observation
 
 from .randomness import own_random_numbers
@@ -107,7 +107,7 @@ def chain(seen: Observation) -> list[Layer]:
     Raises:
         UnmetNeedError: The model is no plain chain of layers with a known inverse.
     """
-    model = copy.deepcopy(seen.model)
+    model = copy_model(seen.model)
     try:
         with own_random_numbers(0, []):
             graph = fx.symbolic_trace(model).graph

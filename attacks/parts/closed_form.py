@@ -1,6 +1,5 @@
 """What the attacks that solve instead of search have in common."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
+from fl_privacy_audit.core.models import copy_model
 from fl_privacy_audit.core.types import Observation, Update
 
 from . import replay
@@ -71,7 +71,7 @@ def first_linear_layer(seen: Observation, attack: str) -> FirstLinear:
         AttackError: The gradient is not finite.
     """
     gradient = one_gradient(seen, attack)
-    model = copy.deepcopy(seen.model)
+    model = copy_model(seen.model)
     probe = torch.rand(2, *seen.image.shape, generator=torch.Generator().manual_seed(0))
     probe = seen.image.normalise(probe.to(seen.device, seen.dtype))
     inputs: dict[str, Tensor] = {}

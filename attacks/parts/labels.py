@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fl_privacy_audit.core.errors import UnmetNeedError
-from fl_privacy_audit.core.types import Observation, Update
+from fl_privacy_audit.core.types import LocalTraining, Observation, Update
 
 from .lookalikes import lookalikes
 
@@ -101,6 +101,10 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
         raise UnmetNeedError(
             "counting labels needs the length of the gradient: give the local learning rate"
         )
+    if seen.loss is not None:
+        raise UnmetNeedError(
+            "counting labels needs cross-entropy, but clients minimise a loss of their own"
+        )
     last_layer_gradient(seen)
     layer = _last_layer(seen)
     inputs = seen.image.normalise(
@@ -124,7 +128,7 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
             times = scale if layer.bias is not None else 1.0
             predicted += _predictions(layer.name, weights, hidden * times) / len(ends)
         times = 1.0 if layer.bias is not None else scale
-        wanted = (count * (predicted - times * slope)).clamp_min(0)
+        wanted = _wanted(seen.training, predicted, times * slope, count).clamp_min(0)
         whole = _rounded(wanted, count)
         cost = float((wanted - whole).square().sum()) + TRUST * math.log(scale) ** 2
         if best is None or cost < best[0]:
@@ -136,10 +140,8 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
 
 def recovered(seen: Observation, rng: torch.Generator) -> Labels:
     """The strongest rule that fits: `analytic` for one image, `counts`, else `learned`."""
-    if seen.num_images == 1:
-        return analytic(seen, rng)
     try:
-        return counts(seen, rng)
+        return analytic(seen, rng) if seen.num_images == 1 else counts(seen, rng)
     except UnmetNeedError:
         return learned(seen, rng)
 
@@ -147,18 +149,54 @@ def recovered(seen: Observation, rng: torch.Generator) -> Labels:
 def last_layer_gradient(seen: Observation) -> Tensor:
     """``(K,)`` gradient of the last layer's bias, or its weight's row sums where there is no bias.
 
-    After several known steps the mean gradient over the steps stands in for the gradient.
+    After several known steps the mean gradient over the steps stands in for the gradient. One score
+    for two classes is that of class 1; the slope of class 0 is the opposite.
 
     Raises:
-        UnmetNeedError: The last parameters do not have one row a class.
+        UnmetNeedError: The last layer did not train, or has not one row a class.
     """
-    last = list(_source(seen).values())[-1]
+    name, last = list(_source(seen).items())[-1]
+    layer = name.rpartition(".")[0]
+    if layer != [name for name, _ in seen.model.named_parameters()][-1].rpartition(".")[0]:
+        raise UnmetNeedError(
+            f"the label rule needs the gradient of the last layer, but the last that trained is "
+            f"`{layer}`"
+        )
+    last = _row_a_class(seen, last)
     if last.shape[0] != seen.num_classes or last.ndim > 2:
         raise UnmetNeedError(
             "the label rule needs a last layer with one row a class, but the last parameter has "
             f"shape {tuple(last.shape)} for {seen.num_classes} classes"
         )
     return last if last.ndim == 1 else last.sum(dim=1)
+
+
+def _row_a_class(seen: Observation, tensor: Tensor) -> Tensor:
+    one_score = seen.num_classes == 2 and tensor.ndim in (1, 2) and len(tensor) == 1
+    return torch.cat([-tensor, tensor]) if one_score else tensor
+
+
+def _wanted(training: LocalTraining, predicted: Tensor, slope: Tensor, count: int) -> Tensor:
+    """``(K,)``: how often each class must be there for this slope of the last layer's scores.
+
+    With predictions p, counts n, class weights w of sum S, label smoothing s and ``W = sum n w``,
+    cross-entropy over B images has, per class,
+
+        W slope = (1 - s) (W p - w n) + s B / K (S p - w),
+
+    the left side without W where the loss is a sum. W follows from ``sum n = B``.
+    """
+    smooth, weights = training.label_smoothing, training.class_weights
+    weight = torch.ones_like(predicted)
+    if weights is not None:
+        weight = torch.tensor(weights).to(predicted).clamp_min(1e-6)
+    even = smooth * count / len(predicted) * (weight.sum() * predicted - weight)
+    if training.reduction == "sum":
+        a, b = predicted / weight, (even - slope) / (1 - smooth) / weight
+    else:
+        a, b = (predicted - slope / (1 - smooth)) / weight, even / (1 - smooth) / weight
+    total = count if weights is None else (count - b.sum()) / a.sum()
+    return total * a + b
 
 
 def _source(seen: Observation) -> Update:
@@ -185,7 +223,10 @@ def _last_layer(seen: Observation) -> _LastLayer:
     weight = source.get(f"{name}.weight")
     if not isinstance(layer, nn.Linear) or weight is None:
         raise UnmetNeedError("counting labels needs a last layer that is linear, weight included")
-    return _LastLayer(name, weight, source.get(f"{name}.bias"))
+    bias = source.get(f"{name}.bias")
+    return _LastLayer(
+        name, _row_a_class(seen, weight), None if bias is None else _row_a_class(seen, bias)
+    )
 
 
 def _features(seen: Observation, layer: str, weights: Update, inputs: Tensor) -> Tensor:
@@ -210,6 +251,8 @@ def _features(seen: Observation, layer: str, weights: Update, inputs: Tensor) ->
 def _predictions(layer: str, weights: Update, features: Tensor) -> Tensor:
     """``(K,)`` mean probabilities."""
     scores = F.linear(features, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"))
+    if scores.shape[1] == 1:
+        scores = torch.cat([torch.zeros_like(scores), scores], dim=1)
     return scores.softmax(dim=1).mean(dim=0)
 
 

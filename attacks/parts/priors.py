@@ -81,18 +81,20 @@ def client_statistics(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
 
         after = (1 - momentum) before + momentum * batch,
 
-    which gives the batch's own statistics. Where the running statistics did not move (eval mode,
-    or buffers that stay at home) those of the model stand in: they are the training data's.
+    which gives the batch's own statistics. Where the running statistics did not move (eval mode)
+    those of the model stand in: they are the training data's. Layers whose statistics stay at home,
+    or came back broken, are left out.
 
     Raises:
         UnmetNeedError: The model has no batch norm with running statistics.
     """
     statistics = {}
     for name, module in seen.model.named_modules():
-        if not isinstance(module, _BatchNorm) or f"{name}.running_mean" not in seen.buffers:
+        kept = [f"{name}.running_{which}" for which in ("mean", "var")]
+        if not isinstance(module, _BatchNorm) or any(n not in seen.returned_buffers for n in kept):
             continue
-        before = [seen.buffers[f"{name}.running_{which}"] for which in ("mean", "var")]
-        after = [seen.returned_buffers[f"{name}.running_{which}"] for which in ("mean", "var")]
+        before = [seen.buffers[n] for n in kept]
+        after = [seen.returned_buffers[n] for n in kept]
         share = module.momentum
         if seen.training.mode == "eval" or not share:
             statistics[name] = (before[0], before[1])

@@ -6,8 +6,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad
 
 from fl_privacy_audit.core.errors import UnmetNeedError
@@ -38,7 +37,10 @@ class Run(Protocol):
         observed: Update = NO_UPDATE,
         /,
     ) -> Update:
-        """``inputs (N, C, H, W)``, ``probabilities (N, K)``, ``extra (E,)``, what was observed."""
+        """``inputs (N, C, H, W)``, ``probabilities (N, K)``, ``extra (E,)``, what was observed.
+
+        Labels that are not searched for may be given as class indices ``(N,)``.
+        """
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def local_training(seen: Observation) -> Replay:
         /,
     ) -> Update:
         del extra, observed
-        return differentiate(_loss(seen.model, buffers, x, y), weights)
+        return differentiate(_loss(seen, buffers, x, y), weights)
 
     return Replay(seen.gradient, run, (seen.parameters, seen.buffers))
 
@@ -132,7 +134,7 @@ def surrogate(seen: Observation) -> Replay:
     ) -> Update:
         way = extra[0].neg().sigmoid()
         weights = {name: tensor - way * observed[name] for name, tensor in sent.items()}
-        return differentiate(_loss(seen.model, buffers, x, y), weights)
+        return differentiate(_loss(seen, buffers, x, y), weights)
 
     return Replay(
         {name: -delta for name, delta in seen.update.items()},
@@ -154,7 +156,7 @@ def unrolled(seen: Observation, *, epochs_apart: bool = False) -> Replay:
     Raises:
         UnmetNeedError: Steps or learning rate not known, or too many steps.
     """
-    training, count, model = seen.training, seen.num_images, seen.model
+    training, count = seen.training, seen.num_images
     steps, rate = training.steps, training.learning_rate
     if steps is None or rate is None:
         raise UnmetNeedError("unrolling needs the number of local steps and the learning rate")
@@ -179,7 +181,7 @@ def unrolled(seen: Observation, *, epochs_apart: bool = False) -> Replay:
         velocity: dict[str, Tensor] = {}
         for step in range(steps):
             batch = _batch(step, training.batch_size, count, epochs_apart)
-            gradient = differentiate(_loss(model, buffers, x[batch], y[batch]), weights)
+            gradient = differentiate(_loss(seen, buffers, x[batch], y[batch]), weights)
             for name, slope in gradient.items():
                 slope = slope + training.weight_decay * weights[name]
                 if training.momentum:
@@ -220,8 +222,10 @@ def _batch(step: int, size: int, count: int, epochs_apart: bool) -> slice:
     return slice(before + first, before + min(first + size, count))
 
 
-def _loss(model: nn.Module, buffers: Update, x: Tensor, y: Tensor) -> Callable[[Update], Tensor]:
+def _loss(seen: Observation, buffers: Update, x: Tensor, y: Tensor) -> Callable[[Update], Tensor]:
+    minimised = seen.minimised
+
     def loss(weights: Update) -> Tensor:
-        return F.cross_entropy(functional_call(model, {**weights, **buffers}, (x,)), y)
+        return minimised(functional_call(seen.model, {**weights, **buffers}, (x,)), y)
 
     return loss

@@ -17,6 +17,8 @@ from torch import nn
 from fl_privacy_audit.attacks import all_attacks, make_attack
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
+from fl_privacy_audit.core.losses import Loss
+from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason
@@ -78,6 +80,12 @@ class Auditor:
     Args:
         config: Settings.
         model: The clients' architecture, or a function that makes it. Copied, never changed.
+            Whatever of its weights clients do not exchange is taken from it.
+        forward: ``forward(model, inputs)`` -> class scores ``(N, K)``, where calling the model
+            gives neither those nor an object, dict or tuple that holds them.
+        loss: ``loss(scores, labels)`` -> scalar: what clients minimise, where the settings of
+            `training` cannot say it. Labels are ``(N,)`` class indices, or ``(N, K)``
+            probabilities where it takes those; attacks that search for labels need the latter.
         attacks: Attacks of your own, ready to run, in place of those that `config` names.
         truth: ``truth(round, client)``: the batch a client trained on, for scoring. Where it is
             not given, the batch that the client's `audit_mod` published is used, if any.
@@ -94,6 +102,8 @@ class Auditor:
         config: AuditConfig,
         *,
         model: nn.Module | Callable[[], nn.Module],
+        forward: Forward | None = None,
+        loss: Loss | None = None,
         attacks: Sequence[Attack] | None = None,
         truth: TruthProvider | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -117,6 +127,8 @@ class Auditor:
             defence=make_defence(config.defence.name, config.defence.settings),
             truth=truth,
             device=pick_device(config.device),
+            forward=forward,
+            loss=loss,
         )
         self._on_progress = on_progress
         self._sinks = tuple(sinks)

@@ -96,6 +96,7 @@ def replay_truth(
         truth.labels.to(seen.device),
         training,
         chance=chance,
+        loss=seen.loss,
     )
 
 

@@ -9,28 +9,29 @@ moves an update is simulated, and the bounds of the check are as wide as that, a
 the weights.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
 from fl_privacy_audit.core.local_training import Chance
+from fl_privacy_audit.core.models import copy_model, is_dropout
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import LocalTraining, Mode, Observation, Truth, Update
 from fl_privacy_audit.ledger.records import ReplayCheck
 
 from .controls import replay_truth
 
-DRAWS = 5
+DRAWS = 12
 """Simulated clients from which the spread of chance is estimated."""
-DEVIATIONS = 6.0
-"""How many standard deviations of that spread are allowed for."""
+FALSE_ALARM = 1e-4
+"""Chance that a client that is described rightly falls outside: the bounds are the prediction interval
+of one more draw from the same normal distribution, by Student's t."""
 COSINE_TOLERANCE, RATIO_TOLERANCE = 1e-5, 2e-3
 """For the order of floating-point sums, over up to `STEPS_TOLERATED` steps."""
 STEPS_TOLERATED = 20
@@ -171,7 +172,8 @@ def _rounding(seen: Observation, training: LocalTraining) -> _Bounds:
     """Bounds for an exact replay: weights are rounded after each step, sums depend on their order."""
     steps = training.steps or 1
     unit = torch.finfo(seen.dtype).eps / 2
-    rounding = unit * _norm(seen.parameters) * math.sqrt(steps + 1) / max(_norm(seen.update), 1e-30)
+    lost = unit * _norm(seen.parameters) * math.sqrt(steps + 1)
+    rounding = max(lost, seen.rounding) / max(_norm(seen.update), 1e-30)
     many = max(1.0, steps / STEPS_TOLERATED)
     off = RATIO_TOLERANCE * many + 3 * rounding
     least = 1 - COSINE_TOLERANCE * many - 4 * rounding**2
@@ -182,9 +184,7 @@ def _widened(client: _Client, expected: Update, exact: _Bounds, *, noise: bool) 
     """The bounds moved to where chance takes an update; unchanged where a client draws nothing."""
     training, model = client.training, client.seen.model
     shuffles = (training.steps or 1) > 1 and training.batch_size < len(client.truth.images)
-    drops = model.training and any(
-        isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules()
-    )
+    drops = model.training and any(is_dropout(module) for module in model.modules())
     noisy_steps = bool(training.noise_multiplier)
     if not (shuffles or drops or noise or noisy_steps):
         return exact
@@ -205,7 +205,8 @@ def _widened(client: _Client, expected: Update, exact: _Bounds, *, noise: bool) 
         draws.append(_compare(client.defended(drawn, number), expected))
     cosines = torch.tensor([draw.cosine for draw in draws], dtype=torch.float64)
     ratios = torch.tensor([draw.ratio for draw in draws], dtype=torch.float64)
-    aside, away = DEVIATIONS * float(cosines.std()), DEVIATIONS * float(ratios.std())
+    factor = float(stats.t.isf(FALSE_ALARM / 2, DRAWS - 1)) * math.sqrt(1 + 1 / DRAWS)
+    aside, away = factor * float(cosines.std()), factor * float(ratios.std())
     slack, off = 1 - exact.cosine[0], 1 - exact.ratio[0]
     middle, size = float(cosines.mean()), float(ratios.mean())
     # Noise that is declared must be there; an order, or a mask, may happen to change nothing.
@@ -250,7 +251,7 @@ def _in_mode(seen: Observation, mode: Mode) -> Observation:
     """The observation with a model in another mode; as it is where the mode fits already."""
     if mode == "unknown" or seen.model.training == (mode == "train"):
         return seen
-    model = copy.deepcopy(seen.model).train(mode == "train")
+    model = copy_model(seen.model).train(mode == "train")
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
             module.track_running_stats = True
@@ -273,6 +274,7 @@ def _alternatives(
         ("weight_decay", value, {"weight_decay": value})
         for value in (1e-4, 5e-4, 1e-3, 1e-2, 0.1, 0.0)
     ]
+    changes += [("label_smoothing", value, {"label_smoothing": value}) for value in (0.1, 0.2, 0.0)]
     changes += [("proximal_mu", value, {"proximal_mu": value}) for value in (0.01, 0.1, 1.0)]
     told_steps = told.steps or 1
     near = {round(told_steps * ratio), -(-images // told.batch_size), *range(1, 6)}

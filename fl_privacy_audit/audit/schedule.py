@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fl_privacy_audit.core.config import AuditConfig
-from fl_privacy_audit.core.observe import Arrays
+from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, Truth, View
 

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.exchange import without_frozen
+from fl_privacy_audit.core.losses import Loss
+from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.observe import count_images, observe, update_norm
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
@@ -59,6 +62,8 @@ class Observer:
         defence: The clients', which attackers are told of.
         truth: ``truth(round, client)``; None to take what the client published.
         device: Where attacks run.
+        forward: How class scores are made with the model; None to call it.
+        loss: What clients minimise; None for what the settings say.
     """
 
     model: nn.Module
@@ -66,6 +71,8 @@ class Observer:
     defence: Defence
     truth: TruthProvider | None
     device: torch.device
+    forward: Forward | None = None
+    loss: Loss | None = None
 
     def observe(self, slot: Slot) -> Target | Reason:
         """The observation and its truth, or why there is nothing to attack."""
@@ -86,8 +93,8 @@ class Observer:
 
     def _observation(self, slot: Slot) -> Observation:
         if slot.release is not None:
-            seen = observe_release(self.model, slot.release, slot.replies, self.config, self.device)
-            return inform_of_release(seen, self.defence, len(slot.replies))
+            seen = observe_release(self, slot.release, slot.replies)
+            return without_frozen(inform_of_release(seen, self.defence, len(slot.replies)))
         (reply,) = slot.replies
         training, notes = training_told(self.config.training, slot.replies)
         seen = observe(
@@ -98,8 +105,11 @@ class Observer:
             training=training,
             num_examples=reply.num_examples,
             device=self.device,
+            forward=self.forward,
+            loss=self.loss,
         )
-        return inform(replace(seen, assumptions=(*seen.assumptions, *notes)), self.defence)
+        told = replace(seen, assumptions=(*seen.assumptions, *notes))
+        return without_frozen(inform(told, self.defence))
 
     def _truth(self, slot: Slot) -> Truth | Reason:
         """The true batch of a client, the union of all in a release, or why there is none."""
@@ -129,11 +139,7 @@ class Observer:
 
 
 def observe_release(
-    model: nn.Module,
-    release: Release,
-    replies: Sequence[ClientReply],
-    config: AuditConfig,
-    device: torch.device,
+    observer: Observer, release: Release, replies: Sequence[ClientReply]
 ) -> Observation:
     """The release of a round as one update for the images of all its clients.
 
@@ -141,24 +147,24 @@ def observe_release(
     images. With one client it is the client's own update.
 
     Args:
-        model: The clients' architecture.
+        observer: What is known of model and local training.
         release: Before and after.
         replies: Of the clients whose updates were aggregated; at least one.
-        config: What is known of local training.
-        device: Where attacks run.
 
     Raises:
         UpdateError: Names or shapes do not fit the model, or a value is not finite.
     """
-    training, notes = training_told(config.training, replies)
+    training, notes = training_told(observer.config.training, replies)
     seen = observe(
-        model,
+        observer.model,
         release.before(),
         release.after(),
-        image=config.image,
+        image=observer.config.image,
         training=_together(training, replies),
         num_examples=None,
-        device=device,
+        device=observer.device,
+        forward=observer.forward,
+        loss=observer.loss,
     )
     assumed = (
         f"the release is taken as the mean of {len(replies)} clients' updates; a server optimiser, "

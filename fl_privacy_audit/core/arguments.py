@@ -1,7 +1,10 @@
 """Checks of numbers that come from outside, with one form of message for all of them."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from math import isfinite
 from numbers import Integral, Real
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
@@ -57,3 +60,34 @@ def refuse(name: str, need: str, value: object, hint: str = "") -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+class CheckedFields:
+    """Base of dataclasses that check their fields by the types: `Positive`, a `Literal` and so on.
+
+    None passes where the type allows it.
+
+    Raises:
+        ConfigError: A field is out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for check in _checks(kind, value):
+                check(name, value)
+
+
+def _checks(kind: Any, value: object) -> Iterator[Callable[[str, Any], None]]:
+    if get_origin(kind) is Annotated:
+        yield from filter(callable, kind.__metadata__)
+    elif get_origin(kind) is Literal:
+        yield partial(choice, choices=get_args(kind))
+    elif type(None) in get_args(kind) and value is not None:
+        for part in get_args(kind):
+            yield from _checks(part, value)
+
+
+Positive = Annotated[float, positive]
+NotNegative = Annotated[float, not_negative]
+Whole = Annotated[int, whole]

@@ -3,17 +3,16 @@
 Nothing is differentiated through here; attacks replay training by `attacks/parts/replay.py`.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from .losses import ClassLoss
+from .models import copy_model, is_dropout
 from .types import LocalTraining, Update
 
 ANY_RATE = 0.01
@@ -61,6 +60,7 @@ def train_locally(
     training: LocalTraining,
     *,
     chance: Chance | None = None,
+    loss: ClassLoss | None = None,
 ) -> Trained:
     """Train as a client would, from given weights.
 
@@ -72,7 +72,9 @@ def train_locally(
         labels: ``(N,)`` class indices.
         training: How; unknown steps count as one, an unknown optimiser as SGD.
         chance: What is drawn; by default batches are taken in order, without dropout and noise.
+        loss: What is minimised; by default cross-entropy as `training` has it.
     """
+    loss = loss or training.minimised()
     chance = chance or Chance()
     model = _client_copy(model, chance)
     weights = {name: t.detach().clone().requires_grad_() for name, t in parameters.items()}
@@ -80,7 +82,9 @@ def train_locally(
     optimiser = make_optimiser(training, list(weights.values()))
     gradient: dict[str, Tensor] = {}
     for batch in batches(len(inputs), training, chance):
-        gradient = _gradient(model, weights, state, inputs[batch], labels[batch], training, chance)
+        gradient = _gradient(
+            model, weights, state, inputs[batch], labels[batch], training, chance, loss
+        )
         for name, tensor in weights.items():
             tensor.grad = gradient[name]
             if training.proximal_mu:
@@ -119,18 +123,19 @@ def batches(count: int, training: LocalTraining, chance: Chance) -> list[list[in
     while len(picked) < steps:
         order = range(count) if chance.order is None else chance.order(epoch, count)
         images = list(order)
-        picked += [images[at : at + size] for at in range(0, count, size)]
+        last = count - count % size if training.drop_last else count
+        picked += [images[at : at + size] for at in range(0, last, size)]
         epoch += 1
     return picked[:steps]
 
 
 def _client_copy(model: nn.Module, chance: Chance) -> nn.Module:
     """A copy whose batch norms update their running statistics, as a client's do."""
-    model = copy.deepcopy(model)
+    model = copy_model(model)
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None:
             module.track_running_stats = True
-        if isinstance(module, _DropoutNd):
+        if is_dropout(module):
             module.train(chance.dropout and model.training)
     return model
 
@@ -143,12 +148,13 @@ def _gradient(
     labels: Tensor,
     training: LocalTraining,
     chance: Chance,
+    loss: ClassLoss,
 ) -> dict[str, Tensor]:
     if training.max_grad_norm is None:
-        loss = F.cross_entropy(functional_call(model, {**weights, **buffers}, (inputs,)), labels)
-        slopes = torch.autograd.grad(loss, list(weights.values()))
+        value = loss(functional_call(model, {**weights, **buffers}, (inputs,)), labels)
+        slopes = torch.autograd.grad(value, list(weights.values()))
         return dict(zip(weights, (slope.detach() for slope in slopes), strict=True))
-    return _private_gradient(model, weights, buffers, inputs, labels, training, chance)
+    return _private_gradient(model, weights, buffers, inputs, labels, training, chance, loss)
 
 
 def _private_gradient(
@@ -159,17 +165,18 @@ def _private_gradient(
     labels: Tensor,
     training: LocalTraining,
     chance: Chance,
+    loss: ClassLoss,
 ) -> dict[str, Tensor]:
     """Each image's gradient is clipped, then their mean taken (Abadi et al. 2016, Algorithm 1)."""
     norm = training.max_grad_norm
     assert norm is not None
 
-    def loss(leaves: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+    def of_one(leaves: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         output = functional_call(model, {**leaves, **buffers}, (image[None],))
-        return F.cross_entropy(output, label[None])
+        return loss(output, label[None])
 
     leaves = {name: tensor.detach() for name, tensor in weights.items()}
-    each = vmap(grad(loss), in_dims=(None, 0, 0))(leaves, inputs, labels)
+    each = vmap(grad(of_one), in_dims=(None, 0, 0))(leaves, inputs, labels)
     squares = sum(slope.flatten(1).square().sum(dim=1) for slope in each.values())
     factors = (norm / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
     count = max(training.batch_size, 1) if training.steps else len(inputs)

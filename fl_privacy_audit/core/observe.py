@@ -5,22 +5,35 @@ the batch gradient exactly, ``g = (sent - returned) / lr``; several steps give o
 an attack has to replay. Whatever is not known is written into `Observation.assumptions`.
 """
 
-import copy
 import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
-from .errors import UpdateError
-from .types import ImageSpec, LocalTraining, Mode, Observation, Update
+from .errors import ConfigError, UpdateError
+from .exchange import (
+    Arrays,
+    as_tensor,
+    named_as,
+    note_what_is_missing,
+    rounding_of,
+    some,
+)
+from .losses import Loss, name_of, own_loss
+from .models import (
+    ONE_SCORE,
+    Forward,
+    attacked_mode,
+    classifier,
+    copy_model,
+    refuses_one_image,
+)
+from .types import ImageSpec, LocalTraining, Observation, Update
 
-Arrays = Mapping[str, NDArray[np.generic]]
-OPACUS_PREFIX = "_module."
+ROUNDED = 0.02
+"""Share of an update that may be rounding of the weights before the update counts as inexact."""
 
 
 def observe(
@@ -32,48 +45,76 @@ def observe(
     training: LocalTraining,
     num_examples: int | None = None,
     device: torch.device | str = "cpu",
+    forward: Forward | None = None,
+    loss: Loss | None = None,
 ) -> Observation:
     """Turn the two sets of weights into an observation.
 
     Args:
         model: The clients' architecture; copied, never changed.
-        sent: State dict the server sent, as arrays.
-        returned: State dict the client returned.
+        sent: State dict the server sent, as arrays; may be part of it.
+        returned: State dict the client returned, likewise.
         image: Shape and normalisation of the training images.
         training: What is known of the local training.
         num_examples: What the client reported as ``num-examples``.
         device: Where attacks will run.
+        forward: How class scores are made with the model, if not by calling it.
+        loss: What clients minimise, if `training` cannot say it.
 
     Raises:
-        UpdateError: Names or shapes do not fit the model, or a value is not finite.
+        UpdateError: Names or shapes do not fit the model, a value is not finite, or the model
+            cannot be attacked.
+        ConfigError: The loss, or the class weights, do not fit the model.
     """
     assumptions: list[str] = []
-    training = training.for_client(num_examples)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    model = copy_model(model)
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+        model = model.float()
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
         raise UpdateError(
             "the audited model has nothing to train: every parameter is frozen. Give the Auditor "
             "the model as clients train it"
         )
-    sent, returned = _plain_names(sent, assumptions), _plain_names(returned, assumptions)
-    _check(model, sent, "sent to the client")
-    _check(model, returned, "returned by the client")
-    num_classes = count_classes(model, image)
-    model = attacked_copy(model, training.mode, assumptions).to(device)
+    sent = named_as(model, sent, "sent to the client", assumptions)
+    returned = named_as(model, returned, "returned by the client", assumptions)
+    compared = [name for name in trainable if name in sent and name in returned]
+    if not compared:
+        raise UpdateError(
+            f"none of the weights that the model trains ({some(list(trainable))}) was both sent and "
+            f"returned ({some([n for n in returned if n in sent])}): there is no update to attack. "
+            "Let the Auditor's model train what the clients exchange (`requires_grad`)"
+        )
+    note_what_is_missing(model, sent, returned, assumptions)
+    attacked_mode(model, training.mode, assumptions)
+    model, num_classes, one_score = classifier(model, image, forward)
+    if one_score:
+        if loss is not None:
+            raise UpdateError(
+                "the model returns one score an image, which a `loss` of your own cannot be "
+                "attacked with. For binary cross-entropy leave `loss` out; else give the Auditor "
+                "`forward=` that returns a score for each class"
+            )
+        assumptions.append(ONE_SCORE)
+    if loss is not None:
+        assumptions.append(f"clients minimise `{name_of(loss)}`, which the Auditor was given")
+    training, num_images = _what_trains(model, image, training, num_examples, assumptions)
+    _check_loss(training, loss, num_classes)
+    model = model.to(device)
 
     def pick(arrays: Arrays, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        # A buffer that is not in the state dict is never sent: it is part of the architecture.
+        # What is not sent is public, as the model given to the Auditor has it.
         return {
-            name: torch.tensor(arrays[name], dtype=tensor.dtype, device=device)
-            if name in arrays
-            else tensor.detach().clone()
+            name: as_tensor(arrays[name], tensor) if name in arrays else tensor.detach().clone()
             for name, tensor in wanted.items()
         }
 
-    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    fixed = {n: p for n, p in model.named_parameters() if not p.requires_grad}
+    trained = {name: tensor for name, tensor in model.named_parameters() if name in compared}
+    fixed = {name: tensor for name, tensor in model.named_parameters() if name not in compared}
     buffers = dict(model.named_buffers())
-    parameters = pick(sent, trainable)
-    after = pick(returned, trainable)
+    state = model.state_dict()
+    came_back = {n: t for n, t in buffers.items() if n in returned or n not in state}
+    parameters, after = pick(sent, trained), pick(returned, trained)
     update = {name: after[name] - parameters[name] for name in parameters}
     if training.mode == "eval" and _statistics_moved(sent, returned):
         assumptions.append(
@@ -81,14 +122,20 @@ def observe(
             'mode as `mode` says: if clients train in train mode, set it to "train"'
         )
     gradient, scale_known = _as_gradient(update, parameters, training, assumptions)
-    num_images = count_images(training, num_examples)
+    rounding, length = rounding_of(returned, compared), update_norm(update)
+    if length and rounding > ROUNDED * length:
+        scale_known = False
+        assumptions.append(
+            f"rounding of the weights to {returned[compared[0]].dtype} makes up about "
+            f"{min(rounding / length, 1):.0%} of the update; the rest is what clients learned"
+        )
     if num_images < count_images(training, None):
         assumptions.append(f"the client reports {num_images} examples, so as many are rebuilt")
     return Observation(
         model=model,
         parameters=parameters,
         buffers=pick(sent, buffers) | pick(sent, fixed),
-        returned_buffers=pick(returned, buffers),
+        returned_buffers=pick(returned, came_back),
         update=update,
         gradient=gradient,
         gradient_scale_known=scale_known,
@@ -96,8 +143,66 @@ def observe(
         num_classes=num_classes,
         image=image,
         training=training,
+        loss=None if loss is None else own_loss(loss, num_classes, device),
+        rounding=rounding,
         assumptions=tuple(assumptions),
     )
+
+
+def _what_trains(
+    model: nn.Module,
+    image: ImageSpec,
+    told: LocalTraining,
+    num_examples: int | None,
+    assumptions: list[str],
+) -> tuple[LocalTraining, int]:
+    """Training and number of images, without a batch that batch norm cannot be trained on.
+
+    Raises:
+        UpdateError: There is one image, and the model cannot be trained on one.
+    """
+    training = told.for_client(num_examples)
+    count = count_images(training, num_examples)
+    several = (training.steps or 1) > 1
+    last = (count % training.batch_size or training.batch_size) if several else count
+    if last != 1 or not refuses_one_image(model, image):
+        return training, count
+    if several and 1 < training.batch_size < count:
+        assumptions.append(
+            f"{count} images in batches of {training.batch_size} leave one over, on which batch "
+            "norm cannot be trained; taken as left out (`drop_last`)"
+        )
+        training = told.model_copy(update={"drop_last": True}).for_client(num_examples)
+        return training, count_images(training, num_examples)
+    if told.mode == "unknown":
+        model.eval()
+        assumptions[:] = [
+            "batch norm cannot be trained on one image, so the client is taken to train in eval mode"
+            if text.startswith("local training mode not known")
+            else text
+            for text in assumptions
+            if not text.startswith("the client's dropout masks")
+        ]
+        return training.model_copy(update={"mode": "eval"}), count
+    raise UpdateError(
+        "batch norm cannot be trained on a batch of one image in train mode: torch refuses it, for "
+        "the client too. Set `training.batch_size` or `training.images` to what a step really had, "
+        'or `training.mode` to "eval"'
+    )
+
+
+def _check_loss(training: LocalTraining, loss: Loss | None, classes: int) -> None:
+    weights = training.class_weights
+    if weights is not None and len(weights) != classes:
+        raise ConfigError(
+            f"`training.class_weights` needs a weight for each of the model's {classes} classes, "
+            f"but has {len(weights)}"
+        )
+    if loss is not None and (weights or training.label_smoothing or training.reduction != "mean"):
+        raise ConfigError(
+            "give the Auditor `loss`, or `label_smoothing`, `class_weights` and `reduction` in "
+            "`training`, not both"
+        )
 
 
 def update_norm(update: Update) -> float:
@@ -106,108 +211,21 @@ def update_norm(update: Update) -> float:
     return math.sqrt(sum(squares))
 
 
-def count_classes(model: nn.Module, image: ImageSpec) -> int:
-    """Outputs of the model for one image of this shape.
-
-    Raises:
-        UpdateError: The model does not take such an image, or does not return ``(N, K)``.
-    """
-    probe = copy.deepcopy(model).cpu().eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            dtype = next((p.dtype for p in probe.parameters()), torch.float32)
-            output = probe(torch.zeros(1, *image.shape, dtype=dtype))
-    except (RuntimeError, ValueError) as error:
-        raise UpdateError(
-            f"the model does not take an image of shape {image.shape}: {error}. "
-            "Set `image.shape` to what the clients train on."
-        ) from error
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UpdateError(
-            f"the model must return class scores of shape (N, K), but returned {shape}"
-        )
-    return int(output.shape[1])
-
-
-def attacked_copy(model: nn.Module, mode: Mode, assumptions: list[str]) -> nn.Module:
-    """A private copy of the model in the mode the client trained in, free of side effects.
-
-    Batch-norm in train mode uses the statistics of the batch without updating the running ones.
-    Dropout is left out: its mask never leaves the client.
-    """
-    model = copy.deepcopy(model)
-    batch_norms = [m for m in model.modules() if isinstance(m, _NormBase)]
-    dropouts = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
-    if mode == "unknown" and (batch_norms or dropouts):
-        assumptions.append("local training mode not known; taken as train mode")
-    model.train(mode != "eval")
-    if mode != "eval":
-        for norm in batch_norms:
-            norm.track_running_stats = False
-            if not isinstance(norm, _BatchNorm):
-                norm.momentum = 0.0
-        for dropout in dropouts:
-            dropout.eval()
-        if dropouts:
-            assumptions.append("the client's dropout masks are not known; replayed without dropout")
-    return model
-
-
 def _statistics_moved(sent: Arrays, returned: Arrays) -> bool:
     return any(
         not np.array_equal(array, returned[name])
         for name, array in sent.items()
-        if name.endswith(("running_mean", "running_var"))
+        if name in returned and name.endswith(("running_mean", "running_var"))
     )
-
-
-def _plain_names(arrays: Arrays, assumptions: list[str]) -> Arrays:
-    if arrays and all(name.startswith(OPACUS_PREFIX) for name in arrays):
-        note = (
-            "weights carry Opacus's `_module.` prefix, which was removed here; the client should "
-            "return `model._module.state_dict()`"
-        )
-        if note not in assumptions:
-            assumptions.append(note)
-        return {name.removeprefix(OPACUS_PREFIX): array for name, array in arrays.items()}
-    return arrays
-
-
-def _check(model: nn.Module, arrays: Arrays, which: str) -> None:
-    expected, parameters = model.state_dict(), dict(model.named_parameters())
-    missing = [name for name in expected if name not in arrays]
-    extra = [name for name in arrays if name not in expected]
-    if missing or extra:
-        raise UpdateError(
-            f"the weights {which} do not fit the audited model: missing {_some(missing)}, "
-            f"unknown {_some(extra)}. Give the Auditor the model that the clients train."
-        )
-    for name, tensor in expected.items():
-        if tuple(arrays[name].shape) != tuple(tensor.shape):
-            raise UpdateError(
-                f"`{name}` {which} has shape {tuple(arrays[name].shape)}, but the audited model "
-                f"has {tuple(tensor.shape)}. Give the Auditor the model that the clients train."
-            )
-        trained = name in parameters and tensor.is_floating_point()
-        if trained and not np.isfinite(arrays[name]).all():
-            raise UpdateError(
-                f"`{name}` {which} holds values that are not finite; "
-                "lower the local learning rate or clip the gradient"
-            )
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    if not names:
-        return "nothing"
-    shown = ", ".join(f"`{name}`" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def count_images(training: LocalTraining, num_examples: int | None) -> int:
     """Images behind an update: as many as the training says, but never more than reported."""
     count = training.images or training.batch_size * (training.steps or 1)
-    return num_examples if num_examples is not None and 0 < num_examples < count else count
+    if num_examples is not None and 0 < num_examples < count:
+        count = num_examples
+    whole = count - count % training.batch_size
+    return whole if training.drop_last and whole else count
 
 
 def _as_gradient(

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
+
+from .losses import ClassLoss, Reduction, cross_entropy
 
 Update = Mapping[str, Tensor]
 """Parameter name -> tensor: a gradient, or a difference of weights."""
@@ -98,6 +100,10 @@ class LocalTraining(Checked):
         nesterov: Whether the momentum is Nesterov's.
         weight_decay: L2 penalty that the optimiser adds; decoupled with ``"adamw"``.
         proximal_mu: FedProx: weight of the pull towards the weights that were sent.
+        label_smoothing: Of cross-entropy.
+        class_weights: Of cross-entropy, one for each class; None for equal ones.
+        reduction: Whether the loss of a batch is the ``"mean"`` or the ``"sum"`` over its images.
+        drop_last: Whether an incomplete last batch of an epoch is left out.
         max_grad_norm: DP-SGD clipping norm, if clients use it: attacks adapt to it.
         noise_multiplier: DP-SGD noise in units of `max_grad_norm`, likewise.
         mode: ``"train"`` or ``"eval"``: how batch-norm and dropout ran. ``"unknown"`` is attacked
@@ -114,9 +120,25 @@ class LocalTraining(Checked):
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
     proximal_mu: float = Field(default=0.0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: tuple[float, ...] | None = None
+    reduction: Reduction = "mean"
+    drop_last: bool = False
     max_grad_norm: float | None = Field(default=None, gt=0)
     noise_multiplier: float | None = Field(default=None, ge=0)
     mode: Mode = "unknown"
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights_from_text(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("class_weights", mode="after")
+    @classmethod
+    def _weights_are_positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not (value and min(value) >= 0 and max(value) > 0):
+            raise ValueError("`class_weights` must be numbers from 0, not all 0")
+        return value
 
     @model_validator(mode="after")
     def _noise_has_a_unit(self) -> Self:
@@ -138,9 +160,14 @@ class LocalTraining(Checked):
         """The same with `epochs` counted out in steps, where the client said how many images."""
         if self.epochs is None or not num_examples or num_examples < 1:
             return self
-        steps = self.epochs * -(-num_examples // self.batch_size)
+        whole, left = divmod(num_examples, self.batch_size)
+        steps = self.epochs * (whole if self.drop_last and whole else whole + bool(left))
         images = self.images or num_examples
         return self.model_copy(update={"epochs": None, "steps": steps, "images": images})
+
+    def minimised(self) -> ClassLoss:
+        """Cross-entropy as it is set here."""
+        return cross_entropy(self.label_smoothing, self.class_weights, self.reduction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +213,8 @@ class Observation:
         num_classes: Outputs of the model.
         image: Shape and normalisation.
         training: What is known of the local training.
+        loss: What clients minimise, where `training` cannot say it.
+        rounding: Length of the error in `update` that rounding of the weights makes.
         defence: What is known of the client's defence; None where it has none.
         assumptions: Whatever had to be assumed, one sentence each.
     """
@@ -201,8 +230,15 @@ class Observation:
     num_classes: int
     image: ImageSpec
     training: LocalTraining
+    loss: ClassLoss | None = None
+    rounding: float = 0.0
     defence: KnownDefence | None = None
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def minimised(self) -> ClassLoss:
+        """What clients minimise."""
+        return self.loss or self.training.minimised()
 
     @property
     def device(self) -> torch.device:

@@ -1,20 +1,21 @@
 """Less of each update: pruned, in few levels, or only its signs. Meant to save bandwidth."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy_audit.core.arguments import not_negative, whole
-from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Whole, refuse, whole
 from fl_privacy_audit.core.types import KnownDefence, Update
 
 from .defence import AppliedDefence, floating, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning(AppliedDefence):
+class Pruning(CheckedFields, AppliedDefence):
     """Set the smallest numbers of each tensor to zero.
 
     Aji and Heafield 2017, arXiv:1704.05021; Lin et al. 2018, "Deep Gradient Compression",
@@ -28,22 +29,15 @@ class Pruning(AppliedDefence):
     """
 
     share: float
-    scope: str = "tensor"
+    scope: Literal["tensor", "update"] = "tensor"
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ConfigError: With what is wrong.
-        """
+        super().__post_init__()
         if not 0 <= self.share < 1:
-            raise ConfigError(f"`share` must be in [0, 1), but got {self.share!r}")
-        if self.scope not in ("tensor", "update"):
-            raise ConfigError(f"`scope` must be 'tensor' or 'update', but got {self.scope!r}")
+            refuse("share", "in [0, 1)", self.share)
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""
-        del rng
         found = floating(update)
         if self.scope == "tensor":
             return {**update, **{name: self._prune(tensor) for name, tensor in found.items()}}
@@ -56,12 +50,7 @@ class Pruning(AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """That zeros may hide something: which numbers are left is in the update itself."""
-        del update
-        return KnownDefence(
-            name="pruning",
-            settings=settings_of(self),
-            zeros_hide=self.share > 0,
-        )
+        return KnownDefence(name="pruning", settings=settings_of(self), zeros_hide=self.share > 0)
 
     def _prune(self, tensor: Tensor) -> Tensor:
         flat = tensor.flatten()
@@ -74,7 +63,7 @@ class Pruning(AppliedDefence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantisation(AppliedDefence):
+class Quantisation(CheckedFields, AppliedDefence):
     """Round every number at random to one of few levels, right on average.
 
     QSGD (Alistarh et al. 2017, arXiv:1610.02132, Sec. 3.1), in buckets and scaled by the largest
@@ -86,17 +75,8 @@ class Quantisation(AppliedDefence):
         bucket: How many numbers share a scale.
     """
 
-    bits: int = 8
-    bucket: int = 512
-
-    def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ConfigError: With what is wrong.
-        """
-        whole("bits", self.bits, least=2, most=16)
-        whole("bucket", self.bucket)
+    bits: Annotated[int, partial(whole, least=2, most=16)] = 8
+    bucket: Whole = 512
 
     @property
     def levels(self) -> int:
@@ -105,10 +85,8 @@ class Quantisation(AppliedDefence):
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
-        return {
-            **update,
-            **{name: self._round(tensor, rng) for name, tensor in floating(update).items()},
-        }
+        rounded = {name: self._round(tensor, rng) for name, tensor in floating(update).items()}
+        return {**update, **rounded}
 
     def known(self, update: Update) -> KnownDefence:
         """The noise of rounding: on average a sixth of a step squared, where it is not zero.
@@ -144,7 +122,7 @@ class Quantisation(AppliedDefence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sign(AppliedDefence):
+class Sign(CheckedFields, AppliedDefence):
     """Keep only the sign of each number, times one length per tensor.
 
     signSGD (Bernstein et al. 2018, arXiv:1802.04434), with the scale of Karimireddy et al. 2019,
@@ -154,24 +132,16 @@ class Sign(AppliedDefence):
         scale: Magnitude of every number; 0 for the tensor's own mean magnitude.
     """
 
-    scale: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the setting."""
-        not_negative("scale", self.scale)
+    scale: NotNegative = 0.0
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""
-        del rng
-        return {
-            **update,
-            **{
-                name: tensor.sign() * (self.scale or (tensor.abs().mean() if tensor.numel() else 0))
-                for name, tensor in floating(update).items()
-            },
+        signs = {
+            name: tensor.sign() * (self.scale or (tensor.abs().mean() if tensor.numel() else 0))
+            for name, tensor in floating(update).items()
         }
+        return {**update, **signs}
 
     def known(self, update: Update) -> KnownDefence:
         """That only signs are left."""
-        del update
         return KnownDefence(name="sign", settings=settings_of(self), signs_only=True)

@@ -1,12 +1,13 @@
 """Defences that other code applies, and none: known here, so that attacks can adapt to them."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.core.arguments import not_negative, positive
+from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Positive, positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
 from .defence import AppliedDefence, Defence, settings_of
@@ -18,17 +19,15 @@ class Undefended(AppliedDefence):
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """The same tensors."""
-        del rng
         return dict(update)
 
     def known(self, update: Update) -> KnownDefence:
         """Nothing."""
-        del update
         return KnownDefence(name="none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpSgd(Defence):
+class DpSgd(CheckedFields, Defence):
     """DP-SGD (Abadi et al. 2016), which Opacus applies to every step of local training.
 
     What the attacker knows of it is in `LocalTraining`: its noise is on gradients, step by step.
@@ -38,22 +37,16 @@ class DpSgd(Defence):
         max_grad_norm: Clipping norm of one record's gradient.
     """
 
-    noise_multiplier: float
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        not_negative("noise_multiplier", self.noise_multiplier)
-        positive("max_grad_norm", self.max_grad_norm)
+    noise_multiplier: NotNegative
+    max_grad_norm: Positive = 1.0
 
     def known(self, update: Update) -> KnownDefence:
         """The settings; attacks take them from `LocalTraining`."""
-        del update
         return KnownDefence(name="dp-sgd", settings=settings_of(self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalDp(Defence):
+class LocalDp(CheckedFields, Defence):
     """Flower's `LocalDpMod`: clip, then normal noise by the classic formula.
 
     Attributes:
@@ -63,19 +56,13 @@ class LocalDp(Defence):
         delta: Delta of one round.
     """
 
-    clipping_norm: float
-    sensitivity: float
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        for name, value in asdict(self).items():
-            positive(name, value)
+    clipping_norm: Positive
+    sensitivity: Positive
+    epsilon: Positive
+    delta: Positive
 
     def known(self, update: Update) -> KnownDefence:
         """Clipping norm, and noise of ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon``."""
-        del update
         std = self.sensitivity * math.sqrt(2 * math.log(1.25 / self.delta)) / self.epsilon
         return KnownDefence(
             name="local-dp",
@@ -86,7 +73,7 @@ class LocalDp(Defence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerClipping(Defence):
+class ServerClipping(CheckedFields, Defence):
     """Flower's `DifferentialPrivacyServerSideFixedClipping`.
 
     Attributes:
@@ -96,24 +83,16 @@ class ServerClipping(Defence):
         num_sampled_clients: Clients per round, whose mean gets the noise.
     """
 
-    noise_multiplier: float
-    clipping_norm: float
-    num_sampled_clients: int
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        not_negative("noise_multiplier", self.noise_multiplier)
-        positive("clipping_norm", self.clipping_norm)
-        positive("num_sampled_clients", self.num_sampled_clients)
+    noise_multiplier: NotNegative
+    clipping_norm: Positive
+    num_sampled_clients: Annotated[int, positive]
 
     def known(self, update: Update) -> KnownDefence:
         """The settings: the server sees each update before it clips it."""
-        del update
         return KnownDefence(name="server-clipping", settings=settings_of(self))
 
     def known_of_release(self, update: Update, clients: int) -> KnownDefence:
         """Clipping norm and noise: ``noise_multiplier * clipping_norm / num_sampled_clients``."""
-        del clients
         return replace(
             self.known(update),
             clip_norm=self.clipping_norm,
@@ -131,7 +110,6 @@ class ClientClipping(ServerClipping):
 
     def known(self, update: Update) -> KnownDefence:
         """The clipping norm: what the server sees has no noise yet."""
-        del update
         return KnownDefence(
             name="client-clipping", settings=settings_of(self), clip_norm=self.clipping_norm
         )

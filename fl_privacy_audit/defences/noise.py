@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.core.arguments import not_negative, positive
+from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
 from .defence import AppliedDefence, floating, length, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipping(AppliedDefence):
+class Clipping(CheckedFields, AppliedDefence):
     """Scale the whole update down to a length of at most `norm`.
 
     McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models",
@@ -22,25 +22,19 @@ class Clipping(AppliedDefence):
         norm: The longest that an update may be, in its own units.
     """
 
-    norm: float
-
-    def __post_init__(self) -> None:
-        """Check the setting."""
-        positive("norm", self.norm)
+    norm: Positive
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""
-        del rng
         return _clip(update, self.norm)
 
     def known(self, update: Update) -> KnownDefence:
         """The norm."""
-        del update
         return KnownDefence(name="clipping", settings=settings_of(self), clip_norm=self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian(AppliedDefence):
+class Gaussian(CheckedFields, AppliedDefence):
     """Add normal noise to every number, after clipping if a norm is given.
 
     Zhu et al. 2019, arXiv:1906.08935, Sec. 5.1 put it on gradients; with `clip_norm` it is the
@@ -52,13 +46,8 @@ class Gaussian(AppliedDefence):
         clip_norm: Clip to this length first; 0 for no clipping.
     """
 
-    std: float
-    clip_norm: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        not_negative("std", self.std)
-        not_negative("clip_norm", self.clip_norm)
+    std: NotNegative
+    clip_norm: NotNegative = 0.0
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
@@ -70,7 +59,6 @@ class Gaussian(AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """Both settings."""
-        del update
         return KnownDefence(
             name="gaussian",
             settings=settings_of(self),
@@ -80,7 +68,7 @@ class Gaussian(AppliedDefence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Laplace(AppliedDefence):
+class Laplace(CheckedFields, AppliedDefence):
     """Add Laplace noise to every number.
 
     Attributes:
@@ -88,11 +76,7 @@ class Laplace(AppliedDefence):
             times as much.
     """
 
-    scale: float
-
-    def __post_init__(self) -> None:
-        """Check the setting."""
-        not_negative("scale", self.scale)
+    scale: NotNegative
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
@@ -105,7 +89,6 @@ class Laplace(AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """The noise level."""
-        del update
         std = 2**0.5 * self.scale
         return KnownDefence(name="laplace", settings=settings_of(self), noise_std=std)
 

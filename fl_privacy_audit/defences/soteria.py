@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fl_privacy_audit.core.arguments import refuse
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
@@ -42,13 +43,8 @@ class Soteria(Defence):
     layer: str = ""
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ConfigError: With what is wrong.
-        """
         if not 0 <= self.share <= 1:
-            raise ConfigError(f"`share` must be in [0, 1], but got {self.share!r}")
+            refuse("share", "in [0, 1]", self.share)
 
     def measure(self, model: nn.Module, inputs: Tensor) -> "MeasuredSoteria":
         """Choose the features; `model` is as it was received, and is not changed.
@@ -60,19 +56,25 @@ class Soteria(Defence):
         Raises:
             ConfigError: There is no such linear layer, or its input is not ``(N, D)``.
         """
-        layer = self.layer or _last_linear(model)
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise ConfigError("soteria defends a linear layer, and this model has none")
+        layer = self.layer or linear[-1]
+        if layer not in linear:
+            raise ConfigError(
+                f"soteria defends a linear layer, and `{layer}` is not one; there are "
+                f"{', '.join(linear)}"
+            )
         scores = _telling(model, inputs, layer)
-        drop = round(len(scores) * self.share)
         pruned = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-        pruned[scores.topk(drop).indices] = True
+        pruned[scores.topk(round(len(scores) * self.share)).indices] = True
         return MeasuredSoteria(share=self.share, layer=layer, pruned=pruned)
 
     def known(self, update: Update) -> KnownDefence:
         """That zeros may hide something: which columns are left is in the update itself."""
-        del update
         return KnownDefence(
             name="soteria",
-            settings={"share": self.share, "layer": self.layer},
+            settings={"share": self.share, "layer": self.layer},  # not what was measured
             zeros_hide=self.share > 0,
         )
 
@@ -93,7 +95,6 @@ class MeasuredSoteria(Soteria, AppliedDefence):
         Raises:
             ConfigError: The update has no such layer.
         """
-        del rng
         name = f"{self.layer}.weight"
         weight = floating(update).get(name)
         if weight is None or weight.ndim != 2 or weight.shape[1] != len(self.pruned):
@@ -103,28 +104,13 @@ class MeasuredSoteria(Soteria, AppliedDefence):
         return {**update, name: weight.masked_fill(self.pruned.to(weight.device), 0.0)}
 
 
-def _last_linear(model: nn.Module) -> str:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
-        raise ConfigError("soteria defends a linear layer, and this model has none")
-    return str(names[-1])
-
-
 def _telling(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
     """``(D,)``: mean over the batch of ``|r_i| / ||grad_X r_i||``; 0 where a feature is silent."""
     model = copy.deepcopy(model)
-    try:
-        module = model.get_submodule(layer)
-    except AttributeError:
-        module = None
-    if not isinstance(module, nn.Linear):
-        linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-        raise ConfigError(
-            f"soteria defends a linear layer, and `{layer}` is not one; there are "
-            f"{', '.join(linear) or 'none'}"
-        )
     caught: list[Tensor] = []
-    module.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
+    model.get_submodule(layer).register_forward_pre_hook(
+        lambda _, arguments: caught.append(arguments[0])
+    )
     leaf = inputs.detach().clone().requires_grad_()
     with torch.enable_grad():
         model(leaf)

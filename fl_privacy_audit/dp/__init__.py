@@ -1,7 +1,7 @@
 """Differential privacy: accountants, bounds on attacks, and checks of claims.
 
 These figures stand beside what attacks achieve. Only the lower bounds in ``empirical`` are measured
-on attacks.
+on attacks. Every function raises `ConfigError` for an argument that is out of range.
 """
 
 from fl_privacy_audit.core.config import Neighbours

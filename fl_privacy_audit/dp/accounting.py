@@ -11,7 +11,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +31,8 @@ PLD_LIMIT = 200.0
 """Above this no PLD is built: refining a figure that means no privacy would take gigabytes."""
 
 
-@dataclass(frozen=True)
-class RdpSpent:
-    """What Renyi DP says.
-
-    Attributes:
-        epsilon: The bound.
-        order: The Renyi order that gave it.
-    """
+class RdpSpent(NamedTuple):
+    """Epsilon by Renyi DP, and the order that gave it."""
 
     epsilon: float
     order: float
@@ -46,13 +40,9 @@ class RdpSpent:
 
 @dataclass(frozen=True, kw_only=True)
 class Epsilons:
-    """One mechanism's epsilon, four ways; each an upper bound.
+    """One mechanism's epsilon by Renyi DP and by its privacy loss distribution; upper bounds.
 
-    Attributes:
-        rdp: Renyi DP, add-or-remove.
-        pld: Privacy loss distribution, add-or-remove.
-        rdp_replace: Renyi DP, replace-one.
-        pld_replace: Privacy loss distribution, replace-one.
+    For neighbours by add-or-remove, and (``_replace``) by replace-one.
     """
 
     rdp: float
@@ -66,11 +56,7 @@ class Epsilons:
 
 
 def epsilons(mechanism: SampledGaussian, *, delta: float) -> Epsilons:
-    """All four figures.
-
-    Raises:
-        ConfigError: An argument is out of range.
-    """
+    """All four figures."""
     return Epsilons(
         rdp=epsilon_rdp(mechanism, delta=delta).epsilon,
         pld=epsilon_pld(mechanism, delta=delta),
@@ -98,9 +84,6 @@ def local_dp_epsilons(
         epsilon: As given to the mod; above zero.
         delta: As given to the mod.
         rounds: Rounds the client takes part in.
-
-    Raises:
-        ConfigError: An argument is out of range.
     """
     positive("clipping_norm", clipping_norm)
     sigma = classic_sigma(sensitivity=sensitivity, epsilon=epsilon, delta=delta)
@@ -127,9 +110,6 @@ def central_dp_epsilons(
         delta: Strictly between zero and one.
         poisson: Whether every client is sampled by its own coin. Flower draws a fixed number, so by
             default nothing is gained by sampling, as in Flower's own accountant.
-
-    Raises:
-        ConfigError: An argument is out of range.
     """
     whole("sampled", sampled)
     whole("total", total, least=sampled, hint="it cannot be less than `sampled`")
@@ -144,11 +124,7 @@ def central_dp_epsilons(
 def epsilon_rdp(
     mechanism: SampledGaussian, *, delta: float, neighbours: Neighbours = "add-or-remove"
 ) -> RdpSpent:
-    """Epsilon by Opacus' Renyi orders and its conversion (Balle et al. 2020, arXiv 1905.09982).
-
-    Raises:
-        ConfigError: An argument is out of range.
-    """
+    """Epsilon by Opacus' Renyi orders and its conversion (Balle et al. 2020, arXiv 1905.09982)."""
     fraction("delta", delta, DELTA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
     if mechanism.is_silent:
@@ -159,11 +135,7 @@ def epsilon_rdp(
 def epsilon_pld(
     mechanism: SampledGaussian, *, delta: float, neighbours: Neighbours = "add-or-remove"
 ) -> float:
-    """Epsilon by the privacy loss distribution; the exact closed form where nothing is sampled.
-
-    Raises:
-        ConfigError: An argument is out of range.
-    """
+    """Epsilon by the privacy loss distribution; the exact closed form where nothing is sampled."""
     fraction("delta", delta, DELTA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
     if mechanism.is_silent:
@@ -181,21 +153,9 @@ def _pld(mechanism: SampledGaussian, delta: float, neighbours: Neighbours) -> fl
     return float(loss_distribution(mechanism, neighbours).get_epsilon_for_delta(delta))
 
 
-class LossDistribution(Protocol):
-    """What is used of dp-accounting's ``PrivacyLossDistribution``."""
-
-    def get_epsilon_for_delta(self, delta: float) -> float:
-        """Smallest epsilon for this delta."""
-
-    def get_delta_for_epsilon(self, epsilon: float) -> float:
-        """Smallest delta for this epsilon, which may be negative."""
-
-
 @lru_cache(maxsize=8)
-def loss_distribution(
-    mechanism: SampledGaussian, neighbours: Neighbours = "add-or-remove"
-) -> LossDistribution:
-    """The composed privacy loss distribution, with every rounding to the safe side.
+def loss_distribution(mechanism: SampledGaussian, neighbours: Neighbours = "add-or-remove") -> Any:
+    """dp-accounting's ``PrivacyLossDistribution``, composed; every rounding to the safe side.
 
     The noise must be above zero and the epsilon below `PLD_LIMIT`, or it grows beyond memory.
     """
@@ -212,8 +172,7 @@ def loss_distribution(
         value_discretization_interval=_interval(mechanism),
         neighboring_relation=relation,
     )
-    composed: LossDistribution = once.self_compose(mechanism.steps)
-    return composed
+    return once.self_compose(mechanism.steps)
 
 
 def _interval(mechanism: SampledGaussian) -> float:

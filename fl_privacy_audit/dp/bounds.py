@@ -36,9 +36,6 @@ def rero_gaussian(*, mu: float, kappa: float) -> float:
     Returns:
         Chance of success with it, in ``[kappa, 1]``.
 
-    Raises:
-        ConfigError: An argument is out of range.
-
     >>> round(rero_gaussian(mu=1.0, kappa=0.1), 4)
     0.3891
     """
@@ -55,9 +52,6 @@ def rero(
     ``delta`` comes from the privacy loss distribution and holds for the record added and removed
     alike, so the bound errs to the high side only: by nothing to speak of for small kappa, by a few
     hundredths where kappa is a third or more. Without sampling it is `rero_gaussian`.
-
-    Raises:
-        ConfigError: An argument is out of range.
     """
     fraction("kappa", kappa, KAPPA_HINT)
     choice("neighbours", neighbours, NEIGHBOURS)
@@ -91,9 +85,6 @@ def from_scratch_psnr(*, noise_multiplier: float, image_norm: float, repeats: in
         image_norm: Euclidean norm of the image with pixels in ``[0, 1]``.
         repeats: Releases the image was part of; their noise averages out.
 
-    Raises:
-        ConfigError: An argument is out of range.
-
     >>> round(from_scratch_psnr(noise_multiplier=1e-3, image_norm=0.5 * 3072**0.5), 2)
     31.15
     """
@@ -114,9 +105,6 @@ def from_scratch_success(
         image_norm: Euclidean norm of the image.
         pixels: ``C x H x W``.
         repeats: Releases the image was part of.
-
-    Raises:
-        ConfigError: An argument is out of range.
     """
     positive("eta", eta)
     whole("pixels", pixels)
@@ -161,9 +149,6 @@ class RiskCorridor:
             hits: Trials in which the attack picked the right one of ``1/kappa`` candidates.
             trials: Independent trials.
             confidence: Confidence of the two-sided Clopper-Pearson interval of the hit rate.
-
-        Raises:
-            ConfigError: An argument is out of range.
         """
         lowest, _ = clopper_pearson(successes=hits, trials=trials, confidence=confidence)
         return lowest > self.identification
@@ -187,9 +172,6 @@ def risk_corridor(
         pixels: ``C x H x W``.
         eta: Mean squared error that counts as a reconstruction; 0.01 is 20 dB.
         neighbours: Neighbour relation of the identification bound.
-
-    Raises:
-        ConfigError: An argument is out of range.
     """
     positive("image_norm", image_norm, "it is the Euclidean norm of an image that is not black")
     positive("eta", eta)

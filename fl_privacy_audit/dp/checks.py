@@ -8,7 +8,7 @@ from itertools import pairwise
 from .accounting import epsilon_pld
 from .dp_claim import DpClaim, Observed
 from .effective import ClientEpsilon, Spent
-from .flags import Flag, FlagCode
+from .flags import FlagCode, Severity
 from .gaussian import CLASSIC_LIMIT, analytic_sigma, classic_sigma
 
 NORM_TOLERANCE = 0.01
@@ -56,27 +56,30 @@ class Case:
         return max(figures, key=lambda pair: pair[1])
 
 
-Check = Callable[[Case], Iterator[Flag]]
+Finding = tuple[Severity, str]
+"""Severity and message of a `Flag`."""
+Check = Callable[[Case], Iterator[Finding]]
 
 
-def _sensitivity(case: Case) -> Iterator[Flag]:
+def _finding(message: str, *, is_error: bool = True) -> Finding:
+    return "error" if is_error else "warning", message
+
+
+def _sensitivity(case: Case) -> Iterator[Finding]:
     claim, needed = case.claim, case.claim.sensitivity_needed
     if claim.sensitivity is None or math.isclose(claim.sensitivity, needed, rel_tol=1e-6):
         return
     too_little = claim.sensitivity < needed
-    yield Flag(
-        code="sensitivity-not-clip",
-        message=(
-            f"The noise was scaled to sensitivity {claim.sensitivity:g}, but clipping to "
-            f"{claim.clipping_norm:g} makes it {needed:g} ({claim.neighbours}), so there is "
-            f"{'less' if too_little else 'more'} noise than the claim needs. "
-            f"Set the sensitivity to {needed:g}."
-        ),
-        severity="error" if too_little else "warning",
+    yield _finding(
+        f"The noise was scaled to sensitivity {claim.sensitivity:g}, but clipping to "
+        f"{claim.clipping_norm:g} makes it {needed:g} ({claim.neighbours}), so there is "
+        f"{'less' if too_little else 'more'} noise than the claim needs. "
+        f"Set the sensitivity to {needed:g}.",
+        is_error=too_little,
     )
 
 
-def _classic(case: Case) -> Iterator[Flag]:
+def _classic(case: Case) -> Iterator[Finding]:
     claim = case.claim
     if claim.epsilon is None or claim.epsilon <= CLASSIC_LIMIT:
         return
@@ -88,18 +91,15 @@ def _classic(case: Case) -> Iterator[Flag]:
     exact = analytic_sigma(
         sensitivity=claim.sensitivity_needed, epsilon=claim.epsilon, delta=claim.delta
     )
-    yield Flag(
-        code="classic-beyond-one",
-        message=(
-            f"The noise {sigma:.4g} comes from sensitivity x sqrt(2 ln(1.25 / delta)) / epsilon, "
-            f"which is proved only below epsilon 1, but epsilon is {claim.epsilon:g}. "
-            f"Use the exact least noise for one release, {exact:.4g}."
-        ),
-        severity="error" if sigma < exact else "warning",
+    yield _finding(
+        f"The noise {sigma:.4g} comes from sensitivity x sqrt(2 ln(1.25 / delta)) / epsilon, "
+        f"which is proved only below epsilon 1, but epsilon is {claim.epsilon:g}. "
+        f"Use the exact least noise for one release, {exact:.4g}.",
+        is_error=sigma < exact,
     )
 
 
-def _reset(case: Case) -> Iterator[Flag]:
+def _reset(case: Case) -> Iterator[Finding]:
     claim = case.claim
     evidence = []
     if claim.accountant == "per-round" and claim.rounds > 1:
@@ -116,17 +116,14 @@ def _reset(case: Case) -> Iterator[Flag]:
             f"({_figure(earlier)}, then {_figure(later)})"
         )
     if evidence:
-        yield Flag(
-            code="accountant-reset",
-            message=(
-                f"Epsilon is that of one round: {' and '.join(evidence)}. "
-                "Keep one accountant for each client and carry it over rounds, in `context.state`."
-            ),
-            severity="error" if claim.epsilon_covers == "run" else "warning",
+        yield _finding(
+            f"Epsilon is that of one round: {' and '.join(evidence)}. "
+            "Keep one accountant for each client and carry it over rounds, in `context.state`.",
+            is_error=claim.epsilon_covers == "run",
         )
 
 
-def _sampling(case: Case) -> Iterator[Flag]:
+def _sampling(case: Case) -> Iterator[Finding]:
     claim = case.claim
     if claim.sampling != "fixed" or claim.sample_rate == 1:
         return
@@ -139,18 +136,15 @@ def _sampling(case: Case) -> Iterator[Flag]:
         if claim.mechanism == "dp-sgd"
         else "Flower's strategies draw no other way, so claim"
     )
-    yield Flag(
-        code="sampling-not-poisson",
-        message=(
-            f"For sample rate {claim.sample_rate:.3g} accountants count epsilon "
-            f"{_figure(counted)}, which holds for Poisson sampling, but a fixed number is drawn, "
-            f"for which {_figure(shown)} can be shown. {hint} {_figure(shown)}."
-        ),
-        severity="warning" if claim.epsilon is None else "error",
+    yield _finding(
+        f"For sample rate {claim.sample_rate:.3g} accountants count epsilon "
+        f"{_figure(counted)}, which holds for Poisson sampling, but a fixed number is drawn, "
+        f"for which {_figure(shown)} can be shown. {hint} {_figure(shown)}.",
+        is_error=claim.epsilon is not None,
     )
 
 
-def _integers(case: Case) -> Iterator[Flag]:
+def _integers(case: Case) -> Iterator[Finding]:
     kinds = ("int", "uint", "bool")
     names = [
         name
@@ -158,14 +152,10 @@ def _integers(case: Case) -> Iterator[Flag]:
         if dtype.removeprefix("torch.").startswith(kinds)
     ]
     if names:
-        yield Flag(
-            code="noise-on-integers",
-            message=(
-                f"Noise on {_some(names)} is cut off to whole numbers, so it hides nothing, and "
-                "such a counter also takes up the clipping norm. Send no integer buffers: use a "
-                "normalisation without them, GroupNorm for example."
-            ),
-            severity="error",
+        yield _finding(
+            f"Noise on {_some(names)} is cut off to whole numbers, so it hides nothing, and "
+            "such a counter also takes up the clipping norm. Send no integer buffers: use a "
+            "normalisation without them, GroupNorm for example."
         )
 
 
@@ -182,7 +172,7 @@ def longest_update(claim: DpClaim, seen: Observed) -> float | None:
     return usual + NOISE_SIGMAS * sigma
 
 
-def _norms(case: Case) -> Iterator[Flag]:
+def _norms(case: Case) -> Iterator[Finding]:
     limit = longest_update(case.claim, case.seen)
     if limit is None:
         return
@@ -194,19 +184,15 @@ def _norms(case: Case) -> Iterator[Flag]:
     ]
     if longer:
         norm, number, name = max(longer)
-        yield Flag(
-            code="norm-above-clip",
-            message=(
-                f"The update of {name!r} in round {number} has norm {norm:.4g}, but clipping to "
-                f"{case.claim.clipping_norm:g} allows at most {limit:.4g}; updates too long in "
-                f"all: {len(longer)}. No epsilon holds for them. Check that the clipping mod is in "
-                "`@app.train(mods=[...])`, listed before every mod that changes the update."
-            ),
-            severity="error",
+        yield _finding(
+            f"The update of {name!r} in round {number} has norm {norm:.4g}, but clipping to "
+            f"{case.claim.clipping_norm:g} allows at most {limit:.4g}; updates too long in "
+            f"all: {len(longer)}. No epsilon holds for them. Check that the clipping mod is in "
+            "`@app.train(mods=[...])`, listed before every mod that changes the update."
         )
 
 
-def _counts(case: Case) -> Iterator[Flag]:
+def _counts(case: Case) -> Iterator[Finding]:
     planned = case.claim.sampled_clients
     if planned is None or not case.seen.complete or case.claim.sampling == "poisson":
         return
@@ -214,19 +200,16 @@ def _counts(case: Case) -> Iterator[Flag]:
     wrong = {number: count for number, count in counts.items() if count != planned}
     if wrong:
         number, count = min(wrong.items(), key=lambda item: item[1])
-        yield Flag(
-            code="client-count-mismatch",
-            message=(
-                f"Noise is scaled to {planned} clients, but {count} took part in round {number}, "
-                f"and the number differs in {len(wrong)} of {len(counts)} rounds. Fewer clients "
-                "have too little noise. Set `num_sampled_clients` to the number that takes part, "
-                "and drop rounds with fewer."
-            ),
-            severity="error" if count < planned else "warning",
+        yield _finding(
+            f"Noise is scaled to {planned} clients, but {count} took part in round {number}, "
+            f"and the number differs in {len(wrong)} of {len(counts)} rounds. Fewer clients "
+            "have too little noise. Set `num_sampled_clients` to the number that takes part, "
+            "and drop rounds with fewer.",
+            is_error=count < planned,
         )
 
 
-def _weights(case: Case) -> Iterator[Flag]:
+def _weights(case: Case) -> Iterator[Finding]:
     if case.claim.mechanism != "central-gaussian":
         return
     heaviest = {
@@ -236,30 +219,22 @@ def _weights(case: Case) -> Iterator[Flag]:
     }
     number, excess = max(heaviest.items(), key=lambda item: item[1], default=(0, 1.0))
     if excess > 1 + 1e-6:
-        yield Flag(
-            code="unequal-weights",
-            message=(
-                f"In round {number} one client weighs {excess:.3g} times the mean, but noise is "
-                "scaled to equal weights. Have every client report the same `num-examples`."
-            ),
-            severity="error",
+        yield _finding(
+            f"In round {number} one client weighs {excess:.3g} times the mean, but noise is "
+            "scaled to equal weights. Have every client report the same `num-examples`."
         )
 
 
-def _understated(case: Case) -> Iterator[Flag]:
+def _understated(case: Case) -> Iterator[Finding]:
     claim = case.claim
     # What sampling fails to give has a flag of its own.
     worst, effective = case.worst(as_poisson=case.counts_on_sampling)
     if claim.epsilon is not None and _below(claim.epsilon, effective):
         rounds = worst.rounds if claim.epsilon_covers == "run" else 1
-        yield Flag(
-            code="epsilon-understated",
-            message=(
-                f"Epsilon {claim.epsilon:g} is claimed for a {claim.epsilon_covers}, but "
-                f"{_figure(effective)} is in effect for {worst.client!r}, rounds: {rounds} "
-                f"({claim.neighbours}, delta {claim.delta:g}). Claim that, add noise or train less."
-            ),
-            severity="error",
+        yield _finding(
+            f"Epsilon {claim.epsilon:g} is claimed for a {claim.epsilon_covers}, but "
+            f"{_figure(effective)} is in effect for {worst.client!r}, rounds: {rounds} "
+            f"({claim.neighbours}, delta {claim.delta:g}). Claim that, add noise or train less."
         )
     too_low = {}
     for name, series in claim.reported_epsilon.items():
@@ -271,15 +246,11 @@ def _understated(case: Case) -> Iterator[Flag]:
     if too_low:
         name = max(too_low, key=too_low.__getitem__)
         series = claim.reported_epsilon[name]
-        yield Flag(
-            code="epsilon-understated",
-            message=(
-                f"Reported epsilons are too low for {_some(list(too_low))}: {name!r} reports "
-                f"{_figure(series[-1])} after {len(series)} rounds, but {_figure(too_low[name])} "
-                f"is in effect ({claim.neighbours}, delta {claim.delta:g}). Check what the "
-                "accountant was told: noise, sample rate, steps, delta."
-            ),
-            severity="error",
+        yield _finding(
+            f"Reported epsilons are too low for {_some(list(too_low))}: {name!r} reports "
+            f"{_figure(series[-1])} after {len(series)} rounds, but {_figure(too_low[name])} "
+            f"is in effect ({claim.neighbours}, delta {claim.delta:g}). Check what the "
+            "accountant was told: noise, sample rate, steps, delta."
         )
 
 
@@ -294,7 +265,7 @@ CHECKS: dict[FlagCode, Check] = {
     "unequal-weights": _weights,
     "epsilon-understated": _understated,
 }
-"""Every check there is; each yields flags of its own code only."""
+"""Every check there is."""
 
 
 def _standstill(series: Sequence[float]) -> tuple[float, float] | None:

@@ -17,11 +17,7 @@ class ClaimCheck:
     """A claim after the check.
 
     Attributes:
-        mechanism: ``"dp-sgd"``, ``"local-gaussian"`` or ``"central-gaussian"``.
-        delta: Delta of every epsilon here.
         claimed: The epsilon that is claimed; None if none is.
-        covers: Whether the claim covers the whole ``"run"`` or one ``"round"``.
-        neighbours: What the claim calls neighbours.
         noise_multiplier: Noise over clipping norm in effect, in the worst round; NaN if not known.
         clients: Epsilon in effect for each client; empty if none can be computed.
         flags: What is wrong.
@@ -83,7 +79,11 @@ def check_claim(claim: DpClaim, observed: Observed | None = None) -> ClaimCheck:
         neighbours=claim.neighbours,
         noise_multiplier=multiplier_in_effect(claim, seen),
         clients=case.clients,
-        flags=tuple(flag for check in CHECKS.values() for flag in check(case)),
+        flags=tuple(
+            Flag(code=code, severity=severity, message=message)
+            for code, check in CHECKS.items()
+            for severity, message in check(case)
+        ),
         unchecked=tuple(_unchecked(claim, seen)),
     )
 

@@ -32,9 +32,6 @@ def one_run_epsilon(
     Returns:
         Zero or more. See `one_run_ceiling` for the most that this many canaries can show.
 
-    Raises:
-        ConfigError: An argument is out of range.
-
     >>> round(one_run_epsilon(canaries=100, guesses=100, correct=90), 4)
     1.6308
     """
@@ -68,9 +65,6 @@ def one_run_p_value(
         guesses: Number of guesses, ``r``.
         correct: Number of right guesses, ``v``.
         delta: Delta of the claim, in [0, 1).
-
-    Raises:
-        ConfigError: An argument is out of range.
     """
     not_negative("epsilon", epsilon)
     whole("canaries", canaries)
@@ -95,9 +89,6 @@ def one_run_ceiling(*, canaries: int, delta: float = 0.0, confidence: float = 0.
 
     An audit whose result is at its ceiling says "at least this", and needs more canaries.
 
-    Raises:
-        ConfigError: An argument is out of range.
-
     >>> round(one_run_ceiling(canaries=32), 3)
     2.321
     """
@@ -110,9 +101,6 @@ def clopper_pearson(
     *, successes: int, trials: int, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Exact two-sided interval of a rate; each side misses with at most half of the rest.
-
-    Raises:
-        ConfigError: An argument is out of range.
 
     >>> low, high = clopper_pearson(successes=0, trials=1000)
     >>> low, round(high, 6)
@@ -155,9 +143,6 @@ def attack_epsilon(
     Returns:
         Zero or more.
 
-    Raises:
-        ConfigError: An argument is out of range.
-
     >>> round(attack_epsilon(
     ...     false_positives=10, negatives=1000, false_negatives=10, positives=1000), 2)
     3.98
@@ -184,9 +169,6 @@ def attack_mu(
 
     Returns:
         Zero or more.
-
-    Raises:
-        ConfigError: An argument is out of range.
 
     >>> round(attack_mu(false_positives=10, negatives=1000, false_negatives=10, positives=1000), 2)
     4.18

@@ -27,9 +27,6 @@ def gaussian_mu(*, noise_multiplier: float, sensitivity: float = 1.0, releases: 
             contribution is replaced by another.
         releases: Number of releases, at least one.
 
-    Raises:
-        ConfigError: An argument is out of range.
-
     >>> gaussian_mu(noise_multiplier=2.0, releases=16)
     2.0
     """
@@ -48,9 +45,6 @@ def gaussian_delta(*, mu: float, epsilon: float) -> float:
     Args:
         mu: Sensitivity over noise, above zero.
         epsilon: Zero or more.
-
-    Raises:
-        ConfigError: An argument is out of range.
 
     >>> round(gaussian_delta(mu=1.0, epsilon=1.0), 6)
     0.126937
@@ -71,9 +65,6 @@ def _delta(mu: float, t: float) -> float:
 def gaussian_epsilon(*, mu: float, delta: float) -> float:
     """The smallest epsilon at which a `mu`-GDP release is (epsilon, delta)-DP. Exact.
 
-    Raises:
-        ConfigError: An argument is out of range.
-
     >>> round(gaussian_epsilon(mu=1.0, delta=1e-5), 4)
     4.3772
     """
@@ -89,9 +80,6 @@ def gaussian_epsilon(*, mu: float, delta: float) -> float:
 
 def mu_from_epsilon(*, epsilon: float, delta: float) -> float:
     """The largest ``mu`` that is (epsilon, delta)-DP: the inverse of `gaussian_epsilon`.
-
-    Raises:
-        ConfigError: An argument is out of range.
 
     >>> round(mu_from_epsilon(epsilon=4.377178, delta=1e-5), 4)
     1.0
@@ -112,9 +100,6 @@ def mu_from_epsilon(*, epsilon: float, delta: float) -> float:
 def analytic_sigma(*, sensitivity: float, epsilon: float, delta: float) -> float:
     """The least noise that makes one release (epsilon, delta)-DP, for any epsilon.
 
-    Raises:
-        ConfigError: An argument is out of range.
-
     >>> round(analytic_sigma(sensitivity=1.0, epsilon=10.0, delta=1e-5), 4)
     0.4999
     """
@@ -132,9 +117,6 @@ def classic_sigma(*, sensitivity: float, epsilon: float, delta: float) -> float:
         sensitivity: Zero or more; with zero there is no noise at all.
         epsilon: Above zero.
         delta: Strictly between zero and one.
-
-    Raises:
-        ConfigError: An argument is out of range.
 
     >>> round(classic_sigma(sensitivity=1.0, epsilon=1.0, delta=1e-5), 3)
     4.845

@@ -5,9 +5,10 @@
 """
 
 from dataclasses import dataclass
-from typing import get_args
+from functools import partial
+from typing import Annotated, get_args
 
-from fl_privacy_audit.core.arguments import not_negative, rate, whole
+from fl_privacy_audit.core.arguments import CheckedFields, Whole, not_negative, rate
 from fl_privacy_audit.core.config import Neighbours
 
 from .gaussian import gaussian_mu
@@ -21,7 +22,7 @@ LEAST_NOISE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledGaussian:
+class SampledGaussian(CheckedFields):
     """A sum of clipped contributions, Poisson-sampled, with Gaussian noise, repeated over steps.
 
     Attributes:
@@ -30,20 +31,13 @@ class SampledGaussian:
         steps: Number of repetitions, at least one.
     """
 
-    noise_multiplier: float
-    sample_rate: float = 1.0
-    steps: int = 1
-
-    def __post_init__(self) -> None:
-        not_negative(
-            "noise_multiplier", self.noise_multiplier, "it is the noise over the clipping norm"
-        )
-        rate(
-            "sample_rate",
-            self.sample_rate,
-            "it is batch size over records, or clients sampled over clients",
-        )
-        whole("steps", self.steps)
+    noise_multiplier: Annotated[
+        float, partial(not_negative, hint="it is the noise over the clipping norm")
+    ]
+    sample_rate: Annotated[
+        float, partial(rate, hint="it is batch size over records, or clients sampled over clients")
+    ] = 1.0
+    steps: Whole = 1
 
     @property
     def is_silent(self) -> bool:

@@ -1,7 +1,7 @@
 """The differential-privacy claim of a run, checked against its settings and its ledger."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import Any
 
@@ -112,21 +112,20 @@ def _claim(settings: ClaimConfig, run: LastRun, assumed: list[str]) -> DpClaim:
 
 
 def _observed(run: LastRun, mechanism: str) -> Observed:
-    norms: dict[int, dict[str, float]] = {}
-    weights: dict[int, dict[str, float]] = {}
+    norms: dict[int, dict[str, float]] = defaultdict(dict)
+    weights: dict[int, dict[str, float]] = defaultdict(dict)
     returned = _returned(run)
     for record in returned:
         if record.update_norm is not None:
-            norms.setdefault(record.round, {})[record.client] = record.update_norm
+            norms[record.round][record.client] = record.update_norm
         if record.num_examples:
-            weights.setdefault(record.round, {})[record.client] = float(record.num_examples)
+            weights[record.round][record.client] = float(record.num_examples)
     clients = Counter(record.round for record in returned)
     known = {r: w for r, w in weights.items() if len(w) == clients[r]}
-    parameters = run.run.model["parameters"]
     return Observed(
         update_norms=norms,
         complete=bool(norms) and all(r.update_norm is not None for r in returned),
-        parameters=int(parameters) or None,
+        parameters=int(run.run.model["parameters"]) or None,
         weights=known if mechanism == "central-gaussian" else {},
         participation=Counter(record.client for record in returned),
     )

@@ -101,37 +101,28 @@ def _replay(check: ReplayCheck | None) -> Row:
 
 
 def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
-    base: Row = {
+    base = _fields(record) | {
         "setting": None if run is None else run.setting,
-        "run": record.run,
-        "time": record.time,
-        "round": record.round,
-        "view": record.view,
-        "client": record.client,
-        "partition": record.partition,
         "node_id": str(record.node_id),
-        "client_status": record.client_status,
-        "update_norm": record.update_norm,
-        "num_examples": record.num_examples,
         "epsilon_reported": record.reported.get("epsilon"),
-        "truth_digest": record.truth_digest,
         **_replay(record.replay),
+        "reason": None,  # the attack's own stands here
+        "reason_figures": None,
     }
     for outcome in record.attacks:
-        base = {**base, "attack": outcome.attack}
-        own = {"labels_right": outcome.labels_right}
-        yield from _scores({**base, **own, **_common(outcome)}, outcome.scores)
+        base["attack"] = outcome.attack
+        yield from _scores(base | _fields(outcome), outcome.scores)
         for control in outcome.controls:
-            kind = {"control": control.kind}
-            yield from _scores({**base, **kind, **_common(control)}, control.scores)
+            row = base | _fields(control) | {"control": control.kind}
+            yield from _scores(row, control.scores)
 
 
-def _common(outcome: AttackOutcome | ControlOutcome) -> Row:
-    names = ("status", "objective", "steps", "seconds", "seed", "stopped")
-    row = {name: getattr(outcome, name) for name in names}
-    if outcome.reason is not None:
-        row["reason"] = outcome.reason.code
-        row["reason_figures"] = outcome.reason.model_dump_json(exclude={"code"}, exclude_none=True)
+def _fields(line: AuditRecord | AttackOutcome | ControlOutcome) -> Row:
+    """The fields that are columns."""
+    row = {name: getattr(line, name) for name in type(line).model_fields if name in COLUMNS}
+    if line.reason is not None:
+        row["reason"] = line.reason.code
+        row["reason_figures"] = line.reason.model_dump_json(exclude={"code"}, exclude_none=True)
     return row
 
 
@@ -139,12 +130,12 @@ def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
     if not scores:
         yield row
     for metric, found in scores.items():
-        yield {
-            **row,
+        images = len(found.each)
+        yield row | {
             "metric": metric,
             "mean": found.mean,
             "worst": found.worst,
-            "images": len(found.each),
+            "images": images,
         }
 
 

@@ -8,7 +8,7 @@ is started again in the same directory finds a torn last line, ends it, and goes
 
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,8 +164,10 @@ def last_run(contents: LedgerContents) -> LastRun:
     if len(contents.runs) > 1:
         notes.append(Reason.of("several runs", path=path, runs=len(contents.runs)))
     audits = [a for a in contents.audits if a.run == run.run]
-    for metric, reasons in unavailable(audits).items():
-        notes += [Reason.of("unavailable", reason, metric=metric) for reason in reasons]
+    missing = [m for a in audits for outcome in a.attacks for m in outcome.unavailable.items()]
+    notes += [
+        Reason.of("unavailable", reason, metric=metric) for metric, reason in dict.fromkeys(missing)
+    ]
     return LastRun(
         path=contents.path,
         run=run,
@@ -173,15 +175,3 @@ def last_run(contents: LedgerContents) -> LastRun:
         evaluations=[e for e in contents.evaluations if e.run == run.run],
         notes=notes,
     )
-
-
-def unavailable(audits: Sequence[AuditRecord]) -> dict[str, list[Reason]]:
-    """Metric -> why it is missing somewhere, each reason once."""
-    reasons: dict[str, list[Reason]] = {}
-    for audit in audits:
-        for outcome in audit.attacks:
-            for name, reason in outcome.unavailable.items():
-                known = reasons.setdefault(name, [])
-                if reason not in known:
-                    known.append(reason)
-    return reasons

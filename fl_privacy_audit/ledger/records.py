@@ -26,7 +26,6 @@ UpdateForm = Literal["exact gradient", "gradient direction", "weight difference"
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
 
-
 UNAVAILABLE = "unavailable: "
 """How ledgers before version 3 began the detail of a metric that could not be computed."""
 
@@ -38,10 +37,12 @@ def _from_text(value: Any) -> Any:
 Why = Annotated[Reason, BeforeValidator(_from_text)]
 
 
-class _Line(BaseModel):
+class _Recorded(BaseModel):
     # ser_json_inf_nan: a diverged objective must stay readable as such.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
+
+class _Line(_Recorded):
     schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
     time: str
 
@@ -68,7 +69,7 @@ class RunRecord(_Line):
     arrays: dict[str, str] = Field(default_factory=dict)
 
 
-class ThreatModel(BaseModel):
+class ThreatModel(_Recorded):
     """What the attacker is, knows and assumes.
 
     Attributes:
@@ -84,8 +85,6 @@ class ThreatModel(BaseModel):
         assumptions: Whatever had to be assumed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     server: Literal["honest but curious"] = "honest but curious"
     view: View
     update_form: UpdateForm
@@ -97,7 +96,7 @@ class ThreatModel(BaseModel):
     assumptions: list[str]
 
 
-class Scores(BaseModel):
+class Scores(_Recorded):
     """One metric over the images of one attack.
 
     Attributes:
@@ -107,14 +106,37 @@ class Scores(BaseModel):
         worst: The one that leaks most.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
     each: list[float]
     mean: float
     worst: float
 
 
-class ControlOutcome(BaseModel):
+class _Outcome(_Recorded):
+    """What attack and control have in common.
+
+    Attributes:
+        status: ``"scored"``; ``"not scored"``: attacked, but no truth to compare with; ``"not
+            tested"``: not attacked; ``"failed"``: the attack raised or diverged.
+        reason: Why, for every status but ``"scored"``.
+        scores: By metric.
+        objective: The attack's own objective, lower is better; None where no attack ran.
+        steps: Optimiser steps, summed over restarts.
+        stopped: Why the attack ended.
+        seconds: Wall time; 0 where a reconstruction was there already.
+        seed: Seed of its generator, or of a control's noise; None where there is none.
+    """
+
+    status: AttackStatus
+    reason: Why | None = None
+    scores: dict[str, Scores] = Field(default_factory=dict)
+    objective: float | None = None
+    steps: int = 0
+    stopped: str | None = None
+    seconds: float = 0.0
+    seed: int | None = None
+
+
+class ControlOutcome(_Outcome):
     """What the same attack, from the same start, makes of something else than the update.
 
     It is scored against the same true batch as the attack it belongs to, so that scores can be
@@ -126,68 +148,31 @@ class ControlOutcome(BaseModel):
             ``"grey"``: one colour, the mean that the clients subtract; no attack is needed.
             ``"undefended"``: the positive control, what the client would have sent for its true
             batch by plain training without any defence.
-        status: ``"scored"``, ``"not tested"`` or ``"failed"``.
-        reason: Why, for every status but ``"scored"``.
-        scores: By metric.
-        objective: The attack's own objective; None where no attack ran.
-        steps: Optimiser steps, summed over restarts.
-        stopped: Why the attack ended.
-        seconds: Wall time; 0 where a reconstruction was there already.
-        seed: Seed of the noise; None where there is none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
     kind: ControlKind
-    status: AttackStatus
-    reason: Why | None = None
-    scores: dict[str, Scores] = Field(default_factory=dict)
-    objective: float | None = None
-    steps: int = 0
-    stopped: str | None = None
-    seconds: float = 0.0
-    seed: int | None = None
 
 
-class AttackOutcome(BaseModel):
+class AttackOutcome(_Outcome):
     """What one attack did to one observation.
 
     Attributes:
         attack: Name in the table of attacks.
         threat_model: Letter of Carletti et al. 2025; None for an attack outside the table.
         settings: Settings that differ from the paper's.
-        status: ``"scored"``; ``"not scored"``: attacked, but no truth to compare with; ``"not
-            tested"``: not attacked; ``"failed"``: the attack raised or diverged.
-        reason: Why, for every status but ``"scored"``.
-        stopped: Why the attack ended.
-        objective: The attack's own objective; lower is better.
-        steps: Optimiser steps, summed over restarts.
-        seconds: Wall time.
         budget_seconds: Time it was allowed.
-        seed: Seed of its generator.
         labels_right: Share of labels recovered, as a multiset; None where it is not known.
-        scores: By metric.
         unavailable: Metrics without a score here, and a picture that could not be kept: why.
         details: Further figures of the attack.
         picture: File with original and reconstruction, if pictures are kept.
         controls: At most one of each kind; none where there is no truth to score them with.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
     attack: str
     threat_model: str | None = None
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    status: AttackStatus
-    reason: Why | None = None
-    stopped: str | None = None
-    objective: float | None = None
-    steps: int = 0
-    seconds: float = 0.0
     budget_seconds: float | None = None
-    seed: int | None = None
     labels_right: float | None = None
-    scores: dict[str, Scores] = Field(default_factory=dict)
     unavailable: dict[str, Why] = Field(default_factory=dict)
     details: dict[str, float | str] = Field(default_factory=dict)
     picture: str | None = None
@@ -220,7 +205,7 @@ class AttackOutcome(BaseModel):
         return {k: float(v) if v in words else v for k, v in details.items()}
 
 
-class ReplayCheck(BaseModel):
+class ReplayCheck(_Recorded):
     """The true batch trained as told, beside the real update: does the description fit the client?
 
     Attributes:
@@ -233,8 +218,6 @@ class ReplayCheck(BaseModel):
         fits: Whether both do. Where they do not, the record is not evidence of safety.
         hint: What would explain the difference; None where there is none.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     cosine: float
     length_ratio: float | None

@@ -147,7 +147,7 @@ def clean(text: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in per cent; a dash where it is not known."""
+    """A share in per cent."""
     return "not measured" if value is None else f"{value:.1%}"
 
 

@@ -337,9 +337,11 @@ def say(reason: Reason, *, brief: bool = False) -> str:
 def say_fit(fit: ReplayFit) -> str:
     """The replay check in a sentence, without its end."""
     length = "" if fit.length_ratio is None else f", length ratio {fit.length_ratio:.3f}"
+    exact = fit.cosine > 0.9999
+    gives = "the real update" if exact else "one as far from the real update as its noise allows"
     return (
         f"the description fits {fit.fitting} of {count(fit.records, 'record')}: trained as described, "
-        f"the true batch gives the real update (median cosine {fit.cosine:.5f}{length})"
+        f"the true batch gives {gives} (median cosine {fit.cosine:.5f}{length})"
     )
 
 

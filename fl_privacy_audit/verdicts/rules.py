@@ -161,13 +161,15 @@ def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, Reason]:
     if not outcomes:
         return "not tested", Reason.of("no record")
     failed, not_scored, not_tested = (
-        Counter(o.reason for o in outcomes if o.status == status and o.reason).most_common(1)
+        Counter(o.reason for o in outcomes if o.status == status and o.reason).most_common()
         for status in ("failed", "not scored", "not tested")
     )
     if failed:
         return "inconclusive", Reason.of("attack failed everywhere", failed[0][0])
     if not_scored:
         return "inconclusive", Reason.of("nothing to compare with", not_scored[0][0])
+    # What went wrong matters more than what was never to be attacked.
+    not_tested.sort(key=lambda pair: pair[0].code in AS_SCHEDULED)
     return "not tested", not_tested[0][0] if not_tested else Reason.of("nothing scored")
 
 
@@ -193,6 +195,9 @@ def _figures(net: NetLeakage) -> dict[str, Figure]:
     ends = {"low": net.low, "high": net.high}
     return figures | {name: end for name, end in ends.items() if end is not None}
 
+
+AS_SCHEDULED = ("not due", "not chosen", "only the release is audited")
+"""Codes of records that were never to be attacked."""
 
 MOST_ADVISED = 200
 """Batches; more than these are not worth the advice."""

@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 from fl_privacy_audit import ImageConfig
 from fl_privacy_audit.core.errors import UpdateError
-from fl_privacy_audit.core.observe import count_classes
+from fl_privacy_audit.core.models import classifier
 from tests.support.builders import IMAGE, ONE_STEP, made, norm_net, seen_by, tiny_net
 
 
@@ -81,20 +81,23 @@ def test_how_many_images(training: dict[str, int], reported: int | None, count: 
     assert (note in seen.assumptions) is (count == reported and count not in (12, 4))
 
 
-def test_count_classes() -> None:
+def test_classes_are_counted_and_nothing_is_drawn() -> None:
     model = norm_net().train()
     state = torch.get_rng_state()
-    assert count_classes(model, IMAGE) == 3
-    assert model.training
+    same, classes, one_score = classifier(model, IMAGE)
+    assert same is model
+    assert (classes, one_score) == (3, False)
+    assert [m.training for m in model.modules()] == [True] * len(list(model.modules()))
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(
         UpdateError,
         match=r"does not take an image of shape \(3, 9, 9\): .*Set `image\.shape` to what the clie",
     ):
-        count_classes(tiny_net(), ImageConfig(shape=(3, 9, 9), mean=(0, 0, 0), std=(1, 1, 1)))
+        classifier(tiny_net(), ImageConfig(shape=(3, 9, 9), mean=(0, 0, 0), std=(1, 1, 1)))
     with pytest.raises(
-        UpdateError, match=r"class scores of shape \(N, K\), but returned \(1, 1, 8"
+        UpdateError,
+        match=r"of shape \(N, K\), but returned a tensor of shape \(2, 1, 8.*`forward=`",
     ):
-        count_classes(nn.Identity(), IMAGE)
-    with pytest.raises(UpdateError, match=r"of shape \(N, K\), but returned tuple$"):
-        count_classes(nn.AdaptiveMaxPool2d(1, return_indices=True), IMAGE)
+        classifier(nn.Identity(), IMAGE)
+    with pytest.raises(UpdateError, match=r"of shape \(N, K\), but returned tuple\."):
+        classifier(nn.AdaptiveMaxPool2d(1, return_indices=True), IMAGE)

@@ -217,7 +217,10 @@ def test_soteria_drops_the_columns_of_the_features_that_tell_most(count: int) ->
             "`norm` must be a positive number, but got 0",
         ),
         (lambda: make_defence("pruning", {"share": 1}), r"`share` must be in \[0, 1\), but got 1"),
-        (lambda: make_defence("pruning", {"share": 0, "scope": "x"}), "'tensor' or 'update'"),
+        (
+            lambda: make_defence("pruning", {"share": 0, "scope": "x"}),
+            "one of 'tensor', 'update', but got 'x'",
+        ),
         (lambda: make_defence("quantisation", {"bits": 1}), "`bits` must be a whole number from 2"),
         (lambda: make_defence("quantisation", {"bucket": 0}), "`bucket` must be a whole number"),
         (lambda: make_defence("soteria", {"share": 2}), r"`share` must be in \[0, 1\], but got 2"),

@@ -32,7 +32,7 @@ def auditor(directory: Path, federation: FederationConfig, **changes: object) ->
         "training": federation.known_training,
         **changes,
     }
-    return Auditor(AuditConfig.build(config), model=make_net(7, 0))
+    return Auditor(AuditConfig.build(config), model=make_net(FederationConfig()))
 
 
 @pytest.mark.parametrize("noise", [-1.0, 1.0])

@@ -107,7 +107,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
         ),
         (
             plan({"label": "x", "name": "pruning", "settings": {"share": 2}}),
-            "'x': defence 'pruning' cannot be made with {'share': 2}: `share` must be in [0, 1)",
+            "'x': defence 'pruning' cannot be made with {'share': 2}: Argument `share` must be in [0, 1)",
         ),
         (plan({**NONE}), "two defences go to the folder 'no-defence'; set their labels apart"),
         (

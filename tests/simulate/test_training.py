@@ -27,7 +27,7 @@ def local(
     federation: FederationConfig, *, server_round: int = 1, history: History | None = None
 ) -> tuple[dict[str, Tensor], LocalResult, list[tuple[Tensor, Tensor]]]:
     published: list[tuple[Tensor, Tensor]] = []
-    model, accountant = make_net(7, 0), RDPAccountant()
+    model, accountant = make_net(FederationConfig()), RDPAccountant()
     accountant.history = [] if history is None else history
     result = train(
         model,
@@ -51,7 +51,7 @@ def test_one_plain_step_is_one_sgd_step_on_the_published_batch() -> None:
     weights, result, ((inputs, labels),) = local(PLAIN)
     assert result.examples == 1
     assert result.epsilon is None
-    model = make_net(7, 0)
+    model = make_net(FederationConfig())
     F.cross_entropy(model(inputs), labels).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
@@ -67,14 +67,14 @@ def test_every_setting_draws_the_same_images_in_a_round() -> None:
 
 def test_dp_sgd_clips_what_it_sends() -> None:
     weights, _, _ = local(private(0.0, max_grad_norm=0.01))
-    before = make_net(7, 0).state_dict()
+    before = make_net(FederationConfig()).state_dict()
     norm = torch.stack([(weights[n] - before[n]).norm() for n in before]).norm().item()
     assert norm == pytest.approx(PLAIN.learning_rate * 0.01, rel=1e-3)
 
 
 def test_state_dict_of_the_private_model_has_plain_names() -> None:
     weights, _, _ = local(private(1.0))
-    assert list(weights) == list(make_net(7, 0).state_dict())
+    assert list(weights) == list(make_net(FederationConfig()).state_dict())
 
 
 def test_epsilon_grows_over_rounds_because_the_accountant_is_kept() -> None:
@@ -127,7 +127,7 @@ def test_an_empty_poisson_batch_still_sends_noise() -> None:
         pytest.fail("no empty batch in 29 draws with probability 0.36 each")
     assert result.examples == 0
     assert result.loss == 0
-    before = make_net(7, 0).state_dict()
+    before = make_net(FederationConfig()).state_dict()
     assert all(not torch.equal(weights[n], before[n]) for n in before)
 
 

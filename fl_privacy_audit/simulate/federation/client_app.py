@@ -10,7 +10,7 @@ from torch import Tensor
 from fl_privacy_audit.strategies import audit_mod, persistent_accountant, publish_batch
 
 from .config import FederationConfig
-from .data import class_names, load_partition
+from .data import load_partition
 from .defence import defence_mod, soteria
 from .model import make_net
 from .training import train
@@ -25,7 +25,7 @@ def train_on_own_images(message: Message, context: Context) -> Message:
     config = message.content.config_records["config"]
     federation = FederationConfig.model_validate(dict(config))
     partition = int(context.node_config["partition-id"])
-    model = make_net(len(class_names(federation.dataset)), federation.seed)
+    model = make_net(federation)
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     received = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     inputs_used: list[Tensor] = []

@@ -43,8 +43,7 @@ class Images:
 
     def inputs(self) -> Tensor:
         """Normalised, as the network takes them."""
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE.mean, IMAGE.std))
-        return (self.images - mean) / std
+        return IMAGE.normalise(self.images)
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
@@ -92,9 +91,9 @@ def _photos() -> list[NDArray[np.float64]]:
 def _photo_crops(count: int, owner: str, seed: int) -> Images:
     """Square crops of 30 to 80 % of a photograph's short side, classes in turn."""
     rng = np.random.default_rng([seed, *owner.encode()])
-    crops, labels = [], []
-    for index in range(count):
-        label = index % len(PHOTOS)
+    crops = []
+    labels = torch.arange(count) % len(PHOTOS)
+    for label in labels:
         photo = _photos()[label]
         side = int(rng.integers(60, 161))
         top = int(rng.integers(0, photo.shape[0] - side + 1))
@@ -103,9 +102,7 @@ def _photo_crops(count: int, owner: str, seed: int) -> Images:
             photo[top : top + side, left : left + side], IMAGE.shape[1:], anti_aliasing=True
         )
         crops.append(crop.transpose(2, 0, 1))
-        labels.append(label)
-    images = torch.from_numpy(np.stack(crops)).float().clamp(0, 1)
-    return Images(images, torch.tensor(labels))
+    return Images(torch.from_numpy(np.stack(crops)).float().clamp(0, 1), labels)
 
 
 @lru_cache(maxsize=2)

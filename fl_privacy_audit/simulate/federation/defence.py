@@ -13,7 +13,6 @@ from fl_privacy_audit.defences import DEFENCES, Soteria, defend_weights, make_de
 from fl_privacy_audit.strategies import defend
 
 from .config import FederationConfig
-from .data import class_names
 from .model import make_net
 
 Next = Callable[[Message, Context], Message]
@@ -26,20 +25,16 @@ def defence_mod(message: Message, context: Context, call_next: Next) -> Message:
     An app with a single defence has no use for this: it lists `defend(...)` or Flower's own mod.
     """
     federation = FederationConfig.model_validate(dict(message.content.config_records["config"]))
-    mod = _mod(federation)
-    return call_next(message, context) if mod is None else mod(message, context, call_next)
-
-
-def _mod(federation: FederationConfig) -> Callable[[Message, Context, Next], Message] | None:
+    name = federation.defence
     options: dict[str, Any] = read_settings(federation.defence_settings)
-    if federation.defence == "client-clipping":
-        return fixedclipping_mod
-    if federation.defence == "local-dp":
-        return LocalDpMod(**options)
-    if DEFENCES[federation.defence].where != "mod":
-        return None
+    if name == "client-clipping":
+        return fixedclipping_mod(message, context, call_next)
+    if name == "local-dp":
+        return LocalDpMod(**options)(message, context, call_next)
+    if DEFENCES[name].where != "mod":
+        return call_next(message, context)
     seed = federation.seed if federation.reproducible_noise else None
-    return defend(federation.defence, seed=seed, **options)
+    return defend(name, seed=seed, **options)(message, context, call_next)
 
 
 def soteria(
@@ -55,7 +50,7 @@ def soteria(
     """
     if not len(inputs):
         return trained
-    model = make_net(len(class_names(federation.dataset)), federation.seed)
+    model = make_net(federation)
     model.load_state_dict(received)
     defence = make_defence("soteria", read_settings(federation.defence_settings))
     assert isinstance(defence, Soteria)

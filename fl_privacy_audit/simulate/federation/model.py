@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from .config import FederationConfig
+from .data import class_names
+
 
 class Net(nn.Module):
     """Three strided convolutions and a linear layer, ReLU, for 32x32 colour images.
@@ -25,8 +28,8 @@ class Net(nn.Module):
         return self.head(hidden.flatten(1))  # type: ignore[no-any-return]
 
 
-def make_net(num_classes: int, seed: int) -> Net:
+def make_net(federation: FederationConfig) -> Net:
     """The network with seeded weights; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Net(num_classes)
+        torch.manual_seed(federation.seed)
+        return Net(len(class_names(federation.dataset)))

@@ -20,7 +20,7 @@ from fl_privacy_audit.core.config import read_settings
 from fl_privacy_audit.strategies import AuditedStrategy
 
 from .config import FederationConfig
-from .data import class_names, load_test
+from .data import load_test
 from .model import make_net
 
 WRAPPERS = {
@@ -38,7 +38,7 @@ def federate(
     on_round: Callable[[int], None] = lambda done: None,
 ) -> Result:
     """Run the federation under an audit; `on_round` is called with the number of rounds done."""
-    model = make_net(len(class_names(federation.dataset)), federation.seed)
+    model = make_net(federation)
     initial = ArrayRecord(model.state_dict())
     test = load_test(federation)
 
@@ -50,24 +50,19 @@ def federate(
             guesses = model(test.inputs()).argmax(dim=1)
         return MetricRecord({"accuracy": float((guesses == test.labels).float().mean())})
 
-    return AuditedStrategy(_strategy(federation), auditor=auditor).start(
-        grid=grid,
-        initial_arrays=initial,
-        num_rounds=federation.num_rounds,
-        train_config=ConfigRecord(federation.model_dump()),
-        evaluate_fn=evaluate,
-    )
-
-
-def _strategy(federation: FederationConfig) -> Strategy:
     no_evaluation: dict[str, Any] = {"fraction_evaluate": 0.0, "min_evaluate_nodes": 0}
     strategy: Strategy = (
         FedAvg(**no_evaluation)
         if federation.server_optimizer == "average"
         else FedAdam(**no_evaluation, eta=federation.server_learning_rate)
     )
-    wrapper = WRAPPERS.get(federation.defence)
-    if wrapper is None:
-        return strategy
-    options: dict[str, Any] = read_settings(federation.defence_settings)
-    return wrapper(strategy, **options)
+    if federation.defence in WRAPPERS:
+        options: dict[str, Any] = read_settings(federation.defence_settings)
+        strategy = WRAPPERS[federation.defence](strategy, **options)
+    return AuditedStrategy(strategy, auditor=auditor).start(
+        grid=grid,
+        initial_arrays=initial,
+        num_rounds=federation.num_rounds,
+        train_config=ConfigRecord(federation.model_dump()),
+        evaluate_fn=evaluate,
+    )

@@ -14,7 +14,7 @@ from fl_privacy_audit import AuditConfig, AuditError, Auditor, Progress
 
 from .client_app import app as client_app
 from .config import FederationConfig
-from .data import class_names, load_test
+from .data import load_test
 from .model import make_net
 from .server import federate
 
@@ -32,12 +32,7 @@ def in_ray(
 ) -> None:
     """Flower's simulation: every client trains in every round, in one of Ray's processes.
 
-    Args:
-        federation: The federation.
-        auditor: Attacks what clients return.
-        num_clients: Number of simulated clients.
-        cores: How many clients may train at the same time; None for one per core.
-        on_round: Called with the number of rounds done.
+    Arguments are as for `run_federation`; the auditor attacks what clients return.
 
     Raises:
         AuditError: The federation stopped before its last round.
@@ -84,8 +79,8 @@ def run_federation(
     """Train and audit one federation.
 
     Args:
-        federation: The federation.
-        audit: Of its audit.
+        federation: What to train.
+        audit: How to audit it.
         clients: Number of simulated clients.
         cores: How many clients may train at the same time; None for one per core.
         on_round: Called with the number of rounds done.
@@ -102,6 +97,6 @@ def run_federation(
     random.seed(federation.seed)
     np.random.seed(federation.seed)
     torch.manual_seed(federation.seed)
-    model = make_net(len(class_names(federation.dataset)), federation.seed)
+    model = make_net(federation)
     auditor = Auditor(audit, model=model, on_progress=on_progress)
     simulate(federation, auditor, num_clients=clients, cores=cores, on_round=on_round)

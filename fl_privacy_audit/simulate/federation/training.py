@@ -3,9 +3,8 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +23,12 @@ History = list[tuple[float, float, int]]
 """History of an RDP accountant: (noise multiplier, sample rate, steps)."""
 
 
-@dataclass(frozen=True)
-class LocalResult:
-    """What local training reports.
+class LocalResult(NamedTuple):
+    """What local training reports."""
 
-    Attributes:
-        loss: Mean over the steps that had a batch; 0 if none had.
-        examples: Number of images used, over all steps.
-        epsilon: Epsilon spent over all rounds so far; None without DP-SGD.
-    """
-
-    loss: float
-    examples: int
-    epsilon: float | None
+    loss: float  # mean over the steps that had a batch; 0 if none had
+    examples: int  # over all steps
+    epsilon: float | None  # spent over all rounds so far; None without DP-SGD
 
 
 def train(
@@ -101,7 +93,10 @@ def train(
                 examples += len(inputs)
                 optimizer.step()
             elif federation.private:
-                _noise_alone(optimizer)
+                # An empty Poisson batch still sends its noise, or its emptiness would show.
+                for parameter in optimizer.params:
+                    parameter.grad_sample = torch.zeros(0, *parameter.shape)
+                optimizer.step()
     return LocalResult(
         loss=sum(losses) / max(len(losses), 1),
         examples=examples,
@@ -137,10 +132,3 @@ def _fixed_batches(
     while True:
         drawn = torch.randperm(len(inputs), generator=rng)[: federation.batch_size]
         yield inputs[drawn], held.labels[drawn]
-
-
-def _noise_alone(optimizer: Any) -> None:
-    """An empty Poisson batch still sends its noise, or its emptiness would show."""
-    for parameter in optimizer.params:
-        parameter.grad_sample = torch.zeros(0, *parameter.shape)
-    optimizer.step()

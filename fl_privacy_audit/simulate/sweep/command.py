@@ -83,19 +83,11 @@ class _Bars:
             where = f"round {event.round}, attack step {event.step} of {event.steps}"
             self.progress.update(self._bars[key], description=f"  {label}: {where}")
         else:
-            self._end(event)
-
-    def _end(self, event: Event) -> None:
-        bar = self._bars.pop(event.run.folder, None)
-        if bar is not None:
-            self.progress.remove_task(bar)
-        self._ended += 1
-        self.progress.update(self._all, completed=self._ended)
-        what = "finished before" if event.kind == "skipped" else event.kind
-        took = f" after {event.seconds:.0f} s" if event.seconds else ""
-        self._console.print(
-            f"[{self._ended}/{self._count}] {event.run.folder}: {what}{took}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+            if key in self._bars:
+                self.progress.remove_task(self._bars.pop(key))
+            self._ended += 1
+            self.progress.update(self._all, completed=self._ended)
+            what = "finished before" if event.kind == "skipped" else event.kind
+            took = f" after {event.seconds:.0f} s" if event.seconds else ""
+            line = f"[{self._ended}/{self._count}] {key}: {what}{took}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)

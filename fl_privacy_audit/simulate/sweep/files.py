@@ -4,8 +4,8 @@ import fcntl
 import json
 import os
 import time
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from fl_privacy_audit.core.errors import ConfigError, LedgerError
 from fl_privacy_audit.core.files import write_whole
@@ -46,10 +46,12 @@ def is_finished(out: Path, run: Run) -> bool:
     Raises:
         ConfigError: Its folder holds a finished run of another plan.
     """
-    finished = _read(out / run.folder / FINISHED)
-    if finished is None:
+    try:
+        text = (out / run.folder / FINISHED).read_text(encoding="utf-8")
+        digest = json.loads(text)["digest"]
+    except (OSError, ValueError, TypeError, KeyError):
         return False
-    if finished.get("digest") != run.digest:
+    if digest != run.digest:
         raise ConfigError(
             f"{out / run.folder} holds a finished run of another plan; give another --out, or "
             "remove that folder"
@@ -70,25 +72,12 @@ def prepare(out: Path, run: Run) -> None:
             raise LedgerError(f"another process is at work in {folder}; wait until it has ended")
         try:
             if (folder / SPEC).exists():
-                folder.rename(_free(out / SET_ASIDE, "-".join(run.folder.parts)))
+                aside = out / SET_ASIDE
+                aside.mkdir(parents=True, exist_ok=True)
+                names = (f"{'-'.join(run.folder.parts)}-{number}" for number in count(1))
+                folder.rename(next(aside / n for n in names if not (aside / n).exists()))
         finally:
             os.close(held)
     folder.mkdir(parents=True, exist_ok=True)
     spec = {**run.to_json(), "digest": run.digest}
     write_whole(folder / SPEC, json.dumps(spec, indent=2) + "\n", mode=0o644)
-
-
-def _free(folder: Path, name: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (folder / f"{name}-{number}").exists():
-        number += 1
-    return folder / f"{name}-{number}"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -4,16 +4,18 @@ import hashlib
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from fl_privacy_audit.attacks import make_attack
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError, ConfigError
+from fl_privacy_audit.core.types import Checked
 from fl_privacy_audit.defences import DEFENCES, Setting, make_defence
 from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
 
@@ -35,7 +37,7 @@ OWN_KEYS = (
 """Keys of the federation that a plan sets elsewhere."""
 
 
-class DefencePlan(BaseModel):
+class DefencePlan(Checked):
     """One defence of a plan.
 
     Attributes:
@@ -47,15 +49,13 @@ class DefencePlan(BaseModel):
             learning rate.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     label: str = Field(min_length=1)
     name: str
     settings: dict[str, Setting] = Field(default_factory=dict)
     unit: Literal["update", "gradient"] = "update"
 
 
-class Plan(BaseModel):
+class Plan(Checked):
     """What a plan file holds.
 
     Attributes:
@@ -64,8 +64,6 @@ class Plan(BaseModel):
         seeds: A whole set of runs for each; seeds data, weights, batches, noise and attacks.
         defence: The defences to compare.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     federation: dict[str, Setting] = Field(default_factory=dict)
     audit: dict[str, Any] = Field(default_factory=dict)
@@ -152,9 +150,9 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
         if type(value) is not int or value < 1:
             raise ConfigError(f"`federation.{name}` must be a whole number from 1, but got {value}")
     values |= {"num_rounds": rounds, "seed": seed, "reproducible_noise": True}
-    base = _federation(values)
+    base = FederationConfig.model_validate(values)
     options = _options(base, defence, int(clients))
-    federation = _federation(values | _defence_keys(defence.name, options))
+    federation = FederationConfig.model_validate(values | _defence_keys(defence.name, options))
     audit = AuditConfig.build(
         {
             **plan.audit,
@@ -203,24 +201,16 @@ def _defence_keys(name: str, options: dict[str, Setting]) -> dict[str, Setting]:
     return {"defence": name, "defence_settings": text}
 
 
-def _federation(values: Mapping[str, object]) -> FederationConfig:
-    try:
-        return FederationConfig.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
-
-
 def _unlike(plan: Plan) -> list[str]:
     """What would make runs that cannot be compared, or sets a thing twice."""
-    problems = []
     known = {*FederationConfig.model_fields, "clients", "rounds"}
-    for key in plan.federation:
-        if key in OWN_KEYS:
-            problems.append(
-                f"`federation.{key}` is set by the plan: see `seeds`, `rounds`, defences"
-            )
-        elif key not in known:
-            problems.append(f"`federation.{key}` is not a key of the federation")
+    problems = [
+        f"`federation.{key}` is set by the plan: see `seeds`, `rounds`, defences"
+        if key in OWN_KEYS
+        else f"`federation.{key}` is not a key of the federation"
+        for key in plan.federation
+        if key in OWN_KEYS or key not in known
+    ]
     if plan.federation.get("sampling", "fixed") != "fixed":
         problems.append(
             "`federation.sampling` must be 'fixed': Poisson sampling draws other images under "
@@ -229,10 +219,12 @@ def _unlike(plan: Plan) -> list[str]:
     problems += [
         f"`audit.{key}` is filled in by the sweep" for key in plan.audit if key in BY_THE_SWEEP
     ]
-    slugs = [_slug(defence.label) for defence in plan.defence]
-    for slug in dict.fromkeys(slugs):
-        if slugs.count(slug) > 1:
-            problems.append(f"two defences go to the folder {slug!r}; set their labels apart")
+    slugs = Counter(_slug(defence.label) for defence in plan.defence)
+    problems += [
+        f"two defences go to the folder {slug!r}; set their labels apart"
+        for slug, count in slugs.items()
+        if count > 1
+    ]
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
         problems.append(f"`seeds` must be different numbers, but got {list(plan.seeds)}")
     return problems
@@ -261,6 +253,8 @@ def _explain(problem: Any) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(map(_explain, error.errors()))
     first, *rest = str(error).splitlines()
     return "; ".join([first, *(line.strip() for line in rest)]).replace(":;", ":")
 

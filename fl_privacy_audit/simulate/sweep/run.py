@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,48 +97,35 @@ def _do_all(
     left: Sequence[Run], out: Path, workers: int, on_event: OnEvent, worker: Sequence[str]
 ) -> list[Run]:
     """Do the runs, `workers` at a time; return those that failed."""
-    waiting: list[Run] = list(left)
-    failed: list[Run] = []
     cores = max(1, (os.cpu_count() or 1) // workers)
     guard = threading.Lock()
     processes: set[subprocess.Popen[str]] = set()
-    problems: list[Exception] = []
+    free_slots = list(range(workers))
 
     def one_at_a_time(event: Event) -> None:
         with guard:
             on_event(event)
 
-    def work(slot: int) -> None:
-        while True:
-            with guard:
-                if not waiting or problems:
-                    return
-                run = waiting.pop(0)
-            try:
-                command = [*worker, str(out / run.folder), str(cores)]
-                whole = _do(run, out, one_at_a_time, command, slot, processes)
-            except Exception as error:  # noqa: BLE001 - raised again below, in the main thread
-                problems.append(error)
-                return
-            if not whole:
-                failed.append(run)
+    def work(run: Run) -> bool:
+        slot = free_slots.pop()
+        try:
+            command = [*worker, str(out / run.folder), str(cores)]
+            return _do(run, out, one_at_a_time, command, slot, processes)
+        finally:
+            free_slots.append(slot)
 
-    threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in range(workers)]
-    for thread in threads:
-        thread.start()
+    pool = ThreadPoolExecutor(workers)
     try:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)
+        runs = {pool.submit(work, run): run for run in left}
+        wait(runs, return_when=FIRST_EXCEPTION)
+        pool.shutdown(cancel_futures=True)  # after an error, what is at work still ends
+        return [run for job, run in runs.items() if not (job.cancelled() or job.result())]
     finally:
         # Also on Ctrl-C: a run ends when its standard input does.
-        waiting.clear()
+        pool.shutdown(wait=False, cancel_futures=True)
         for process in list(processes):
             if process.stdin is not None and process.poll() is None:
                 process.stdin.close()
-    if problems:
-        raise problems[0]
-    return failed
 
 
 def _do(
@@ -196,10 +184,7 @@ def _environment(slot: int) -> dict[str, str]:
 
 def _compare(runs: Sequence[Run], out: Path) -> dict[Path, Comparison]:
     """One comparison per seed: runs with different seeds saw different images."""
-    by_folder: dict[Path, list[Run]] = {}
+    places: dict[Path, list[Path]] = {}
     for run in runs:
-        by_folder.setdefault(run.folder.parent, []).append(run)
-    return {
-        out / place: write_comparison([out / run.folder for run in alike], out / place)
-        for place, alike in by_folder.items()
-    }
+        places.setdefault(out / run.folder.parent, []).append(out / run.folder)
+    return {place: write_comparison(folders, place) for place, folders in places.items()}
