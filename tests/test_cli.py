@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_tables_are_read_at_80_columns(command: str, monkeypatch: pytest.MonkeyP
 
 
 def test_version_and_help() -> None:
-    assert ran("--version").output.strip().endswith("version 0.1.0")
+    assert ran("--version").output.strip().endswith(f"version {version('fl-privacy-audit')}")
     output = ran("--help").output
     for name, command in cli.commands.items():
         assert f"\n  {name} " in output

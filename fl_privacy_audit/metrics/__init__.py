@@ -1,6 +1,9 @@
-"""How alike a reconstruction and its original are: the tables of metrics, and the plain ones by name."""
+"""How alike a reconstruction and its original are: the tables of metrics, and metrics by name."""
 
-from .frechet import SetScore
+from .frechet import SetScore, fid, frechet_semsim
+from .identification import identification_lpips, identification_pixels, identification_semsim
+from .multiscale import ms_ssim
+from .perceptual import lpips
 from .pixel import mse, psnr, ssim
 from .table import METRICS, SET_METRICS, Metric, SetMetric, title_of
 
@@ -10,6 +13,13 @@ __all__ = [
     "Metric",
     "SetMetric",
     "SetScore",
+    "fid",
+    "frechet_semsim",
+    "identification_lpips",
+    "identification_pixels",
+    "identification_semsim",
+    "lpips",
+    "ms_ssim",
     "mse",
     "psnr",
     "ssim",

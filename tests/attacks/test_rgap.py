@@ -5,15 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks.papers.rgap import _System, rgap
-from fl_privacy_audit.attacks.parts.chain import SIGMOID, TANH, Activation, chain, leaky
+from fl_privacy_audit.attacks.papers.rgap import rgap
+from fl_privacy_audit.attacks.parts.chain import SIGMOID, TANH, Activation, leaky
 from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
-from fl_privacy_audit.core.types import ImageSpec, Observation, Reconstruction
+from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.metrics import psnr
 from tests.support.cases import noise_of_equal_norm, observation, photos, seeded
 
@@ -130,59 +127,22 @@ def test_it_stops_when_its_time_is_up() -> None:
     assert result.steps == 7
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    channels=st.integers(1, 3),
-    outputs=st.integers(1, 4),
-    kernel=st.integers(1, 4),
-    stride=st.integers(1, 3),
-    padding=st.integers(0, 2),
-    dilation=st.integers(1, 2),
-    size=st.integers(7, 9),
-    seed=st.integers(0, 1000),
+@pytest.mark.parametrize(
+    ("outputs", "kernel", "stride", "padding", "dilation"),
+    [(4, 1, 1, 0, 1), (6, 3, 1, 0, 2), (6, 2, 1, 1, 2), (14, 3, 2, 1, 1), (14, 4, 2, 1, 1)],
 )
-def test_both_constraints_hold_for_any_convolution(
-    channels: int,
-    outputs: int,
-    kernel: int,
-    stride: int,
-    padding: int,
-    dilation: int,
-    size: int,
-    seed: int,
+def test_any_convolution_of_full_rank_is_undone(
+    outputs: int, kernel: int, stride: int, padding: int, dilation: int
 ) -> None:
-    """Against autograd, the slow and obvious oracle."""
-    rng = torch.Generator().manual_seed(seed)
-    convolution = nn.Conv2d(channels, outputs, kernel, stride, padding, dilation, bias=False)
-    layers = nn.Sequential(convolution, nn.Flatten(), nn.LazyLinear(3)).eval()
-    layers(torch.zeros(1, channels, size, size))
-    if channels == 3:
-        seen = observation(layers, torch.rand(1, 3, size, size, generator=rng), LABEL)
-    else:
-        seen = replace_image(observation_of(layers), channels, size)
-    layer = chain(seen)[0]
-    x = torch.randn(1, channels, size, size, generator=rng, dtype=torch.float64)
-    weight = layer.weight.clone().requires_grad_()
-    z = F.conv2d(x, weight, None, stride, padding, dilation)
-    r = torch.randn(z.shape, generator=rng, dtype=torch.float64)
-    (slopes,) = torch.autograd.grad(z, weight, r)
-    system = _System(layer, torch.ones(z.numel()).bool(), r.flatten(), 1.0)
-    assert torch.allclose(system.weights @ x.flatten(), z.detach().flatten())
-    wanted = slopes.permute(0, 2, 3, 1).reshape(-1, channels)
-    assert torch.allclose(system.meets @ x.view(channels, -1).T, wanted * system.balance)
-
-
-def observation_of(layers: nn.Module) -> Observation:
-    """A target for other than three channels: only its model and weights are looked at."""
-    seen = chained(nn.Flatten(), nn.Linear(3 * SIZE**2, 3))
-    weights = {n: p.detach() for n, p in layers.named_parameters()}
-    return replace(seen, model=layers, parameters=weights, buffers={})
-
-
-def replace_image(seen: Observation, channels: int, size: int) -> Observation:
-    shape, mean, std = (channels, size, size), (0.5,) * channels, (0.25,) * channels
-    spec = ImageSpec(shape=shape, mean=mean, std=std)
-    return replace(seen, image=spec)
+    convolution = nn.LazyConv2d(outputs, kernel, stride, padding, dilation, bias=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(convolution, nn.LeakyReLU(0.2), nn.Flatten(), nn.LazyLinear(10))
+        model(torch.zeros(1, 3, 8, 8))
+    truth = photos(8)[:1]
+    result = run(observation(model, truth, LABEL, learning_rate=1.0))
+    assert psnr(result.images, truth).item() > 60
+    assert result.details["rank missing in 0"] == 0
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,14 @@ def test_noise_replaces_buffers_that_came_back() -> None:
     real = after["var"] - before["var"]
     assert far.norm() == pytest.approx(float(real.norm()), rel=0.05)
     assert abs(cosine(far, real)) < 0.5
-    assert bool((noise.returned_buffers["var"] >= 0).all())
+
+
+def test_only_buffers_without_negatives_are_kept_from_below_zero() -> None:
+    before = {"var": torch.full((50,), 0.01), "mean": torch.zeros(50)}
+    after = {"var": torch.linspace(0, 0.5, 50), "mean": torch.linspace(-0.5, 0.5, 50)}
+    seen = replace(observed(tiny_net(), make_truth()), buffers=before, returned_buffers=after)
+    noise = noise_of_equal_norm(seen, torch.Generator().manual_seed(0)).returned_buffers
+    assert (float(noise["var"].min()), float(noise["mean"].min()) < 0) == (0.0, True)
 
 
 def test_a_weight_difference_is_replaced_too() -> None:

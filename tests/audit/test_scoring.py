@@ -110,7 +110,7 @@ def test_without_truth_it_is_not_scored(tmp_path: Path) -> None:
     assert (got.objective, got.steps, got.seconds, got.budget_seconds) == (0.5, 3, 1.0, 2.0)
     assert (got.picture, got.labels_right, got.details) == ("pictures/one.png", None, {"a": 1.0})
     (row,) = cut(tmp_path / "pictures/one.png", 1, 2)
-    assert [np.array_equal(a / 255, b[0]) for a, b in zip(row, images.double(), strict=True)]
+    assert all(np.array_equal(a, 255 * b[0]) for a, b in zip(row, images, strict=True))
 
 
 def test_an_empty_batch_is_not_scored(tmp_path: Path) -> None:

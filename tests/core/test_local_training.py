@@ -95,6 +95,28 @@ def test_private_gradients_are_clipped_one_by_one() -> None:
         torch.testing.assert_close(trained.update[name], tensor, rtol=1e-4, atol=1e-7)
 
 
+def test_private_noise_has_the_deviation_of_the_paper() -> None:
+    """Noise multiplier times clipping norm, over the batch (Abadi et al. 2016, Algorithm 1)."""
+    model, truth = tiny_net(), make_truth(4)
+    training = TrainingConfig(
+        optimizer="sgd",
+        learning_rate=1.0,
+        steps=1,
+        batch_size=4,
+        max_grad_norm=0.05,
+        noise_multiplier=2.0,
+    )
+
+    def update(noise: bool) -> Tensor:
+        weights = dict(model.named_parameters())
+        inputs, chance = IMAGE.normalise(truth.images), Chance(noise=noise)
+        trained = train_locally(model, weights, {}, inputs, truth.labels, training, chance=chance)
+        return torch.cat([t.flatten() for t in trained.update.values()])
+
+    drawn = update(noise=True) - update(noise=False)
+    assert float(drawn.std()) == pytest.approx(2.0 * 0.05 / 4, rel=0.1)
+
+
 def test_nothing_of_the_model_changes() -> None:
     model = norm_net().train()
     before = copy.deepcopy(model.state_dict())

@@ -70,6 +70,23 @@ def test_the_update_is_returned_minus_sent() -> None:
     assert update_norm(seen.update) == pytest.approx(float(np.linalg.norm(flat)), rel=1e-6)
 
 
+@pytest.mark.parametrize(("optimizer", "decay"), [("adam", 0.0), ("adamw", 0.0), ("adamw", 0.1)])
+def test_the_first_step_of_adam_gives_the_signs(optimizer: str, decay: float) -> None:
+    model, truth = tiny_net(), make_truth(3)
+    expected = {name: gradient.sign() for name, gradient in autograd(model, truth).items()}
+    after = {
+        name: tensor.detach() - 0.01 * (expected[name] + decay * tensor.detach())
+        for name, tensor in model.named_parameters()
+    }
+    training = ONE_STEP.model_copy(
+        update={"optimizer": optimizer, "learning_rate": 0.01, "weight_decay": decay}
+    )
+    seen = seen_by(model, {n: t.numpy() for n, t in after.items()}, training=training)
+    assert seen.gradient is not None and not seen.gradient_scale_known
+    for name, gradient in seen.gradient.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-4)
+
+
 STEPS = "number of local steps not known; taken as one"
 DIRECTION = "local learning rate not known; only the gradient's direction is used"
 OPTIMISER = "local optimiser not known; the update is taken as one gradient step"
