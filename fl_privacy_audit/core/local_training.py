@@ -26,7 +26,7 @@ class Chance:
     Attributes:
         order: For each epoch an order of the images; None to take them as they come.
         dropout: Whether dropout drops.
-        noise: Standard deviation of DP-SGD's noise on the mean gradient, drawn by `rng`.
+        noise: Whether DP-SGD's noise is drawn, by `rng`.
         rng: For the noise, on the CPU.
     """
 
