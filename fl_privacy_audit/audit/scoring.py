@@ -26,6 +26,7 @@ from fl_privacy_audit.core.types import Reconstruction, Truth
 from fl_privacy_audit.ledger.records import AttackOutcome, AttackStatus, ControlOutcome, Scores
 from fl_privacy_audit.metrics import METRICS, Metric
 from fl_privacy_audit.metrics.matching import match
+from fl_privacy_audit.metrics.pairs import SLACK
 
 from .attack_round import Attempt, Attempts
 from .targets import Target
@@ -146,6 +147,11 @@ def _checked(images: Tensor) -> Tensor:
         )
     if not bool(images.isfinite().all()):
         raise AttackError("the attack returned images that are not finite")
+    low, high = float(images.min()), float(images.max())
+    if low < -SLACK or high > 1 + SLACK:
+        raise AttackError(
+            f"the attack must return images in [0, 1], but returned {low:.3g} to {high:.3g}"
+        )
     return images
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
 from .backbone import inception
+from .pairs import check_pixels
 from .semsim import embed
 
 INCEPTION_SIDE = 299
@@ -124,6 +125,7 @@ def inception_features(images: Tensor) -> Tensor:
         MetricUnavailable: No weights here, or neither one nor three channels.
         WeightsError: Weights are here but are not torchvision's.
     """
+    check_pixels(images)
     channels = images.shape[1]
     if channels not in (1, 3):
         raise MetricUnavailable(f"FID needs grey or RGB images, but these have {channels} channels")

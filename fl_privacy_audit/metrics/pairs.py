@@ -8,6 +8,8 @@ from torch import Tensor
 VALUES_AT_ONCE = {"cpu": 2**16}
 """Pixel values of one side in a piece: on a processor a piece stays in its cache."""
 VALUES_AT_ONCE_ON_A_GPU = 2**22
+SLACK = 0.1
+"""How far outside ``[0, 1]`` pixels may lie by rounding or interpolation; they are clipped."""
 
 
 def in_chunks(
@@ -29,8 +31,9 @@ def in_chunks(
         ``(N,)`` float64 on the CPU.
 
     Raises:
-        ValueError: Shapes differ.
+        ValueError: Shapes differ, or values are not pixels in ``[0, 1]``.
     """
+    check_pixels(reconstructions, originals)
     if reconstructions.shape != originals.shape or originals.ndim != 4:
         raise ValueError(
             "images to compare must both be (N, C, H, W), but got "
@@ -44,6 +47,26 @@ def in_chunks(
             for x, y in zip(reconstructions.split(each), originals.split(each), strict=True)
         ]
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.float64)
+
+
+def check_pixels(*batches: Tensor) -> None:
+    """Refuse images that are plainly not in ``[0, 1]``, whose scores would mean nothing.
+
+    Raises:
+        ValueError: Integers, or values more than `SLACK` outside.
+    """
+    for images in batches:
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images must be floating point in [0, 1], but got {images.dtype}; divide pixels of "
+                "0 to 255 by 255"
+            )
+        low, high = (float(v) for v in images.detach().aminmax()) if images.numel() else (0.0, 1.0)
+        if low < -SLACK or high > 1 + SLACK:
+            raise ValueError(
+                f"images must be in [0, 1], but got values from {low:.3g} to {high:.3g}; undo the "
+                "normalisation, or divide pixels of 0 to 255 by 255"
+            )
 
 
 def as_float64(images: Tensor) -> Tensor:

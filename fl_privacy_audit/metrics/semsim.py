@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
+from .pairs import check_pixels
+
 SIDE = 32
 MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
@@ -102,8 +104,9 @@ def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 64) -> T
 
     Raises:
         MetricUnavailable: No network is given and the package holds no weights.
-        ValueError: Another shape.
+        ValueError: Another shape, or values that are not pixels in ``[0, 1]``.
     """
+    check_pixels(images)
     net = load_semsim(device=images.device) if net is None else net
     if not len(images):
         return torch.empty(0, 8 * net.width, device=images.device)

@@ -84,7 +84,7 @@ def test_an_audit_computes_the_defaults_of_the_table() -> None:
 def test_shape_type_range_and_order(name: str, channels: int, spread: float) -> None:
     metric = METRICS[name]
     originals = draw((5, channels, 16, 18), 0)
-    guesses = originals + spread * (draw(originals.shape, 1) - 0.5)
+    guesses = (originals + spread * (draw(originals.shape, 1) - 0.5)).clamp(0, 1)
     values = metric.function(guesses, originals)
     assert values.shape == (5,)
     assert values.dtype == torch.float64
@@ -127,9 +127,10 @@ def test_less_noise_leaks_more(name: str) -> None:
 
 
 @every_metric
-def test_pixels_outside_the_range_are_clipped(name: str) -> None:
+def test_pixels_a_little_outside_the_range_are_clipped(name: str) -> None:
     originals = draw((2, 1, 16, 16), 3)
-    wild = 4 * draw((2, 1, 16, 16), 4) - 2
+    wild = 1.15 * draw((2, 1, 16, 16), 4) - 0.08
+    assert wild.min() < 0 and wild.max() > 1
     function = METRICS[name].function
     assert torch.equal(function(wild, originals), function(wild.clamp(0, 1), originals))
 
@@ -145,7 +146,7 @@ def test_gradients_and_precision_of_the_input_do_not_matter(name: str) -> None:
 
 @every_metric
 def test_the_images_are_left_alone(name: str) -> None:
-    x, y = 2 * draw((2, 3, 16, 16), 7) - 0.5, draw((2, 3, 16, 16), 8)
+    x, y = 1.1 * draw((2, 3, 16, 16), 7) - 0.05, draw((2, 3, 16, 16), 8)
     kept = x.clone(), y.clone()
     state = torch.get_rng_state()
     METRICS[name].function(x, y)
@@ -249,3 +250,25 @@ def test_psnr_never_passes_its_ceiling() -> None:
     black = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
     almost = torch.stack([torch.full((1, 8, 8), 1e-6), torch.full((1, 8, 8), 2e-5)]).double()
     assert psnr(almost, black).tolist() == pytest.approx([PSNR_CEILING, 93.979400087], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mse", "psnr", "ssim", "ms_ssim", "semsim", "lpips"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: (x * 255).to(torch.uint8), "floating point"),
+        (lambda x: x * 255, r"in \[0, 1\], but got values from"),
+        (lambda x: (x - 0.5) / 0.25, "undo the normalisation"),
+    ],
+)
+@pytest.mark.usefixtures("made_up_networks")
+def test_what_is_not_pixels_is_refused(
+    name: str, spoil: Callable[[Tensor], Tensor], message: str
+) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    metric = METRICS[name]
+    assert metric.function(images, images).shape == (2,)
+    with pytest.raises(ValueError, match=message):
+        metric.function(spoil(images), images)
+    with pytest.raises(ValueError, match=message):
+        metric.function(images, spoil(images))
