@@ -53,11 +53,16 @@ def check_run(run: LastRun) -> ClaimCheck | None:
 
 
 def reported_epsilons(run: LastRun) -> dict[str, list[tuple[int, float]]]:
-    """Client -> (round, the epsilon it reported), in the order of rounds."""
+    """Client -> (round, the epsilon it reported), in the order of rounds.
+
+    What cannot be an epsilon, such as NaN or a number below zero, is left out: a client's word must
+    not make a ledger unreadable.
+    """
     series: dict[str, list[tuple[int, float]]] = {}
     for record in sorted(run.audits, key=lambda r: r.round):
-        if record.view == "server" and "epsilon" in record.reported:
-            series.setdefault(record.client, []).append((record.round, record.reported["epsilon"]))
+        epsilon = record.reported.get("epsilon", math.nan)
+        if record.view == "server" and epsilon >= 0:
+            series.setdefault(record.client, []).append((record.round, epsilon))
     return series
 
 

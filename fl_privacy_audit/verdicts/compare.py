@@ -10,7 +10,7 @@ from fl_privacy_audit.core.errors import NotComparableError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import ClaimCheck
-from fl_privacy_audit.dp.run_check import check_run
+from fl_privacy_audit.dp.run_check import check_run, reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, read_ledger
 from fl_privacy_audit.ledger.records import AttackOutcome
 from fl_privacy_audit.metrics import METRICS
@@ -228,7 +228,8 @@ def epsilon_in_effect(check: ClaimCheck | None) -> float | None:
 
 def epsilon_reported(run: LastRun) -> float | None:
     """The largest that a client reported."""
-    return max((a.reported["epsilon"] for a in run.audits if "epsilon" in a.reported), default=None)
+    series = reported_epsilons(run).values()
+    return max((epsilon for each in series for _, epsilon in each), default=None)
 
 
 def _rows(run: LastRun, verdicts: Sequence[SettingVerdict], check: ClaimCheck | None) -> list[Row]:

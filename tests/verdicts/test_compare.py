@@ -1,11 +1,14 @@
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from torch import nn
 
+from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import LedgerError, NotComparableError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
@@ -245,3 +248,18 @@ def test_scores_that_cannot_be_had_are_noted_once(tmp_path: Path) -> None:
         "LPIPS is unavailable: no weights",
         "SSIM is unavailable: too small",
     ]
+
+
+@pytest.mark.parametrize("word", [math.nan, -math.inf, -1.0])
+def test_an_epsilon_that_cannot_be_one_spoils_nothing(tmp_path: Path, word: float) -> None:
+    odd = scored(reported={"epsilon": word}, round=1, partition=0)
+    right = scored(reported={"epsilon": 2.5}, round=1, partition=1)
+    directory = write_ledger(tmp_path, [run_line(), odd, right])
+    (row,) = compare([directory]).rows
+    assert row.epsilon_reported == 2.5
+    page = ["report", "--out", str(tmp_path / "report.html")]
+    for command in (["show"], ["compare"], ["compare", "--format", "json"], page):
+        done = CliRunner().invoke(cli, [command[0], str(directory), *command[1:]])
+        assert done.exit_code == 0, done.output
+    records = read_ledger(directory).audits
+    assert repr(records[0].reported["epsilon"]) == repr(word)
