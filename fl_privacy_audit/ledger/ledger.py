@@ -1,4 +1,4 @@
-"""The append-only audit log: JSON Lines, one record a line.
+"""The append-only audit log: JSON Lines, one record per line, for the owner alone.
 
 Lines are written whole, past every buffer of this process, so a crash loses at most the line being
 written, and another process may read while the run goes on. What was attacked is also flushed to
@@ -46,7 +46,7 @@ class Ledger:
             return self._file
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             weakref.finalize(self, os.close, file)
             size = os.fstat(file).st_size
             if size and os.pread(file, 1, size - 1) != b"\n":

@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -253,3 +254,12 @@ def test_two_processes_keep_each_others_lines_whole(tmp_path: Path) -> None:
     assert contents.damaged == ()
     for run in ("child", "run"):
         assert [e.round for e in contents.evaluations if e.run == run] == list(rounds)
+
+
+def test_a_ledger_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_ledger(tmp_path, [run_line()])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / FILE_NAME).stat().st_mode) == 0o600
