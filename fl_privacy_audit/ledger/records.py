@@ -88,7 +88,7 @@ class ThreatModel(_Recorded):
     server: Literal["honest but curious"] = "honest but curious"
     view: View
     update_form: UpdateForm
-    local_training: dict[str, str | int | float | None]
+    local_training: dict[str, str | int | float | list[float] | None]
     image: dict[str, list[int] | list[float]]
     num_images: int | None
     labels: Literal["not given"] = "not given"

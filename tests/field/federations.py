@@ -121,7 +121,7 @@ class Federation:
         audit: Other settings of the audit.
         words: The verdicts that are right.
         code: Code of the verdict's reason, where it matters.
-        hint: Code of the hint, where the description does not fit.
+        fits: What the replay check must say of every record, where it matters.
         model: Makes the network.
     """
 
@@ -130,7 +130,7 @@ class Federation:
     audit: Mapping[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ("leaked",)
     code: str | None = None
-    hint: str | None = None
+    fits: bool | None = None
     model: Callable[[], nn.Module] = perceptron
 
 
@@ -178,7 +178,7 @@ UNSURE = ("leaked", "inconclusive")
 MISFIT = "description does not fit"
 
 FEDERATIONS: dict[str, Federation] = {
-    "one plain step, as told": Federation(),
+    "one plain step, as told": Federation(fits=True),
     "four images, as told": Federation(
         client=Client(images=4), told={"batch_size": 4}, audit={"attacks": [QUICK]}, words=UNSURE
     ),
@@ -213,6 +213,20 @@ FEDERATIONS: dict[str, Federation] = {
         client=Client(loss=lambda o, y: F.cross_entropy(o, y, label_smoothing=0.1)), words=UNSURE
     ),
     "class weights, not told": Federation(client=Client(loss=weighted), words=UNSURE),
+    "label smoothing, as told": Federation(
+        client=Client(loss=lambda o, y: F.cross_entropy(o, y, label_smoothing=0.1)),
+        told={"label_smoothing": 0.1},
+    ),
+    "a loss that sums, as told": Federation(
+        client=Client(images=4, loss=lambda o, y: F.cross_entropy(o, y, reduction="sum")),
+        told={"batch_size": 4, "reduction": "sum"},
+        audit={"attacks": [QUICK]},
+        words=UNSURE,
+        fits=True,
+    ),
+    "class weights, as told": Federation(
+        client=Client(loss=weighted), told={"class_weights": [5.0, 1.0, 0.2, 3.0, 0.5]}, fits=True
+    ),
     "a loss that sums, not told": Federation(
         client=Client(images=4, loss=lambda o, y: F.cross_entropy(o, y, reduction="sum")),
         told={"batch_size": 4},

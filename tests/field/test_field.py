@@ -69,6 +69,9 @@ def test_a_federation_that_nobody_here_wrote(name: str, tmp_path: Path) -> None:
     assert verdict.word in federation.words, said
     if federation.code is not None:
         assert verdict.reason.code == federation.code, said
+    if federation.fits is not None:
+        assert verdict.replay is not None
+        assert (verdict.replay.fitting == verdict.replay.records) is federation.fits
     if verdict.reason.code == "description does not fit":
         assert verdict.reason.cause is not None
     assert said and "?" not in said.replace("declared?", "")
