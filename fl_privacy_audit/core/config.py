@@ -20,6 +20,10 @@ LISTS = ("views", "controls")
 """Settings that are lists, and may be written as one text with commas between."""
 
 
+DEFAULT_ATTACK = "swept_inversion"
+"""What an audit, the demo and a corpus run unless told otherwise; a name in the table of attacks."""
+
+
 class AttackConfig(Checked):
     """One attack and the settings that differ from its paper's.
 
@@ -156,7 +160,7 @@ class AuditConfig(Checked):
     image: ImageSpec
     directory: Path = Path("audit")
     setting: str = "audit"
-    attacks: tuple[AttackConfig, ...] = (AttackConfig(name="swept_inversion"),)
+    attacks: tuple[AttackConfig, ...] = (AttackConfig(name=DEFAULT_ATTACK),)
     metrics: tuple[str, ...] = ("semsim", "lpips", "mse", "psnr", "ssim")
     every: int = Field(default=1, ge=1)
     clients_per_round: int | None = Field(default=1, ge=1)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fl_privacy_audit import AttackConfig, AuditError
 from fl_privacy_audit import Progress as AttackProgress
+from fl_privacy_audit.core.config import DEFAULT_ATTACK
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.ledger.ledger import LastRun, read_ledger
 from fl_privacy_audit.report.html.page import render_html
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 # The size of the demo.
 CLIENTS = 6
 ROUNDS = 60
-ATTACK = AttackConfig(name="swept_inversion")
+ATTACK = AttackConfig(name=DEFAULT_ATTACK)
 ATTACK_EVERY_ROUNDS = 20  # rounds 1, 21 and 41
 ATTACKED_CLIENTS = 2  # in each of those rounds
 ATTACK_SECONDS_PER_ROUND = 120.0  # time budget, shared by the attacked clients

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fl_privacy_audit.attacks import all_attacks
+from fl_privacy_audit.core.config import DEFAULT_ATTACK
 from fl_privacy_audit.core.devices import pick_device
 from fl_privacy_audit.lab.progress import bars
 
@@ -54,7 +55,7 @@ SPEC = "NAME[:KEY=VALUE,...]"
     help="Mode of batch norm in the client's step; attacks replay the same.",
 )
 @repeated("--batch", "batches", type=AT_LEAST_1, default=(1,), help="Images in the client's step.")
-@repeated("--attack", "attacks", default=("swept_inversion",), metavar=SPEC)
+@repeated("--attack", "attacks", default=(DEFAULT_ATTACK,), metavar=SPEC)
 @repeated(
     *("--defence", "defences"),
     default=("none",),

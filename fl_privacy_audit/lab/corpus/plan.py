@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 
 from fl_privacy_audit.attacks import all_attacks, make_attack
+from fl_privacy_audit.core.config import DEFAULT_ATTACK
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.types import Mode
 from fl_privacy_audit.defences import DEFENCES, make_defence
@@ -44,7 +45,7 @@ class Part:
     recipes: tuple[str, ...] = ("none",)
     modes: tuple[Mode, ...] = ("eval",)
     batches: tuple[int, ...] = (1,)
-    attacks: tuple[Spec, ...] = (Spec("swept_inversion"),)
+    attacks: tuple[Spec, ...] = (Spec(DEFAULT_ATTACK),)
     defences: tuple[Spec, ...] = (Spec("none"),)
     images: int = 10
     first: int = 0
