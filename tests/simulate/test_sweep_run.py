@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.ledger.ledger import FILE_NAME, read_ledger
+from fl_privacy_audit.report.terminal import comparison_json
 from fl_privacy_audit.simulate.sweep import command, run, worker
 from fl_privacy_audit.simulate.sweep.files import FINISHED, LOCK, SET_ASIDE, lock, prepare
 from fl_privacy_audit.simulate.sweep.plan import Run, plan_runs, read_plan
@@ -282,7 +283,7 @@ def test_killed_in_the_middle_it_loses_and_doubles_nothing(tmp_path: Path) -> No
         digests.append({(a.round, a.client): a.truth_digest for a in contents.audits})
     assert digests[0] == digests[1] == digests[2]
     assert json.loads((out / "comparison.json").read_text()) == json.loads(
-        compare([out / n for n in ("none", "sign", "quantisation")]).model_dump_json()
+        comparison_json(compare([out / n for n in ("none", "sign", "quantisation")]))
     )
     with (out / LOCK).open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
