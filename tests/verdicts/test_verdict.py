@@ -66,8 +66,8 @@ def test_noise_in_place_of_the_update_is_never_leaked_to_an_optimisation_attack(
         ).word
         for seed in range(20)
     )
-    assert found["leaked"] == 0
-    assert found["withstood these attacks"] > 0
+    # Nobody told the audit of the noise, so it must not say that a defence held either.
+    assert found == {"inconclusive": 20}
 
 
 def test_two_steps_are_too_weak_to_say_anything(tmp_path: Path) -> None:
