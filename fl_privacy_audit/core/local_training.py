@@ -74,17 +74,19 @@ def train_locally(
         chance: What is drawn; by default batches are taken in order, without dropout and noise.
         loss: What is minimised; by default cross-entropy as `training` has it.
     """
-    loss = loss or training.minimised()
+    minimised = loss or training.minimised()
     chance = chance or Chance()
     model = _client_copy(model, chance)
     weights = {name: t.detach().clone().requires_grad_() for name, t in parameters.items()}
     state = {name: tensor.clone() for name, tensor in buffers.items()}
     optimiser = make_optimiser(training, list(weights.values()))
+
+    def batch_loss(leaves: Mapping[str, Tensor], images: Tensor, targets: Tensor) -> Tensor:
+        return minimised(functional_call(model, {**leaves, **state}, (images,)), targets)
+
     gradient: dict[str, Tensor] = {}
     for batch in batches(len(inputs), training, chance):
-        gradient = _gradient(
-            model, weights, state, inputs[batch], labels[batch], training, chance, loss
-        )
+        gradient = _gradient(batch_loss, weights, inputs[batch], labels[batch], training, chance)
         for name, tensor in weights.items():
             tensor.grad = gradient[name]
             if training.proximal_mu:
@@ -140,40 +142,38 @@ def _client_copy(model: nn.Module, chance: Chance) -> nn.Module:
     return model
 
 
+BatchLoss = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
+"""``(weights, inputs, labels) -> loss``."""
+
+
 def _gradient(
-    model: nn.Module,
+    loss: BatchLoss,
     weights: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
     inputs: Tensor,
     labels: Tensor,
     training: LocalTraining,
     chance: Chance,
-    loss: ClassLoss,
 ) -> dict[str, Tensor]:
-    if training.max_grad_norm is None:
-        value = loss(functional_call(model, {**weights, **buffers}, (inputs,)), labels)
-        slopes = torch.autograd.grad(value, list(weights.values()))
-        return dict(zip(weights, (slope.detach() for slope in slopes), strict=True))
-    return _private_gradient(model, weights, buffers, inputs, labels, training, chance, loss)
+    if training.max_grad_norm is not None:
+        return _private_gradient(loss, weights, inputs, labels, training, chance)
+    slopes = torch.autograd.grad(loss(weights, inputs, labels), list(weights.values()))
+    return dict(zip(weights, (slope.detach() for slope in slopes), strict=True))
 
 
 def _private_gradient(
-    model: nn.Module,
+    loss: BatchLoss,
     weights: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
     inputs: Tensor,
     labels: Tensor,
     training: LocalTraining,
     chance: Chance,
-    loss: ClassLoss,
 ) -> dict[str, Tensor]:
     """Each image's gradient is clipped, then their mean taken (Abadi et al. 2016, Algorithm 1)."""
     norm = training.max_grad_norm
     assert norm is not None
 
     def of_one(leaves: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        output = functional_call(model, {**leaves, **buffers}, (image[None],))
-        return loss(output, label[None])
+        return loss(leaves, image[None], label[None])
 
     leaves = {name: tensor.detach() for name, tensor in weights.items()}
     each = vmap(grad(of_one), in_dims=(None, 0, 0))(leaves, inputs, labels)
