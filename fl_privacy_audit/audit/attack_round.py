@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 
@@ -19,6 +20,8 @@ from .controls import grey, noise_of_equal_norm, undefended
 from .schedule import Slot
 from .targets import Target
 from .truth import share_images
+
+OTHER: Final = "other client"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +40,22 @@ class ReadyAttack:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Partner:
-    """Another client's update of the round, for a null control.
-
-    At most one of the three is there; none where no control needs a partner.
+class Control:
+    """What is attacked as a control of a target; at most one of `seen`, `place` and `reason` is there.
 
     Attributes:
-        place: Where it stands among the targets, if it is attacked anyway, for as many images.
-        seen: Else an observation of its own, attacked as if it were the target's.
-        reason: Why there is none.
+        kind: Which control; a grey picture needs none of the three.
+        seen: An observation of its own.
+        place: Else where another target stands whose reconstruction serves here too.
+        reason: Else why there is none.
+        seed: Seed of the noise; None where there is none.
     """
 
-    place: int | None = None
+    kind: ControlKind
     seen: Observation | None = None
+    place: int | None = None
     reason: Reason | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,22 +96,11 @@ class Attempts:
     budget: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Control:
-    """What is to be attacked as a control; a shared place or a reason where nothing is."""
-
-    kind: ControlKind
-    seen: Observation | None = None
-    place: int | None = None
-    reason: Reason | None = None
-    seed: int | None = None
-
-
 def find_partners(
     targets: Sequence[Target],
     spares: Sequence[Slot],
     observe: Callable[[Slot], Target | Reason],
-) -> list[Partner]:
+) -> list[Control]:
     """Another client's update for each target, for a null control.
 
     One that is attacked anyway costs nothing; else one more update is attacked.
@@ -119,17 +113,18 @@ def find_partners(
     partners = []
     for place, target in enumerate(targets):
         if target.slot.view == "release":
-            partners.append(Partner(reason=Reason.of("the release holds every client")))
+            reason = Reason.of("the release holds every client")
+            partners.append(Control(kind=OTHER, reason=reason))
             continue
         if target.truth is None:
-            partners.append(Partner())
+            partners.append(Control(kind=OTHER))
             continue
         order = [*range(place + 1, len(targets)), *range(place)]
         at = next((at for at in order if _is_foreign(target, targets[at])), None)
         if at is not None and targets[at].seen.num_images == target.seen.num_images:
-            partners.append(Partner(place=at))
+            partners.append(Control(kind=OTHER, place=at))
         elif at is not None:
-            partners.append(Partner(seen=_as_if(targets[at], target)))
+            partners.append(Control(kind=OTHER, seen=_as_if(targets[at], target)))
         else:
             partners.append(_spare_partner(target, spares, observe))
     return partners
@@ -137,15 +132,15 @@ def find_partners(
 
 def _spare_partner(
     target: Target, spares: Sequence[Slot], observe: Callable[[Slot], Target | Reason]
-) -> Partner:
+) -> Control:
     for slot in spares:
         if not slot.replies[0].is_readable:
             continue
         with contextlib.suppress(Exception):
             spare = observe(slot)
             if isinstance(spare, Target) and _is_foreign(target, spare):
-                return Partner(seen=_as_if(spare, target))
-    return Partner(reason=Reason.of("no other client"))
+                return Control(kind=OTHER, seen=_as_if(spare, target))
+    return Control(kind=OTHER, reason=Reason.of("no other client"))
 
 
 def _is_foreign(target: Target, other: Target) -> bool:
@@ -163,7 +158,7 @@ def _as_if(other: Target, target: Target) -> Observation:
 def attack_targets(
     attack: ReadyAttack,
     targets: Sequence[Target],
-    partners: Sequence[Partner],
+    partners: Sequence[Control],
     *,
     config: AuditConfig,
     seconds: float,
@@ -233,8 +228,8 @@ def _raise_first(results: Iterable[object]) -> None:
 
 
 def _controls(
-    attack: ReadyAttack, target: Target, partner: Partner, config: AuditConfig
-) -> list[_Control]:
+    attack: ReadyAttack, target: Target, partner: Control, config: AuditConfig
+) -> list[Control]:
     """The controls of one target; none where nothing could be scored."""
     if target.truth is None or not len(target.truth.images):
         return []
@@ -245,7 +240,7 @@ def _controls(
         except Exception as error:
             if config.fail_fast:
                 raise
-            controls.append(_Control(kind=kind, reason=Reason.of_error(error)))
+            controls.append(Control(kind=kind, reason=Reason.of_error(error)))
     return controls
 
 
@@ -254,25 +249,25 @@ def _control(
     attack: ReadyAttack,
     target: Target,
     truth: Truth,
-    partner: Partner,
+    partner: Control,
     config: AuditConfig,
-) -> _Control:
+) -> Control:
     if kind == "noise":
         seed = _seed(attack, target, config, "noise")
         rng = torch.Generator().manual_seed(seed)
-        return _Control(kind=kind, seen=noise_of_equal_norm(target.seen, rng), seed=seed)
+        return Control(kind=kind, seen=noise_of_equal_norm(target.seen, rng), seed=seed)
     if kind == "undefended":
-        return _Control(kind=kind, seen=undefended(target.seen, truth))
-    if kind == "other client":
-        return _Control(kind=kind, seen=partner.seen, place=partner.place, reason=partner.reason)
-    return _Control(kind=kind)
+        return Control(kind=kind, seen=undefended(target.seen, truth))
+    if kind == OTHER:
+        return partner
+    return Control(kind=kind)
 
 
 def _attempt(
-    control: _Control,
+    control: Control,
     target: Target,
     results: Sequence[Reconstruction | Exception],
-    of_controls: "Iterable[Reconstruction | Exception]",
+    of_controls: Iterator[Reconstruction | Exception],
     taken: float,
 ) -> Attempt:
     if control.reason is not None:
@@ -285,5 +280,5 @@ def _attempt(
             images=images, labels=None, objective=0.0, steps=0, stopped="finished"
         )
         return Attempt(kind=control.kind, result=picture, attacked=False)
-    result = next(iter(of_controls))
+    result = next(of_controls)
     return Attempt(kind=control.kind, result=result, seconds=taken, seed=control.seed)

@@ -38,7 +38,7 @@ from fl_privacy_audit.ledger.records import (
     UpdateForm,
 )
 
-from .attack_round import Partner, ReadyAttack, attack_targets, find_partners
+from .attack_round import OTHER, Control, ReadyAttack, attack_targets, find_partners
 from .replay_check import check_replay
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
 from .scoring import check_metrics, score_round, worst_scores
@@ -207,7 +207,8 @@ class Auditor:
         ]
         outcomes = self._attack(plan.deadline, targets, spares) if targets else []
         for at, (place, target) in enumerate(zip(places, targets, strict=True)):
-            records[place] = self._attacked(target, [each[at] for each in outcomes])
+            of_target = [each[at] for each in outcomes]
+            records[place] = self._record(target.slot, target=target, outcomes=of_target)
             self._write(records[place])
         return [records[place] for place in range(len(plan.slots))]
 
@@ -215,8 +216,8 @@ class Auditor:
         self, deadline: float, targets: Sequence[Target], spares: Sequence[Slot]
     ) -> list[list[AttackOutcome]]:
         """For each attack, its outcome on every target."""
-        partners: Sequence[Partner] = [Partner() for _ in targets]
-        if "other client" in self.config.controls:
+        partners = [Control(kind=OTHER) for _ in targets]
+        if OTHER in self.config.controls:
             partners = find_partners(targets, spares, self._observer.observe)
         outcomes = []
         for number, attack in enumerate(self._attacks):
@@ -283,9 +284,6 @@ class Auditor:
             for attack in self._attacks
         ]
         return self._record(slot, reason=reason, outcomes=outcomes)
-
-    def _attacked(self, target: Target, outcomes: list[AttackOutcome]) -> AuditRecord:
-        return self._record(target.slot, target=target, outcomes=outcomes)
 
     def _record(
         self,

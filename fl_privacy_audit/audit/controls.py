@@ -66,8 +66,7 @@ def undefended(seen: Observation, truth: Truth) -> Observation:
         truth: The batch, ``(N, C, H, W)`` in ``[0, 1]``, N at least 1.
     """
     training = seen.training.model_copy(update={"max_grad_norm": None, "noise_multiplier": None})
-    steps = {"steps": 1} if seen.gradient is not None else {}
-    trained = replay_truth(seen, truth, training.model_copy(update=steps))
+    trained = replay_truth(seen, truth, assumed_training(replace(seen, training=training)))
     return replace(
         seen,
         update=trained.update,
@@ -82,6 +81,11 @@ def undefended(seen: Observation, truth: Truth) -> Observation:
         training=training,
         defence=None,
     )
+
+
+def assumed_training(seen: Observation) -> LocalTraining:
+    """Local training as the observation takes it: one step where the update is read as a gradient."""
+    return seen.training.model_copy(update={"steps": 1} if seen.gradient is not None else {})
 
 
 def replay_truth(

@@ -21,11 +21,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
 from fl_privacy_audit.core.local_training import Chance
 from fl_privacy_audit.core.models import copy_model, is_dropout
+from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import LocalTraining, Mode, Observation, Truth, Update
 from fl_privacy_audit.ledger.records import ReplayCheck
 
-from .controls import replay_truth
+from .controls import assumed_training, replay_truth
 
 DRAWS = 12
 """Simulated clients from which the spread of chance is estimated."""
@@ -110,8 +111,7 @@ def check_replay(
 
 
 def _check(seen: Observation, truth: Truth, *, seed: int, apply: Apply | None) -> ReplayCheck:
-    steps = {"steps": 1} if seen.gradient is not None else {}
-    training = seen.training.model_copy(update=steps)
+    training = assumed_training(seen)
     client = _Client(seen=seen, truth=truth, training=training, apply=apply, seed=seed)
     plain = client.update()
     defended = client.defended(plain, 0)
@@ -142,7 +142,7 @@ def _by_what_is_known(seen: Observation, update: Update, rng: torch.Generator) -
         return update
     defended = dict(update)
     if known.clip_norm is not None:
-        length = _norm(update)
+        length = update_norm(update)
         shrink = min(1.0, known.clip_norm / length) if length else 1.0
         defended = {name: tensor * shrink for name, tensor in defended.items()}
     if known.noise_std:
@@ -158,22 +158,18 @@ def _by_what_is_known(seen: Observation, update: Update, rng: torch.Generator) -
 
 def _compare(observed: Update, replayed: Update) -> _Likeness:
     dot = sum(float((observed[n].double() * replayed[n].double()).sum()) for n in observed)
-    seen, expected = _norm(observed), _norm({name: replayed[name] for name in observed})
+    seen, expected = update_norm(observed), update_norm({name: replayed[name] for name in observed})
     if not seen or not expected:
         return _Likeness(0.0, math.inf)
     return _Likeness(dot / (seen * expected), seen / expected)
-
-
-def _norm(update: Update) -> float:
-    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in update.values()))
 
 
 def _rounding(seen: Observation, training: LocalTraining) -> _Bounds:
     """Bounds for an exact replay: weights are rounded after each step, sums depend on their order."""
     steps = training.steps or 1
     unit = torch.finfo(seen.dtype).eps / 2
-    lost = unit * _norm(seen.parameters) * math.sqrt(steps + 1)
-    rounding = max(lost, seen.rounding) / max(_norm(seen.update), 1e-30)
+    lost = unit * update_norm(seen.parameters) * math.sqrt(steps + 1)
+    rounding = max(lost, seen.rounding) / max(update_norm(seen.update), 1e-30)
     many = max(1.0, steps / STEPS_TOLERATED)
     off = RATIO_TOLERANCE * many + 3 * rounding
     least = 1 - COSINE_TOLERANCE * many - 4 * rounding**2
@@ -209,13 +205,14 @@ def _widened(client: _Client, expected: Update, exact: _Bounds, *, noise: bool) 
     aside, away = factor * float(cosines.std()), factor * float(ratios.std())
     slack, off = 1 - exact.cosine[0], 1 - exact.ratio[0]
     middle, size = float(cosines.mean()), float(ratios.mean())
-    # Noise that is declared must be there; an order, or a mask, may happen to change nothing.
-    most = middle + aside + slack if noise or noisy_steps else 1 + 1e-6
+    low, high = size - away - off, size + away + off
+    if noise or noisy_steps:
+        # Noise that is declared must be there.
+        return _Bounds((middle - aside - slack, middle + aside + slack), (low, high))
+    # An order, or a mask, may happen to change nothing.
     return _Bounds(
-        (middle - aside - slack, most),
-        (min(size - away - off, exact.ratio[0]), max(size + away + off, exact.ratio[1]))
-        if not (noise or noisy_steps)
-        else (size - away - off, size + away + off),
+        (middle - aside - slack, exact.cosine[1]),
+        (min(low, exact.ratio[0]), max(high, exact.ratio[1])),
     )
 
 
