@@ -2,13 +2,13 @@
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.types import View
 
 from .html.page import render_html
@@ -99,22 +99,11 @@ def write(path: Path, text: str, *, private: bool) -> None:
     Raises:
         AuditError: The file cannot be written.
     """
+    umask = os.umask(0)
+    os.umask(umask)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".report-", delete=False
-        ) as file:
-            part = Path(file.name)
-            try:
-                file.write(text)
-                file.flush()
-                umask = os.umask(0)
-                os.umask(umask)
-                part.chmod(0o600 if private else 0o666 & ~umask)
-                part.replace(path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+        write_whole(path, text, mode=0o600 if private else 0o666 & ~umask)
     except OSError as error:
         raise AuditError(
             f"the report {path} cannot be written: {error.strerror}. Give --out a file in a folder "
