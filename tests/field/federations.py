@@ -251,7 +251,7 @@ FEDERATIONS: dict[str, Federation] = {
     "another batch published": Federation(
         client=Client(publish=lambda truth: picture(23)),
         words=("inconclusive",),
-        code=None,
+        code=MISFIT,
     ),
     "pixels published as normalised": Federation(
         client=Client(publish=lambda t: Truth(images=IMAGE.denormalise(t.images), labels=t.labels)),
@@ -308,7 +308,9 @@ FEDERATIONS: dict[str, Federation] = {
         code=MISFIT,
     ),
     "the update of someone else": Federation(
-        client=Client(publish=lambda truth: picture(23)), words=("inconclusive",)
+        client=Client(inputs=lambda images: IMAGE.normalise(picture(23).images)),
+        words=("inconclusive",),
+        code=MISFIT,
     ),
     "weights sent back as they came": Federation(
         client=Client(defend=lambda delta, rng: 0 * delta),
@@ -321,7 +323,7 @@ FEDERATIONS: dict[str, Federation] = {
         code="update does not fit",
     ),
     "eval mode, told train": Federation(client=Client(mode=False), words=("leaked",)),
-    "two classes of noise": Federation(
+    "noise and rounding, not told": Federation(
         client=Client(defend=lambda d, rng: noise(0.05)(d, rng).round(decimals=2)), words=UNSURE
     ),
 }
