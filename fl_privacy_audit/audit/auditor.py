@@ -115,7 +115,7 @@ class Auditor:
         self.config = config
         self._model = model if isinstance(model, nn.Module) else model()
         entries = all_attacks()
-        objects = attacks or [make_attack(c.name, c.settings) for c in config.attacks]
+        objects = attacks or [make_attack(c.name, c.options) for c in config.attacks]
         self._attacks = [
             ReadyAttack(config=named, attack=attack, entry=entries.get(named.name))
             for named, attack in zip(config.attacks, objects, strict=True)
@@ -124,7 +124,7 @@ class Auditor:
         self._observer = Observer(
             model=self._model,
             config=config,
-            defence=make_defence(config.defence.name, config.defence.settings),
+            defence=make_defence(config.defence.name, config.defence.options),
             truth=truth,
             device=pick_device(config.device),
             forward=forward,
@@ -277,7 +277,7 @@ class Auditor:
         outcomes = [
             AttackOutcome(
                 attack=attack.config.name,
-                settings=attack.config.settings,
+                options=attack.config.options,
                 status="not tested",
                 reason=reason,
             )

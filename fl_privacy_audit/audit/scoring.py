@@ -253,7 +253,7 @@ def _outcome(
     return AttackOutcome(
         attack=attack.config.name,
         threat_model=None if attack.entry is None else attack.entry.threat_model,
-        settings=attack.config.settings,
+        options=attack.config.options,
         status=answered.status,
         reason=answered.reason,
         stopped=None if result is None else result.stopped,

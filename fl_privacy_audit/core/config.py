@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
-from .types import Checked, ControlKind, ImageSpec, LocalTraining, View
+from .types import OPTIONS, Checked, ControlKind, ImageSpec, LocalTraining, Option, Options, View
 
 # As settings of an audit they are called this.
 ImageConfig = ImageSpec
@@ -25,15 +25,15 @@ DEFAULT_ATTACK = "swept_inversion"
 
 
 class AttackConfig(Checked):
-    """One attack and the settings that differ from its paper's.
+    """One attack and the options that differ from its paper's.
 
     Attributes:
         name: A name from ``fl-privacy-audit attacks``.
-        settings: Keyword arguments of the attack.
+        options: Keyword arguments of the attack; `settings` before version 0.3.
     """
 
     name: str
-    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
 
 
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
@@ -85,22 +85,22 @@ class ClaimConfig(Checked):
     clipped_by: Clipper = "client"
 
 
-def read_settings(text: str) -> dict[str, int | float | str | bool]:
-    """``"std=1e-3, scope=tensor"`` -> a mapping; how a flat run config holds settings.
+def read_options(text: str) -> dict[str, Option]:
+    """``"std=1e-3, scope=tensor"`` -> a mapping; how a flat run config holds options.
 
     Raises:
         ConfigError: A part is not ``name=value``.
     """
-    found: dict[str, int | float | str | bool] = {}
+    found: dict[str, Option] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not (name and equals and value):
-            raise ConfigError(f"settings must look like 'std=1e-3, scope=tensor', but got {text!r}")
+            raise ConfigError(f"options must look like 'std=1e-3, scope=tensor', but got {text!r}")
         found[name.replace("-", "_")] = _value(value)
     return found
 
 
-def _value(text: str) -> int | float | str | bool:
+def _value(text: str) -> Option:
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):
@@ -116,16 +116,16 @@ class DefenceConfig(Checked):
 
     Attributes:
         name: A name in `fl_privacy_audit.defences.DEFENCES`.
-        settings: Keyword arguments of the defence; also as text, ``"std=1e-3"``.
+        options: Keyword arguments of the defence; also as text, ``"std=1e-3"``.
     """
 
     name: str = "none"
-    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
 
-    @field_validator("settings", mode="before")
+    @field_validator("options", mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        return read_settings(value) if isinstance(value, str) else value
+        return read_options(value) if isinstance(value, str) else value
 
 
 class AuditConfig(Checked):
@@ -136,7 +136,7 @@ class AuditConfig(Checked):
         directory: Where the ledger goes. Inside ``flwr run`` give an absolute path: the working
             directory is that of the first SuperLink, not yours.
         setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
-        attacks: Which attacks to run; a bare name takes the paper's settings.
+        attacks: Which attacks to run; a bare name takes the paper's options.
         metrics: Which scores to compute, by name; see `fl-privacy-audit metrics`.
         every: Attack every N rounds, starting with round 1.
         clients_per_round: Number of clients to attack in such a round; ``"all"`` or None for all.
@@ -152,7 +152,7 @@ class AuditConfig(Checked):
             ``true`` for all, ``false`` for none, or a list of kinds. They are the same attack on
             something else, side by side with it, and share its time budget.
         claim: What the federation claims of differential privacy, to be checked.
-        defence: What is known of the clients' defence; a bare name takes its usual settings.
+        defence: What is known of the clients' defence; a bare name takes its usual options.
         keep_pictures: Write reconstructions beside the ledger. They are personal data.
         fail_fast: Raise when an audit fails, instead of recording it.
     """
@@ -227,7 +227,7 @@ class AuditConfig(Checked):
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if twice:
             raise ValueError(
-                f"`attacks` names {twice[0]!r} twice; audit once for each of its settings"
+                f"`attacks` names {twice[0]!r} twice; audit once for each of its options"
             )
         if not self.attacks:
             raise ValueError(

@@ -6,16 +6,23 @@ works in the model's input space (see `ImageSpec.normalise`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from .losses import ClassLoss, Reduction, cross_entropy
 
 Update = Mapping[str, Tensor]
 """Parameter name -> tensor: a gradient, or a difference of weights."""
+
+Option = int | float | str | bool
+Options = Mapping[str, Option]
+"""Keyword arguments of an attack or a defence."""
+
+OPTIONS = AliasChoices("options", "settings")
+"""Before version 0.3, files called options settings."""
 
 Mode = Literal["train", "eval", "unknown"]
 View = Literal["server", "release"]
@@ -178,7 +185,7 @@ class KnownDefence:
 
     Attributes:
         name: A name in the table of defences.
-        settings: The defence's settings, as configured.
+        options: The defence's options, as configured.
         clip_norm: Greatest possible length of an update; None if its length is not limited.
         noise_std: Standard deviation of the noise added to each number.
         zeros_hide: Whether a zero may stand for any value, because the defence drops numbers.
@@ -187,7 +194,7 @@ class KnownDefence:
     """
 
     name: str
-    settings: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    options: Annotated[Options, Field(validation_alias=OPTIONS)] = field(default_factory=dict)
     clip_norm: float | None = None
     noise_std: float = 0.0
     zeros_hide: bool = False

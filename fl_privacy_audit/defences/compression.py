@@ -11,7 +11,7 @@ from torch import Tensor
 from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Whole, refuse, whole
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, floating, settings_of
+from .defence import AppliedDefence, floating, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Pruning(CheckedFields, AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """That zeros may hide something: which numbers are left is in the update itself."""
-        return KnownDefence(name="pruning", settings=settings_of(self), zeros_hide=self.share > 0)
+        return KnownDefence(name="pruning", options=options_of(self), zeros_hide=self.share > 0)
 
     def _prune(self, tensor: Tensor) -> Tensor:
         flat = tensor.flatten()
@@ -102,7 +102,7 @@ class Quantisation(CheckedFields, AppliedDefence):
             count += tensor.numel()
         return KnownDefence(
             name="quantisation",
-            settings=settings_of(self),
+            options=options_of(self),
             noise_std=(energy / max(count, 1)) ** 0.5,
         )
 
@@ -144,4 +144,4 @@ class Sign(CheckedFields, AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """That only signs are left."""
-        return KnownDefence(name="sign", settings=settings_of(self), signs_only=True)
+        return KnownDefence(name="sign", options=options_of(self), signs_only=True)

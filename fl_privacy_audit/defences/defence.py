@@ -2,17 +2,13 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import UpdateError
-from fl_privacy_audit.core.types import KnownDefence, Update
-
-Setting = int | float | str | bool
-Settings = Mapping[str, Setting]
+from fl_privacy_audit.core.types import KnownDefence, Options, Update
 
 
 class Defence(Protocol):
@@ -20,7 +16,7 @@ class Defence(Protocol):
 
     @abstractmethod
     def known(self, update: Update) -> KnownDefence:
-        """What an attacker knows who sees a defended update and knows the defence's settings."""
+        """What an attacker knows who sees a defended update and knows the defence's options."""
 
     def known_of_release(self, update: Update, clients: int) -> KnownDefence:
         """The same for the mean of several clients' updates.
@@ -59,8 +55,8 @@ class AppliedDefence(Defence, Protocol):
         """
 
 
-def settings_of(defence: Any) -> dict[str, Setting]:
-    """The settings of a defence: its dataclass fields by name."""
+def options_of(defence: Any) -> Options:
+    """The options of a defence: its dataclass fields by name."""
     return dataclasses.asdict(defence)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Positive, positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, Defence, settings_of
+from .defence import AppliedDefence, Defence, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class DpSgd(CheckedFields, Defence):
     max_grad_norm: Positive = 1.0
 
     def known(self, update: Update) -> KnownDefence:
-        """The settings; attacks take them from `LocalTraining`."""
-        return KnownDefence(name="dp-sgd", settings=settings_of(self))
+        """The options; attacks take them from `LocalTraining`."""
+        return KnownDefence(name="dp-sgd", options=options_of(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class LocalDp(CheckedFields, Defence):
         std = self.sensitivity * math.sqrt(2 * math.log(1.25 / self.delta)) / self.epsilon
         return KnownDefence(
             name="local-dp",
-            settings=settings_of(self),
+            options=options_of(self),
             clip_norm=self.clipping_norm,
             noise_std=std,
         )
@@ -88,8 +88,8 @@ class ServerClipping(CheckedFields, Defence):
     num_sampled_clients: Annotated[int, positive]
 
     def known(self, update: Update) -> KnownDefence:
-        """The settings: the server sees each update before it clips it."""
-        return KnownDefence(name="server-clipping", settings=settings_of(self))
+        """The options: the server sees each update before it clips it."""
+        return KnownDefence(name="server-clipping", options=options_of(self))
 
     def known_of_release(self, update: Update, clients: int) -> KnownDefence:
         """Clipping norm and noise: ``noise_multiplier * clipping_norm / num_sampled_clients``."""
@@ -105,11 +105,11 @@ class ServerClipping(CheckedFields, Defence):
 class ClientClipping(ServerClipping):
     """Flower's `DifferentialPrivacyClientSideFixedClipping` with `fixedclipping_mod`.
 
-    The same settings and the same noise; only clients clip instead of the server.
+    The same options and the same noise; only clients clip instead of the server.
     """
 
     def known(self, update: Update) -> KnownDefence:
         """The clipping norm: what the server sees has no noise yet."""
         return KnownDefence(
-            name="client-clipping", settings=settings_of(self), clip_norm=self.clipping_norm
+            name="client-clipping", options=options_of(self), clip_norm=self.clipping_norm
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, floating, length, settings_of
+from .defence import AppliedDefence, floating, length, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Clipping(CheckedFields, AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """The norm."""
-        return KnownDefence(name="clipping", settings=settings_of(self), clip_norm=self.norm)
+        return KnownDefence(name="clipping", options=options_of(self), clip_norm=self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,10 @@ class Gaussian(CheckedFields, AppliedDefence):
         return clipped
 
     def known(self, update: Update) -> KnownDefence:
-        """Both settings."""
+        """Both options."""
         return KnownDefence(
             name="gaussian",
-            settings=settings_of(self),
+            options=options_of(self),
             clip_norm=self.clip_norm or None,
             noise_std=self.std,
         )
@@ -90,7 +90,7 @@ class Laplace(CheckedFields, AppliedDefence):
     def known(self, update: Update) -> KnownDefence:
         """The noise level."""
         std = 2**0.5 * self.scale
-        return KnownDefence(name="laplace", settings=settings_of(self), noise_std=std)
+        return KnownDefence(name="laplace", options=options_of(self), noise_std=std)
 
 
 def _clip(update: Update, norm: float) -> dict[str, Tensor]:

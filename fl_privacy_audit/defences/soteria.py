@@ -74,7 +74,7 @@ class Soteria(Defence):
         """That zeros may hide something: which columns are left is in the update itself."""
         return KnownDefence(
             name="soteria",
-            settings={"share": self.share, "layer": self.layer},  # not what was measured
+            options={"share": self.share, "layer": self.layer},  # not what was measured
             zeros_hide=self.share > 0,
         )
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import ControlKind, KnownDefence, View
+from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Options, View
 
 SCHEMA_VERSION: Final = 3
 
@@ -159,7 +159,7 @@ class AttackOutcome(_Outcome):
     Attributes:
         attack: Name in the table of attacks.
         threat_model: Letter of Carletti et al. 2025; None for an attack outside the table.
-        settings: Settings that differ from the paper's.
+        options: Options that differ from the paper's.
         budget_seconds: Time it was allowed.
         labels_right: Share of labels recovered, as a multiset; None where it is not known.
         unavailable: Metrics without a score here, and a picture that could not be kept: why.
@@ -170,7 +170,7 @@ class AttackOutcome(_Outcome):
 
     attack: str
     threat_model: str | None = None
-    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
     budget_seconds: float | None = None
     labels_right: float | None = None
     unavailable: dict[str, Why] = Field(default_factory=dict)

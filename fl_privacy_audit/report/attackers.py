@@ -129,7 +129,7 @@ def _defence(model: ThreatModel) -> str:
     known = model.defence
     if known is None or known.name == "none":
         return ""
-    chosen = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in known.settings.items())
+    chosen = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in known.options.items())
     facts = [f"It knows the defence, {known.name}{f' ({chosen})' if chosen else ''}, and adapts"]
     facts += _consequences(known)
     return "; ".join(facts) + "."

@@ -28,7 +28,7 @@ class Tried:
     attack: str
     word: str
     reason: str
-    settings: str
+    options: str
     scored: int
     others: str
     steps: str
@@ -45,7 +45,7 @@ def tried(summary: AuditSummary, view: View) -> list[Tried]:
             attack=one.attack,
             word=found.word if found else "not tested",
             reason=say(found.reason) if found else "",
-            settings=", ".join(f"{k}={v}" for k, v in one.settings.items()) or "default",
+            options=", ".join(f"{k}={v}" for k, v in one.options.items()) or "default",
             scored=one.scored,
             others=_others(one),
             steps=count(one.steps, "", " ").strip(),

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fl_privacy_audit.core.config import AttackConfig
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import ControlKind, View
+from fl_privacy_audit.core.types import ControlKind, Options, View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, now, read_ledger
@@ -136,7 +137,7 @@ class AttackTried(_Model):
     Attributes:
         attack: Name.
         view: What the attacker saw.
-        settings: That differ from the paper's.
+        options: That differ from the paper's.
         scored: Records attacked and scored.
         not_scored: Records attacked without truth to compare with.
         failed: Why, and how many records.
@@ -147,7 +148,7 @@ class AttackTried(_Model):
 
     attack: str
     view: View
-    settings: dict[str, Any]
+    options: Options
     scored: int
     not_scored: int
     failed: list[LeftOut]
@@ -355,20 +356,20 @@ def _mean(records: Sequence[RecordScores], kind: ControlKind, metric: str) -> fl
 def _tried(run: LastRun) -> list[AttackTried]:
     tried = []
     for view in views_of(run):
-        for attack in run.run.config["attacks"]:
+        for attack in map(AttackConfig.model_validate, run.run.config["attacks"]):
             found = [
                 o
                 for record in run.audits
                 if record.view == view
                 for o in record.attacks
-                if o.attack == attack["name"]
+                if o.attack == attack.name
             ]
             by_status = Counter(o.status for o in found)
             tried.append(
                 AttackTried(
-                    attack=attack["name"],
+                    attack=attack.name,
                     view=view,
-                    settings=attack["settings"],
+                    options=attack.options,
                     scored=by_status["scored"],
                     not_scored=by_status["not scored"],
                     failed=_reasons(found, "failed"),

@@ -38,12 +38,12 @@ DEFENCES: dict[str, dict[str, Any]] = {
     "dp-0.01": {
         "label": "DP-SGD, noise 0.01",
         "name": "dp-sgd",
-        "settings": {"noise_multiplier": 0.01, "max_grad_norm": 1.0},
+        "options": {"noise_multiplier": 0.01, "max_grad_norm": 1.0},
     },
     "dp-1": {
         "label": "DP-SGD, noise 1",
         "name": "dp-sgd",
-        "settings": {"noise_multiplier": 1.0, "max_grad_norm": 1.0},
+        "options": {"noise_multiplier": 1.0, "max_grad_norm": 1.0},
     },
 }
 """One federation for each, by the folder that its ledger goes to; as in the plan of a sweep."""

@@ -49,7 +49,7 @@ def test_a_client_is_attacked_and_scored(tmp_path: Path) -> None:
         "scored",
         None,
     )
-    assert (outcome.settings, outcome.steps, outcome.stopped) == ({"steps": 5}, 5, "finished")
+    assert (outcome.options, outcome.steps, outcome.stopped) == ({"steps": 5}, 5, "finished")
     assert (outcome.labels_right, outcome.picture) == (1.0, None)
     assert set(outcome.scores) == {"semsim", "mse", "psnr", "ssim"}
 
@@ -81,14 +81,14 @@ def test_the_threat_model_is_written_down(tmp_path: Path) -> None:
 
 
 def test_the_defence_is_part_of_the_threat_model(tmp_path: Path) -> None:
-    noise = {"name": "gaussian", "settings": {"std": 1e-4}}
+    noise = {"name": "gaussian", "options": {"std": 1e-4}}
     real_auditor(tmp_path, defence=noise).audit_round(1, [make_reply()])
     (record,) = read_ledger(tmp_path).audits
     assert record.threat_model is not None
     known = record.threat_model.defence
     assert known is not None
     assert (known.name, known.noise_std, known.length_lost) == ("gaussian", 1e-4, False)
-    assert known.settings == {"std": 1e-4, "clip_norm": 0.0}
+    assert known.options == {"std": 1e-4, "clip_norm": 0.0}
     assert record.attacks[0].status == "scored"
 
 

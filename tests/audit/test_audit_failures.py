@@ -236,8 +236,8 @@ def test_weights_that_did_not_move(tmp_path: Path) -> None:
     [
         ({"attacks": ["idgl"]}, r"^there is no attack 'idgl'; .*Did you mean 'idlg'\?$"),
         (
-            {"attacks": [{"name": "dlg", "settings": {"step": 3}}]},
-            r"^attack 'dlg' has no setting 'step'; it has steps, restarts, learning_rate",
+            {"attacks": [{"name": "dlg", "options": {"step": 3}}]},
+            r"^attack 'dlg' has no option 'step'; it has steps, restarts, learning_rate",
         ),
         (
             {"device": "abacus"},

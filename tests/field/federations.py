@@ -171,8 +171,8 @@ def sgd(rate: float = 0.1, **options: Any) -> Callable[[Any], torch.optim.Optimi
     return lambda weights: torch.optim.SGD(weights, rate, **options)
 
 
-QUICK = {"name": "inverting_gradients", "settings": {"steps": 60}}
-GAUSSIAN = {"name": "gaussian", "settings": {"std": 1.0}}
+QUICK = {"name": "inverting_gradients", "options": {"steps": 60}}
+GAUSSIAN = {"name": "gaussian", "options": {"std": 1.0}}
 UNSURE = ("leaked", "inconclusive")
 """Never *withstood*: the audit was misled, and may say no more than that, or that it leaks."""
 MISFIT = "description does not fit"
@@ -288,7 +288,7 @@ FEDERATIONS: dict[str, Federation] = {
     ),
     "pruned, told": Federation(
         client=Client(defend=largest(0.3)),
-        audit={"defence": {"name": "pruning", "settings": {"share": 0.7, "scope": "tensor"}}},
+        audit={"defence": {"name": "pruning", "options": {"share": 0.7, "scope": "tensor"}}},
         words=UNSURE,
     ),
     "pruned, not told": Federation(client=Client(defend=largest(0.3)), words=UNSURE),

@@ -200,7 +200,7 @@ def test_the_attacker_is_told_once_and_then_what_differs(summary: AuditSummary) 
     assert "Assumed: batch norm is taken to have run in train mode." in server.facts
     assert "3 x 16 x 16 numbers, mean 0.5, standard deviation 0.25" in " ".join(server.facts)
     assert server.differences == ()
-    known = KnownDefence(name="pruning", settings={"share": 0.7}, zeros_hide=True)
+    known = KnownDefence(name="pruning", options={"share": 0.7}, zeros_hide=True)
     first, *rest = summary.settings
     models = [m.model_copy(update={"defence": known, "num_images": 2}) for m in first.threat_models]
     changed = first.model_copy(update={"threat_models": [*first.threat_models, *models]})

@@ -24,7 +24,7 @@ OPTIMISED: dict[str, Any] = {"net": tiny_net, "seconds_per_round": 1e6}
 
 
 def by_steps(steps: int) -> list[dict[str, object]]:
-    return [{"name": "inverting_gradients", "settings": {"steps": steps, "restarts": 1}}]
+    return [{"name": "inverting_gradients", "options": {"steps": steps, "restarts": 1}}]
 
 
 def words(verdict: SettingVerdict) -> tuple[str, set[str]]:
@@ -76,7 +76,7 @@ def test_two_steps_are_too_weak_to_say_anything(tmp_path: Path) -> None:
         tmp_path / "b",
         attacks=by_steps(2),
         tamper=gaussian(0.1),
-        defence={"name": "gaussian", "settings": {"std": 0.1}},
+        defence={"name": "gaussian", "options": {"std": 0.1}},
         **OPTIMISED,
     )
     for verdict in (undefended, noisy):
@@ -86,7 +86,7 @@ def test_two_steps_are_too_weak_to_say_anything(tmp_path: Path) -> None:
 
 def test_little_noise_leaks_and_much_does_not(tmp_path: Path) -> None:
     def noisy(name: str, std: float, *, told: bool = True) -> SettingVerdict:
-        defence = {"name": "gaussian", "settings": {"std": std}} if told else "none"
+        defence = {"name": "gaussian", "options": {"std": std}} if told else "none"
         return audited(tmp_path / name, tamper=gaussian(std), rounds=6, defence=defence)
 
     little, much = noisy("little", 1e-3), noisy("much", 1.0)

@@ -29,7 +29,7 @@ class FederationConfig(BaseModel):
         delta: The delta at which epsilon is reported.
         defence: A name in `fl_privacy_audit.defences.DEFENCES` other than ``"dp-sgd"``, which has
             the three fields above.
-        defence_settings: Options of the defence, as text: ``"std=1e-3"``.
+        defence_options: Options of the defence, as text: ``"std=1e-3"``.
         sampling: ``"poisson"``: DP-SGD's own, batches vary in size. ``"fixed"``: the same batches
             are drawn whatever the defence, and epsilon counts no amplification by sampling.
         seed: Seed for data, weights and batches.
@@ -51,7 +51,7 @@ class FederationConfig(BaseModel):
     max_grad_norm: float = 1.0
     delta: float = 1e-3
     defence: str = "none"
-    defence_settings: str = ""
+    defence_options: str = ""
     sampling: Literal["fixed", "poisson"] = "fixed"
     seed: int = 0
     reproducible_noise: bool = False

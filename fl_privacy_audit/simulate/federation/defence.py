@@ -8,7 +8,7 @@ from flwr.app import Context, Message
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from torch import Tensor
 
-from fl_privacy_audit.core.config import read_settings
+from fl_privacy_audit.core.config import read_options
 from fl_privacy_audit.defences import DEFENCES, Soteria, defend_weights, make_defence
 from fl_privacy_audit.strategies import defend
 
@@ -26,7 +26,7 @@ def defence_mod(message: Message, context: Context, call_next: Next) -> Message:
     """
     federation = FederationConfig.model_validate(dict(message.content.config_records["config"]))
     name = federation.defence
-    options: dict[str, Any] = read_settings(federation.defence_settings)
+    options: dict[str, Any] = read_options(federation.defence_options)
     if name == "client-clipping":
         return fixedclipping_mod(message, context, call_next)
     if name == "local-dp":
@@ -52,6 +52,6 @@ def soteria(
         return trained
     model = make_net(federation)
     model.load_state_dict(received)
-    defence = make_defence("soteria", read_settings(federation.defence_settings))
+    defence = make_defence("soteria", read_options(federation.defence_options))
     assert isinstance(defence, Soteria)
     return defend_weights(received, trained, defence.measure(model, inputs), rng=torch.Generator())

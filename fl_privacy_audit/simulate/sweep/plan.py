@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError
 from fl_privacy_audit.attacks import make_attack
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError, ConfigError
-from fl_privacy_audit.core.types import Checked
-from fl_privacy_audit.defences import DEFENCES, Setting, make_defence
+from fl_privacy_audit.core.types import OPTIONS, Checked, Option, Options
+from fl_privacy_audit.defences import DEFENCES, make_defence
 from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
 
 from .claims import dp_claim
@@ -32,7 +32,7 @@ OWN_KEYS = (
     "max_grad_norm",
     "reproducible_noise",
     "defence",
-    "defence_settings",
+    "defence_options",
 )
 """Keys of the federation that a plan sets elsewhere."""
 
@@ -43,15 +43,15 @@ class DefencePlan(Checked):
     Attributes:
         label: Its name in tables; its folder is named after it.
         name: Its name in the table of defences.
-        settings: Options of the defence.
-        unit: Unit of the lengths in `settings`. ``"update"``: the update as it leaves the client.
+        options: Of the defence.
+        unit: Unit of the lengths in `options`. ``"update"``: the update as it leaves the client.
             ``"gradient"``: the gradient of one step of local SGD; lengths are multiplied by the
             learning rate.
     """
 
     label: str = Field(min_length=1)
     name: str
-    settings: dict[str, Setting] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
     unit: Literal["update", "gradient"] = "update"
 
 
@@ -65,7 +65,7 @@ class Plan(Checked):
         defence: The defences to compare.
     """
 
-    federation: dict[str, Setting] = Field(default_factory=dict)
+    federation: dict[str, Option] = Field(default_factory=dict)
     audit: dict[str, Any] = Field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     defence: tuple[DefencePlan, ...] = Field(min_length=1)
@@ -159,13 +159,13 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
             "setting": defence.label,
             "image": IMAGE,
             "training": federation.known_training,
-            "defence": {"name": defence.name, "settings": options},
+            "defence": {"name": defence.name, "options": options},
             "claim": dp_claim(defence.name, options, base),
             "seed": seed,
         }
     )
     for attack in audit.attacks:
-        make_attack(attack.name, attack.settings)
+        make_attack(attack.name, attack.options)
     folder = Path(_slug(defence.label))
     return Run(
         folder=Path(f"seed-{seed}") / folder if len(plan.seeds) > 1 else folder,
@@ -175,9 +175,9 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
     )
 
 
-def _options(base: FederationConfig, defence: DefencePlan, clients: int) -> dict[str, Setting]:
+def _options(base: FederationConfig, defence: DefencePlan, clients: int) -> dict[str, Option]:
     """The options of the defence in units of the update, checked against the table."""
-    options = dict(defence.settings)
+    options = dict(defence.options)
     if defence.unit == "gradient":
         if base.local_steps > 1:
             raise ConfigError(
@@ -193,12 +193,12 @@ def _options(base: FederationConfig, defence: DefencePlan, clients: int) -> dict
     return options
 
 
-def _defence_keys(name: str, options: dict[str, Setting]) -> dict[str, Setting]:
+def _defence_keys(name: str, options: dict[str, Option]) -> dict[str, Option]:
     """A defence as the federation takes it."""
     if name == "dp-sgd":
         return {"max_grad_norm": 1.0, **options}
     text = ", ".join(f"{option}={_text(value)}" for option, value in options.items())
-    return {"defence": name, "defence_settings": text}
+    return {"defence": name, "defence_options": text}
 
 
 def _unlike(plan: Plan) -> list[str]:
@@ -234,7 +234,7 @@ def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "defence"
 
 
-def _text(value: Setting) -> str:
+def _text(value: Option) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
