@@ -1,5 +1,6 @@
 """One line for each setting and view: the first table of the report."""
 
+import math
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -170,6 +171,12 @@ def interval_text(net: NetLeakage | None) -> str:
 def score_text(metric: str, value: float) -> str:
     """A score with its unit."""
     return METRICS[metric].format(value, unit=True)
+
+
+def psnrs(setting: SettingSummary, view: View) -> list[float]:
+    """The finite PSNR of every record of a view that has one, in dB."""
+    found = [r.scores["psnr"] for r in setting.records if r.view == view and "psnr" in r.scores]
+    return [value for value in found if math.isfinite(value)]
 
 
 def worst_text(verdict: SettingVerdict) -> str:

@@ -45,7 +45,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
-class MetricInfo(_Model):
+class MetricInfo(_Model, extra="ignore"):
     """How to read a metric.
 
     Attributes:
@@ -91,6 +91,14 @@ class RecordScores(_Model):
     labels_right: float | None
     seconds: float
     picture: str | None
+
+    def control(self, kind: ControlKind, metric: str) -> float | None:
+        """The mean of a control; None where it did not run or was not scored by this metric."""
+        return self.controls.get(kind, {}).get(metric)
+
+    def nulls(self, metric: str) -> list[float]:
+        """The mean of each null control."""
+        return [value for kind in NULLS if (value := self.control(kind, metric)) is not None]
 
 
 class RoundPoint(_Model):
@@ -256,14 +264,7 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
         comparison=comparison,
         settings=settings,
         metrics=[
-            MetricInfo(
-                name=name,
-                leaks_when=metric.leaks_when,
-                lowest=metric.lowest,
-                highest=metric.highest,
-                unit=metric.unit,
-                margin=metric.margin,
-            )
+            MetricInfo.model_validate({**vars(metric), "name": name})
             for name, metric in METRICS.items()
             if name in measured
         ],
@@ -349,7 +350,7 @@ def _series(records: Sequence[RecordScores]) -> list[RoundPoint]:
 
 
 def _mean(records: Sequence[RecordScores], kind: ControlKind, metric: str) -> float | None:
-    values = [r.controls[kind][metric] for r in records if metric in r.controls.get(kind, {})]
+    values = [value for r in records if (value := r.control(kind, metric)) is not None]
     return fmean(values) if values else None
 
 
