@@ -121,23 +121,14 @@ def _pixel_noise(noise_multiplier: float, image_norm: float, repeats: int) -> fl
 
 @dataclass(frozen=True, kw_only=True)
 class RiskCorridor:
-    """Between which bounds an attack on one record can lie.
+    """Between which bounds an attack on one record can lie."""
 
-    Attributes:
-        kappa: Chance to pick the right candidate without the update.
-        identification: Most that chance can become, whatever the attack: ``gamma(kappa)``.
-        psnr: What an attacker without prior expects, in dB; infinite without noise.
-        eta: Mean squared error that counts as a reconstruction.
-        reconstruction: Chance of an attacker without prior to reach `eta`.
-        repeats: Steps the record is expected to be part of, at least one.
-    """
-
-    kappa: float
-    identification: float
-    psnr: float
-    eta: float
-    reconstruction: float
-    repeats: int
+    kappa: float  # chance to pick the right candidate without the update
+    identification: float  # most that chance can become, whatever the attack: ``gamma(kappa)``
+    psnr: float  # what an attacker without prior expects, in dB; infinite without noise
+    eta: float  # mean squared error that counts as a reconstruction
+    reconstruction: float  # chance of an attacker without prior to reach `eta`
+    repeats: int  # steps the record is expected to be part of, at least one
 
     def is_violated_by(self, *, hits: int, trials: int, confidence: float = 0.99) -> bool:
         """Whether an attack picks the right candidate more often than the DP claim allows.

@@ -149,22 +149,19 @@ class DpClaim(CheckedFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Observed(CheckedFields):
-    """What was seen of the run that a claim is about.
+    """What was seen of the run that a claim is about."""
 
-    Attributes:
-        update_norms: Round -> client -> Euclidean norm of its update, floating parameters only.
-        complete: Whether `update_norms` names every client of every round. If not, each client is
-            taken to have been in all rounds, and clients are not counted.
-        parameters: How many numbers an update has, to tell local noise from a long update.
-        weights: Round -> client -> its weight in the mean (``num-examples``), all clients of it.
-        participation: Client -> number of rounds in which it returned an update, where that is known
-            better than from `update_norms`.
-    """
-
+    # Round -> client -> Euclidean norm of its update, floating parameters only.
     update_norms: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    # Whether `update_norms` names every client of every round. If not, each client is taken to have
+    # been in all rounds, and clients are not counted.
     complete: bool = False
+    # How many numbers an update has, to tell local noise from a long update.
     parameters: Whole | None = None
+    # Round -> client -> its weight in the mean (``num-examples``), all clients of it.
     weights: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    # Client -> number of rounds in which it returned an update, where that is known better than
+    # from `update_norms`.
     participation: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -12,15 +12,10 @@ ANY_CLIENT = "any client"
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """Epsilon over the rounds of a run.
+    """Epsilon over the rounds of a run."""
 
-    Attributes:
-        per_round: Epsilon of one round.
-        cumulative: Epsilon over all rounds.
-    """
-
-    per_round: Epsilons
-    cumulative: Epsilons
+    per_round: Epsilons  # epsilon of one round
+    cumulative: Epsilons  # epsilon over all rounds
 
     def figure(self, span: Span, neighbours: Neighbours) -> float:
         """The tightest epsilon there is for a run or a round."""
@@ -30,15 +25,10 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientEpsilon(Spent):
-    """Epsilon of one client.
+    """Epsilon of one client."""
 
-    Attributes:
-        client: Its name, as in the ledger; ``"any client"`` if none was seen.
-        rounds: Number of rounds it is taken to have taken part in.
-    """
-
-    client: str
-    rounds: int
+    client: str  # its name, as in the ledger; ``"any client"`` if none was seen
+    rounds: int  # number of rounds it is taken to have taken part in
 
 
 def multiplier_in_effect(claim: DpClaim, seen: Observed) -> float:

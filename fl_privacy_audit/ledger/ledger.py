@@ -78,20 +78,13 @@ class Ledger:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerContents:
-    """What a ledger holds.
+    """What a ledger holds."""
 
-    Attributes:
-        path: The file.
-        runs: One for each time the audit was started.
-        audits: In the order written.
-        evaluations: In the order written.
-        damaged: ``(line number, what is wrong)`` for each line that could not be read.
-    """
-
-    path: Path
-    runs: tuple[RunRecord, ...]
-    audits: tuple[AuditRecord, ...]
-    evaluations: tuple[EvaluationRecord, ...]
+    path: Path  # the file
+    runs: tuple[RunRecord, ...]  # one for each time the audit was started
+    audits: tuple[AuditRecord, ...]  # in the order written
+    evaluations: tuple[EvaluationRecord, ...]  # in the order written
+    # ``(line number, what is wrong)`` for each line that could not be read.
     damaged: tuple[tuple[int, str], ...]
 
 

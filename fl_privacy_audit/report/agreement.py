@@ -20,34 +20,23 @@ FEWEST = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What one metric says of one setting.
+    """What one metric says of one setting."""
 
-    Attributes:
-        word: Its own verdict; None where it was not measured.
-        symbol: Of the word.
-        net: Net leakage against the null control that leaves least, with its interval.
-    """
-
-    word: Word | None
-    symbol: str
-    net: str
+    word: Word | None  # its own verdict; None where it was not measured
+    symbol: str  # of the word
+    net: str  # net leakage against the null control that leaves least, with its interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Every metric on every setting of one view.
+    """Every metric on every setting of one view."""
 
-    Attributes:
-        heads: Titles of the metrics, the judge's first.
-        rows: Number, setting, and what each metric says.
-        ranks: Title of a metric, and its rank correlation with each metric, as text.
-        records: Records behind `ranks`.
-    """
-
-    heads: tuple[str, ...]
+    heads: tuple[str, ...]  # titles of the metrics, the judge's first
+    # Number, setting, and what each metric says.
     rows: tuple[tuple[int, str, tuple[Said, ...]], ...]
+    # Title of a metric, and its rank correlation with each metric, as text.
     ranks: tuple[tuple[str, tuple[str, ...]], ...]
-    records: int
+    records: int  # records behind `ranks`
 
 
 def agreement(summary: AuditSummary, view: View) -> Agreement | None:

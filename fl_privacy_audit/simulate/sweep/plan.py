@@ -38,54 +38,37 @@ OWN_KEYS = (
 
 
 class DefencePlan(Checked):
-    """One defence of a plan.
+    """One defence of a plan."""
 
-    Attributes:
-        label: Its name in tables; its folder is named after it.
-        name: Its name in the table of defences.
-        options: Of the defence.
-        unit: Unit of the lengths in `options`. ``"update"``: the update as it leaves the client.
-            ``"gradient"``: the gradient of one step of local SGD; lengths are multiplied by the
-            learning rate.
-    """
-
-    label: str = Field(min_length=1)
-    name: str
-    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
+    label: str = Field(min_length=1)  # its name in tables; its folder is named after it
+    name: str  # its name in the table of defences
+    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)  # of the defence
+    # Unit of the lengths in `options`. ``"update"``: the update as it leaves the client.
+    # ``"gradient"``: the gradient of one step of local SGD; lengths are multiplied by the learning
+    # rate.
     unit: Literal["update", "gradient"] = "update"
 
 
 class Plan(Checked):
-    """What a plan file holds.
+    """What a plan file holds."""
 
-    Attributes:
-        federation: ``clients``, ``rounds``, and any field of `FederationConfig` not in `OWN_KEYS`.
-        audit: Any field of `AuditConfig` not in `BY_THE_SWEEP`.
-        seeds: A whole set of runs for each; seeds data, weights, batches, noise and attacks.
-        defence: The defences to compare.
-    """
-
+    # ``clients``, ``rounds``, and any field of `FederationConfig` not in `OWN_KEYS`.
     federation: dict[str, Option] = Field(default_factory=dict)
+    # Any field of `AuditConfig` not in `BY_THE_SWEEP`.
     audit: dict[str, Any] = Field(default_factory=dict)
+    # A whole set of runs for each; seeds data, weights, batches, noise and attacks.
     seeds: tuple[int, ...] = (0,)
-    defence: tuple[DefencePlan, ...] = Field(min_length=1)
+    defence: tuple[DefencePlan, ...] = Field(min_length=1)  # the defences to compare
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One federation under one defence and one seed.
+    """One federation under one defence and one seed."""
 
-    Attributes:
-        folder: Its folder, relative to that of the sweep.
-        federation: The federation.
-        clients: Number of clients.
-        audit: Its audit; the directory is filled in when it starts.
-    """
-
-    folder: Path
-    federation: FederationConfig
-    clients: int
-    audit: AuditConfig
+    folder: Path  # its folder, relative to that of the sweep
+    federation: FederationConfig  # the federation
+    clients: int  # number of clients
+    audit: AuditConfig  # its audit; the directory is filled in when it starts
 
     @property
     def label(self) -> str:

@@ -26,24 +26,16 @@ WORKER = (sys.executable, "-m", "fl_privacy_audit.simulate.sweep.worker")
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """The progress of a run.
+    """The progress of a run."""
 
-    Attributes:
-        run: The run.
-        kind: ``"skipped"`` (it was finished before), ``"started"``, ``"round"``, ``"attack"``,
-            ``"finished"`` or ``"failed"`` (its log says why).
-        round: Rounds done, or the round under attack.
-        step: Attack steps done in it.
-        steps: Attack steps in all.
-        seconds: Time since it started.
-    """
-
-    run: Run
+    run: Run  # the run
+    # ``"skipped"`` (it was finished before), ``"started"``, ``"round"``, ``"attack"``,
+    # ``"finished"`` or ``"failed"`` (its log says why).
     kind: str
-    round: int = 0
-    step: int = 0
-    steps: int = 0
-    seconds: float = 0.0
+    round: int = 0  # rounds done, or the round under attack
+    step: int = 0  # attack steps done in it
+    steps: int = 0  # attack steps in all
+    seconds: float = 0.0  # time since it started
 
 
 OnEvent = Callable[[Event], None]
