@@ -2,13 +2,14 @@
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import UpdateError
-from fl_privacy_audit.core.types import KnownDefence, Options, Update
+from fl_privacy_audit.core.types import KnownDefence, Update
 
 
 class Defence(Protocol):
@@ -55,9 +56,14 @@ class AppliedDefence(Defence, Protocol):
         """
 
 
-def options_of(defence: Any) -> Options:
-    """The options of a defence: its dataclass fields by name."""
-    return dataclasses.asdict(defence)
+def known_as(name: str, defence: Any, **facts: Any) -> KnownDefence:
+    """What is known of a defence besides its options, which are its dataclass fields."""
+    return KnownDefence(name=name, options=dataclasses.asdict(defence), **facts)
+
+
+def each(update: Update, defend: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The update with `defend` applied to every tensor of `floating`."""
+    return {**update, **{name: defend(tensor) for name, tensor in floating(update).items()}}
 
 
 def floating(update: Update) -> dict[str, Tensor]:

@@ -147,6 +147,12 @@ def interval_text(net: NetLeakage | None) -> str:
     return f"{_signed(net.metric, net.low)} to {_signed(net.metric, net.high)}"
 
 
+def net_with_interval(net: NetLeakage | None) -> str:
+    """Net leakage, and in brackets its interval if there is one."""
+    interval = interval_text(net)
+    return net_text(net) + (f" ({interval})" if interval else "")
+
+
 def score_text(metric: str, value: float) -> str:
     """A score with its unit."""
     return METRICS[metric].format(value, unit=True)

@@ -12,8 +12,7 @@ from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.formats import epsilon_in_view
 from fl_privacy_audit.report.lines import (
     deciding,
-    interval_text,
-    net_text,
+    net_with_interval,
     numbered,
     percent,
     score_text,
@@ -65,7 +64,7 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
         return None
     metric = title_of(points[0][3].metric)
     alt = f"Net leakage by {metric} against accuracy, {view} view. " + " ".join(
-        f"{n}, {s.setting}: {net_text(net)}{_of(net)}, accuracy {percent(accuracy)}, "
+        f"{n}, {s.setting}: {net_with_interval(net)}, accuracy {percent(accuracy)}, "
         f"epsilon in effect {epsilon_in_view(s.epsilon_in_effect, s.dp, view)}, "
         f"reported {epsilon_in_view(s.epsilon_reported, s.dp, view)}."
         for n, s, _, net, accuracy in points
@@ -94,11 +93,6 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
         figure.draw_without_rendering()
         _number(axes, points, view)
         return finish(figure, name=f"tradeoff-{view}", alt=alt, caption=caption)
-
-
-def _of(net: NetLeakage) -> str:
-    interval = interval_text(net)
-    return f" ({interval})" if interval else ""
 
 
 def _points(axes: Axes, group: Sequence[Point], word: Word) -> None:
