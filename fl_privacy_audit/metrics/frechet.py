@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
 from .backbone import inception
-from .pairs import check_pixels
+from .pairs import as_rgb, check_pixels
 from .semsim import embed
 
 INCEPTION_SIDE = 299
@@ -119,20 +119,16 @@ def inception_features(images: Tensor) -> Tensor:
         WeightsError: Weights are here but are not torchvision's.
     """
     check_pixels(images)
-    channels = images.shape[1]
-    if channels not in (1, 3):
-        raise MetricUnavailable(f"FID needs grey or RGB images, but these have {channels} channels")
+    colour, size = as_rgb(images, "FID"), (INCEPTION_SIDE, INCEPTION_SIDE)
     network = _inception(str(images.device))
+
+    def features(piece: Tensor) -> Tensor:
+        large = interpolate(piece, size=size, mode="bilinear", align_corners=False)
+        found: Tensor = network(2 * large - 1)  # Inception takes [-1, 1]
+        return found.cpu().double()
+
     with torch.no_grad():
-        pieces = [network(_enlarge(piece)).cpu().double() for piece in images.split(32)]
-    return torch.cat(pieces)
-
-
-def _enlarge(images: Tensor) -> Tensor:
-    """To Inception's side and its ``[-1, 1]``."""
-    images = images.float().clamp(0, 1).expand(-1, 3, -1, -1)
-    size = (INCEPTION_SIDE, INCEPTION_SIDE)
-    return 2 * interpolate(images, size=size, mode="bilinear", align_corners=False) - 1
+        return torch.cat([features(piece) for piece in colour.split(32)])
 
 
 @functools.lru_cache(maxsize=2)

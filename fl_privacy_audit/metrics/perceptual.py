@@ -9,10 +9,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fl_privacy_audit.core.errors import MetricUnavailable
-
 from .backbone import alexnet_features
-from .pairs import in_chunks
+from .pairs import as_rgb, in_chunks
 
 SIDE = 64
 """Smaller images are enlarged until their short side has this many pixels: the size of the patches
@@ -70,12 +68,12 @@ def embed_lpips(images: Tensor) -> Tensor:
     """
     network = lpips_network(images.device)
     with torch.no_grad():
-        return torch.cat([_embed(network, prepare(piece)).cpu() for piece in images.split(64)])
-
-
-def _embed(network: "LpipsNetwork", inputs: Tensor) -> Tensor:
-    places = [(maps, maps.shape[2] * maps.shape[3]) for maps in network.layers(inputs)]
-    return torch.cat([(maps / count**0.5).flatten(1) for maps, count in places], dim=1)
+        pieces = [
+            torch.cat([(m / m[0, 0].numel() ** 0.5).flatten(1) for m in layers], dim=1).cpu()
+            for piece in images.split(64)
+            for layers in [network.layers(prepare(piece))]
+        ]
+    return torch.cat(pieces)
 
 
 def prepare(images: Tensor) -> Tensor:
@@ -84,12 +82,7 @@ def prepare(images: Tensor) -> Tensor:
     Raises:
         MetricUnavailable: Neither one nor three channels.
     """
-    channels = images.shape[1]
-    if channels not in (1, 3):
-        raise MetricUnavailable(
-            f"LPIPS needs grey or RGB images, but these have {channels} channels"
-        )
-    images = images.detach().float().clamp(0, 1).expand(-1, 3, -1, -1)
+    images = as_rgb(images, "LPIPS")
     short = min(images.shape[-2:])
     if short < SIDE:
         height, width = (round(side * SIDE / short) for side in images.shape[-2:])

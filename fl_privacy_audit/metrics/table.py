@@ -24,8 +24,8 @@ class Scale:
     title: str  # its full name, with its source
     short: str  # its name in a sentence or a heading
     leaks_when: LeaksWhen  # whether ``"high"`` or ``"low"`` values mean more leakage
-    lowest: float  # smallest possible value
-    highest: float  # largest possible value; infinity where there is no bound
+    lowest: float = 0.0  # smallest possible value
+    highest: float = math.inf  # largest possible value; infinity where there is no bound
     unit: str = ""  # for tables; empty where there is none
     decimals: int = 2  # how many are shown; see `fl_privacy_audit.core.numbers.number`
     needs: str = ""  # what must be installed besides this package; empty where nothing is
@@ -99,7 +99,6 @@ METRICS: dict[str, Metric] = {
         "bundled weights are machines); 0 is the same picture",
         function=semsim.semsim,
         leaks_when="low",
-        lowest=0.0,
         highest=2.0,
         rank=1,
         needs="SemSim's weights",
@@ -110,8 +109,6 @@ METRICS: dict[str, Metric] = {
         meaning="perceptual distance between two pictures; 0 is the same picture",
         function=perceptual.lpips,
         leaks_when="low",
-        lowest=0.0,
-        highest=math.inf,
         rank=2,
         least_side=perceptual.LEAST_SIDE,
         needs="AlexNet's weights",
@@ -122,7 +119,6 @@ METRICS: dict[str, Metric] = {
         meaning="mean squared error over pixels; 0 is the same picture",
         function=pixel.mse,
         leaks_when="low",
-        lowest=0.0,
         highest=1.0,
         decimals=3,
         rank=5,
@@ -134,7 +130,6 @@ METRICS: dict[str, Metric] = {
         meaning="pixel error in decibels; every 10 dB more is a tenth of the squared error",
         function=pixel.psnr,
         leaks_when="high",
-        lowest=0.0,
         highest=pixel.PSNR_CEILING,
         unit="dB",
         decimals=1,
@@ -158,7 +153,6 @@ METRICS: dict[str, Metric] = {
         meaning="similarity of structure at several sizes; 1 is the same picture",
         function=multiscale.ms_ssim,
         leaks_when="high",
-        lowest=0.0,
         highest=1.0,
         rank=6,
         least_side=multiscale.WINDOW,
@@ -166,14 +160,26 @@ METRICS: dict[str, Metric] = {
     ),
 }
 
+
+def _identification(
+    by: str, function: Callable[[Tensor, Tensor], frechet.SetScore], needs: str = ""
+) -> SetMetric:
+    return SetMetric(
+        title=f"identification precision by {by}",
+        short=f"identification by {by}",
+        function=function,
+        leaks_when="high",
+        highest=1.0,
+        needs=needs,
+    )
+
+
 SET_METRICS: dict[str, SetMetric] = {
     "fid": SetMetric(
         title="Frechet distance over Inception features (Heusel et al. 2017)",
         short="FID",
         function=frechet.fid,
         leaks_when="low",
-        lowest=0.0,
-        highest=math.inf,
         needs="Inception-v3's weights",
     ),
     "frechet_semsim": SetMetric(
@@ -181,35 +187,14 @@ SET_METRICS: dict[str, SetMetric] = {
         short="Frechet SemSim",
         function=frechet.frechet_semsim,
         leaks_when="low",
-        lowest=0.0,
-        highest=math.inf,
         needs="SemSim's weights",
     ),
-    "identification_pixels": SetMetric(
-        title="identification precision by pixels",
-        short="identification by pixels",
-        function=identification.identification_pixels,
-        leaks_when="high",
-        lowest=0.0,
-        highest=1.0,
+    "identification_pixels": _identification("pixels", identification.identification_pixels),
+    "identification_lpips": _identification(
+        "LPIPS", identification.identification_lpips, "AlexNet's weights"
     ),
-    "identification_lpips": SetMetric(
-        title="identification precision by LPIPS",
-        short="identification by LPIPS",
-        function=identification.identification_lpips,
-        leaks_when="high",
-        lowest=0.0,
-        highest=1.0,
-        needs="AlexNet's weights",
-    ),
-    "identification_semsim": SetMetric(
-        title="identification precision by SemSim",
-        short="identification by SemSim",
-        function=identification.identification_semsim,
-        leaks_when="high",
-        lowest=0.0,
-        highest=1.0,
-        needs="SemSim's weights",
+    "identification_semsim": _identification(
+        "SemSim", identification.identification_semsim, "SemSim's weights"
     ),
 }
 

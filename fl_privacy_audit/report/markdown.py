@@ -46,15 +46,12 @@ def render_markdown(summary: AuditSummary) -> str:
         found = agreement(summary, view)
         if found is not None:
             parts += [f"## Do the metrics agree? {view.capitalize()} view"]
-            parts += [
-                _table(
-                    ["No.", "Setting", *map(_text, found.heads)],
-                    (
-                        (n, s, *(f"{x.symbol} {x.word or 'not measured'}, {x.net}" for x in said))
-                        for n, s, said in found.rows
-                    ),
-                )
+            rows = [
+                [str(number), _text(setting)]
+                + [f"{one.symbol} {one.word or 'not measured'}, {one.net}" for one in said]
+                for number, setting, said in found.rows
             ]
+            parts += [markdown_table(["No.", "Setting", *map(_text, found.heads)], rows)]
     parts += ["## Who the attacker is"]
     for attacker in attackers(summary):
         facts = [

@@ -97,6 +97,5 @@ def run_federation(
     random.seed(federation.seed)
     np.random.seed(federation.seed)
     torch.manual_seed(federation.seed)
-    model = make_net(federation)
-    auditor = Auditor(audit, model=model, on_progress=on_progress)
+    auditor = Auditor(audit, model=make_net(federation), on_progress=on_progress)
     simulate(federation, auditor, num_clients=clients, cores=cores, on_round=on_round)
