@@ -2,15 +2,12 @@
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend
 from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.metrics.matching import match
 
@@ -66,16 +63,6 @@ def decibels(images: Tensor, truth: Tensor) -> float:
     """Mean PSNR after the best assignment."""
     order = match(images.cpu(), truth)
     return psnr(images.cpu()[order], truth).mean().item()
-
-
-@contextmanager
-def offering(name: str, make: object) -> Iterator[None]:
-    """Let recipes name a backend of the benchmark's own."""
-    BACKENDS[name] = cast("type[Backend]", make)
-    try:
-        yield
-    finally:
-        del BACKENDS[name]
 
 
 def target(
