@@ -74,15 +74,10 @@ def target(
     unit: str = "",
     not_asked: str = "",
 ) -> dict[str, str]:
-    """A row of the table of targets.
+    """A row of the table of targets: a figure in words, what was `found` and what is wanted.
 
-    Args:
-        figure: What was measured, in words.
-        found: What it came to; NaN counts as missed.
-        bound: The least it should be, or with `at_most` the most.
-        at_most: See `bound`.
-        unit: Written after both numbers.
-        not_asked: Why this machine is not asked for it; the figure is shown all the same.
+    `found` should be at least `bound`, or with `at_most` at most; NaN counts as missed. Where
+    `not_asked` says why this machine is not asked for it, the figure is shown all the same.
     """
     met = found <= bound if at_most else found >= bound
     return {

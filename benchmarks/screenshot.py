@@ -42,11 +42,7 @@ def screenshot(
 ) -> Image.Image:
     """The header and some sections of a report as Chromium draws them.
 
-    Args:
-        report: HTML file that ``fl-privacy-audit report`` wrote.
-        width: Of the page, in pixels.
-        sections: Ids of headings: ``verdicts``, ``tradeoff``, ``rounds`` and so on.
-        views: ``server``, ``release`` or both.
+    `width` is the page's, in pixels; `sections` are ids of headings: ``verdicts``, ``tradeoff``.
 
     Raises:
         RuntimeError: There is no browser, or a section is not in the report.

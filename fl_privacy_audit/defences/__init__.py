@@ -211,12 +211,9 @@ def inform(seen: Observation, defence: Defence) -> Observation:
 
 
 def inform_of_release(seen: Observation, defence: Defence, clients: int) -> Observation:
-    """The same for the mean of several clients' updates, with the noise that the server adds.
+    """The same for the mean of the updates of `clients`, 1 or more, and the server's noise on it.
 
-    Args:
-        seen: The release, taken as one update.
-        defence: The clients' or the federation's defence.
-        clients: Number of clients whose updates the release is the mean of, at least 1.
+    `seen` is the release, taken as one update; the defence is the clients' or the federation's.
     """
     return _told(seen, defence.known_of_release(seen.update, clients))
 

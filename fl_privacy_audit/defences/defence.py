@@ -20,14 +20,10 @@ class Defence(Protocol):
         """What an attacker knows who sees a defended update and knows the defence's options."""
 
     def known_of_release(self, update: Update, clients: int) -> KnownDefence:
-        """The same for the mean of several clients' updates.
+        """The same for the mean of the updates of `clients`, 1 or more, taken as one `update`.
 
         Their noise partly cancels, and the mean of signs is not a sign. A defence that adds noise
         to the mean overrides this.
-
-        Args:
-            update: The release, taken as one update.
-            clients: Number of clients whose updates the release is the mean of, at least 1.
         """
         known = self.known(update)
         return dataclasses.replace(
@@ -44,12 +40,10 @@ class AppliedDefence(Defence, Protocol):
 
     @abstractmethod
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """Defend an update.
+        """Defend an update: returned minus sent weights of the trainable parameters.
 
-        Args:
-            update: Returned minus sent weights of the trainable parameters. Tensors that are not
-                floating come back as they are.
-            rng: The only source of randomness, on the CPU.
+        Tensors that are not floating come back as they are. `rng`, on the CPU, is the only source
+        of randomness.
 
         Raises:
             UpdateError: A value is not finite.

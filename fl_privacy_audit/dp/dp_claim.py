@@ -127,14 +127,10 @@ class DpClaim(CheckedFields):
         return self.clipping_norm * (SENSITIVITY[self.neighbours] if doubled else 1.0)
 
     def over(self, rounds: int, *, multiplier: float, as_poisson: bool) -> SampledGaussian:
-        """The mechanism over several rounds of one client.
+        """The mechanism over one or more rounds of one client, at the noise over clip in effect.
 
-        Args:
-            rounds: At least one.
-            multiplier: Noise over clipping norm in effect.
-            as_poisson: Whether sampling may be counted on. If not, a record is taken to be in as
-                many steps as it can be: every step, or one batch per epoch where batches are of a
-                fixed size.
+        `as_poisson`: whether sampling may be counted on. If not, a record is taken to be in as many
+        steps as it can be: every step, or one batch per epoch where batches are of a fixed size.
         """
         steps = self.steps_per_round * rounds
         if as_poisson:

@@ -63,11 +63,8 @@ def client_epsilons(
 ) -> tuple[ClientEpsilon, ...]:
     """Epsilon of each client that was seen or reported; of ``"any client"`` if none was.
 
-    Args:
-        claim: What is claimed and how it is configured.
-        seen: What was observed of the run.
-        as_poisson: False for the epsilon in effect. True for what accountants compute, which take
-            sampling for Poisson without asking.
+    `as_poisson`: False for the epsilon in effect. True for what accountants compute, which take
+    sampling for Poisson without asking.
     """
     multiplier = multiplier_in_effect(claim, seen)
     seen_rounds = len(seen.update_norms)

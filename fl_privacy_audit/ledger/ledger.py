@@ -29,11 +29,7 @@ def now() -> str:
 
 
 class Ledger:
-    """Appends records to ``DIRECTORY/ledger.jsonl``.
-
-    Args:
-        directory: Made when the first record is written, if it is not there.
-    """
+    """Appends records to ``DIRECTORY/ledger.jsonl``; the first one makes the directory."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).absolute()
@@ -89,13 +85,10 @@ class LedgerContents:
 
 
 def read_ledger(directory: str | Path) -> LedgerContents:
-    """Read a ledger, also while it is being written.
+    """Read a ledger, by its directory or its file, also while it is being written.
 
     A damaged line is reported and skipped: the rest stays readable. A last line without its end is
     taken as still being written.
-
-    Args:
-        directory: The audit's directory, or the file itself.
 
     Raises:
         LedgerError: There is no ledger, or it holds no run.

@@ -34,13 +34,8 @@ def fid(reconstructions: Tensor, originals: Tensor) -> SetScore:
 
     Images are enlarged to 299x299 (bilinear); features are the 2,048 after the last pooling.
     Published FIDs use another port of Inception: figures cannot be set side by side.
-
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3.
-        originals: ``(M, C, H, W)`` in ``[0, 1]``; need not be paired.
-
-    Returns:
-        0 or more; lower means more leakage.
+    ``(N, 1 or 3, H, W)`` and ``(M, 1 or 3, H, W)`` in ``[0, 1]``, not paired -> 0 or more; lower
+    means more leakage.
 
     Raises:
         MetricUnavailable: No weights here, too few images, or neither grey nor RGB.
@@ -52,12 +47,8 @@ def fid(reconstructions: Tensor, originals: Tensor) -> SetScore:
 def frechet_semsim(reconstructions: Tensor, originals: Tensor) -> SetScore:
     """Frechet distance over SemSim's embedding.
 
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``.
-        originals: ``(M, C, H, W)`` in ``[0, 1]``; need not be paired.
-
-    Returns:
-        0 or more; lower means more leakage.
+    ``(N, C, H, W)`` and ``(M, C, H, W)`` in ``[0, 1]``, not paired -> 0 or more; lower means more
+    leakage.
 
     Raises:
         MetricUnavailable: No weights here, or too few images.
@@ -82,14 +73,11 @@ def _distance(first: Tensor, second: Tensor) -> SetScore:
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Squared Wasserstein-2 distance of two Gaussians fitted to points (Dowson and Landau 1982).
 
-    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``. With centred points A and B, divided by the
-    roots of their numbers less one, ``S1 = A'A`` and ``S2 = B'B``; the trace of the root is the sum
-    of the singular values of ``A B'``. QR makes that matrix no larger than the dimension. No
-    matrix root is taken, so sets smaller than the dimension need no crutch.
-
-    Args:
-        first: ``(N, D)``, two points or more.
-        second: ``(M, D)``, two points or more.
+    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` for ``(N, D)`` and ``(M, D)``, two points or
+    more each. With centred points A and B, divided by the roots of their numbers less one,
+    ``S1 = A'A`` and ``S2 = B'B``; the trace of the root is the sum of the singular values of
+    ``A B'``. QR makes that matrix no larger than the dimension. No matrix root is taken, so sets
+    smaller than the dimension need no crutch.
 
     >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
     >>> round(frechet_distance(points, points + 1), 6)
@@ -108,11 +96,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 def inception_features(images: Tensor) -> Tensor:
     """Features of torchvision's Inception-v3 after its last pooling.
 
-    Args:
-        images: ``(N, 1 or 3, H, W)`` in ``[0, 1]``.
-
-    Returns:
-        ``(N, 2048)`` float64 on the CPU.
+    ``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 2048)`` float64 on the CPU.
 
     Raises:
         MetricUnavailable: No weights here, or neither one nor three channels.

@@ -23,14 +23,9 @@ def in_chunks(
 ) -> Tensor:
     """Apply a pairwise function piece by piece, so that memory does not grow with N.
 
-    Args:
-        function: ``(n, C, H, W)`` twice -> ``(n,)``, on the device of the originals.
-        reconstructions: ``(N, C, H, W)``.
-        originals: The same shape, already paired.
-        scale: Larger pieces where a call itself is expensive; smaller ones where memory is scarce.
-
-    Returns:
-        ``(N,)`` float64 on the CPU.
+    Two times ``(N, C, H, W)``, already paired -> ``(N,)`` float64 on the CPU; the function takes
+    ``(n, C, H, W)`` twice to ``(n,)``, on the device of the originals. `scale`: larger pieces where
+    a call itself is expensive; smaller ones where memory is scarce.
 
     Raises:
         ValueError: Shapes differ, or values are not pixels in ``[0, 1]``.

@@ -26,15 +26,11 @@ def lpips(reconstructions: Tensor, originals: Tensor) -> Tensor:
     """Learned perceptual distance of each pair, AlexNet, version 0.1.
 
     Pixels are taken from ``[0, 1]`` to the ``[-1, 1]`` that the network expects. Images whose short
-    side is under `SIDE` are enlarged to it (bilinear). Grey images count as colour with three
-    equal channels.
+    side is under `SIDE` are enlarged to it (bilinear). Grey images count as colour with three equal
+    channels.
 
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3; sides of `LEAST_SIDE` or more.
-        originals: The same shape and range.
-
-    Returns:
-        ``(N,)`` float64, 0 or more; lower means more leakage.
+    Pairs of ``(N, 1 or 3, H, W)`` in ``[0, 1]``, sides of `LEAST_SIDE` or more -> ``(N,)`` float64,
+    0 or more; lower means more leakage.
 
     Raises:
         MetricUnavailable: No weights here, or the images are neither grey nor RGB.
@@ -56,15 +52,8 @@ def embed_lpips(images: Tensor) -> Tensor:
     LPIPS sums, over layers, a weighted squared difference of normalised features and averages it
     over places. The weights are not negative, so their roots can be moved into the features.
 
-    Args:
-        images: ``(N, C, H, W)`` in ``[0, 1]``.
-
-    Returns:
-        ``(N, D)`` float32 on the CPU; D is about 32,000 at 64x64.
-
-    Raises:
-        MetricUnavailable: As `lpips`.
-        WeightsError: As `lpips`.
+    ``(N, C, H, W)`` in ``[0, 1]`` -> ``(N, D)`` float32 on the CPU; D is about 32,000 at 64x64.
+    Raises as `lpips`.
     """
     network = lpips_network(images.device)
     with torch.no_grad():
@@ -91,11 +80,9 @@ def prepare(images: Tensor) -> Tensor:
 
 
 class LpipsNetwork(nn.Module):
-    """AlexNet's convolutions with the weights of LPIPS 0.1 on their five layers.
+    """AlexNet's convolutions, as torchvision names them, with LPIPS 0.1's weights on the layers.
 
-    Args:
-        features: The convolutions, named as in torchvision's AlexNet.
-        weights: One vector per layer, one weight per channel, 0 or more.
+    `weights`: one vector per layer, one weight per channel, 0 or more.
     """
 
     def __init__(self, features: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
@@ -135,12 +122,7 @@ class LpipsNetwork(nn.Module):
 
 
 def lpips_network(device: torch.device) -> LpipsNetwork:
-    """The network on a device; made once per device.
-
-    Raises:
-        MetricUnavailable: AlexNet's weights are not available.
-        WeightsError: The weights that are here are not AlexNet's.
-    """
+    """The network on a device, made once; raises as `alexnet_features`."""
     return _network(str(device))
 
 

@@ -15,11 +15,7 @@ K1, K2 = 0.01, 0.03
 
 
 def mse(reconstructions: Tensor, originals: Tensor) -> Tensor:
-    """Mean squared error of each pair.
-
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``.
-        originals: The same shape and range.
+    """Mean squared error of each pair of ``(N, C, H, W)`` in ``[0, 1]``.
 
     Returns:
         ``(N,)`` float64 in ``[0, 1]``; lower means more leakage.

@@ -55,12 +55,10 @@ class Scale:
         return max(values, key=lambda value: self.sign * value)
 
     def format(self, value: float, *, signed: bool = False, unit: bool = False) -> str:
-        """A value, or a difference of two, as people read it.
+        """A value, or a difference of two, as people read it, in units of this metric.
 
-        Args:
-            value: In units of this metric.
-            signed: Whether a plus stands before a positive number, as before a difference.
-            unit: Whether the unit follows.
+        `signed`: a plus stands before a positive number, as before a difference. `unit`: the unit
+        follows.
         """
         text = number(value, self.decimals)
         plus = "+" if signed and value >= 0 and math.isfinite(value) else ""

@@ -139,10 +139,8 @@ def comparison_cells(
 def comparison_table(comparison: Comparison, *, width: int = ROOMY) -> Table:
     """The comparison for a terminal: below each mean, in brackets, the worst record.
 
-    Args:
-        comparison: What to show.
-        width: Of the terminal, in characters. Below `ROOMY` the scores of each metric are left out;
-            `comparison_markdown` always has them.
+    On a terminal of less than `ROOMY` characters the scores of each metric are left out;
+    `comparison_markdown` always has them.
     """
     heads, rows = comparison_cells(comparison, scores=width >= ROOMY)
     first = heads.index("verdict")  # what comes before it names the row, and shares a column

@@ -60,18 +60,10 @@ def run_demo(
 ) -> Comparison:
     """Run the three federations one after the other, and compare them.
 
-    Leaves a ledger for each setting, ``comparison.json``, ``comparison.md``, ``report.html`` and
-    ``reconstructions.png``.
-
-    Args:
-        out: Folder for all of it.
-        dataset: ``"photos"`` or ``"cifar10"``.
-        data_root: Folder with CIFAR-10 in torchvision's layout; empty to download it.
-        seed: Seed for data, weights, batches, noise and attacks.
-        console: Where progress and the comparison are printed.
-        rounds: Rounds of training.
-        attack: The attack on every federation.
-        simulate: Runs the clients; Flower's simulation by default.
+    Leaves in `out` a ledger for each setting, ``comparison.json``, ``comparison.md``,
+    ``report.html`` and ``reconstructions.png``. `dataset` and `data_root` are those of
+    `FederationConfig`; `seed` is for data, weights, batches, noise and attacks. Progress and the
+    comparison go to the console. Clients run by `simulate`, Flower's simulation by default.
 
     Raises:
         AuditError: A federation did not finish, or an attacked record has no score.

@@ -49,14 +49,10 @@ def run_sweep(
     on_event: OnEvent = lambda event: None,
     worker: Sequence[str] = WORKER,
 ) -> dict[Path, Comparison]:
-    """Do the runs that are not finished yet, and compare all of them.
+    """Do the runs that are not finished yet, `workers` at the same time, and compare all of them.
 
-    Args:
-        runs: The runs of a plan.
-        out: Folder of the sweep.
-        workers: How many runs to do at the same time, at least 1.
-        on_event: Called with each event, from several threads, one at a time.
-        worker: Command that does one run; its folder and number of cores are appended.
+    `on_event` is called from several threads, one at a time. `worker` is the command that does one
+    run; its folder and number of cores are appended.
 
     Returns:
         One comparison per seed, by the folder that it is written to.
