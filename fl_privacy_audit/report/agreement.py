@@ -45,8 +45,7 @@ def agreement(summary: AuditSummary, view: View) -> Agreement | None:
     names.sort(key=lambda name: name != summary.primary)
     rows = []
     for number, setting in numbered(summary):
-        verdict = verdict_of(setting, view)
-        one = deciding(verdict) if verdict else None
+        one = deciding(verdict_of(setting, view))
         if one is None or not one.agreement:
             continue
         rows.append((number, setting.setting, tuple(_said(one, name) for name in names)))

@@ -69,9 +69,15 @@ def verdict_of(setting: SettingSummary, view: View) -> SettingVerdict | None:
     return next((v for v in setting.verdicts if v.view == view), None)
 
 
-def deciding(verdict: SettingVerdict) -> Verdict | None:
+def by_attack(verdict: SettingVerdict | None, attack: str) -> Verdict | None:
+    """The verdict of one attack."""
+    attacks = verdict.attacks if verdict else []
+    return next((v for v in attacks if v.attack == attack), None)
+
+
+def deciding(verdict: SettingVerdict | None) -> Verdict | None:
     """The verdict of the attack that decides."""
-    return next((v for v in verdict.attacks if v.attack == verdict.attack), None)
+    return by_attack(verdict, verdict.attack) if verdict else None
 
 
 def lines_of(summary: AuditSummary, view: View) -> list[Line]:
@@ -82,7 +88,7 @@ def lines_of(summary: AuditSummary, view: View) -> list[Line]:
 def _line(number: int, setting: SettingSummary, view: View) -> Line:
     verdict = verdict_of(setting, view)
     word: Word = verdict.word if verdict else "not tested"
-    one = deciding(verdict) if verdict else None
+    one = deciding(verdict)
     net = one.net if one else None
     return Line(
         number=number,
@@ -183,10 +189,8 @@ def _epsilon_notes(setting: SettingSummary, view: View) -> tuple[str, ...]:
         notes.append("so large that it promises little")
     if effective is None and reported is not None:
         notes.append("what clients report was not checked")
-    if check is None:
-        return tuple(notes)
-    if not check.holds:
+    if check is not None and not check.holds:
         notes.append("the claim does not hold")
-    elif any(flag.severity == "warning" for flag in check.flags):
+    elif check is not None and any(flag.severity == "warning" for flag in check.flags):
         notes.append("the claim needs a look")
     return tuple(notes)

@@ -38,10 +38,10 @@ def render_markdown(summary: AuditSummary) -> str:
     parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
-    parts += [
-        _list(f"Note: {_text(n)}." for n in dict.fromkeys(map(say, summary.comparison.notes)))
-    ]
-    parts += ["## How to read the verdicts", _meanings(), RESIDUAL_RISK]
+    notes = dict.fromkeys(map(say, summary.comparison.notes))
+    parts += [_list(f"Note: {_text(note)}." for note in notes)]
+    meanings = (f"{SYMBOLS[w]} **{w}**: {' '.join(both)}" for w, both in MEANINGS.items())
+    parts += ["## How to read the verdicts", _list(meanings), RESIDUAL_RISK]
     for view in seen:
         found = agreement(summary, view)
         if found is not None:
@@ -54,11 +54,9 @@ def render_markdown(summary: AuditSummary) -> str:
             parts += [markdown_table(["No.", "Setting", *map(_text, found.heads)], rows)]
     parts += ["## Who the attacker is"]
     for attacker in attackers(summary):
-        facts = [
-            *attacker.facts,
-            *(f"{w[:1].upper()}{w[1:]}: {t}" for w, t in attacker.differences),
-        ]
-        parts += [f"### {attacker.view.capitalize()} view", _list(map(_text, facts))]
+        own = [f"{where[:1].upper()}{where[1:]}: {fact}" for where, fact in attacker.differences]
+        facts = _list(map(_text, [*attacker.facts, *own]))
+        parts += [f"### {attacker.view.capitalize()} view", facts]
     parts += ["## Which attacks were tried"]
     parts += [_list(f"**{_text(name)}**: {_text(text)}" for name, text in attack_notes(summary))]
     budgets = dict.fromkeys(budget(setting) for setting in summary.settings)
@@ -82,13 +80,6 @@ def _verdicts(summary: AuditSummary, view: View) -> str:
         facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none")
         rows.append((line.number, line.setting, word, why, *facts))
     return _table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
-
-
-def _meanings() -> str:
-    return _list(
-        f"{SYMBOLS[word]} **{word}**: {means} {does_not}"
-        for word, (means, does_not) in MEANINGS.items()
-    )
 
 
 def _tried(summary: AuditSummary, view: View) -> str:
