@@ -18,7 +18,7 @@ from fl_privacy_audit.verdicts.verdict import (
 
 from .formats import covers, epsilon, epsilon_in_view
 from .summary import AuditSummary, SettingSummary
-from .words import LEADS, NULL_WORDS, SYMBOLS, say
+from .words import say
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")
 
@@ -35,21 +35,16 @@ class Line:
 
     number: int  # of the setting, from 1; the same in every table and plot
     setting: str  # the run's word for itself
-    view: View  # what the attacker saw
     word: Word  # the verdict
-    symbol: str  # its shape
-    lead: str  # what it means, in a sentence
     reason: str  # why, without figures that stand beside it
     metric: str  # title of the metric that judged; empty if nothing was scored
     net: str  # net leakage with its sign; a dash without controls
     interval: str  # of it; empty where there is none
-    against: str  # the null control that was subtracted; empty without one
     accuracy: str  # in per cent
     epsilon_in_effect: str  # computed from the settings, in this view
     epsilon_reported: str  # the largest that a client reported, in this view
     epsilon_notes: tuple[str, ...]  # what to know about them, a sentence each
     worst: str  # the record that leaked most
-    attack: str  # the attack that decides
     disagree: str  # metrics that say another word
 
 
@@ -93,21 +88,16 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
     return Line(
         number=number,
         setting=setting.setting,
-        view=view,
         word=word,
-        symbol=SYMBOLS[word],
-        lead=LEADS[word],
         reason=say(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
         metric=title_of(one.metric) if one and one.metric else "",
         net=net_text(net),
         interval=interval_text(net),
-        against=NULL_WORDS[net.against] if net else "",
         accuracy=percent(setting.accuracy),
         epsilon_in_effect=epsilon_in_view(setting.epsilon_in_effect, setting.dp, view),
         epsilon_reported=epsilon_in_view(setting.epsilon_reported, setting.dp, view),
         epsilon_notes=_epsilon_notes(setting, view),
         worst=worst_text(verdict) if verdict else "",
-        attack=verdict.attack if verdict else "",
         disagree=", ".join(f"{title_of(m)}: {w}" for m, w in others_of(one)),
     )
 

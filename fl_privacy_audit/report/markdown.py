@@ -13,7 +13,7 @@ from .dp import EPSILON_HEADS, dp_sections
 from .formats import markdown_table, when
 from .lines import clean, headline, lines_of, views
 from .summary import AuditSummary
-from .words import MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say
+from .words import LEADS, MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
 
@@ -48,7 +48,10 @@ def render_markdown(summary: AuditSummary) -> str:
             parts += [f"## Do the metrics agree? {view.capitalize()} view"]
             rows = [
                 [str(number), _text(setting)]
-                + [f"{one.symbol} {one.word or 'not measured'}, {one.net}" for one in said]
+                + [
+                    f"{one.word and SYMBOLS[one.word] or ''} {one.word or 'not measured'}, {one.net}"
+                    for one in said
+                ]
                 for number, setting, said in found.rows
             ]
             parts += [markdown_table(["No.", "Setting", *map(_text, found.heads)], rows)]
@@ -75,8 +78,8 @@ def _verdicts(summary: AuditSummary, view: View) -> str:
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
-        why = f"{line.lead} {line.reason[:1].upper()}{line.reason[1:]}."
-        word = f"{line.symbol} {line.word}"
+        why = f"{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
+        word = f"{SYMBOLS[line.word]} {line.word}"
         facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none")
         rows.append((line.number, line.setting, word, why, *facts))
     return _table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
