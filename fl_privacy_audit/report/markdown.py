@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from fl_privacy_audit.core.types import View
 
-from .agreement import agreement
+from .agreement import Said, agreement
 from .attackers import attackers
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
@@ -47,11 +47,7 @@ def render_markdown(summary: AuditSummary) -> str:
         if found is not None:
             parts += [f"## Do the metrics agree? {view.capitalize()} view"]
             rows = [
-                [str(number), _text(setting)]
-                + [
-                    f"{one.word and SYMBOLS[one.word] or ''} {one.word or 'not measured'}, {one.net}"
-                    for one in said
-                ]
+                [str(number), _text(setting), *map(_said, said)]
                 for number, setting, said in found.rows
             ]
             parts += [markdown_table(["No.", "Setting", *map(_text, found.heads)], rows)]
@@ -70,6 +66,11 @@ def render_markdown(summary: AuditSummary) -> str:
     parts += ["## Where these figures come from", _origins(summary)]
     parts += [", ".join(f"{_text(n)} {_text(v)}" for n, v in software(summary)) or "No versions."]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _said(one: Said) -> str:
+    symbol = SYMBOLS[one.word] if one.word else ""
+    return f"{symbol} {one.word or 'not measured'}, {one.net}"
 
 
 def _verdicts(summary: AuditSummary, view: View) -> str:
