@@ -1,11 +1,23 @@
 """The true batch: only the scoring side sees it."""
 
+import contextlib
+import functools
 import hashlib
+import hmac
+import logging
+import os
+import secrets
+from pathlib import Path
 
 import torch
 
 from fl_privacy_audit.core.errors import TruthError
+from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.types import ImageSpec, Truth
+
+log = logging.getLogger("fl_privacy_audit")
+
+KEY_BYTES = 32
 
 
 def check_truth(truth: Truth, image: ImageSpec) -> Truth:
@@ -35,9 +47,39 @@ def check_truth(truth: Truth, image: ImageSpec) -> Truth:
 
 
 def truth_digest(truth: Truth) -> str:
-    """Fingerprint of a batch, whatever its order, to tell whether two runs saw the same images."""
-    digests = sorted(hashlib.sha256(image).hexdigest() for image in _eight_bits(truth))
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    """Fingerprint of a batch, whatever its order, to tell whether two runs saw the same images.
+
+    It is keyed (HMAC-SHA256), so that a reader of the ledger cannot prove which pictures it stands
+    for. The key is the user's own: runs of another user, or on another machine, cannot be paired.
+    """
+    digests = sorted(hashlib.sha256(image).digest() for image in _eight_bits(truth))
+    return hmac.new(_key(key_file()), b"".join(digests), "sha256").hexdigest()[:16]
+
+
+def key_file() -> Path:
+    """Where the key of `truth_digest` is kept, for its owner alone."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "fl-privacy-audit" / "digest.key"
+
+
+@functools.cache
+def _key(path: Path) -> bytes:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f"{secrets.token_hex(8)}.part")
+        write_whole(draft, secrets.token_bytes(KEY_BYTES))
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)  # whoever comes first makes the key
+        finally:
+            draft.unlink()
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"{path} is not a key of this audit: delete it for a new one")
+    except (OSError, RuntimeError, ValueError) as error:
+        log.warning("%s; batches of this run cannot be paired with those of other runs", error)
+        return secrets.token_bytes(KEY_BYTES)
+    return key
 
 
 def share_images(one: Truth, other: Truth) -> bool:

@@ -1,4 +1,4 @@
-"""What the ledger holds: three kinds of line, each a pydantic model with a schema version.
+"""What the ledger holds: four kinds of line, each a pydantic model with a schema version.
 
 Version 1 knew no controls and no release view; what its lines lack is empty here. Versions 1 and 2
 held reasons as sentences: they are read as reasons with the code ``"text"``.
@@ -286,5 +286,18 @@ class EvaluationRecord(_Line):
     metrics: dict[str, float]
 
 
-Record = RunRecord | AuditRecord | EvaluationRecord
+class GapRecord(_Line):
+    """Something is missing above this line.
+
+    Attributes:
+        run: The run that it is missing of.
+        reason: What, and how much.
+    """
+
+    kind: Literal["gap"] = "gap"
+    run: str
+    reason: Why
+
+
+Record = RunRecord | AuditRecord | EvaluationRecord | GapRecord
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
