@@ -159,6 +159,7 @@ class Observed(CheckedFields):
         weights: Round -> client -> its weight in the mean (``num-examples``), all clients of it.
         participation: Client -> number of rounds in which it returned an update, where that is known
             better than from `update_norms`.
+        records: Client -> how many records it reports to have trained on.
     """
 
     update_norms: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
@@ -166,6 +167,7 @@ class Observed(CheckedFields):
     parameters: Whole | None = None
     weights: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     participation: Mapping[str, int] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

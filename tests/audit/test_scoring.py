@@ -4,6 +4,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,13 +158,13 @@ def test_labels_right_counts_a_multiset(guessed: list[int], true: list[int], sha
         ((2, 1, 8, 9), 2, r"^true images must be \(N, 1, 8, 8\), but got \(2, 1, 8, 9\)$"),
         ((2, 3, 8, 8), 2, r"^true images must be \(N, 1, 8, 8\), but got \(2, 3, 8, 8\)$"),
         ((1, 8, 8), 1, r"^true images must be \(N, 1, 8, 8\), but got \(1, 8, 8\)$"),
-        ((2, 1, 8, 8), 3, r"^true labels must be \(2,\) class indices, .*got shape \(3,\)$"),
+        ((2, 1, 8, 8), 3, r"^true labels must be \(2,\) class indices in 0..2, .*shape \(3,\)$"),
     ],
 )
 def test_truth_of_the_wrong_shape(images: tuple[int, ...], labels: int, message: str) -> None:
     truth = Truth(images=torch.zeros(images), labels=torch.zeros(labels, dtype=torch.long))
     with pytest.raises(TruthError, match=message):
-        check_truth(truth, IMAGE)
+        check_truth(truth, IMAGE, 3)
 
 
 @pytest.mark.parametrize(
@@ -176,20 +177,61 @@ def test_truth_outside_the_range(value: float, range_: str) -> None:
     with pytest.raises(
         TruthError, match=rf"must be in \[0, 1\], but got {range_}.*; undo the norm"
     ):
-        check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE)
+        check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "seen"),
+    [
+        ([0, 3], "they run from 0 to 3; count classes from 0"),
+        ([-1, 2], "they run from -1 to 2; count"),
+        ([-100, 1], "they run from -100 to 1; -100 marks what cross-entropy ignores"),
+        ([255.0, 1.0], "they run from 1 to 255"),
+        ([2**40, 1], "they run from 1 to 1099511627776"),
+        ([0.0, 0.5], "0.5 is not a whole number"),
+        ([float("nan"), 1.0], "nan is not a whole number"),
+        ([float("inf"), 1.0], "inf is not a whole number"),
+        ([True, False], "they are bool"),
+        ([1 + 1j, 0], "they are complex64"),
+        ([[0, 1, 0], [1, 0, 0]], r"got shape (2, 3); take `labels.argmax(1)`"),
+        ([[0], [1]], "got shape (2, 1); take `labels[:, 0]`"),
+        (1, "got shape ()"),
+    ],
+)
+def test_labels_that_are_no_classes_of_the_model(labels: Any, seen: str) -> None:
+    truth = Truth(images=torch.zeros(2, *IMAGE.shape), labels=torch.tensor(labels))
+    with pytest.raises(TruthError) as caught:
+        check_truth(truth, IMAGE, 3)
+    assert "must be (2,) class indices in 0..2, one for each image, but " in str(caught.value)
+    assert seen in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.uint8, torch.uint16])
+def test_whole_labels_of_any_type_are_classes(kind: torch.dtype) -> None:
+    truth = Truth(images=torch.zeros(2, *IMAGE.shape), labels=torch.tensor([2, 0]).to(kind))
+    labels = check_truth(truth, IMAGE, 3).labels
+    assert (labels.dtype, labels.tolist()) == (torch.int64, [2, 0])
+
+
+def test_truth_of_integers_is_refused_even_where_they_are_in_range() -> None:
+    images = torch.ones(1, *IMAGE.shape, dtype=torch.uint8)
+    with pytest.raises(TruthError, match="true images must be floats, but are uint8: divide"):
+        check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE, 3)
 
 
 def test_truth_is_brought_into_form() -> None:
     images = torch.linspace(-0.005, 1.005, 64, dtype=torch.float64).view(1, *IMAGE.shape)
-    truth = check_truth(Truth(images=images, labels=torch.tensor([1])), IMAGE)
+    truth = check_truth(Truth(images=images, labels=torch.tensor([1])), IMAGE, 3)
     assert truth.images.dtype == torch.float32
     assert (truth.images.min().item(), truth.images.max().item()) == (0, 1)
-    assert len(check_truth(make_truth(0), IMAGE).images) == 0
+    assert len(check_truth(make_truth(0), IMAGE, 3).images) == 0
 
 
 def test_truth_may_carry_a_gradient() -> None:
     images = torch.rand(1, *IMAGE.shape).requires_grad_()
-    assert not check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE).images.requires_grad
+    assert not check_truth(
+        Truth(images=images, labels=torch.zeros(1)), IMAGE, 3
+    ).images.requires_grad
 
 
 def test_digest_tells_batches_apart() -> None:
@@ -246,7 +288,7 @@ def test_pictures_are_for_the_owner_and_cut_up_again(tmp_path: Path, channels: i
     image = ImageConfig(shape=(channels, 8, 9), mean=(0,) * channels, std=(1,) * channels)
     truth = Truth(images=levels(3, image.shape), labels=torch.zeros(3))
     guesses = levels(3, image.shape, 1)
-    got = scored(made_of(guesses), check_truth(truth, image), tmp_path / "pictures")
+    got = scored(made_of(guesses), check_truth(truth, image, 3), tmp_path / "pictures")
     assert got.picture == "pictures/one.png"
     path = tmp_path / got.picture
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import title_of
 from fl_privacy_audit.report.lines import numbered, score_text, verdict_of
@@ -97,25 +99,22 @@ def _shown(
     each = record.each[info.name]
     order = sorted(range(len(each)), key=lambda i: each[i], reverse=info.leaks_when == "high")
     try:
-        with Image.open(record.picture) as image:
-            image.load()
-            pairs = []
-            for index in order[:MOST_IMAGES]:
-                score = f"{title_of(info.name)} {score_text(info.name, each[index])}"
-                left = index * width
-                if left + width > image.width or 2 * height > image.height:
-                    return Shown(title=title, pairs=(), trouble="the picture file is too small")
-                pairs.append(
-                    Pair(
-                        original=_address(image.crop((left, 0, left + width, height))),
-                        reconstruction=_address(
-                            image.crop((left, height, left + width, 2 * height))
-                        ),
-                        caption=score,
-                        alt=f"image {index + 1} of round {record.round}, {record.client}",
-                    )
+        image = open_picture(record.picture)
+        pairs = []
+        for index in order[:MOST_IMAGES]:
+            score = f"{title_of(info.name)} {score_text(info.name, each[index])}"
+            left = index * width
+            if left + width > image.width or 2 * height > image.height:
+                return Shown(title=title, pairs=(), trouble="the picture file is too small")
+            pairs.append(
+                Pair(
+                    original=_address(image.crop((left, 0, left + width, height))),
+                    reconstruction=_address(image.crop((left, height, left + width, 2 * height))),
+                    caption=score,
+                    alt=f"image {index + 1} of round {record.round}, {record.client}",
                 )
-    except (OSError, ValueError) as error:
+            )
+    except CorpusError as error:
         return Shown(title=title, pairs=(), trouble=f"the picture cannot be read: {error}")
     return Shown(title=title, pairs=tuple(pairs))
 
