@@ -153,6 +153,8 @@ class Observed(CheckedFields):
     # Client -> number of rounds in which it returned an update, where that is known better than
     # from `update_norms`.
     participation: Mapping[str, int] = field(default_factory=dict)
+    # Client -> how many records it reports to have trained on.
+    records: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

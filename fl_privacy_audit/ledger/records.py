@@ -1,4 +1,4 @@
-"""What the ledger holds: three kinds of line, each a pydantic model with a schema version.
+"""What the ledger holds: four kinds of line, each a pydantic model with a schema version.
 
 Version 1 knew no controls and no release view; what its lines lack is empty here. Versions 1 and 2
 held reasons as sentences: they are read as reasons with the code ``"text"``.
@@ -223,5 +223,13 @@ class EvaluationRecord(_Line):
     metrics: dict[str, float]  # by name
 
 
-Record = RunRecord | AuditRecord | EvaluationRecord
+class GapRecord(_Line):
+    """Something is missing above this line."""
+
+    kind: Literal["gap"] = "gap"
+    run: str  # the run that it is missing of
+    reason: Why  # what, and how much
+
+
+Record = RunRecord | AuditRecord | EvaluationRecord | GapRecord
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])

@@ -115,7 +115,7 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ("Mechanism", words),
         ("Who sees raw updates", raw),
         ("Epsilon claimed", claimed),
-        ("Delta", f"{check.delta:g}"),
+        ("Delta", _stated(f"{check.delta:g}", found, "delta-too-large")),
         ("Neighbours of the claim", NEIGHBOURS.get(check.neighbours, check.neighbours)),
         ("Noise multiplier in effect", f"{noise:.3g}" if math.isfinite(noise) else "not known"),
         ("Noise fits the clipping", _found(found, "sensitivity-not-clip", "norm-above-clip")),

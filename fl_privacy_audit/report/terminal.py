@@ -11,10 +11,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
+from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCheck
 from fl_privacy_audit.metrics import METRICS, title_of
@@ -272,12 +272,12 @@ def reconstruction_rows(runs: Sequence[LastRun], *, attack: str, most: int = 6) 
     rows = [
         PictureRow(
             "original",
-            [_read(kept[0][key][0])[:height, :width] for key in keys],
+            [np.asarray(open_picture(kept[0][key][0]))[:height, :width] for key in keys],
             [f"round {key[0]}\n{key[1]}" for key in keys],
         )
     ]
     for run, places in zip(runs, kept, strict=True):
-        images = [_read(places[key][0])[height:, :width] for key in keys]
+        images = [np.asarray(open_picture(places[key][0]))[height:, :width] for key in keys]
         rows.append(PictureRow(run.run.setting, images, [places[key][1] for key in keys]))
     return rows
 
@@ -293,13 +293,8 @@ def draw_reconstructions(rows: Sequence[PictureRow], path: Path) -> None:
         for index, axis in enumerate(line):
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.imshow(row.images[index], interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+            axis.imshow(row.images[index], interpolation="nearest")
             axis.set_xlabel(row.captions[index], fontsize=8)
         line[0].set_ylabel(row.title, rotation=0, ha="right", va="center", fontsize=10, labelpad=10)
     with matplotlib.rc_context({"svg.hashsalt": "fl-privacy-audit"}):
         figure.savefig(path, dpi=130)
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
-        return np.asarray(image)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report.lines import score_text
@@ -69,22 +71,21 @@ def _shown(title: str, setting: SettingSummary, record: RecordScores, metric: st
     each = record.each[metric]
     order = sorted(range(len(each)), key=lambda i: -METRICS[metric].sign * each[i])
     try:
-        with Image.open(str(record.picture)) as image:
-            image.load()
-            pairs = []
-            for index in order[:MOST_IMAGES]:
-                left, right = index * width, (index + 1) * width
-                if right > image.width or 2 * height > image.height:
-                    return Shown(title=title, trouble="the picture file is too small")
-                pairs.append(
-                    Pair(
-                        original=_address(image.crop((left, 0, right, height))),
-                        reconstruction=_address(image.crop((left, height, right, 2 * height))),
-                        caption=f"{title_of(metric)} {score_text(metric, each[index])}",
-                        alt=f"image {index + 1} of round {record.round}, {record.client}",
-                    )
+        image = open_picture(str(record.picture))
+        pairs = []
+        for index in order[:MOST_IMAGES]:
+            left, right = index * width, (index + 1) * width
+            if right > image.width or 2 * height > image.height:
+                return Shown(title=title, trouble="the picture file is too small")
+            pairs.append(
+                Pair(
+                    original=_address(image.crop((left, 0, right, height))),
+                    reconstruction=_address(image.crop((left, height, right, 2 * height))),
+                    caption=f"{title_of(metric)} {score_text(metric, each[index])}",
+                    alt=f"image {index + 1} of round {record.round}, {record.client}",
                 )
-    except (OSError, ValueError) as error:
+            )
+    except CorpusError as error:
         return Shown(title=title, trouble=f"the picture cannot be read: {error}")
     return Shown(title=title, pairs=tuple(pairs))
 
