@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
-from fl_privacy_audit.verdicts.verdict import (
-    WORST_FIRST,
-    NetLeakage,
-    SettingVerdict,
-    Verdict,
-    Word,
-)
+from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
 
 from .formats import covers, epsilon, epsilon_in_view
 from .summary import AuditSummary, SettingSummary
