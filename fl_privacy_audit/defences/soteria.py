@@ -80,11 +80,7 @@ class MeasuredSoteria(Soteria, AppliedDefence):
     pruned: Tensor  # ``(D,)`` bool: which columns are dropped
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `AppliedDefence.apply`; draws nothing.
-
-        Raises:
-            ConfigError: The update has no such layer.
-        """
+        """See `AppliedDefence.apply`; draws nothing. ConfigError if the update lacks the layer."""
         name = f"{self.layer}.weight"
         weight = floating(update).get(name)
         if weight is None or weight.ndim != 2 or weight.shape[1] != len(self.pruned):

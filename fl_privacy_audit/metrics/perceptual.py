@@ -66,11 +66,7 @@ def embed_lpips(images: Tensor) -> Tensor:
 
 
 def prepare(images: Tensor) -> Tensor:
-    """``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 3, H', W')`` in ``[-1, 1]``, short side 64 or more.
-
-    Raises:
-        MetricUnavailable: Neither one nor three channels.
-    """
+    """``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 3, H', W')`` in ``[-1, 1]``, short side 64 or more."""
     images = as_rgb(images, "LPIPS")
     short = min(images.shape[-2:])
     if short < SIDE:
