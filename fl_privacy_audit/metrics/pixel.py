@@ -27,11 +27,11 @@ def mse(reconstructions: Tensor, originals: Tensor) -> Tensor:
     >>> mse(torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.5)).tolist()
     [0.25]
     """
-    return in_chunks(
-        lambda x, y: (as_float64(x) - as_float64(y)).square().flatten(1).mean(1),
-        reconstructions,
-        originals,
-    )
+
+    def each(x: Tensor, y: Tensor) -> Tensor:
+        return (as_float64(x) - as_float64(y)).square().flatten(1).mean(1)
+
+    return in_chunks(each, reconstructions, originals)
 
 
 def psnr(reconstructions: Tensor, originals: Tensor) -> Tensor:
