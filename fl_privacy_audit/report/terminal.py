@@ -43,7 +43,7 @@ def rounds_table(run: LastRun) -> Table:
     metrics = _shown([outcome.scores for _, outcome in pairs])
     table = Table(title=escape(title), title_justify="left", padding=0)
     heads = ["round", "client", "attack", "outcome", *metrics, "s"]
-    without = ["attack"] if len(names) == 1 else []
+    without = ["attack"] if len(names) < 2 else []
     for heading in _without(without, heads, heads):
         left = heading in ("attack", "outcome")
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "outcome")
