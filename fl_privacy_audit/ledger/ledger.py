@@ -138,33 +138,22 @@ def _why(error: OSError) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerContents:
-    """What a ledger holds.
+    """What a ledger holds."""
 
-    Attributes:
-        path: The file.
-        runs: One for each time the audit was started.
-        audits: In the order written.
-        evaluations: In the order written.
-        gaps: What could not be written, in the order written.
-        damaged: ``(line number, what is wrong)`` for each line that could not be read.
-    """
-
-    path: Path
-    runs: tuple[RunRecord, ...]
-    audits: tuple[AuditRecord, ...]
-    evaluations: tuple[EvaluationRecord, ...]
-    gaps: tuple[GapRecord, ...]
+    path: Path  # the file
+    runs: tuple[RunRecord, ...]  # one for each time the audit was started
+    audits: tuple[AuditRecord, ...]  # in the order written
+    evaluations: tuple[EvaluationRecord, ...]  # in the order written
+    gaps: tuple[GapRecord, ...]  # what could not be written
+    # ``(line number, what is wrong)`` for each line that could not be read.
     damaged: tuple[tuple[int, str], ...]
 
 
 def read_ledger(directory: str | Path) -> LedgerContents:
-    """Read a ledger, also while it is being written.
+    """Read a ledger, by its directory or its file, also while it is being written.
 
     A damaged line is reported and skipped: the rest stays readable. A last line without its end is
     taken as still being written.
-
-    Args:
-        directory: The audit's directory, or the file itself.
 
     Raises:
         LedgerError: There is no ledger, or it holds no run.

@@ -12,7 +12,7 @@ from typing import Any
 from fl_privacy_audit.dp import FLAGS, ClaimCheck, ClientEpsilon
 
 from . import formats
-from .lines import MINUS, numbered, score_text
+from .lines import MINUS, VIEW_ORDER, numbered, psnrs, score_text
 from .summary import AuditSummary, SettingSummary
 from .words import MECHANISMS
 
@@ -197,12 +197,8 @@ def _corridor(setting: SettingSummary, check: ClaimCheck) -> tuple[str, ...]:
             "look."
         ),
     ]
-    for view in ("server", "release"):
-        values = [
-            r.scores["psnr"] for r in setting.records if r.view == view and "psnr" in r.scores
-        ]
-        values = [v for v in values if math.isfinite(v)]
-        if values:
+    for view in VIEW_ORDER:
+        if values := psnrs(setting, view):
             lines.append(
                 f"In practice, {view} view: {_mean(values)} on average and "
                 f"{score_text('psnr', max(values))} on the worst of {len(values)} records."
