@@ -71,22 +71,22 @@ def _shown(title: str, setting: SettingSummary, record: RecordScores, metric: st
     each = record.each[metric]
     order = sorted(range(len(each)), key=lambda i: -METRICS[metric].sign * each[i])
     try:
-        image = open_picture(str(record.picture))
-        pairs = []
-        for index in order[:MOST_IMAGES]:
-            left, right = index * width, (index + 1) * width
-            if right > image.width or 2 * height > image.height:
-                return Shown(title=title, trouble="the picture file is too small")
-            pairs.append(
-                Pair(
-                    original=_address(image.crop((left, 0, right, height))),
-                    reconstruction=_address(image.crop((left, height, right, 2 * height))),
-                    caption=f"{title_of(metric)} {score_text(metric, each[index])}",
-                    alt=f"image {index + 1} of round {record.round}, {record.client}",
-                )
-            )
+        image = open_picture(record.picture or "")
     except CorpusError as error:
         return Shown(title=title, trouble=f"the picture cannot be read: {error}")
+    pairs = []
+    for index in order[:MOST_IMAGES]:
+        left, right = index * width, (index + 1) * width
+        if right > image.width or 2 * height > image.height:
+            return Shown(title=title, trouble="the picture file is too small")
+        pairs.append(
+            Pair(
+                original=_address(image.crop((left, 0, right, height))),
+                reconstruction=_address(image.crop((left, height, right, 2 * height))),
+                caption=f"{title_of(metric)} {score_text(metric, each[index])}",
+                alt=f"image {index + 1} of round {record.round}, {record.client}",
+            )
+        )
     return Shown(title=title, pairs=tuple(pairs))
 
 
