@@ -11,8 +11,9 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, Corpus, read_answers
-from fl_privacy_audit.lab.people import Settings, Store, answers, ratings_table, reliability
+from fl_privacy_audit.lab.people import Settings, Store, answers, ratings_table
 from fl_privacy_audit.lab.people.plan import plan
+from fl_privacy_audit.lab.reliability import reliability
 from fl_privacy_audit.lab.study import read_ratings
 from tests.lab.conftest import MakeCorpus
 
