@@ -58,7 +58,7 @@ def test_a_picture_is_read_as_pixels(tmp_path: Path) -> None:
     (tmp_path / "originals").mkdir()
     Image.fromarray(pixels).save(tmp_path / "originals/0.png")
     expected = torch.from_numpy(pixels).permute(2, 0, 1) / 255
-    assert torch.equal(corpus.pictures([PAIR.original])[0], expected)
+    assert torch.equal(corpus.picture(PAIR.original), expected)
 
 
 def test_a_missing_and_a_damaged_picture_are_named(tmp_path: Path) -> None:

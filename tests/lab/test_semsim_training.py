@@ -13,8 +13,7 @@ from torch import Tensor
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.lab.manifest import Answer, write_answers
 from fl_privacy_audit.lab.semsim import Examples, Selection, TrainSettings, read_examples, train
-from fl_privacy_audit.lab.semsim.examples import read_judged
-from fl_privacy_audit.lab.semsim.protocols import is_held_back
+from fl_privacy_audit.lab.semsim.examples import is_held_back, read_judged
 from fl_privacy_audit.lab.semsim.training import pooled_auc, split, triplet_loss
 from fl_privacy_audit.lab.semsim.triplets import ITSELF, augment, draw_triplets, mixes, pictures
 from fl_privacy_audit.metrics.semsim import embed, load_semsim, to_tensors
