@@ -8,7 +8,7 @@
       originals/...png      paths in the manifest are relative to CORPUS
       reconstructions/...png
 
-Answers are a table of their own, one row per answer: the columns are the fields of `Answer`.
+Answers are a table of their own, one row per answer: the columns are the fields of `Response`.
 Everything is paired by `Pair.key`, never by the order of files or rows.
 """
 
@@ -54,7 +54,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Response:
     """What one annotator said of one reconstruction."""
 
     key: str  # of the pair
@@ -148,7 +148,7 @@ def as_bytes(pictures: Tensor, side: int) -> Tensor:
     return (scaled(pictures, side) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def read_answers(path: str | Path) -> list[Answer]:
+def read_answers(path: str | Path) -> list[Response]:
     """Read a table of answers.
 
     Raises:
@@ -156,10 +156,10 @@ def read_answers(path: str | Path) -> list[Answer]:
     """
     path = Path(path)
     answers = []
-    for number, row in _rows(path, [field.name for field in fields(Answer)]):
+    for number, row in _rows(path, [field.name for field in fields(Response)]):
         try:
             answers.append(
-                Answer(
+                Response(
                     key=row["key"],
                     annotator=row["annotator"],
                     answer=int(row["answer"]),
@@ -173,7 +173,7 @@ def read_answers(path: str | Path) -> list[Answer]:
     return answers
 
 
-def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
+def write_answers(path: str | Path, answers: Iterable[Response]) -> None:
     """Write a table of answers, replacing the file.
 
     Raises:
@@ -188,7 +188,7 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
         }
         for answer in answers
     ]
-    write_table(Path(path), {field.name: "string" for field in fields(Answer)}, rows)
+    write_table(Path(path), {field.name: "string" for field in fields(Response)}, rows)
 
 
 _WORDS = {"": None, "yes": True, "no": False}

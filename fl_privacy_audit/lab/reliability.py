@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .manifest import CANNOT_TELL, Answer, Corpus
+from .manifest import CANNOT_TELL, Corpus, Response
 from .study.agreement import CODINGS, alpha, coded, counted, fleiss
 from .study.table import Bools
 
@@ -46,9 +46,9 @@ class Reliability:
     annotators: dict[str, Habits]
 
 
-def by_key(given: Iterable[Answer], raters: Sequence[str]) -> dict[str, list[Answer | None]]:
+def by_key(given: Iterable[Response], raters: Sequence[str]) -> dict[str, list[Response | None]]:
     """``{key: [answer of each rater or None]}``."""
-    rows: dict[str, list[Answer | None]] = {}
+    rows: dict[str, list[Response | None]] = {}
     for answer in given:
         row = rows.setdefault(answer.key, [None] * len(raters))
         row[raters.index(answer.annotator)] = answer
@@ -56,7 +56,7 @@ def by_key(given: Iterable[Answer], raters: Sequence[str]) -> dict[str, list[Ans
 
 
 def reliability(
-    corpus: Corpus, given: Sequence[Answer], again: Sequence[Answer] = ()
+    corpus: Corpus, given: Sequence[Response], again: Sequence[Response] = ()
 ) -> Reliability:
     """Measure it, of the answers `given` first and of those to the repeats.
 
@@ -69,7 +69,7 @@ def reliability(
     raters = list(dict.fromkeys(answer.annotator for answer in given))
     rows = by_key(given, raters)
 
-    def named(answer: Answer | None) -> int:
+    def named(answer: Response | None) -> int:
         cannot = answer is None or answer.answer == CANNOT_TELL
         return CANNOT_TELL if cannot or answer is None else answer.answer + offset[answer.key]
 
@@ -100,7 +100,7 @@ def _coding(meaning: str, code: NDArray[np.generic], there: Bools) -> Coding:
 
 
 def _habits(
-    name: str, given: Sequence[Answer], again: Sequence[Answer], labels: dict[str, int]
+    name: str, given: Sequence[Response], again: Sequence[Response], labels: dict[str, int]
 ) -> Habits:
     first = {answer.key: answer.answer for answer in given if answer.annotator == name}
     second = {answer.key: answer.answer for answer in again if answer.annotator == name}

@@ -18,7 +18,7 @@ from fl_privacy_audit.lab.machines import panel as panel_module
 from fl_privacy_audit.lab.machines.corruption import blank
 from fl_privacy_audit.lab.machines.networks import make_network
 from fl_privacy_audit.lab.machines.panel import Member
-from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, read_answers, read_corpus
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Response, read_answers, read_corpus
 from fl_privacy_audit.lab.reliability import reliability
 from tests.support.annotator_cases import SHAPES, save_corpus, save_folder, shapes
 
@@ -224,9 +224,9 @@ def test_damaged_weights_and_cards_are_named(folder: Path, tmp_path: Path) -> No
 def test_agreement_of_two_who_agree_and_two_who_do_not(corpus: Path) -> None:
     read = read_corpus(corpus)
 
-    def told(name: str, shift: int) -> list[Answer]:
+    def told(name: str, shift: int) -> list[Response]:
         return [
-            Answer(key=pair.key, annotator=name, answer=(pair.label + shift) % 4)
+            Response(key=pair.key, annotator=name, answer=(pair.label + shift) % 4)
             for pair in read.pairs
         ]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.protocols import Progress
-from fl_privacy_audit.lab.manifest import Answer, Corpus, Pair, as_bytes
+from fl_privacy_audit.lab.manifest import Corpus, Pair, Response, as_bytes
 
 from .calibrate import decide
 from .looks import likeliest, score
@@ -27,7 +27,7 @@ def answer(
     what: What = "reconstruction",
     sources: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
-) -> list[Answer]:
+) -> list[Response]:
     """Ask every annotator about every pair of the sources that it knows.
 
     An annotator sees one picture and the names of the source's classes (or of those that occur, see
@@ -49,7 +49,7 @@ def answer(
     """
     members = _by_source(corpus, annotators, sources)
     pairs = [pair for pair in corpus.pairs if pair.source in members]
-    found: dict[str, dict[str, Answer]] = defaultdict(dict)
+    found: dict[str, dict[str, Response]] = defaultdict(dict)
     done = 0
     for source, panel in members.items():
         mine = [pair for pair in pairs if pair.source == source]
@@ -103,7 +103,7 @@ def _answers(
     annotator: Annotator,
     order: tuple[Tensor, Tensor],
     what: What,
-) -> list[Answer]:
+) -> list[Response]:
     pictures = {
         which: torch.cat(
             [as_bytes(corpus.picture(getattr(pair, which))[None], annotator.side) for pair in pairs]
@@ -123,6 +123,6 @@ def _answers(
     confidence, named = likeliest(scores, annotator.temperature)
     answers = decide(confidence, candidates[named], annotator.threshold)
     return [
-        Answer(key=pair.key, annotator=annotator.name, answer=int(one), confidence=float(sure))
+        Response(key=pair.key, annotator=annotator.name, answer=int(one), confidence=float(sure))
         for pair, one, sure in zip(pairs, answers, confidence, strict=True)
     ]

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from fl_privacy_audit.core.errors import CorpusError
-from fl_privacy_audit.lab.manifest import Answer, Corpus, read_corpus, write_answers
+from fl_privacy_audit.lab.manifest import Corpus, Response, read_corpus, write_answers
 from fl_privacy_audit.lab.progress import PATH, bars, print_table
 from fl_privacy_audit.lab.reliability import reliability
 
@@ -149,10 +149,10 @@ def _print_calibration(title: str, made: Calibration) -> None:
     )
 
 
-def _print_answers(corpus: Corpus, answers: Sequence[Answer]) -> None:
+def _print_answers(corpus: Corpus, answers: Sequence[Response]) -> None:
     """What was answered, source by source, and how far the annotators agree."""
     pairs = {pair.key: pair for pair in corpus.pairs}
-    groups: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Response]] = defaultdict(list)
     for one in answers:
         groups[pairs[one.key].source, one.annotator].append(one)
     rows = []

@@ -8,7 +8,7 @@ from typing import Any
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.tables import Kind, write_table
-from fl_privacy_audit.lab.manifest import Answer, Corpus, read_picture, write_answers
+from fl_privacy_audit.lab.manifest import Corpus, Response, read_picture, write_answers
 from fl_privacy_audit.lab.reliability import by_key
 from fl_privacy_audit.metrics import METRICS
 
@@ -39,7 +39,7 @@ LOG_COLUMNS: dict[str, Kind] = {
 }
 
 
-def answers(store: Store, annotators: Sequence[Annotator], *, visit: int = 1) -> list[Answer]:
+def answers(store: Store, annotators: Sequence[Annotator], *, visit: int = 1) -> list[Response]:
     """The answers that stand, by annotator, in the order they were asked.
 
     `visit` is 1, or 2 for the repeats alone.
@@ -53,7 +53,7 @@ def answers(store: Store, annotators: Sequence[Annotator], *, visit: int = 1) ->
             if task.stage == "name" and task.visit == visit and task.value is not None:
                 judged = beside.get(task.key)
                 given.append(
-                    Answer(
+                    Response(
                         key=task.key,
                         annotator=annotator.name,
                         answer=task.value,
@@ -86,7 +86,7 @@ def chosen(store: Store, names: Sequence[str]) -> list[Annotator]:
 
 
 def ratings_table(
-    corpus: Corpus, given: Sequence[Answer], *, progress: Progress = lambda done, total: None
+    corpus: Corpus, given: Sequence[Response], *, progress: Progress = lambda done, total: None
 ) -> Table:
     """The study's table: pictures that every annotator named, with MSE, PSNR and SSIM.
 
@@ -131,7 +131,7 @@ def log_table(store: Store, annotators: Sequence[Annotator]) -> Table:
     return LOG_COLUMNS, [row for row in store.log() if row["annotator"] in names]
 
 
-def export_answers(path: Path, given: Sequence[Answer]) -> None:
+def export_answers(path: Path, given: Sequence[Response]) -> None:
     """Write answers as they were given: CSV that `read_answers` reads, or Parquet.
 
     Raises:

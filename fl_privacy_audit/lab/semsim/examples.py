@@ -19,8 +19,8 @@ from torch import Tensor
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.lab.manifest import (
-    Answer,
     Pair,
+    Response,
     as_bytes,
     read_answers,
     read_corpus,
@@ -216,7 +216,9 @@ def is_held_back(original: str, *, share: float, seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def _verdicts(answers: Iterable[Answer], pairs: dict[str, Pair], rule: Rule) -> dict[str, Verdict]:
+def _verdicts(
+    answers: Iterable[Response], pairs: dict[str, Pair], rule: Rule
+) -> dict[str, Verdict]:
     """The last word of each annotator on each pair of these corpora."""
     found: dict[str, Verdict] = defaultdict(dict)
     for answer in answers:
