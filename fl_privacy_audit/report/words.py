@@ -233,6 +233,7 @@ REASONS: Final[Mapping[str, str]] = {
     "update does not fit": "{message}",
     "attack error": "{message}",
     "unmet need": "{message}",
+    "time up": "{message}",
     "truth does not fit": "{message}",
     "ledger error": "{message}",
     "metric unavailable": "{message}",
