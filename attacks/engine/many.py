@@ -87,8 +87,8 @@ def reconstruct_each(
         owners: For each the place of the target that it is a control of, or its own. Where the attack
             on a target has failed, its controls are not attacked and have its error.
         needs: What the attack needs; an observation that lacks it is not attacked.
-        seconds: For all of them, shared evenly by those still to come. When it is spent no other is
-            begun; the first always is, unless this is less than zero.
+        seconds: For all of them, shared evenly by those still to come. Without time for one step
+            no other is begun; the first always is, unless this is less than zero.
         progress: Called with steps done and in all, over the chunk that is running.
 
     Returns:
@@ -107,7 +107,8 @@ def reconstruct_each(
         failed = {i: results.get(owners[i]) for i in chunk}
         results |= {i: error for i, error in failed.items() if isinstance(error, Exception)}
         going = [i for i in chunk if i not in results]
-        if time.monotonic() >= deadline and (seconds < 0 or ran):
+        least = sum(MEASURED.get(kind_of(attack.name, observations[i]), 0.0) for i in going)
+        if time.monotonic() + least >= deadline and (seconds < 0 or ran):
             results |= {i: TimeUpError(NO_TURN) for i in going}
             continue
         if not going:

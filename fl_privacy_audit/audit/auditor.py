@@ -258,7 +258,7 @@ class Auditor:
             if allowed and outcome.attack not in self._told:
                 self._told.add(outcome.attack)
                 log.warning(
-                    "seconds_per_round = %g allows %s %.2g%% of its steps; about %.2g would do",
+                    "seconds_per_round = %g allows %s %.2g%% of its steps; about %.0f would do",
                     self.config.seconds_per_round,
                     outcome.attack,
                     100 * allowed,

@@ -43,9 +43,9 @@ log = logging.getLogger("fl_privacy_audit")
 
 MISSING = "originals without a reconstruction"
 SCORED, ORIGINALS = "originals scored", "originals"
-MATCHED_AT_ONCE = 512
+MATCHED_AT_ONCE = 128
 """Originals that are always matched; with more the time for it is estimated from these."""
-PIXELS_AT_ONCE = 2**20
+PIXELS_AT_ONCE = 2**16
 """Pixels of originals that are always scored; with more the clock is read after each lot."""
 EMPTY = Reason.of("empty batch")
 
