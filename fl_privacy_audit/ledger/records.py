@@ -131,6 +131,8 @@ class AttackOutcome(_Outcome):
     # Options that differ from the paper's.
     options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
     budget_seconds: float | None = None  # time it was allowed
+    # Time that all its steps take here, as measured; None where nobody knows.
+    needed_seconds: float | None = None
     # Share of labels recovered, as a multiset; None where it is not known.
     labels_right: float | None = None
     # Metrics without a score here, and a picture that could not be kept: why.
@@ -139,6 +141,13 @@ class AttackOutcome(_Outcome):
     picture: str | None = None  # file with original and reconstruction, if pictures are kept
     # At most one of each kind; none where there is no truth to score them with.
     controls: list[ControlOutcome] = Field(default_factory=list)
+
+    @property
+    def allowed(self) -> float | None:
+        """Share of its steps that its time allowed, where that ran out and what it needs is known."""
+        if self.stopped != "out of time" or not self.needed_seconds:
+            return None
+        return min((self.budget_seconds or 0.0) / self.needed_seconds, 1.0)
 
     def control(self, kind: ControlKind) -> ControlOutcome | None:
         """The control of this kind, if there is one."""
@@ -208,6 +217,7 @@ class AuditRecord(_Line):
     truth_digest: str | None = None
     # Whether what the audit was told fits the client; None where there is no truth.
     replay: ReplayCheck | None = None
+    no_replay: Reason | None = None  # why that was not found out, where there is a truth
     attacks: list[AttackOutcome] = Field(default_factory=list)  # one outcome for each attack
     # Whose updates the release is made of; empty in the server view.
     clients: list[str] = Field(default_factory=list)

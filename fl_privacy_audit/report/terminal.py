@@ -23,7 +23,7 @@ from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
 from .formats import epsilon, epsilon_in_view, markdown_table
 from .lines import others_of
-from .words import LOWER_BOUND, say, say_fit
+from .words import LOWER_BOUND, say, say_fit, steps
 
 NOTHING = "-"
 ROOMY = 130
@@ -99,7 +99,8 @@ def _outcome_cells(
     if replay is not None and not replay.fits:
         text += " (does not fit the description)"
     if outcome.stopped == "out of time":
-        text += " (out of time)"
+        allowed = outcome.allowed
+        text += " (out of time)" if allowed is None else f" (out of time: {steps(allowed)})"
     cells = []
     for name in metrics:
         score = outcome.scores.get(name)

@@ -209,7 +209,7 @@ REASONS: Final[Mapping[str, str]] = {
     "no null attack": "no null control was attacked, so nobody knows what chance gives",
     "too few batches": "too few: {batches} attacked and scored, at least {needed} are needed",
     "no positive control": "not clearly leaked, and no positive control",
-    "attack too weak": "the attack is too weak here, it fails without defence",
+    "attack too weak": "the attack is too weak here, it fails without defence{time}",
     "some records reached": "{reached} of {records} came half as far as without defence",
     "unclear": "neither clearly more than the null controls nor clearly no more",
     "unclear, more batches would tell": (
@@ -233,6 +233,7 @@ REASONS: Final[Mapping[str, str]] = {
     "update does not fit": "{message}",
     "attack error": "{message}",
     "unmet need": "{message}",
+    "time up": "{message}",
     "truth does not fit": "{message}",
     "ledger error": "{message}",
     "metric unavailable": "{message}",
@@ -295,6 +296,9 @@ REASONS: Final[Mapping[str, str]] = {
     "pixels published as normalised": (
         "it would fit if the published images were normalised already"
     ),
+    "no time to explain": (
+        "there was no time left to look for what would explain it (cosine {cosine})"
+    ),
     "tensors differ": "parameters that differ: {count}, {tensors} among them",
     "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
     "another batch or training": "another batch, or training that is not as described",
@@ -339,6 +343,15 @@ def say(reason: Reason, *, brief: bool = False) -> str:
     return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
 
 
+def steps(allowed: float) -> str:
+    """A share of an attack's steps.
+
+    >>> steps(0.004), steps(0.4)
+    ('0.4% of its steps', '40% of its steps')
+    """
+    return f"{100 * allowed:.2g}% of its steps"
+
+
 def say_fit(fit: ReplayFit) -> str:
     """The replay check in a sentence, without its end."""
     length = "" if fit.length_ratio is None else f", length ratio {fit.length_ratio:.3f}"
@@ -365,6 +378,8 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     for name, one, many in (("batches", "batch", "batches"), ("records", "record", "records")):
         if isinstance(number := figures.get(name), int):
             phrases[name] = count(number, one, many)
+    allowed = figures.get("allowed")
+    phrases["time"] = f": its time allows {steps(allowed)}" if isinstance(allowed, float) else ""
     leaking = figures.get("leaking")
     if isinstance(leaking, list):
         phrases["leaking"] = ", ".join(map(title_of, leaking))

@@ -217,6 +217,7 @@ class _Case:
         self.margin = METRICS[metric].margin
         self._confidence = confidence
         rows = [(r, o) for r, o in scored if metric in o.scores]
+        self._outcomes = [outcome for _, outcome in rows]
         self._keys = [r.truth_digest or f"{r.round}/{r.client}" for r, _ in rows]
         self.batches = len(set(self._keys))
         self._scores: dict[str, Floats] = {"attack": self._signed([o for _, o in rows])}
@@ -318,6 +319,11 @@ class _Case:
             return "leaked", Reason.of("more records than chance", **figures, **self._reached())
         return self._withstood(figures)
 
+    def _allowed(self) -> dict[str, Figure]:
+        """Share of the attack's steps that there was time for, where that was cut."""
+        shares = [o.allowed for o in self._outcomes if o.allowed is not None]
+        return {"allowed": float(np.median(shares))} if shares else {}
+
     def _reached(self) -> dict[str, Figure]:
         return {"reached": sum(r.reached for r in self.leakage), "records": len(self.leakage)}
 
@@ -328,7 +334,7 @@ class _Case:
             return "inconclusive", Reason.of("no positive control", **figures)
         copies = Reason.of("undefended copies", **_figures(positive))
         if not self._leaks("undefended"):
-            return "inconclusive", Reason.of("attack too weak", copies)
+            return "inconclusive", Reason.of("attack too weak", copies, **self._allowed())
         if any(r.reached for r in self.leakage):
             reached = Reason.of("some records reached", **figures, **self._reached())
             return "inconclusive", reached
