@@ -23,6 +23,8 @@ SCALES = tuple(1.25 ** (step / 9) for step in range(-9, 10))
 TRUST = 10.0
 """Cost of a scale's squared logarithm beside squared remainders of the counts."""
 RIDGE = 0.03
+SURE = 4.0
+"""Score that learned labels start from where a class is named."""
 NORMS = 16
 """Stand-ins whose gradients are measured, to tell what clipping leaves."""
 HARDLY_CLIPPED = 0.99
@@ -84,18 +86,22 @@ def analytic(seen: Observation, rng: torch.Generator) -> Labels:
 def by_signs(seen: Observation) -> Labels:
     """The classes whose slope is negative, where there are as many as images: one image of each.
 
-    After several steps of Adam the sum of their signs says the same.
+    After several steps of Adam the sum of their signs says the same. Where they are fewer, some have
+    several images: all are named in turn, and moved from there.
 
     Raises:
-        UnmetNeedError: There are more or fewer, or no last layer with one row a class.
+        UnmetNeedError: There are more, or no last layer with one row a class.
     """
     slope = last_layer_gradient(seen)
     classes = (slope < slope.min() / 2).nonzero().flatten()
-    if len(classes) != seen.num_images:
+    if len(classes) > seen.num_images:
         raise UnmetNeedError(
             f"the signs of the last layer name {len(classes)} classes for {seen.num_images} images"
         )
-    return _fixed(seen, classes)
+    if len(classes) == seen.num_images:
+        return _fixed(seen, classes)
+    in_turn = classes[torch.arange(seen.num_images, device=seen.device) % len(classes)]
+    return Labels(scores=SURE * _fixed(seen, in_turn).scores, learned=True)
 
 
 def counts(seen: Observation, rng: torch.Generator) -> Labels:

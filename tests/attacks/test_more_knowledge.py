@@ -227,6 +227,13 @@ CASES = (
 )
 
 
+OPEN = {
+    "one image: quantisation": "the prior's weight for fine rounding is too high",
+    "batch, perceptron: clipping": "labels are learned where an update was clipped",
+}
+"""Cases in which more knowledge still hurts, and why."""
+
+
 def hides(case: Case, hidden: str) -> bool:
     """Whether hiding it changes what the attacker knows."""
     if hidden == "defence":
@@ -267,7 +274,15 @@ def test_told_more_a_closed_form_rebuilds_no_less(attack: str, hidden: str) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(reason=OPEN[name], strict=True))
+        if name in OPEN
+        else name
+        for name in CASES
+    ],
+)
 def test_told_more_it_rebuilds_no_less_in_all_cases(case: str) -> None:
     for hidden in (*HIDDEN, "defence"):
         if hides(CASES[case], hidden):
