@@ -22,7 +22,14 @@ from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Opti
 SCHEMA_VERSION: Final = 3
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
-UpdateForm = Literal["exact gradient", "gradient direction", "weight difference", "none"]
+UpdateForm = Literal[
+    "exact gradient",
+    "defended gradient",
+    "gradient direction",
+    "gradient signs",
+    "weight difference",
+    "none",
+]
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
 

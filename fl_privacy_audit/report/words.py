@@ -112,6 +112,9 @@ THREATS: Final[Mapping[str, str]] = {
 
 UPDATE_FORMS: Final[Mapping[str, str]] = {
     "exact gradient": "the exact gradient of one training step: the learning rate is known",
+    "defended gradient": "the gradient of one training step, as a defence left it",
+    "gradient signs": "the signs of the gradient of one training step: the optimiser or a defence "
+    "leaves no more",
     "gradient direction": "the direction of the gradient of one training step; its length is not "
     "known",
     "weight difference": "the difference that several training steps made",
