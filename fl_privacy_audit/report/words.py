@@ -297,7 +297,10 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "tensors differ": "parameters that differ: {count}, {tensors} among them",
     "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
-    "another batch or training": "another batch, or training that is not as described",
+    "another batch or training": (
+        "another batch, or training that is not as described: publish every batch as it goes into "
+        "the model, and check `training` and `defence`"
+    ),
     # Ledgers, and runs side by side.
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
