@@ -21,6 +21,7 @@ from tests.support.cases import photos
 
 SIZE = 16
 IMAGE = ImageConfig(shape=(3, SIZE, SIZE), mean=(0.5,) * 3, std=(0.25,) * 3)
+FIVE = ImageConfig(shape=(5, SIZE, SIZE), mean=(0.5,) * 5, std=(0.25,) * 5)
 ROUNDS = 6
 CLASSES = 5
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -28,8 +29,9 @@ Publish = Callable[..., None]
 """`publish_batch` of this client: ``(images, labels, normalised=...)``."""
 
 
-def perceptron(classes: int = CLASSES) -> nn.Sequential:
-    return made(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 12), nn.Sigmoid(), nn.Linear(12, classes))
+def perceptron(classes: int = CLASSES, channels: int = 3) -> nn.Sequential:
+    first = nn.Linear(channels * SIZE * SIZE, 12)
+    return made(nn.Flatten(), first, nn.Sigmoid(), nn.Linear(12, classes))
 
 
 def with_dropout() -> nn.Module:
@@ -338,6 +340,11 @@ def one_logit(output: Tensor, labels: Tensor) -> Tensor:
 def of_two_classes(number: int, count: int) -> Truth:
     batch = pictures(number, count)
     return Truth(images=batch.images, labels=batch.labels % 2)
+
+
+def in_five_channels(number: int, count: int) -> Truth:
+    batch = pictures(number, count)
+    return Truth(images=batch.images[:, [0, 1, 2, 0, 1]], labels=batch.labels)
 
 
 def with_a_duplicate(number: int, count: int) -> Truth:
@@ -763,6 +770,19 @@ FEDERATIONS: dict[str, Federation] = {
         ),
         words=("inconclusive",),
         code="nothing to compare with",
+    ),
+    "labels that are no classes": Federation(
+        client=Client(
+            publish=lambda publish, t: publish(t.images, t.labels + 100, normalised=False)
+        ),
+        words=("inconclusive",),
+        code="nothing to compare with",
+    ),
+    "five channels, and pictures kept": Federation(
+        client=Client(batch=in_five_channels, inputs=FIVE.normalise),
+        model=lambda: perceptron(channels=5),
+        audit={"image": FIVE, "keep_pictures": True},
+        fits=True,
     ),
     "several images, one of them twice": Federation(
         client=Client(images=(4, 4), batch=with_a_duplicate),
