@@ -295,7 +295,10 @@ REASONS: Final[Mapping[str, str]] = {
     "pixels published as normalised": (
         "it would fit if the published images were normalised already"
     ),
-    "tensors differ": "parameters that differ: {count}, {tensors} among them",
+    "tensors differ": (
+        "parameters that differ: {count}, {tensors} among them: check whether clients put in their "
+        "own; if so, audit the first round, in which they train what they were sent"
+    ),
     "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
     "another batch or training": (
         "another batch, or training that is not as described: publish every batch as it goes into "
