@@ -193,7 +193,7 @@ def unrolled(
     if steps > MOST_UNROLLED_STEPS:
         raise UnmetNeedError(
             f"unrolling {steps} local steps needs too much memory; the most is "
-            f"{MOST_UNROLLED_STEPS}"
+            f"{MOST_UNROLLED_STEPS}. `surrogate_model_extension` takes any number: use that"
         )
 
     def run(
