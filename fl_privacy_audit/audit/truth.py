@@ -6,6 +6,7 @@ import torch
 
 from fl_privacy_audit.core.errors import TruthError
 from fl_privacy_audit.core.types import ImageSpec, Truth
+from fl_privacy_audit.ledger.records import SKETCH
 
 
 def check_truth(truth: Truth, image: ImageSpec) -> Truth:
@@ -36,13 +37,21 @@ def check_truth(truth: Truth, image: ImageSpec) -> Truth:
 
 def truth_digest(truth: Truth) -> str:
     """Fingerprint of a batch, whatever its order, to tell whether two runs saw the same images."""
-    digests = sorted(hashlib.sha256(image).hexdigest() for image in _eight_bits(truth))
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(_fingerprints(truth)).encode()).hexdigest()[:16]
+
+
+def truth_sketch(truth: Truth) -> list[str]:
+    """The smallest fingerprints of its images, to tell how many of them two batches share."""
+    return [mark[:8] for mark in list(dict.fromkeys(_fingerprints(truth)))[:SKETCH]]
 
 
 def share_images(one: Truth, other: Truth) -> bool:
     """Whether two batches have an image in common, to the accuracy of 8 bits."""
     return not set(_eight_bits(one)).isdisjoint(_eight_bits(other))
+
+
+def _fingerprints(truth: Truth) -> list[str]:
+    return sorted(hashlib.sha256(image).hexdigest() for image in _eight_bits(truth))
 
 
 def _eight_bits(truth: Truth) -> list[bytes]:

@@ -26,6 +26,9 @@ UpdateForm = Literal["exact gradient", "gradient direction", "weight difference"
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
 
+SKETCH: Final = 32
+"""Fingerprints of true images that a record keeps at most."""
+
 UNAVAILABLE = "unavailable: "
 """How ledgers before version 3 began the detail of a metric that could not be computed."""
 
@@ -165,7 +168,8 @@ class AttackOutcome(_Outcome):
         unavailable: Metrics without a score here, and a picture that could not be kept: why.
         details: Further figures of the attack.
         picture: File with original and reconstruction, if pictures are kept.
-        controls: At most one of each kind; none where there is no truth to score them with.
+        controls: At most one of each kind; where there is no truth to score them with, noise alone, for
+            its objective.
     """
 
     attack: str
@@ -245,6 +249,8 @@ class AuditRecord(_Line):
         num_examples: What the client reported.
         reported: Other numbers the client reported, ``epsilon`` say.
         truth_digest: Fingerprint of the true batch, to pair runs; None where there is no truth.
+        truth_sketch: The `SKETCH` smallest fingerprints of its images, to tell which batches are much the
+            same; empty in ledgers that have none.
         replay: Whether what the audit was told fits the client; None where there is no truth.
         attacks: One outcome for each attack.
         clients: Whose updates the release is made of; empty in the server view.
@@ -264,6 +270,7 @@ class AuditRecord(_Line):
     num_examples: int | None = None
     reported: dict[str, float] = Field(default_factory=dict)
     truth_digest: str | None = None
+    truth_sketch: list[str] = Field(default_factory=list)
     replay: ReplayCheck | None = None
     attacks: list[AttackOutcome] = Field(default_factory=list)
     clients: list[str] = Field(default_factory=list)

@@ -17,7 +17,7 @@ from fl_privacy_audit.verdicts.verdict import (
 
 from .formats import covers, epsilon, epsilon_in_view
 from .summary import AuditSummary, SettingSummary
-from .words import LEADS, NULL_WORDS, SYMBOLS, say
+from .words import LEADS, NULL_WORDS, SYMBOLS, say_why
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")
 
@@ -111,7 +111,7 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         word=word,
         symbol=SYMBOLS[word],
         lead=LEADS[word],
-        reason=say(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
+        reason=say_why(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
         metric=title_of(one.metric) if one and one.metric else "",
         net=net_text(net),
         interval=interval_text(net),

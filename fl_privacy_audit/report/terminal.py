@@ -21,7 +21,7 @@ from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
 from .formats import epsilon, epsilon_in_view
-from .words import LOWER_BOUND, say, say_fit
+from .words import LOWER_BOUND, say, say_fit, say_why, spoken
 
 NOTHING = "-"
 ROOMY = 130
@@ -176,7 +176,7 @@ def _narrow(cell: str) -> str:
 
 def comparison_json(comparison: Comparison) -> str:
     """The comparison as JSON; beside the code and figures of each reason stands its sentence."""
-    return comparison.model_dump_json(indent=2, context={"say": say}) + "\n"
+    return comparison.model_dump_json(indent=2, context={"words": spoken}) + "\n"
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -220,7 +220,7 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
     lines = []
     for setting in verdicts:
         lines.append(
-            f"{setting.setting}, {setting.view} view: {setting.word}: {say(setting.reason)}"
+            f"{setting.setting}, {setting.view} view: {setting.word}: {say_why(setting.reason)}"
         )
         if setting.worst is not None:
             worst = setting.worst
