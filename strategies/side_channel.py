@@ -20,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from fl_privacy_audit.audit.truth import as_classes, as_pixels
 from fl_privacy_audit.core.errors import TruthError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.types import ImageSpec, Truth
@@ -100,15 +99,19 @@ def write(folder: Path, images: object, labels: object, *, normalised: bool) -> 
         TruthError: These are not ``(N, C, H, W)`` floats with ``(N,)`` class indices.
         OSError: The folder is gone, or cannot be written.
     """
-    pixels, classes = _pixels(images), _classes(labels)
-    if len(pixels) != len(classes):
-        raise TruthError(f"{len(pixels)} images were published with {len(classes)} labels")
+    pixels = as_pixels(images)
+    classes = as_classes(labels, len(pixels))
     name = secrets.token_hex(16)
     path = folder / f"{name}.npz"
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=pixels, labels=classes, normalised=np.array(normalised))
+            np.savez(
+                file,
+                images=pixels.numpy(),
+                labels=classes.numpy(),
+                normalised=np.array(normalised),
+            )
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -162,37 +165,3 @@ def _remove_old(home: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def _pixels(images: object) -> NDArray[np.float32]:
-    tensor = _tensor(images)
-    if not tensor.is_floating_point():
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise TruthError(
-            f"published images must be floats, but are {kind}: divide pixels by 255 and publish "
-            "them with `normalised=False`, or publish model inputs with `normalised=True`"
-        )
-    if tensor.ndim != 4:
-        raise TruthError(
-            f"published images must be (N, C, H, W), but have shape {tuple(tensor.shape)}"
-        )
-    return tensor.float().numpy()
-
-
-def _classes(labels: object) -> NDArray[np.int64]:
-    tensor = _tensor(labels)
-    if tensor.ndim != 1 or not bool((tensor == tensor.long()).all()):
-        raise TruthError(
-            "published labels must be (N,) class indices, but are "
-            f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
-        )
-    return tensor.long().numpy()
-
-
-def _tensor(values: object) -> Tensor:
-    """Any array, on the CPU: torch's, NumPy's, whatever turns into one, or a list of them."""
-    if isinstance(values, Tensor):
-        return values.detach().cpu()
-    if isinstance(values, (list, tuple)) and any(isinstance(v, Tensor) for v in values):
-        return torch.stack([_tensor(value) for value in values])
-    return torch.from_numpy(np.array(values))

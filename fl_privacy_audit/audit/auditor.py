@@ -17,6 +17,7 @@ from torch import nn
 from fl_privacy_audit.attacks import all_attacks, make_attack
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
+from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.observe import update_norm
@@ -245,7 +246,13 @@ class Auditor:
         self._write(record, sync=False)
 
     def _write(self, record: Record, *, sync: bool = True) -> None:
-        self.ledger.append([record], sync=sync)
+        """What cannot be written costs that record alone; the ledger counts it."""
+        try:
+            self.ledger.append([record], sync=sync)
+        except LedgerError as error:
+            if self.config.fail_fast or not self._begun:
+                raise
+            log.error("privacy audit: %s Records lost so far: %d", error, self.ledger.lost)
         for sink in self._sinks:
             try:
                 sink.write(record)

@@ -316,17 +316,18 @@ def save_picture(path: Path, rows: Sequence[Tensor]) -> str:
     Pictures touch each other, so the file can be cut up again.
 
     Args:
-        path: Where to; its folder is made for the owner alone.
+        path: Where to; its folder is made for the owner alone if it is not there.
         rows: Each ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3.
 
     Returns:
         Path relative to the audit's directory.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written, or is a symbolic link.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
+    if path.parent.is_symlink():
+        raise NotADirectoryError(f"{path.parent} is a symbolic link, and links are not followed")
     strips = [torch.cat(list(row), dim=2) for row in rows]
     pixels = (torch.cat(strips, dim=1).clamp(0, 1) * 255).round().to(torch.uint8)
     array = pixels.permute(1, 2, 0).numpy()

@@ -86,7 +86,7 @@ class Observer:
         if not update_norm(seen.update) > 0:
             unchanged = "weights unchanged" if slot.view == "server" else "global model unchanged"
             return Reason.of(unchanged)
-        truth = self._truth(slot)
+        truth = self._truth(slot, seen.num_classes)
         if isinstance(truth, Reason):
             return Target(slot=slot, seen=seen, truth=None, no_truth=truth)
         return Target(slot=slot, seen=seen, truth=truth, no_truth=None)
@@ -111,11 +111,11 @@ class Observer:
         told = replace(seen, assumptions=(*seen.assumptions, *notes))
         return without_frozen(inform(told, self.defence))
 
-    def _truth(self, slot: Slot) -> Truth | Reason:
+    def _truth(self, slot: Slot, classes: int) -> Truth | Reason:
         """The true batch of a client, the union of all in a release, or why there is none."""
         batches = []
         for reply in slot.replies:
-            batch = self._batch(slot.round, reply)
+            batch = self._batch(slot.round, reply, classes)
             if isinstance(batch, Reason):
                 if slot.view == "server":
                     return batch
@@ -126,12 +126,12 @@ class Observer:
             labels=torch.cat([batch.labels for batch in batches]),
         )
 
-    def _batch(self, server_round: int, reply: ClientReply) -> Truth | Reason:
+    def _batch(self, server_round: int, reply: ClientReply, classes: int) -> Truth | Reason:
         try:
             truth = self.truth(server_round, reply.client) if self.truth else reply.truth()
             if truth is None:
                 return (self.truth is None and reply.no_truth) or Reason.of("no truth")
-            return check_truth(truth, self.config.image)
+            return check_truth(truth, self.config.image, classes)
         except Exception as error:
             if self.config.fail_fast:
                 raise

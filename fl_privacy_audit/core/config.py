@@ -16,7 +16,7 @@ TrainingConfig = LocalTraining
 
 RUN_CONFIG_PREFIX = "audit."
 ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
-LISTS = ("views", "controls")
+LISTS = ("attacks", "views", "controls")
 """Settings that are lists, and may be written as one text with commas between."""
 
 
@@ -24,16 +24,25 @@ DEFAULT_ATTACK = "swept_inversion"
 """What an audit, the demo and a corpus run unless told otherwise; a name in the table of attacks."""
 
 
-class AttackConfig(Checked):
-    """One attack and the options that differ from its paper's.
+class Chosen(Checked):
+    """A row of a table, and options for it.
 
     Attributes:
-        name: A name from ``fl-privacy-audit attacks``.
-        options: Keyword arguments of the attack; `settings` before version 0.3.
+        name: Its name in the table.
+        options: Its keyword arguments; also as text, ``"std=1e-3"``. `settings` before version 0.3.
     """
 
     name: str
     options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return read_options(value) if isinstance(value, str) else value
+
+
+class AttackConfig(Chosen):
+    """An attack from ``fl-privacy-audit attacks``, and the options that differ from its paper's."""
 
 
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
@@ -111,21 +120,10 @@ def _value(text: str) -> Option:
     return text
 
 
-class DefenceConfig(Checked):
-    """The clients' defence, as far as the attacker knows it: attacks adapt to it.
-
-    Attributes:
-        name: A name in `fl_privacy_audit.defences.DEFENCES`.
-        options: Keyword arguments of the defence; also as text, ``"std=1e-3"``.
-    """
+class DefenceConfig(Chosen):
+    """The clients' defence as far as the attacker knows it, a row of `DEFENCES`: attacks adapt."""
 
     name: str = "none"
-    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
-
-    @field_validator("options", mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return read_options(value) if isinstance(value, str) else value
 
 
 class AuditConfig(Checked):
@@ -133,10 +131,11 @@ class AuditConfig(Checked):
 
     Attributes:
         image: Shape and normalisation of the training images.
-        directory: Where the ledger goes. Inside ``flwr run`` give an absolute path: the working
-            directory is that of the first SuperLink, not yours.
+        directory: Where the ledger goes; ``~`` is your home. Inside ``flwr run`` give an absolute
+            path: the working directory is that of the first SuperLink, not yours.
         setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
-        attacks: Which attacks to run; a bare name takes the paper's options.
+        attacks: Which attacks to run: names, a bare one takes the paper's options, or a table of
+            name to options.
         metrics: Which scores to compute, by name; see `fl-privacy-audit metrics`.
         every: Attack every N rounds, starting with round 1.
         clients_per_round: Number of clients to attack in such a round; ``"all"`` or None for all.
@@ -179,18 +178,24 @@ class AuditConfig(Checked):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("attacks"), (list, tuple, str)):
-            attacks = data["attacks"]
-            names = attacks.split(",") if isinstance(attacks, str) else attacks
-            data = {
-                **data,
-                "attacks": [{"name": a.strip()} if isinstance(a, str) else a for a in names],
-            }
         if isinstance(data, dict):
             data = {k: _listed(v) if k in LISTS else v for k, v in data.items()}
+            attacks = data.get("attacks")
+            if isinstance(attacks, Mapping):
+                attacks = [
+                    {"name": name, **(more if isinstance(more, Mapping) else {"options": more})}
+                    for name, more in attacks.items()
+                ]
+            if isinstance(attacks, list | tuple):
+                data["attacks"] = [{"name": a} if isinstance(a, str) else a for a in attacks]
             if isinstance(data.get("controls"), bool):
                 data["controls"] = ALL_CONTROLS if data["controls"] else ()
         return data
+
+    @field_validator("directory", mode="after")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -210,7 +215,7 @@ class AuditConfig(Checked):
     def _all_clients(cls, value: Any) -> Any:
         return None if value == "all" else value
 
-    @field_validator(*LISTS, mode="after")
+    @field_validator("views", "controls", mode="after")
     @classmethod
     def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))
@@ -261,13 +266,19 @@ class AuditConfig(Checked):
     def from_toml(cls, path: str | Path) -> Self:
         """Read a TOML file whose top-level keys are the attributes above.
 
+        Args:
+            path: Under ``flwr run`` the app's files lie beside its modules, not in the working
+                directory: ``Path(__file__).parents[1] / "audit.toml"``.
+
         Raises:
             ConfigError: The file cannot be read, or a setting is wrong.
         """
         try:
             settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"the audit settings in {path} cannot be read: {error}") from error
+            raise ConfigError(
+                f"the audit settings in {path} cannot be read: {error}{_elsewhere(path, error)}"
+            ) from error
         return cls.build(settings)
 
     @classmethod
@@ -275,7 +286,8 @@ class AuditConfig(Checked):
         """Read the keys of a Flower run config that start with ``audit.``.
 
         Flower's run config is flat and holds no lists, so ``audit.image.mean`` and its like are
-        written as numbers with commas between: ``"0.5, 0.5, 0.5"``.
+        written as numbers with commas between, ``"0.5, 0.5, 0.5"``, and options as
+        ``audit.attacks.NAME.options = "steps=300"``.
 
         Raises:
             ConfigError: A setting is wrong or missing.
@@ -295,6 +307,16 @@ class AuditConfig(Checked):
             in_list = rooms == ["image"] and isinstance(value, str)
             place[leaf] = [part.strip() for part in value.split(",")] if in_list else value
         return cls.build(settings)
+
+
+def _elsewhere(path: str | Path, error: Exception) -> str:
+    """What to do where a file is not in the working directory."""
+    if not isinstance(error, FileNotFoundError) or Path(path).is_absolute():
+        return ""
+    return (
+        f". It was looked for in {Path.cwd()}, the working directory. Under `flwr run` that is not "
+        f"the app's: give `Path(__file__).parents[1] / {str(path)!r}`"
+    )
 
 
 def _listed(value: Any) -> Any:

@@ -11,7 +11,7 @@
     ├── LedgerError          the audit log cannot be written or read
     ├── NotComparableError   runs differ in something other than the defence
     ├── StudyError           a table of ratings cannot be studied
-    ├── CorpusError          a corpus, or answers about it, cannot be read or made
+    ├── CorpusError          a corpus, a picture, or answers about it, cannot be read or made
     ├── WeightsError         weights of a network cannot be used
     └── MetricUnavailable    a metric cannot be computed here: recorded as "unavailable"
 
@@ -72,7 +72,7 @@ class StudyError(AuditError, ValueError):
 
 
 class CorpusError(AuditError, ValueError):
-    """A corpus, or answers about it, cannot be read or made."""
+    """A corpus, a picture, or answers about it, cannot be read or made."""
 
 
 class WeightsError(AuditError, ValueError):

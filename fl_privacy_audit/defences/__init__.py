@@ -17,54 +17,33 @@ from typing import Literal
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import KnownDefence, Observation, Options
 
-from .compression import Pruning, Quantisation, Sign
-from .defence import AppliedDefence, Defence, length
+from .compression import Pruning as Pruning
+from .compression import Quantisation as Quantisation
+from .compression import Sign as Sign
+from .defence import AppliedDefence as AppliedDefence
+from .defence import Defence as Defence
+from .defence import length
 from .elsewhere import ClientClipping, DpSgd, LocalDp, ServerClipping, Undefended
-from .noise import Clipping, Gaussian, Laplace
-from .soteria import Soteria
-from .weights import defend_weights
-
-__all__ = [
-    "DEFENCES",
-    "AppliedDefence",
-    "Clipping",
-    "Defence",
-    "DefenceEntry",
-    "Gaussian",
-    "Laplace",
-    "Pruning",
-    "Quantisation",
-    "Sign",
-    "Soteria",
-    "defend_weights",
-    "inform",
-    "inform_of_release",
-    "make_applied_defence",
-    "make_defence",
-]
+from .noise import Clipping as Clipping
+from .noise import Gaussian as Gaussian
+from .noise import Laplace as Laplace
+from .soteria import Soteria as Soteria
+from .weights import defend_weights as defend_weights
 
 Where = Literal["mod", "train function", "Opacus", "Flower's mod", "Flower's wrapper", "nowhere"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DefenceEntry:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        factory: Takes the options.
-        title: What the defence does, in a few words.
-        paper: Author, year, arXiv number.
-        where: What applies it: our mod, a helper in the train function, or somebody else's code.
-        usual: Usual options in the literature, and who uses them.
-        attacker: What the attacker is assumed to know of it, and what attacks make of that.
-    """
-
-    factory: Callable[..., Defence]
-    title: str
-    paper: str
+    factory: Callable[..., Defence]  # takes the options
+    title: str  # what the defence does, in a few words
+    paper: str  # author, year, arXiv number
+    # What applies it: our mod, a helper in the train function, or somebody else's code.
     where: Where
-    usual: str
-    attacker: str
+    usual: str  # usual options in the literature, and who uses them
+    attacker: str  # what the attacker is assumed to know of it, and what attacks make of that
 
     @property
     def options(self) -> dict[str, bool]:
@@ -232,12 +211,9 @@ def inform(seen: Observation, defence: Defence) -> Observation:
 
 
 def inform_of_release(seen: Observation, defence: Defence, clients: int) -> Observation:
-    """The same for the mean of several clients' updates, with the noise that the server adds.
+    """The same for the mean of the updates of `clients`, 1 or more, and the server's noise on it.
 
-    Args:
-        seen: The release, taken as one update.
-        defence: The clients' or the federation's defence.
-        clients: Number of clients whose updates the release is the mean of, at least 1.
+    `seen` is the release, taken as one update; the defence is the clients' or the federation's.
     """
     return _told(seen, defence.known_of_release(seen.update, clients))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Whole, refuse, whole
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, floating, options_of
+from .defence import AppliedDefence, each, floating, known_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,8 @@ class Pruning(CheckedFields, AppliedDefence):
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""
         found = floating(update)
-        if self.scope == "tensor":
-            return {**update, **{name: self._prune(tensor) for name, tensor in found.items()}}
-        if not found:
-            return dict(update)
+        if self.scope == "tensor" or not found:
+            return each(update, self._prune)
         whole = self._prune(torch.cat([t.flatten() for t in found.values()]))
         parts = whole.split([t.numel() for t in found.values()])
         pruned = {n: p.view_as(t) for (n, t), p in zip(found.items(), parts, strict=True)}
@@ -50,7 +48,7 @@ class Pruning(CheckedFields, AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """That zeros may hide something: which numbers are left is in the update itself."""
-        return KnownDefence(name="pruning", options=options_of(self), zeros_hide=self.share > 0)
+        return known_as("pruning", self, zeros_hide=self.share > 0)
 
     def _prune(self, tensor: Tensor) -> Tensor:
         flat = tensor.flatten()
@@ -85,8 +83,7 @@ class Quantisation(CheckedFields, AppliedDefence):
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
-        rounded = {name: self._round(tensor, rng) for name, tensor in floating(update).items()}
-        return {**update, **rounded}
+        return each(update, lambda tensor: self._round(tensor, rng))
 
     def known(self, update: Update) -> KnownDefence:
         """The noise of rounding: on average a sixth of a step squared, where it is not zero.
@@ -100,11 +97,7 @@ class Quantisation(CheckedFields, AppliedDefence):
             step = rows.abs().amax(dim=1) / self.levels
             energy += float(((rows != 0).sum(dim=1) * step.square()).sum()) / 6
             count += tensor.numel()
-        return KnownDefence(
-            name="quantisation",
-            options=options_of(self),
-            noise_std=(energy / max(count, 1)) ** 0.5,
-        )
+        return known_as("quantisation", self, noise_std=(energy / max(count, 1)) ** 0.5)
 
     def _round(self, tensor: Tensor, rng: torch.Generator) -> Tensor:
         rows = self._buckets(tensor)
@@ -136,12 +129,10 @@ class Sign(CheckedFields, AppliedDefence):
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""
-        signs = {
-            name: tensor.sign() * (self.scale or (tensor.abs().mean() if tensor.numel() else 0))
-            for name, tensor in floating(update).items()
-        }
-        return {**update, **signs}
+        return each(
+            update, lambda t: t.sign() * (self.scale or (t.abs().mean() if t.numel() else 0))
+        )
 
     def known(self, update: Update) -> KnownDefence:
         """That only signs are left."""
-        return KnownDefence(name="sign", options=options_of(self), signs_only=True)
+        return known_as("sign", self, signs_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Positive, positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, Defence, options_of
+from .defence import AppliedDefence, Defence, known_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class DpSgd(CheckedFields, Defence):
 
     def known(self, update: Update) -> KnownDefence:
         """The options; attacks take them from `LocalTraining`."""
-        return KnownDefence(name="dp-sgd", options=options_of(self))
+        return known_as("dp-sgd", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +64,7 @@ class LocalDp(CheckedFields, Defence):
     def known(self, update: Update) -> KnownDefence:
         """Clipping norm, and noise of ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon``."""
         std = self.sensitivity * math.sqrt(2 * math.log(1.25 / self.delta)) / self.epsilon
-        return KnownDefence(
-            name="local-dp",
-            options=options_of(self),
-            clip_norm=self.clipping_norm,
-            noise_std=std,
-        )
+        return known_as("local-dp", self, clip_norm=self.clipping_norm, noise_std=std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +84,7 @@ class ServerClipping(CheckedFields, Defence):
 
     def known(self, update: Update) -> KnownDefence:
         """The options: the server sees each update before it clips it."""
-        return KnownDefence(name="server-clipping", options=options_of(self))
+        return known_as("server-clipping", self)
 
     def known_of_release(self, update: Update, clients: int) -> KnownDefence:
         """Clipping norm and noise: ``noise_multiplier * clipping_norm / num_sampled_clients``."""
@@ -110,6 +105,4 @@ class ClientClipping(ServerClipping):
 
     def known(self, update: Update) -> KnownDefence:
         """The clipping norm: what the server sees has no noise yet."""
-        return KnownDefence(
-            name="client-clipping", options=options_of(self), clip_norm=self.clipping_norm
-        )
+        return known_as("client-clipping", self, clip_norm=self.clipping_norm)

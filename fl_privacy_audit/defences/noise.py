@@ -8,7 +8,7 @@ from torch import Tensor
 from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Positive
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, floating, length, options_of
+from .defence import AppliedDefence, each, floating, known_as, length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Clipping(CheckedFields, AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """The norm."""
-        return KnownDefence(name="clipping", options=options_of(self), clip_norm=self.norm)
+        return known_as("clipping", self, clip_norm=self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +51,16 @@ class Gaussian(CheckedFields, AppliedDefence):
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
-        clipped = _clip(update, self.clip_norm) if self.clip_norm else dict(update)
-        for name, tensor in floating(clipped).items():
+
+        def noisy(tensor: Tensor) -> Tensor:
             drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
-            clipped[name] = tensor + (self.std * drawn).to(tensor)
-        return clipped
+            return tensor + (self.std * drawn).to(tensor)
+
+        return each(_clip(update, self.clip_norm) if self.clip_norm else update, noisy)
 
     def known(self, update: Update) -> KnownDefence:
         """Both options."""
-        return KnownDefence(
-            name="gaussian",
-            options=options_of(self),
-            clip_norm=self.clip_norm or None,
-            noise_std=self.std,
-        )
+        return known_as("gaussian", self, clip_norm=self.clip_norm or None, noise_std=self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,22 +76,19 @@ class Laplace(CheckedFields, AppliedDefence):
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
-        noisy = dict(update)
-        for name, tensor in floating(update).items():
+
+        def noisy(tensor: Tensor) -> Tensor:
             # The difference of two exponential variables of the same rate is Laplace.
             pair = torch.empty((2, *tensor.shape), dtype=torch.float64).exponential_(generator=rng)
-            noisy[name] = tensor + (self.scale * (pair[0] - pair[1])).to(tensor)
-        return noisy
+            return tensor + (self.scale * (pair[0] - pair[1])).to(tensor)
+
+        return each(update, noisy)
 
     def known(self, update: Update) -> KnownDefence:
         """The noise level."""
-        std = 2**0.5 * self.scale
-        return KnownDefence(name="laplace", options=options_of(self), noise_std=std)
+        return known_as("laplace", self, noise_std=2**0.5 * self.scale)
 
 
 def _clip(update: Update, norm: float) -> dict[str, Tensor]:
-    found = floating(update)
-    long = length(found)
-    if long <= norm:
-        return dict(update)
-    return {**update, **{name: tensor * (norm / long) for name, tensor in found.items()}}
+    long = length(floating(update))
+    return dict(update) if long <= norm else each(update, lambda tensor: tensor * (norm / long))

@@ -47,11 +47,9 @@ class Soteria(Defence):
             refuse("share", "in [0, 1]", self.share)
 
     def measure(self, model: nn.Module, inputs: Tensor) -> "MeasuredSoteria":
-        """Choose the features; `model` is as it was received, and is not changed.
+        """Choose the features for a batch of model inputs ``(N, C, H, W)``, N from 1.
 
-        Args:
-            model: The model with the weights that the client received.
-            inputs: ``(N, C, H, W)`` model inputs of the batch, N from 1.
+        `model` is as the client received it, and is not changed.
 
         Raises:
             ConfigError: There is no such linear layer, or its input is not ``(N, D)``.

@@ -15,27 +15,21 @@ NORM_TOLERANCE = 0.01
 """How far above its limit a norm may lie: updates are float32 differences of longer weights."""
 NOISE_SIGMAS = 6.5
 """Noise alone takes an update further than this beyond its expected length in 1 of 1e9 rounds."""
+LARGEST_DELTA = 1e-3
+"""Delta above which a claim is flagged however few the records are."""
 EPSILON_TOLERANCE = 0.02
 """How far below the epsilon in effect a claim may lie: accountants differ by their rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """All that a check may look at.
+    """All that a check may look at."""
 
-    Attributes:
-        claim: What is claimed.
-        seen: What was observed of the run.
-        planned: Epsilon by the configuration alone.
-        clients: Epsilon in effect for each client, never empty.
-        clients_if_poisson: The same clients, if sampling were Poisson.
-    """
-
-    claim: DpClaim
-    seen: Observed
-    planned: Spent
-    clients: tuple[ClientEpsilon, ...]
-    clients_if_poisson: tuple[ClientEpsilon, ...]
+    claim: DpClaim  # what is claimed
+    seen: Observed  # what was observed of the run
+    planned: Spent  # epsilon by the configuration alone
+    clients: tuple[ClientEpsilon, ...]  # epsilon in effect for each client, never empty
+    clients_if_poisson: tuple[ClientEpsilon, ...]  # the same clients, if sampling were Poisson
 
     @property
     def counts_on_sampling(self) -> bool:
@@ -63,6 +57,40 @@ Check = Callable[[Case], Iterator[Finding]]
 
 def _finding(message: str, *, is_error: bool = True) -> Finding:
     return "error" if is_error else "warning", message
+
+
+def _delta(case: Case) -> Iterator[Finding]:
+    """Delta against the number of what is protected: records, or clients for central noise.
+
+    Who publishes each record with chance delta, whole, keeps (0, delta): from one record in n on
+    that is no protection (Dwork & Roth 2014, section 2.3).
+    """
+    delta, seen = case.claim.delta, case.seen
+    if case.claim.mechanism == "central-gaussian":
+        known = len(
+            {*seen.participation, *(n for norms in seen.update_norms.values() for n in norms)}
+        )
+        planned = (case.claim.sampled_clients or 0) / case.claim.sample_rate
+        of_one, unit, counts = "clients", "clients", [max(known, round(planned))]
+    else:
+        of_one, unit, counts = "records of one client", "records", list(seen.records.values())
+    most, total = max(counts, default=0), sum(counts)
+    chance = f"Delta {delta:g} is a chance of {100 * delta:.3g}% that the promise fails altogether"
+    if delta * total >= 1:
+        too_much = delta * most >= 1
+        count, of = (most, of_one) if too_much else (total, f"{unit} of all clients")
+        yield _finding(
+            f"{chance}, for {count} {of}: whoever gives one of them away whole keeps such a promise. "
+            f"Choose delta well below {1 / count:.2g}.",
+            is_error=too_much,
+        )
+    elif delta > LARGEST_DELTA:
+        number = f"{total} {unit}" if total else "an unknown number of records"
+        yield _finding(
+            f"{chance}, for {number}. Choose delta well below one in the number of records, and no "
+            f"more than {LARGEST_DELTA:g}.",
+            is_error=not total,
+        )
 
 
 def _sensitivity(case: Case) -> Iterator[Finding]:
@@ -255,6 +283,7 @@ def _understated(case: Case) -> Iterator[Finding]:
 
 
 CHECKS: dict[FlagCode, Check] = {
+    "delta-too-large": _delta,
     "sensitivity-not-clip": _sensitivity,
     "classic-beyond-one": _classic,
     "accountant-reset": _reset,

@@ -48,12 +48,9 @@ class ClaimCheck:
 def check_claim(claim: DpClaim, observed: Observed | None = None) -> ClaimCheck:
     """Compute the epsilon in effect and flag what does not fit the claim.
 
-    A claim is compared with the tightest figure there is, by the claim's own neighbour relation. The
-    absence of flags proves nothing: whether noise was really drawn, and well, cannot be seen here.
-
-    Args:
-        claim: What is claimed and how it is configured.
-        observed: What was observed of the run; without it only the configuration is checked.
+    A claim is compared with the tightest figure there is, by the claim's own neighbour relation.
+    The absence of flags proves nothing: whether noise was really drawn, and well, cannot be seen
+    here. Without what was observed of the run only the configuration is checked.
 
     >>> result = check_claim(DpClaim(
     ...     mechanism="local-gaussian", clipping_norm=1.0, sensitivity=1e-4, epsilon=10.0,

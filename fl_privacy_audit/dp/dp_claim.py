@@ -127,14 +127,10 @@ class DpClaim(CheckedFields):
         return self.clipping_norm * (SENSITIVITY[self.neighbours] if doubled else 1.0)
 
     def over(self, rounds: int, *, multiplier: float, as_poisson: bool) -> SampledGaussian:
-        """The mechanism over several rounds of one client.
+        """The mechanism over one or more rounds of one client, at the noise over clip in effect.
 
-        Args:
-            rounds: At least one.
-            multiplier: Noise over clipping norm in effect.
-            as_poisson: Whether sampling may be counted on. If not, a record is taken to be in as
-                many steps as it can be: every step, or one batch per epoch where batches are of a
-                fixed size.
+        `as_poisson`: whether sampling may be counted on. If not, a record is taken to be in as many
+        steps as it can be: every step, or one batch per epoch where batches are of a fixed size.
         """
         steps = self.steps_per_round * rounds
         if as_poisson:
@@ -149,23 +145,22 @@ class DpClaim(CheckedFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Observed(CheckedFields):
-    """What was seen of the run that a claim is about.
+    """What was seen of the run that a claim is about."""
 
-    Attributes:
-        update_norms: Round -> client -> Euclidean norm of its update, floating parameters only.
-        complete: Whether `update_norms` names every client of every round. If not, each client is
-            taken to have been in all rounds, and clients are not counted.
-        parameters: How many numbers an update has, to tell local noise from a long update.
-        weights: Round -> client -> its weight in the mean (``num-examples``), all clients of it.
-        participation: Client -> number of rounds in which it returned an update, where that is known
-            better than from `update_norms`.
-    """
-
+    # Round -> client -> Euclidean norm of its update, floating parameters only.
     update_norms: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    # Whether `update_norms` names every client of every round. If not, each client is taken to have
+    # been in all rounds, and clients are not counted.
     complete: bool = False
+    # How many numbers an update has, to tell local noise from a long update.
     parameters: Whole | None = None
+    # Round -> client -> its weight in the mean (``num-examples``), all clients of it.
     weights: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    # Client -> number of rounds in which it returned an update, where that is known better than
+    # from `update_norms`.
     participation: Mapping[str, int] = field(default_factory=dict)
+    # Client -> how many records it reports to have trained on.
+    records: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,6 +5,7 @@ from typing import Literal
 
 Severity = Literal["error", "warning"]
 FlagCode = Literal[
+    "delta-too-large",
     "sensitivity-not-clip",
     "classic-beyond-one",
     "accountant-reset",
@@ -17,6 +18,7 @@ FlagCode = Literal[
 ]
 
 FLAGS: dict[FlagCode, str] = {
+    "delta-too-large": "delta is so large that giving whole records away would pass",
     "sensitivity-not-clip": "the noise was scaled to another sensitivity than clipping enforces",
     "classic-beyond-one": "the classic Gaussian formula was used beyond epsilon 1",
     "accountant-reset": "the accountant starts again each round, so epsilon is that of one round",

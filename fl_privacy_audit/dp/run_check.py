@@ -133,7 +133,17 @@ def _observed(run: LastRun, mechanism: str) -> Observed:
         parameters=int(run.run.model["parameters"]) or None,
         weights=known if mechanism == "central-gaussian" else {},
         participation=Counter(record.client for record in returned),
+        records=_records(run),
     )
+
+
+def _records(run: LastRun) -> dict[str, int]:
+    """Client -> the most records it said it trained on in a round."""
+    most: dict[str, int] = {}
+    for record in _returned(run):
+        if record.num_examples:
+            most[record.client] = max(record.num_examples, most.get(record.client, 0))
+    return most
 
 
 def _corridor(claim: DpClaim, multiplier: float, run: LastRun) -> RiskCorridor | None:
@@ -154,7 +164,7 @@ def _corridor(claim: DpClaim, multiplier: float, run: LastRun) -> RiskCorridor |
 def _without_epsilon(
     settings: ClaimConfig, run: LastRun, why: str, assumed: list[str]
 ) -> ClaimCheck:
-    """What can be said without knowing the mechanism: whether reported epsilons grow."""
+    """What can be said without knowing the mechanism: of delta, and whether epsilons grow."""
     any_mechanism = DpClaim(
         mechanism="dp-sgd",
         delta=settings.delta,
@@ -163,7 +173,7 @@ def _without_epsilon(
         rounds=1,
         reported_epsilon=_reported_series(run),
     )
-    flags = check_claim(any_mechanism).flags
+    flags = check_claim(any_mechanism, Observed(records=_records(run))).flags
     return ClaimCheck(
         mechanism=settings.mechanism,
         delta=settings.delta,
@@ -172,7 +182,7 @@ def _without_epsilon(
         neighbours=settings.neighbours,
         noise_multiplier=math.nan,
         clients=(),
-        flags=tuple(flag for flag in flags if flag.code == "accountant-reset"),
+        flags=tuple(f for f in flags if f.code in ("accountant-reset", "delta-too-large")),
         unchecked=(f"No epsilon can be computed: {why}.",),
         assumed=tuple(assumed),
     )

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.tables import write_table
 
 MANIFEST = "manifest.csv"
@@ -165,16 +165,9 @@ def read_picture(path: Path) -> Tensor:
     """A picture file as ``(3, H, W)`` in [0, 1].
 
     Raises:
-        CorpusError: It is missing or damaged.
+        CorpusError: As `open_picture`.
     """
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except FileNotFoundError:
-        raise CorpusError(f"the picture {path} is missing; build the corpus again") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CorpusError(f"the picture {path} is damaged: {error}; build it again") from error
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(open_picture(path))).permute(2, 0, 1).float() / 255
 
 
 def read_answers(path: str | Path) -> list[Answer]:

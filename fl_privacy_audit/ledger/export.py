@@ -57,9 +57,8 @@ Row = dict[str, Any]
 def records_table(*directories: str | Path) -> list[Row]:
     """Every audited record of one or more ledgers, all their runs, in the order written.
 
-    Returns:
-        One mapping per row, with names of `COLUMNS`; ``mean`` and ``worst`` are in units of the
-        metric, over the images of a record. A name without a value may be missing.
+    One mapping per row, with names of `COLUMNS`; ``mean`` and ``worst`` are in units of the metric,
+    over the images of a record. A name without a value may be missing.
 
     Raises:
         LedgerError: A ledger cannot be read.
@@ -74,10 +73,7 @@ def records_table(*directories: str | Path) -> list[Row]:
 
 
 def export(directories: list[Path], to: Path) -> int:
-    """Write the table; the ending says how: ``.parquet`` or ``.csv``.
-
-    Returns:
-        How many rows were written.
+    """Write the table and count its rows; the ending says how: ``.parquet`` or ``.csv``.
 
     Raises:
         ConfigError: Another ending.

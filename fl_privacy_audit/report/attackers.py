@@ -14,16 +14,11 @@ from .words import UPDATE_FORMS
 
 @dataclass(frozen=True, kw_only=True)
 class Attacker:
-    """The attacker of one view in words.
+    """The attacker of one view in words."""
 
-    Attributes:
-        view: What it sees.
-        facts: What it is, knows and does not, in every setting.
-        differences: Settings, and what is true of these alone: ``("settings 2-3", fact)``.
-    """
-
-    view: View
-    facts: tuple[str, ...]
+    view: View  # what it sees
+    facts: tuple[str, ...]  # what it is, knows and does not, in every setting
+    # Settings, and what is true of these alone: ``("settings 2-3", fact)``.
     differences: tuple[tuple[str, str], ...]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from fl_privacy_audit.dp import FLAGS, ClaimCheck, ClientEpsilon
 
 from . import formats
-from .lines import MINUS, numbered, score_text
+from .lines import MINUS, VIEW_ORDER, numbered, psnrs, score_text
 from .summary import AuditSummary, SettingSummary
 from .words import MECHANISMS
 
@@ -115,7 +115,7 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ("Mechanism", words),
         ("Who sees raw updates", raw),
         ("Epsilon claimed", claimed),
-        ("Delta", f"{check.delta:g}"),
+        ("Delta", _stated(f"{check.delta:g}", found, "delta-too-large")),
         ("Neighbours of the claim", NEIGHBOURS.get(check.neighbours, check.neighbours)),
         ("Noise multiplier in effect", f"{noise:.3g}" if math.isfinite(noise) else "not known"),
         ("Noise fits the clipping", _found(found, "sensitivity-not-clip", "norm-above-clip")),
@@ -197,12 +197,8 @@ def _corridor(setting: SettingSummary, check: ClaimCheck) -> tuple[str, ...]:
             "look."
         ),
     ]
-    for view in ("server", "release"):
-        values = [
-            r.scores["psnr"] for r in setting.records if r.view == view and "psnr" in r.scores
-        ]
-        values = [v for v in values if math.isfinite(v)]
-        if values:
+    for view in VIEW_ORDER:
+        if values := psnrs(setting, view):
             lines.append(
                 f"In practice, {view} view: {_mean(values)} on average and "
                 f"{score_text('psnr', max(values))} on the worst of {len(values)} records."

@@ -1,5 +1,6 @@
 """One line for each setting and view: the first table of the report."""
 
+import math
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -30,47 +31,26 @@ record can be e^10, some 22,000 times as likely with it as without it."""
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One setting in one view, in words.
+    """One setting in one view, in words."""
 
-    Attributes:
-        number: Of the setting, from 1; the same in every table and plot.
-        setting: The run's word for itself.
-        view: What the attacker saw.
-        word: The verdict.
-        symbol: Its shape.
-        lead: What it means, in a sentence.
-        reason: Why, without figures that stand beside it.
-        metric: Title of the metric that judged; empty if nothing was scored.
-        net: Net leakage with its sign; a dash without controls.
-        interval: Of it; empty where there is none.
-        against: The null control that was subtracted; empty without one.
-        accuracy: In per cent.
-        epsilon_in_effect: Computed from the settings, in this view.
-        epsilon_reported: The largest that a client reported, in this view.
-        epsilon_notes: What to know about them, a sentence each.
-        worst: The record that leaked most.
-        attack: The attack that decides.
-        disagree: Metrics that say another word.
-    """
-
-    number: int
-    setting: str
-    view: View
-    word: Word
-    symbol: str
-    lead: str
-    reason: str
-    metric: str
-    net: str
-    interval: str
-    against: str
-    accuracy: str
-    epsilon_in_effect: str
-    epsilon_reported: str
-    epsilon_notes: tuple[str, ...]
-    worst: str
-    attack: str
-    disagree: str
+    number: int  # of the setting, from 1; the same in every table and plot
+    setting: str  # the run's word for itself
+    view: View  # what the attacker saw
+    word: Word  # the verdict
+    symbol: str  # its shape
+    lead: str  # what it means, in a sentence
+    reason: str  # why, without figures that stand beside it
+    metric: str  # title of the metric that judged; empty if nothing was scored
+    net: str  # net leakage with its sign; a dash without controls
+    interval: str  # of it; empty where there is none
+    against: str  # the null control that was subtracted; empty without one
+    accuracy: str  # in per cent
+    epsilon_in_effect: str  # computed from the settings, in this view
+    epsilon_reported: str  # the largest that a client reported, in this view
+    epsilon_notes: tuple[str, ...]  # what to know about them, a sentence each
+    worst: str  # the record that leaked most
+    attack: str  # the attack that decides
+    disagree: str  # metrics that say another word
 
 
 def numbered(summary: AuditSummary) -> list[tuple[int, SettingSummary]]:
@@ -167,9 +147,21 @@ def interval_text(net: NetLeakage | None) -> str:
     return f"{_signed(net.metric, net.low)} to {_signed(net.metric, net.high)}"
 
 
+def net_with_interval(net: NetLeakage | None) -> str:
+    """Net leakage, and in brackets its interval if there is one."""
+    interval = interval_text(net)
+    return net_text(net) + (f" ({interval})" if interval else "")
+
+
 def score_text(metric: str, value: float) -> str:
     """A score with its unit."""
     return METRICS[metric].format(value, unit=True)
+
+
+def psnrs(setting: SettingSummary, view: View) -> list[float]:
+    """The finite PSNR of every record of a view that has one, in dB."""
+    found = [r.scores["psnr"] for r in setting.records if r.view == view and "psnr" in r.scores]
+    return [value for value in found if math.isfinite(value)]
 
 
 def worst_text(verdict: SettingVerdict) -> str:

@@ -157,6 +157,15 @@ def one_hot() -> Truth:
     return Truth(images=truth.images, labels=nn.functional.one_hot(truth.labels, 3))
 
 
+def no_class() -> Truth:
+    return Truth(images=make_truth().images, labels=torch.tensor([3]))
+
+
+def in_numpy() -> Truth:
+    truth: Any = SimpleNamespace(images=make_truth().images.numpy(), labels=np.array([-100.0]))
+    return truth  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     ("truth", "reason"),
     [
@@ -165,6 +174,8 @@ def one_hot() -> Truth:
         (wrong, "true images must be in [0, 1], but got [2, 2]; undo"),
         (lambda: 1 // 0, "ZeroDivisionError: "),
         (one_hot, "true labels must be (1,) class indices"),
+        (no_class, "true labels must be (1,) class indices in 0..2, one for each image, but they"),
+        (in_numpy, "true labels must be (1,) class indices in 0..2, one for each image, but they"),
     ],
 )
 def test_without_a_usable_truth(spied: Build, truth: Callable[[], Truth], reason: str) -> None:
@@ -175,6 +186,15 @@ def test_without_a_usable_truth(spied: Build, truth: Callable[[], Truth], reason
     assert outcome.reason is not None
     assert say(outcome.reason).startswith(reason)
     assert len(spy.calls) == 1
+
+
+def test_labels_outside_the_classes_reach_neither_scores_nor_controls(tmp_path: Path) -> None:
+    auditor = real_auditor(tmp_path, controls=True)
+    record = only(auditor.audit_round(1, [make_reply(truth=no_class)]))
+    (outcome,) = record.attacks
+    assert (outcome.status, outcome.scores, record.truth_digest) == ("not scored", {}, None)
+    assert not [c for c in outcome.controls if "IndexError" in str(c.reason)]
+    assert "in 0..2, one for each image, but they run from 3 to 3" in str(outcome.reason)
 
 
 @pytest.mark.parametrize(
@@ -258,5 +278,5 @@ def test_what_an_auditor_refuses(tmp_path: Path, settings: dict[str, Any], messa
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     auditor = real_auditor(tmp_path / "file")
-    with pytest.raises(LedgerError, match=r"cannot be written in .*file"):
+    with pytest.raises(LedgerError, match=r"file/ledger\.jsonl cannot be written: "):
         auditor.begin()

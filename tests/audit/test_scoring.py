@@ -1,8 +1,10 @@
+import hashlib
 import re
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from fl_privacy_audit.audit.scoring import (
     worst_scores,
 )
 from fl_privacy_audit.audit.targets import Target
-from fl_privacy_audit.audit.truth import check_truth, truth_digest
+from fl_privacy_audit.audit.truth import check_truth, key_file, truth_digest
 from fl_privacy_audit.core.config import AttackConfig
 from fl_privacy_audit.core.errors import AttackError, ConfigError, TruthError
 from fl_privacy_audit.core.reasons import Reason
@@ -156,13 +158,13 @@ def test_labels_right_counts_a_multiset(guessed: list[int], true: list[int], sha
         ((2, 1, 8, 9), 2, r"^true images must be \(N, 1, 8, 8\), but got \(2, 1, 8, 9\)$"),
         ((2, 3, 8, 8), 2, r"^true images must be \(N, 1, 8, 8\), but got \(2, 3, 8, 8\)$"),
         ((1, 8, 8), 1, r"^true images must be \(N, 1, 8, 8\), but got \(1, 8, 8\)$"),
-        ((2, 1, 8, 8), 3, r"^true labels must be \(2,\) class indices, .*got shape \(3,\)$"),
+        ((2, 1, 8, 8), 3, r"^true labels must be \(2,\) class indices in 0..2, .*shape \(3,\)$"),
     ],
 )
 def test_truth_of_the_wrong_shape(images: tuple[int, ...], labels: int, message: str) -> None:
     truth = Truth(images=torch.zeros(images), labels=torch.zeros(labels, dtype=torch.long))
     with pytest.raises(TruthError, match=message):
-        check_truth(truth, IMAGE)
+        check_truth(truth, IMAGE, 3)
 
 
 @pytest.mark.parametrize(
@@ -175,20 +177,61 @@ def test_truth_outside_the_range(value: float, range_: str) -> None:
     with pytest.raises(
         TruthError, match=rf"must be in \[0, 1\], but got {range_}.*; undo the norm"
     ):
-        check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE)
+        check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "seen"),
+    [
+        ([0, 3], "they run from 0 to 3; count classes from 0"),
+        ([-1, 2], "they run from -1 to 2; count"),
+        ([-100, 1], "they run from -100 to 1; -100 marks what cross-entropy ignores"),
+        ([255.0, 1.0], "they run from 1 to 255"),
+        ([2**40, 1], "they run from 1 to 1099511627776"),
+        ([0.0, 0.5], "0.5 is not a whole number"),
+        ([float("nan"), 1.0], "nan is not a whole number"),
+        ([float("inf"), 1.0], "inf is not a whole number"),
+        ([True, False], "they are bool"),
+        ([1 + 1j, 0], "they are complex64"),
+        ([[0, 1, 0], [1, 0, 0]], r"got shape (2, 3); take `labels.argmax(1)`"),
+        ([[0], [1]], "got shape (2, 1); take `labels[:, 0]`"),
+        (1, "got shape ()"),
+    ],
+)
+def test_labels_that_are_no_classes_of_the_model(labels: Any, seen: str) -> None:
+    truth = Truth(images=torch.zeros(2, *IMAGE.shape), labels=torch.tensor(labels))
+    with pytest.raises(TruthError) as caught:
+        check_truth(truth, IMAGE, 3)
+    assert "must be (2,) class indices in 0..2, one for each image, but " in str(caught.value)
+    assert seen in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.uint8, torch.uint16])
+def test_whole_labels_of_any_type_are_classes(kind: torch.dtype) -> None:
+    truth = Truth(images=torch.zeros(2, *IMAGE.shape), labels=torch.tensor([2, 0]).to(kind))
+    labels = check_truth(truth, IMAGE, 3).labels
+    assert (labels.dtype, labels.tolist()) == (torch.int64, [2, 0])
+
+
+def test_truth_of_integers_is_refused_even_where_they_are_in_range() -> None:
+    images = torch.ones(1, *IMAGE.shape, dtype=torch.uint8)
+    with pytest.raises(TruthError, match="true images must be floats, but are uint8: divide"):
+        check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE, 3)
 
 
 def test_truth_is_brought_into_form() -> None:
     images = torch.linspace(-0.005, 1.005, 64, dtype=torch.float64).view(1, *IMAGE.shape)
-    truth = check_truth(Truth(images=images, labels=torch.tensor([1])), IMAGE)
+    truth = check_truth(Truth(images=images, labels=torch.tensor([1])), IMAGE, 3)
     assert truth.images.dtype == torch.float32
     assert (truth.images.min().item(), truth.images.max().item()) == (0, 1)
-    assert len(check_truth(make_truth(0), IMAGE).images) == 0
+    assert len(check_truth(make_truth(0), IMAGE, 3).images) == 0
 
 
 def test_truth_may_carry_a_gradient() -> None:
     images = torch.rand(1, *IMAGE.shape).requires_grad_()
-    assert not check_truth(Truth(images=images, labels=torch.zeros(1)), IMAGE).images.requires_grad
+    assert not check_truth(
+        Truth(images=images, labels=torch.zeros(1)), IMAGE, 3
+    ).images.requires_grad
 
 
 def test_digest_tells_batches_apart() -> None:
@@ -207,12 +250,45 @@ def test_digest_tells_batches_apart() -> None:
     assert len({same, *map(digest, others)}) == 1 + len(others)
 
 
+def test_a_digest_proves_nothing_to_those_without_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = make_truth(1)
+    digests = {truth_digest(truth)}
+    for user in ("one", "other"):
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / user))
+        digests.add(truth_digest(truth))
+        assert stat.S_IMODE(key_file().stat().st_mode) == 0o600
+        assert [path.name for path in key_file().parent.iterdir()] == ["digest.key"]
+    assert len(digests) == 3
+    pixels = (truth.images[0] * 255).round().to(torch.uint8).numpy().tobytes()
+    unkeyed = hashlib.sha256(hashlib.sha256(pixels).digest()).hexdigest()
+    assert unkeyed[:16] not in digests
+
+
+@pytest.mark.parametrize("content", [None, b"", b"short"])
+def test_without_a_key_batches_of_one_run_still_pair(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes | None,
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    if content is None:
+        (tmp_path / "fl-privacy-audit").touch()
+    else:
+        key_file().parent.mkdir()
+        key_file().write_bytes(content)
+    assert truth_digest(make_truth(1)) == truth_digest(make_truth(1))
+    assert "cannot be paired with those of other runs" in caplog.text
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_for_the_owner_and_cut_up_again(tmp_path: Path, channels: int) -> None:
     image = ImageConfig(shape=(channels, 8, 9), mean=(0,) * channels, std=(1,) * channels)
     truth = Truth(images=levels(3, image.shape), labels=torch.zeros(3))
     guesses = levels(3, image.shape, 1)
-    got = scored(made_of(guesses), check_truth(truth, image), tmp_path / "pictures")
+    got = scored(made_of(guesses), check_truth(truth, image, 3), tmp_path / "pictures")
     assert got.picture == "pictures/one.png"
     path = tmp_path / got.picture
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -227,11 +303,21 @@ def test_pictures_are_for_the_owner_and_cut_up_again(tmp_path: Path, channels: i
         assert any(mse == pytest.approx(m, abs=1e-6) for m in got.scores["mse"].each)
 
 
-def test_a_folder_that_was_open_is_closed(tmp_path: Path) -> None:
+def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    folder.mkdir(mode=0o755)
+    folder.mkdir()
+    folder.chmod(0o755)
     save_picture(folder / "one.png", [levels(1, IMAGE.shape)])
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert stat.S_IMODE((folder / "one.png").stat().st_mode) == 0o600
+
+
+def test_pictures_do_not_follow_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "pictures").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="links are not followed"):
+        save_picture(tmp_path / "pictures" / "one.png", [levels(1, IMAGE.shape)])
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_no_picture_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,16 @@ def test_toml_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None
         AuditConfig.from_toml(path)
 
 
+def test_a_relative_file_that_is_not_there_says_where_an_app_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"give `Path\(__file__\)\.parents\[1\] / 'audit\.toml'`$"
+    ):
+        AuditConfig.from_toml("audit.toml")
+
+
 def test_toml_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "audit.toml"
     path.write_text("[image]\nshape = [1, 8, 8]\n", encoding="utf-8")
@@ -126,6 +136,32 @@ def test_flower_run_config() -> None:
         }
     )
     assert AuditConfig.from_run_config(flat) == expected
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {
+            "audit.attacks.inverting-gradients.options": "steps=9, restarts=2",
+            "audit.attacks.dlg": "",
+        },
+        {
+            "audit.attacks.inverting-gradients.options.steps": 9,
+            "audit.attacks.inverting-gradients.options.restarts": 2,
+            "audit.attacks.dlg.options": "",
+        },
+    ],
+)
+def test_options_of_attacks_in_a_run_config(stated: dict[str, str | int]) -> None:
+    flat = {"audit.image.shape": "1,8,8", "audit.image.mean": "0", "audit.image.std": "1", **stated}
+    first, second = AuditConfig.from_run_config(flat).attacks
+    assert (first.name, first.options) == ("inverting_gradients", {"steps": 9, "restarts": 2})
+    assert (second.name, second.options) == ("dlg", {})
+
+
+def test_a_directory_at_home() -> None:
+    image = ImageConfig(shape=(1, 8, 8), mean=(0.5,), std=(0.25,))
+    assert AuditConfig(image=image, directory=Path("~/x")).directory == Path.home() / "x"
 
 
 @pytest.mark.parametrize(

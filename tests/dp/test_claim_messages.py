@@ -12,6 +12,48 @@ from tests.support.claim_cases import CENTRAL, DP_SGD, LOCAL, WRONG, change
 
 MESSAGES: list[tuple[str, str, str]] = [
     (
+        "one record in ten",
+        "error",
+        (
+            "Delta 0.1 is a chance of 10% that the promise fails altogether, for 10 records of one "
+            "client: whoever gives one of them away whole keeps such a promise. "
+            "Choose delta well below 0.1."
+        ),
+    ),
+    (
+        "one record of all clients",
+        "warning",
+        (
+            "Delta 0.0001 is a chance of 0.01% that the promise fails altogether, for 12000 records "
+            "of all clients: whoever gives one of them away whole keeps such a promise. "
+            "Choose delta well below 8.3e-05."
+        ),
+    ),
+    (
+        "one chance in two, nothing known of the data",
+        "error",
+        (
+            "Delta 0.5 is a chance of 50% that the promise fails altogether, for an unknown number of "
+            "records. Choose delta well below one in the number of records, and no more than 0.001."
+        ),
+    ),
+    (
+        "one chance in ten, five records",
+        "warning",
+        (
+            "Delta 0.1 is a chance of 10% that the promise fails altogether, for 5 records. Choose "
+            "delta well below one in the number of records, and no more than 0.001."
+        ),
+    ),
+    (
+        "one client in ten",
+        "error",
+        (
+            "Delta 0.1 is a chance of 10% that the promise fails altogether, for 10 clients: whoever "
+            "gives one of them away whole keeps such a promise. Choose delta well below 0.1."
+        ),
+    ),
+    (
         "FLIP's default",
         "error",
         (

@@ -96,6 +96,18 @@ RIGHT: dict[str, tuple[dict[str, Any], list[AuditRecord], dict[str, str]]] = {
     ),
 }
 WRONG: dict[str, tuple[dict[str, Any], list[AuditRecord], dict[str, str], list[str]]] = {
+    "one record in ten is given away": (
+        {**DP_SGD, "delta": 0.1},
+        lines(50),
+        FLOATS,
+        ["delta-too-large"],
+    ),
+    "every second record is given away": (
+        {**DP_SGD, "delta": 0.5},
+        lines(50),
+        FLOATS,
+        ["delta-too-large"],
+    ),
     "sensitivity is not the clip": (
         {**LOCAL, "sensitivity": 1e-4},
         lines(1),
@@ -211,6 +223,14 @@ def test_a_reported_epsilon_alone_is_checked_for_growth(tmp_path: Path) -> None:
     )
     assert not check.holds
     assert codes(checked(tmp_path / "b", None, lines(3, epsilons=[1.0, 2.0, 3.0]))) == []
+
+
+@pytest.mark.parametrize("examples", [10, 0])
+def test_delta_is_checked_where_no_epsilon_can_be_computed(tmp_path: Path, examples: int) -> None:
+    check = checked(tmp_path, {"delta": 0.5}, lines(3, examples=examples))
+    assert codes(check) == ["delta-too-large"]
+    assert check is not None and not check.holds
+    assert ("an unknown number of records" in check.flags[0].message) == (not examples)
 
 
 def test_central_noise_without_a_single_reply_is_not_computed(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     tiny_folder(tmp_path / "dogs")
     (tmp_path / "dogs/pug/0.png").write_bytes(b"\x89PNG no more")
     source = open_source(f"dogs={tmp_path / 'dogs'}", tmp_path)
-    with pytest.raises(CorpusError, match="'pug-0' cannot be read"):
+    with pytest.raises(CorpusError, match=r"pug/0\.png is damaged, or none of BMP"):
         source.attacked.pixels([2], 8)
     tiny_cifar(tmp_path, "cifar10")
     (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(b"nothing")

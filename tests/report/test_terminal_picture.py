@@ -70,7 +70,7 @@ def test_rows_of_the_picture(tmp_path: Path) -> None:
     other = drawn(tmp_path / "b", (1, 8, 8), {3: 0.8, 2: 1.0})
     rows = reconstruction_rows([first, other], attack="inverting_gradients")
     assert [r.title for r in rows] == ["original", "a", "b"]
-    assert {image.shape for r in rows for image in r.images} == {(8, 8)}
+    assert {image.shape for r in rows for image in r.images} == {(8, 8, 3)}
     assert [[int(image.mean()) for image in r.images] for r in rows] == [
         [51, 76],
         [102, 153],
@@ -87,4 +87,4 @@ def test_pictures_that_are_not_square(tmp_path: Path) -> None:
     rows = reconstruction_rows(
         [drawn(tmp_path, (1, 8, 12), {1: 0.5})], attack="inverting_gradients"
     )
-    assert {image.shape for r in rows for image in r.images} == {(8, 12)}
+    assert {image.shape for r in rows for image in r.images} == {(8, 12, 3)}

@@ -78,7 +78,8 @@ NOTHING_TO_DO = {
     "scale differs", "fits with", "inputs not normalised", "pixels published as normalised",
     "tensors differ", "sign-like update", "another batch or training",
     # Notes of a comparison or a ledger.
-    "no truth to pair runs", "different counts", "damaged line", "several runs",
+    "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
+    "records lost",
 }  # fmt: skip
 
 

@@ -288,7 +288,9 @@ def test_the_record_tells_a_missing_mod_from_a_batch_that_is_not_published(
         ({"images": [object()]}, "."),
         ({"labels": torch.zeros(1, 3)}, "class indices"),
         ({"labels": torch.tensor([0.5])}, "class indices"),
-        ({"labels": [0, 1]}, "1 images were published with 2 labels"),
+        ({"labels": [0, 1]}, r"must be \(1,\) class indices.*got shape \(2,\)"),
+        ({"labels": [-100]}, "0 or more.*-100 marks what cross-entropy ignores"),
+        ({"labels": [True]}, "they are bool"),
         ({"labels": "cat"}, "."),
     ],
 )

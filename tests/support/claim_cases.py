@@ -121,6 +121,31 @@ RIGHT: dict[str, tuple[DpClaim, Observed]] = {
 }
 
 WRONG: dict[str, tuple[DpClaim, Observed, set[str]]] = {
+    "one record in ten": (
+        change(DP_SGD, delta=0.1, epsilon=None),
+        Observed(records={"a": 10, "b": 3}),
+        {"delta-too-large"},
+    ),
+    "one record of all clients": (
+        change(DP_SGD, delta=1e-4, epsilon=None),
+        Observed(records={"a": 6000, "b": 6000}),
+        {"delta-too-large"},
+    ),
+    "one chance in two, nothing known of the data": (
+        change(DP_SGD, delta=0.5, epsilon=None),
+        Observed(),
+        {"delta-too-large"},
+    ),
+    "one chance in ten, five records": (
+        change(DP_SGD, delta=0.1, epsilon=None),
+        Observed(records={"a": 5}),
+        {"delta-too-large"},
+    ),
+    "one client in ten": (
+        change(CENTRAL, delta=0.1),
+        Observed(),
+        {"delta-too-large"},
+    ),
     "FLIP's default": (
         change(LOCAL, clipping_norm=1.0, sensitivity=1e-4, epsilon=10.0, rounds=1),
         Observed(),

@@ -19,7 +19,7 @@ class Half:
     Attributes:
         names: Of the pictures, unlike each other.
         labels: Class of each.
-        read: Index -> picture.
+        read: Index -> picture, of eight bits.
     """
 
     names: Sequence[str]
@@ -48,15 +48,7 @@ class Half:
         Raises:
             CorpusError: A picture cannot be read.
         """
-        pictures = []
-        for index in indices:
-            try:
-                picture = self.read(index).convert("RGB")
-            except (OSError, SyntaxError, ValueError) as error:
-                raise CorpusError(
-                    f"the picture {self.names[index]!r} cannot be read: {error}"
-                ) from error
-            pictures.append(np.asarray(_square(picture, size)))
+        pictures = [np.asarray(_square(self.read(index).convert("RGB"), size)) for index in indices]
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 from PIL import Image
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.pictures import open_picture
 
 from .halves import Half, Source
 from .packaged import PLAIN_STATISTICS, open_lfw, open_photos
@@ -206,7 +207,7 @@ def _files(paths: Sequence[Path], labels: Sequence[int]) -> Half:
     return Half(
         names=[f"{path.parent.name}-{path.stem}" for path in paths],
         labels=list(labels),
-        read=lambda index: Image.open(paths[index]),
+        read=lambda index: open_picture(paths[index]),
     )
 
 

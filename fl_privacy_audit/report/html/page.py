@@ -25,12 +25,7 @@ from .plots_series import draw_corridor, draw_rounds
 
 
 def render_html(summary: AuditSummary, *, pictures: bool = True) -> str:
-    """The report as one HTML document.
-
-    Args:
-        summary: What was found.
-        pictures: Whether to show original and reconstruction where they were kept.
-    """
+    """The report as one HTML document, with `pictures` where they were kept."""
     template = _environment().get_template("report.html")
     return template.render(context(summary, pictures=pictures))
 

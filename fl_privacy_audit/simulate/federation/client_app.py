@@ -47,13 +47,8 @@ def train_on_own_images(message: Message, context: Context) -> Message:
     weights = dict(model.state_dict())
     if federation.defence == "soteria":
         weights = soteria(federation, received, weights, torch.cat(inputs_used))
-    metrics: dict[str, int | float | list[int] | list[float]] = {
-        "num-examples": max(result.examples, 1),
-        "train_loss": result.loss,
-    }
+    metrics = MetricRecord({"num-examples": max(result.examples, 1), "train_loss": result.loss})
     if result.epsilon is not None:
         metrics["epsilon"] = result.epsilon
-    content = RecordDict(
-        {"arrays": ArrayRecord(OrderedDict(weights)), "metrics": MetricRecord(metrics)}
-    )
+    content = RecordDict({"arrays": ArrayRecord(OrderedDict(weights)), "metrics": metrics})
     return Message(content=content, reply_to=message)

@@ -40,14 +40,7 @@ def defence_mod(message: Message, context: Context, call_next: Next) -> Message:
 def soteria(
     federation: FederationConfig, received: Weights, trained: Weights, inputs: Tensor
 ) -> Weights:
-    """The trained weights under Soteria.
-
-    Args:
-        federation: The federation.
-        received: The weights that the client started from.
-        trained: Its weights after local training.
-        inputs: Every image it trained on, normalised; may be none.
-    """
+    """The trained weights under Soteria; `inputs`: every image trained on, normalised; may be none."""
     if not len(inputs):
         return trained
     model = make_net(federation)

@@ -76,16 +76,9 @@ def run_federation(
     on_progress: Callable[[Progress], None] | None = None,
     simulate: Simulate = in_ray,
 ) -> None:
-    """Train and audit one federation.
+    """Train and audit one federation; `on_round` gets the number of rounds done.
 
-    Args:
-        federation: What to train.
-        audit: How to audit it.
-        clients: Number of simulated clients.
-        cores: How many clients may train at the same time; None for one per core.
-        on_round: Called with the number of rounds done.
-        on_progress: Called during attacks.
-        simulate: Runs the clients.
+    `cores`: how many clients may train at the same time; None for one per core.
 
     Raises:
         ConfigError: The images cannot be read, or the audit's configuration is wrong.
@@ -97,6 +90,5 @@ def run_federation(
     random.seed(federation.seed)
     np.random.seed(federation.seed)
     torch.manual_seed(federation.seed)
-    model = make_net(federation)
-    auditor = Auditor(audit, model=model, on_progress=on_progress)
+    auditor = Auditor(audit, model=make_net(federation), on_progress=on_progress)
     simulate(federation, auditor, num_clients=clients, cores=cores, on_round=on_round)

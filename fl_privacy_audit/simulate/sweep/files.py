@@ -20,11 +20,9 @@ PATIENCE_SECONDS = 20.0
 
 
 def lock(folder: Path, patience: float = 0.0) -> int | None:
-    """Lock a folder; return the file descriptor, or None if another process has locked it.
+    """Lock a folder, made if need be; a file descriptor, or None if another process has locked it.
 
-    Args:
-        folder: Created if it does not exist.
-        patience: Seconds to wait for the other process.
+    `patience` is how many seconds to wait for that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)

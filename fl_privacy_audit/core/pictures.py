@@ -1,0 +1,101 @@
+"""Picture files from anywhere: read as eight bits of red, green and blue, or refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import CorpusError
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""By Pillow's names. The rest of what it opens is not for photographs, or starts other programs."""
+MOST_PIXELS = 89_478_485
+"""Where Pillow begins to warn of decompression bombs: a quarter of a gigabyte."""
+_BITS, _ZERO_IS_WHITE = 258, 262  # tags of TIFF: BitsPerSample, PhotometricInterpretation
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture file as RGB, upright as its EXIF says.
+
+    Grey, palettes, one bit, CMYK and YCbCr are converted; 16 bits of grey are scaled by the range of
+    the file. What would have to be guessed is refused: what lies behind transparent pixels, which
+    frame of several is meant, what is white among 32-bit numbers.
+
+    Raises:
+        CorpusError: It is missing or damaged, or is one of these; the message says which.
+    """
+    if not Path(path).is_file():
+        raise CorpusError(f"the picture {path} is missing")
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            why = _why_not(picture)
+            if not why:
+                picture.load()
+                upright = ImageOps.exif_transpose(picture)
+                why = _why_not_opaque(upright)
+            if not why:
+                return _grey(upright) if _deep(upright) else upright.convert("RGB")
+    except Image.DecompressionBombError as error:
+        why = f"is too large to be decoded: {error}"
+    except Exception as error:  # decoders raise whatever a damaged file leads to
+        raise CorpusError(
+            f"the picture {path} is damaged, or none of {', '.join(FORMATS)}: {error}"
+        ) from error
+    raise CorpusError(f"the picture {path} {why}")
+
+
+def _why_not(picture: Image.Image) -> str:
+    """Why an image cannot be read, from its head alone; empty where it can."""
+    frames = getattr(picture, "n_frames", 1)
+    if picture.width * picture.height > MOST_PIXELS:
+        return (
+            f"is too large to be decoded: {picture.width} x {picture.height} pixels, and at most "
+            f"{MOST_PIXELS} are read; scale it down"
+        )
+    if frames > 1 and picture.format != "MPO":  # a camera's JPEG: the first is the picture
+        return f"has {frames} frames; save the one that is meant"
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        return (
+            "is of 32-bit or signed numbers, of which none is known to be white; save 8 or 16 bits"
+        )
+    if picture.mode == "LAB":
+        return "is in the colour space LAB; save it as RGB"
+    if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+        return "is CMYK and does not say whether 0 is no ink or all of it; save it as RGB"
+    if _deep(picture) and _tag(picture, _ZERO_IS_WHITE) == 0:
+        return "is 16-bit grey with zero as white; save it with zero as black"
+    return ""
+
+
+def _why_not_opaque(picture: Image.Image) -> str:
+    """Why an image has no colour of its own everywhere; empty where it has."""
+    key = picture.info.get("transparency")
+    if _deep(picture) and isinstance(key, int):
+        opaque = not (np.asarray(picture) == key).any()
+    elif key is not None or picture.mode.endswith(("A", "a")) or _clear_palette(picture):
+        low, _ = picture.convert("RGBA").getchannel("A").getextrema()
+        opaque = low == 255
+    else:
+        return ""
+    return "" if opaque else "has transparent pixels; save it on the background that is meant"
+
+
+def _clear_palette(picture: Image.Image) -> bool:
+    return picture.palette is not None and picture.palette.mode.endswith("A")
+
+
+def _deep(picture: Image.Image) -> bool:
+    """Whether it is grey of more than eight bits; Pillow 10 calls such a PNG "I"."""
+    return picture.mode.startswith("I")
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    white = 2 ** int(_tag(picture, _BITS) or 16) - 1
+    eight = np.rint(np.asarray(picture).astype(np.float64) * (255 / white)).clip(0, 255)
+    return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
+
+
+def _tag(picture: Image.Image, number: int) -> int | None:
+    """A tag of a TIFF; None where it has none, or is of another format."""
+    value = getattr(picture, "tag_v2", {}).get(number)
+    return value[0] if isinstance(value, tuple) else value
