@@ -21,7 +21,7 @@ from fl_privacy_audit.core.errors import TimeUpError
 from fl_privacy_audit.core.protocols import Attack, Progress
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
-from fl_privacy_audit.core.types import ControlKind, Observation, Reconstruction, Truth
+from fl_privacy_audit.core.types import ControlKind, Observation, Reconstruction
 
 from .controls import grey, noise_of_equal_norm, undefended
 from .schedule import Slot
@@ -92,8 +92,8 @@ class Attempts:
         target: What was attacked.
         attack: By what.
         own: On the target itself.
-        controls: One for each kind that the settings ask for; none without a truth to score with, or
-            where the attack on the target failed.
+        controls: One for each kind that the settings ask for; without a truth to score with, noise
+            alone; none where the attack on the target failed.
         budget: Seconds it was allowed.
         needed: Seconds that all its steps take here; None where nobody knows.
     """
@@ -283,13 +283,16 @@ def _raise_first(results: Iterable[object]) -> None:
 def _controls(
     attack: ReadyAttack, target: Target, partner: Control, config: AuditConfig, deadline: float
 ) -> list[Control]:
-    """The controls of one target; none where nothing could be scored."""
-    if target.truth is None or not len(target.truth.images):
+    """The controls of one target. Without truth noise alone, for the attack's own objective."""
+    kinds = config.controls
+    if target.truth is None:
+        kinds = tuple(kind for kind in kinds if kind == "noise")
+    elif not len(target.truth.images):
         return []
     controls = []
-    for kind in config.controls:
+    for kind in kinds:
         try:
-            controls.append(_control(kind, attack, target, target.truth, partner, config, deadline))
+            controls.append(_control(kind, attack, target, partner, config, deadline))
         except Exception as error:
             if config.fail_fast:
                 raise
@@ -301,7 +304,6 @@ def _control(
     kind: ControlKind,
     attack: ReadyAttack,
     target: Target,
-    truth: Truth,
     partner: Control,
     config: AuditConfig,
     deadline: float,
@@ -312,8 +314,8 @@ def _control(
         seed = _seed(attack, target, config, "noise")
         rng = torch.Generator().manual_seed(seed)
         return Control(kind=kind, seen=noise_of_equal_norm(target.seen, rng), seed=seed)
-    if kind == "undefended":
-        return Control(kind=kind, seen=undefended(target.seen, truth, deadline=deadline))
+    if kind == "undefended" and target.truth is not None:
+        return Control(kind=kind, seen=undefended(target.seen, target.truth, deadline=deadline))
     if kind == OTHER:
         return partner
     return Control(kind=kind)

@@ -45,7 +45,7 @@ from .reserve import Reserve
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
 from .scoring import check_metrics, score_round, worst_scores
 from .targets import Observer, Target, training_told
-from .truth import truth_digest
+from .truth import truth_digest, truth_sketch
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -347,6 +347,7 @@ class Auditor:
             threat_model=self._threat_model(slot, target) if returned else None,
             update_norm=None if target is None else update_norm(target.seen.update),
             truth_digest=None if truth is None else truth_digest(truth),
+            truth_sketch=[] if truth is None else truth_sketch(truth),
             replay=None if isinstance(replay, Reason) else replay,
             no_replay=replay if isinstance(replay, Reason) else None,
             attacks=outcomes,

@@ -33,6 +33,9 @@ UpdateForm = Literal[
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
 
+SKETCH: Final = 32
+"""Fingerprints of true images that a record keeps at most."""
+
 UNAVAILABLE = "unavailable: "
 """How ledgers before version 3 began the detail of a metric that could not be computed."""
 
@@ -146,7 +149,7 @@ class AttackOutcome(_Outcome):
     unavailable: dict[str, Why] = Field(default_factory=dict)
     details: dict[str, float | str] = Field(default_factory=dict)  # further figures of the attack
     picture: str | None = None  # file with original and reconstruction, if pictures are kept
-    # At most one of each kind; none where there is no truth to score them with.
+    # At most one of each kind; without a truth to score with noise alone, for its objective.
     controls: list[ControlOutcome] = Field(default_factory=list)
 
     @property
@@ -222,6 +225,8 @@ class AuditRecord(_Line):
     reported: dict[str, float] = Field(default_factory=dict)
     # Fingerprint of the true batch, to pair runs; None where there is no truth.
     truth_digest: str | None = None
+    # The `SKETCH` smallest fingerprints of its images, to tell which batches are much the same.
+    truth_sketch: list[str] = Field(default_factory=list)
     # Whether what the audit was told fits the client; None where there is no truth.
     replay: ReplayCheck | None = None
     no_replay: Reason | None = None  # why that was not found out, where there is a truth

@@ -12,7 +12,7 @@ from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVe
 
 from .formats import covers, epsilon, epsilon_in_view
 from .summary import AuditSummary, SettingSummary
-from .words import say
+from .words import say_why
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")
 
@@ -83,7 +83,7 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         number=number,
         setting=setting.setting,
         word=word,
-        reason=say(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
+        reason=say_why(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
         metric=title_of(one.metric) if one and one.metric else "",
         net=net_text(net),
         interval=interval_text(net),

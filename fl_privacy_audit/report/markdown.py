@@ -13,7 +13,7 @@ from .dp import EPSILON_HEADS, dp_sections
 from .formats import markdown_table, when
 from .lines import clean, headline, lines_of, views
 from .summary import AuditSummary
-from .words import LEADS, MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say
+from .words import LEADS, MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say, spoken
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
 
@@ -21,7 +21,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
 def render_json(summary: AuditSummary) -> str:
     """The summary, and the digest of each ledger. ``<`` and ``>`` are written as escapes."""
     content = {
-        **summary.model_dump(mode="json", context={"say": say}),
+        **summary.model_dump(mode="json", context={"words": spoken}),
         "ledger_sha256": {s.setting: ledger_digest(s.directory) for s in summary.settings},
     }
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)

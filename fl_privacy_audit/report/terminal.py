@@ -23,7 +23,7 @@ from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
 from .formats import epsilon, epsilon_in_view, markdown_table
 from .lines import others_of
-from .words import LOWER_BOUND, say, say_fit, steps
+from .words import LOWER_BOUND, say, say_fit, say_why, spoken, steps
 
 NOTHING = "-"
 ROOMY = 130
@@ -169,7 +169,7 @@ def _narrow(cell: str) -> str:
 
 def comparison_json(comparison: Comparison) -> str:
     """The comparison as JSON; beside the code and figures of each reason stands its sentence."""
-    return comparison.model_dump_json(indent=2, context={"say": say}) + "\n"
+    return comparison.model_dump_json(indent=2, context={"words": spoken}) + "\n"
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -212,7 +212,7 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
         worst = setting.worst
         end = f"; worst: round {worst.round}, {worst.client}" if worst is not None else ""
         where = f"{setting.setting}, {setting.view} view"
-        lines.append(f"{where}: {setting.word}: {say(setting.reason)}{end}")
+        lines.append(f"{where}: {setting.word}: {say_why(setting.reason)}{end}")
         if setting.replay is not None and setting.replay.fitting == setting.replay.records:
             lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:
