@@ -441,4 +441,9 @@ def _identity(slot: Slot) -> dict[str, Any]:
 def _update_form(seen: Observation) -> UpdateForm:
     if seen.gradient is None:
         return "weight difference"
-    return "exact gradient" if seen.gradient_scale_known else "gradient direction"
+    if seen.signs_only:
+        return "gradient signs"
+    if not seen.gradient_scale_known:
+        return "gradient direction"
+    changed = seen.defence is not None and seen.defence.changes
+    return "defended gradient" if changed or seen.training.noise_multiplier else "exact gradient"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.core.local_training import Chance, Trained, train_locally
+from fl_privacy_audit.core.observe import as_gradient
 from fl_privacy_audit.core.types import ImageSpec, LocalTraining, Observation, Truth, Update
 
 
@@ -72,10 +73,13 @@ def undefended(seen: Observation, truth: Truth, *, deadline: float = float("inf"
     training = seen.training.model_copy(update={"max_grad_norm": None, "noise_multiplier": None})
     assumed = assumed_training(replace(seen, training=training))
     trained = replay_truth(seen, truth, assumed, deadline=deadline)
+    gradient: Update | None = trained.gradient
+    if training.adaptive or training.learning_rate is None:
+        gradient, _ = as_gradient(trained.update, seen.parameters, training, [])
     return replace(
         seen,
         update=trained.update,
-        gradient=None if seen.gradient is None else trained.gradient,
+        gradient=None if seen.gradient is None else gradient,
         returned_buffers={
             name: trained.buffers.get(name, tensor)
             for name, tensor in seen.returned_buffers.items()

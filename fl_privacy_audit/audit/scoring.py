@@ -337,7 +337,7 @@ def _outcome(
         rows = list(reversed(answered.pairs)) if answered.pairs else [result.images.detach().cpu()]
         try:
             picture = None if answered.reason == EMPTY else save_picture(path, rows)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             unavailable["picture"] = Reason.of("picture not kept", message=str(error))
     labels = None if result is None or answered.status != "scored" else result.labels
     return AttackOutcome(
@@ -414,8 +414,12 @@ def save_picture(path: Path, rows: Sequence[Tensor]) -> str:
         Path relative to the audit's directory.
 
     Raises:
+        ValueError: The images have another number of channels.
         OSError: The folder cannot be written, or is a symbolic link.
     """
+    channels = rows[0].shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"a picture has 1 or 3 channels, but these images have {channels}")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.is_symlink():
         raise NotADirectoryError(f"{path.parent} is a symbolic link, and links are not followed")

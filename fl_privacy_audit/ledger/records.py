@@ -22,7 +22,14 @@ from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Opti
 SCHEMA_VERSION: Final = 3
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
-UpdateForm = Literal["exact gradient", "gradient direction", "weight difference", "none"]
+UpdateForm = Literal[
+    "exact gradient",
+    "defended gradient",
+    "gradient direction",
+    "gradient signs",
+    "weight difference",
+    "none",
+]
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
 
@@ -234,16 +241,11 @@ class EvaluationRecord(_Line):
 
 
 class GapRecord(_Line):
-    """Something is missing above this line.
-
-    Attributes:
-        run: The run that it is missing of.
-        reason: What, and how much.
-    """
+    """Something is missing above this line."""
 
     kind: Literal["gap"] = "gap"
-    run: str
-    reason: Why
+    run: str  # the run that it is missing of
+    reason: Why  # what, and how much
 
 
 Record = RunRecord | AuditRecord | EvaluationRecord | GapRecord

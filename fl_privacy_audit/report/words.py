@@ -112,6 +112,9 @@ THREATS: Final[Mapping[str, str]] = {
 
 UPDATE_FORMS: Final[Mapping[str, str]] = {
     "exact gradient": "the exact gradient of one training step: the learning rate is known",
+    "defended gradient": "the gradient of one training step, as a defence left it",
+    "gradient signs": "the signs of the gradient of one training step: the optimiser or a defence "
+    "leaves no more",
     "gradient direction": "the direction of the gradient of one training step; its length is not "
     "known",
     "weight difference": "the difference that several training steps made",
@@ -299,9 +302,15 @@ REASONS: Final[Mapping[str, str]] = {
     "no time to explain": (
         "there was no time left to look for what would explain it (cosine {cosine})"
     ),
-    "tensors differ": "parameters that differ: {count}, {tensors} among them",
+    "tensors differ": (
+        "parameters that differ: {count}, {tensors} among them: check whether clients put in their "
+        "own; if so, audit the first round, in which they train what they were sent"
+    ),
     "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
-    "another batch or training": "another batch, or training that is not as described",
+    "another batch or training": (
+        "another batch, or training that is not as described: publish every batch as it goes into "
+        "the model, and check `training` and `defence`"
+    ),
     # Ledgers, and runs side by side.
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
