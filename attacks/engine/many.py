@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 
 from fl_privacy_audit.attacks.needs import Needs
-from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Attack, Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction
 
@@ -50,7 +49,7 @@ def reconstruct_each(
         try:
             (needs or Needs()).check(seen)
             able.append(index)
-        except UnmetNeedError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this target's result
             results[index] = error
     chunks = _chunks(attack, observations, able)
     left = len(able)

@@ -14,6 +14,9 @@ from fl_privacy_audit.core.types import Observation, Update
 from . import replay
 from .randomness import own_random_numbers
 
+GOOD_ENOUGH = 1e-3
+"""Relative residual of the replayed gradient at which an update counts as explained."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLinear:
@@ -36,7 +39,7 @@ def one_gradient(seen: Observation, attack: str) -> Update:
     """The observed gradient in float64.
 
     Raises:
-        UnmetNeedError: The update is not one gradient step.
+        UnmetNeedError: The update is not one gradient step, or holds only its signs.
         AttackError: It is not finite.
     """
     if seen.gradient is None:
@@ -44,6 +47,14 @@ def one_gradient(seen: Observation, attack: str) -> Update:
             f"{attack} needs an update that is one plain SGD step, but this one sums "
             f"{seen.training.steps} steps; audit a client with one local step, or use an attack "
             "that replays several"
+        )
+    signs = seen.defence.name if seen.defence is not None and seen.defence.signs_only else ""
+    if seen.training.optimizer in ("adam", "adamw"):
+        signs = seen.training.optimizer
+    if signs:
+        raise UnmetNeedError(
+            f"{attack} solves for the numbers of a gradient, of which {signs!r} leaves the signs "
+            "alone; use an attack that searches"
         )
     if not all(bool(t.isfinite().all()) for t in seen.gradient.values()):
         raise AttackError(f"{attack}: the observed gradient is not finite; nothing can be solved")

@@ -54,6 +54,7 @@ class Replay:
         extra: ``(E,)`` first guess of unknowns of the replay itself, which are learned together
             with the images; none by default.
         describe: What `extra` means, by name, for the record.
+        gradients: How many it computes.
     """
 
     observed: Update
@@ -61,6 +62,7 @@ class Replay:
     start: tuple[Update, Update]
     extra: Tensor = NOTHING
     describe: Callable[[Tensor], Mapping[str, float]] = field(default=lambda extra: {})
+    gradients: int = 1
 
     def __call__(self, inputs: Tensor, probabilities: Tensor) -> Update:
         """Replay one guess: an update comparable with `observed`, differentiable in both."""
@@ -190,7 +192,7 @@ def unrolled(seen: Observation, *, epochs_apart: bool = False) -> Replay:
                 weights[name] = weights[name] - rate * slope
         return {name: weights[name] - tensor for name, tensor in start.items()}
 
-    return Replay(seen.update, run, (seen.parameters, seen.buffers))
+    return Replay(seen.update, run, (seen.parameters, seen.buffers), gradients=steps)
 
 
 def cast(seen: Observation, dtype: torch.dtype) -> Observation:

@@ -256,6 +256,17 @@ REASONS: Final[Mapping[str, str]] = {
     "release is no mean": (
         "{strategy} selects among updates: the release is not their mean, and is not attacked as one"
     ),
+    # Which attacks run.
+    "chosen to solve": "chosen by auto: it solves instead of searching, and what it needs is there",
+    "chosen to search": "chosen by auto: the first that fits of those that search{passed}",
+    "chosen as fastest": (
+        "chosen by auto: the fastest that fits of those that search; there may be too few seconds for "
+        "it{passed}"
+    ),
+    "explained already": "{attack} explains the update already",
+    "no attack fits": (
+        "no attack fits ({lacking}); say more in `training`, or name an attack in `attacks`"
+    ),
     # What is observed.
     "weights unchanged": (
         "the client returned the weights it was sent: there is nothing to attack; check that it "
@@ -368,6 +379,9 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     leaking = figures.get("leaking")
     if isinstance(leaking, list):
         phrases["leaking"] = ", ".join(map(title_of, leaking))
+    if isinstance(lacking := figures.get("lacking"), list):
+        phrases["lacking"] = "; ".join(lacking)
+    phrases["passed"] = f" (not {phrases['lacking']})" if "lacking" in phrases else ""
     phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
     if "mean" in figures:
         phrases["net"] = _net(figures)

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from fl_privacy_audit.attacks import all_attacks
-from fl_privacy_audit.core.config import DEFAULT_ATTACK
+from fl_privacy_audit.attacks import DEFAULT_ATTACK, all_attacks
 from fl_privacy_audit.core.devices import pick_device
 from fl_privacy_audit.lab.progress import bars
 
