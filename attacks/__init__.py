@@ -13,7 +13,7 @@ from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.types import Options
 
 from .choice import Choice, choose, order_of, statistics_sent, steps_told
-from .engine.many import reconstruct_each
+from .engine.many import needed_seconds, reconstruct_each, refusal, shares_steps
 from .needs import THREAT_MODELS, AttackEntry, Needs
 from .papers.analytic import first_layer, first_linear
 from .papers.deep_image_prior import deep_image_prior, latent_search
@@ -22,14 +22,13 @@ from .papers.idlg import idlg
 from .papers.imprint import find_block, imprint, with_imprint
 from .papers.inverting_gradients import inverting_gradients
 from .papers.modern_inversion import modern_inversion
-from .papers.order_invariant import order_invariant, replay_epochs
+from .papers.order_invariant import order_invariant
 from .papers.rgap import enough_equations, rgap, walkable
 from .papers.see_through_gradients import see_through_gradients
 from .papers.spear import spear, wide_layer
 from .papers.surrogate_model_extension import surrogate_model_extension
 from .papers.swept_inversion import swept_inversion
 from .parts.priors import client_statistics
-from .parts.replay import local_training
 
 __all__ = [
     "ATTACKS",
@@ -49,11 +48,14 @@ __all__ = [
     "latent_search",
     "make_attack",
     "modern_inversion",
+    "needed_seconds",
     "order_invariant",
     "order_of",
     "reconstruct_each",
+    "refusal",
     "rgap",
     "see_through_gradients",
+    "shares_steps",
     "spear",
     "surrogate_model_extension",
     "swept_inversion",
@@ -72,9 +74,7 @@ ATTACKS: dict[str, AttackEntry] = {
         factory=dlg,
         paper="Zhu 2019, arXiv:1906.08935",
         threat_model="A",
-        needs=Needs(
-            gradient_length=True, most_images=8, model="smooth network", fits=local_training
-        ),
+        needs=Needs(gradient_length=True, most_images=8, model="smooth network"),
         cost="thousands of gradients, float64",
         auto="takes ten times as long as `swept_inversion`",
     ),
@@ -82,9 +82,7 @@ ATTACKS: dict[str, AttackEntry] = {
         factory=idlg,
         paper="Zhao 2020, arXiv:2001.02610",
         threat_model="A",
-        needs=Needs(
-            gradient_length=True, most_images=1, model="smooth network", fits=local_training
-        ),
+        needs=Needs(gradient_length=True, most_images=1, model="smooth network"),
         cost="thousands of gradients, float64",
         auto="takes ten times as long as `swept_inversion`",
     ),
@@ -92,7 +90,7 @@ ATTACKS: dict[str, AttackEntry] = {
         factory=inverting_gradients,
         paper="Geiping 2020, arXiv:2003.14053",
         threat_model="B",
-        needs=Needs(model="at most 32 local steps", fits=local_training),
+        needs=Needs(model="at most 32 local steps"),
         cost="thousands of gradients",
         auto="takes ten times as long as `swept_inversion`",
     ),
@@ -100,7 +98,7 @@ ATTACKS: dict[str, AttackEntry] = {
         factory=swept_inversion,
         paper="Geiping 2020, arXiv:2003.14053, changed",
         threat_model="B",
-        needs=Needs(model="at most 32 local steps", fits=local_training),
+        needs=Needs(model="at most 32 local steps"),
         cost="300 gradients",
         auto=2,
         suits=steps_told,
@@ -111,7 +109,6 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="E",
         needs=Needs(
             model="at most 32 local steps; uses batch-norm statistics where there are",
-            fits=local_training,
         ),
         cost="2,400 gradients",
         auto=1,
@@ -131,9 +128,7 @@ ATTACKS: dict[str, AttackEntry] = {
         factory=order_invariant,
         paper="Dimitrov 2022, arXiv:2206.12395",
         threat_model="C",
-        needs=Needs(
-            model="whole epochs of shuffled batches, at most 32 local steps", fits=replay_epochs
-        ),
+        needs=Needs(model="whole epochs of shuffled batches, at most 32 local steps"),
         cost="300 times the local steps",
         auto="nobody tells whether clients shuffle, and each restart guesses one order",
     ),
@@ -149,7 +144,7 @@ ATTACKS: dict[str, AttackEntry] = {
         factory=deep_image_prior,
         paper="Jeon 2021 (GIAS) with Ulyanov 2018, arXiv:1711.10925",
         threat_model="B",
-        needs=Needs(model="at most 32 local steps", fits=local_training),
+        needs=Needs(model="at most 32 local steps"),
         cost="thousands of gradients, and a small generator",
         auto="its generator makes pictures of noise too: read it beside a null control",
     ),

@@ -1,20 +1,15 @@
 """Which attacks ``"auto"`` stands for: those that fit what is seen of an update, never its truth."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
 
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import Observation
 
-from .engine import OptimisationAttack
+from .engine.many import needed_seconds, refusal
 from .needs import AttackEntry
 from .parts.priors import client_statistics
-from .parts.randomness import own_random_numbers
-from .parts.replay import surrogate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +47,18 @@ def choose(
     for name in order_of(table):
         entry = table[name]
         try:
-            entry.needs.check(seen)
+            attack = entry.factory(**entry.auto_options)
+            if (error := refusal(attack, seen, entry.needs)) is not None:
+                raise error
             if entry.suits is not None:
                 entry.suits(seen)
+            if entry.auto == 0:
+                solving.append(Choice(attack=name, why=Reason.of("chosen to solve")))
+                continue
+            needed[name] = needed_seconds(attack, seen) or 0.0
         except Exception as error:  # noqa: BLE001 - whatever it is, the attack does not fit
             lacking[name] = str(error)
             continue
-        if entry.auto == 0:
-            solving.append(Choice(attack=name, why=Reason.of("chosen to solve")))
-            continue
-        needed[name] = _seconds_needed(entry, seen)
         if needed[name] <= seconds:
             return [*solving, _searching(name, "chosen to search", table, lacking)]
         lacking[name] = f"it takes about {needed[name]:.2g} s, and {seconds:.2g} s are left"
@@ -89,39 +86,11 @@ def order_of(table: Mapping[str, AttackEntry]) -> list[str]:
     return sorted(turns, key=lambda name: turns[name])
 
 
-def _seconds_needed(entry: AttackEntry, seen: Observation) -> float:
-    """Of the attack as `auto` runs it, by the time of one gradient here; 0 where nobody can tell."""
-    attack = entry.factory(**entry.auto_options)
-    if not isinstance(attack, OptimisationAttack):
-        return 0.0
-    gradients = attack.steps * attack.restarts * attack.replay(seen).gradients
-    return gradients * _seconds_of_a_gradient(seen)
-
-
-def _seconds_of_a_gradient(seen: Observation) -> float:
-    """Of replaying one gradient and going back through it; the quicker of two, on this machine."""
-    replay = surrogate(seen)
-    probabilities = torch.full(
-        (seen.num_images, seen.num_classes), 1 / seen.num_classes, dtype=seen.dtype
-    )
-    taken = []
-    with torch.enable_grad(), own_random_numbers(0, [seen.device]):
-        for _ in range(2):
-            inputs = torch.rand(seen.num_images, *seen.image.shape, dtype=seen.dtype)
-            inputs = inputs.to(seen.device).requires_grad_()
-            started = time.monotonic()
-            replayed = replay(inputs, probabilities.to(seen.device))
-            squares = torch.stack([tensor.square().sum() for tensor in replayed.values()])
-            torch.autograd.grad(squares.sum(), inputs)[0].sum().item()
-            taken.append(time.monotonic() - started)
-    return min(taken)
-
-
 def steps_told(seen: Observation) -> None:
     """Whether the local steps can be replayed as they were taken.
 
     Raises:
-        UnmetNeedError: Their number was not told, or they are not SGD's.
+        UnmetNeedError: Their number was not told, or they cannot be replayed.
     """
     training = seen.training
     if training.steps is None:
@@ -130,10 +99,6 @@ def steps_told(seen: Observation) -> None:
         raise UnmetNeedError(
             f"{training.steps} local steps whose optimiser or learning rate is not known cannot be "
             "replayed"
-        )
-    if training.steps > 1 and training.optimizer in ("adam", "adamw"):
-        raise UnmetNeedError(
-            f"{training.steps} local steps of {training.optimizer} are not replayed"
         )
 
 

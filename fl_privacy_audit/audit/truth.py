@@ -16,6 +16,7 @@ from torch import Tensor
 from fl_privacy_audit.core.errors import TruthError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.types import ImageSpec, Truth
+from fl_privacy_audit.ledger.records import SKETCH
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -115,6 +116,13 @@ def truth_digest(truth: Truth) -> str:
     """
     digests = sorted(hashlib.sha256(image).digest() for image in _eight_bits(truth))
     return hmac.new(_key(key_file()), b"".join(digests), "sha256").hexdigest()[:16]
+
+
+def truth_sketch(truth: Truth) -> list[str]:
+    """The smallest fingerprints of its images, keyed likewise: how much do two batches share?"""
+    key = _key(key_file())
+    marks = {hmac.new(key, image, "sha256").hexdigest()[:8] for image in _eight_bits(truth)}
+    return sorted(marks)[:SKETCH]
 
 
 def key_file() -> Path:

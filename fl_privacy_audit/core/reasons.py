@@ -39,9 +39,9 @@ class Reason(BaseModel):
     def _with_words(
         self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
-        """The sentence stands beside the code if the writer can say it: ``context={"say": say}``."""
-        say = (info.context or {}).get("say")
-        return {**dump(self), **({"sentence": say(self)} if say else {})}
+        """Words stand beside the code if the writer has them: ``context={"words": spoken}``."""
+        words = (info.context or {}).get("words")
+        return {**dump(self), **(words(self) if words else {})}
 
     def __hash__(self) -> int:
         """Equal reasons count as one."""

@@ -13,7 +13,7 @@ from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.observe import observe
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import KnownDefence, Observation
-from fl_privacy_audit.report.words import REASONS, say
+from fl_privacy_audit.report.words import REASONS, STEPS, say
 from tests.support.attack_cases import SIZE, BatchNormNet, Perceptron, SmallLeNet
 from tests.support.cases import image_config, photos, seeded, train_locally
 
@@ -80,7 +80,10 @@ def names(found: list[Choice] | Reason) -> list[str]:
         (seen(told={"steps": 32}), [SWEPT]),
         (seen(told={"steps": 33}), [SURROGATE]),
         (seen(told={"steps": 125}), [SURROGATE]),
-        (seen(SmallLeNet, told={"steps": 3, "optimizer": "adam"}), [SURROGATE]),
+        (seen(SmallLeNet, told={"steps": 3, "optimizer": "adam"}), [SWEPT]),
+        (seen(SmallLeNet, told={"steps": 125, "optimizer": "adam"}), [SURROGATE]),
+        (seen(SmallLeNet, told={"steps": 3, "optimizer": "unknown"}), [SURROGATE]),
+        (seen(SmallLeNet, told={"steps": None, "learning_rate": None}), [SURROGATE]),
         (seen(SmallLeNet, told={"optimizer": "adam"}), [SWEPT]),
         (seen(SmallLeNet, told={"learning_rate": None}), [SWEPT]),
         (seen(Perceptron, told={"learning_rate": None}), ["first_linear", "spear", SWEPT]),
@@ -129,7 +132,8 @@ def test_nothing_fits() -> None:
     table = {"sleeper": replace(ATTACKS[SWEPT], needs=Needs(fits=refuse))}
     found = choose(table, seen())
     assert isinstance(found, Reason)
-    assert say(found).startswith("no attack fits (sleeper: it is Sunday); say more in `training`")
+    assert say(found) == "no attack fits (sleeper: it is Sunday)"
+    assert "`training`" in STEPS[found.code]
 
 
 def test_an_attack_of_another_package_takes_its_turn() -> None:

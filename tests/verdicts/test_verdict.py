@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.ledger.ledger import last_run, read_ledger
+from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 from tests.support.builders import (
     make_reply,
@@ -142,8 +143,22 @@ def test_controls_are_chosen(tmp_path: Path) -> None:
     assert [c.kind for c in record.attacks[0].controls] == ["undefended", "noise"]
 
 
-def test_without_truth_no_control_is_run(spied: Build) -> None:
-    auditor, (spy,) = spied(controls=True)
+def test_without_truth_noise_alone_is_attacked_for_its_objective(tmp_path: Path) -> None:
+    auditor = real_auditor(tmp_path, controls=True, attacks=["first_linear"])
+    (record,) = auditor.audit_round(1, [make_reply(publish=False)])
+    (outcome,) = record.attacks
+    (noise,) = outcome.controls
+    assert (noise.kind, noise.status, noise.scores) == ("noise", "not scored", {})
+    assert noise.reason == outcome.reason == Reason.of("no truth")
+    assert outcome.objective is not None and noise.objective is not None
+    assert outcome.objective < 0.01 < noise.objective
+    (verdict,) = judge_run(last_run(read_ledger(tmp_path)))
+    assert (verdict.word, verdict.reason.code) == ("inconclusive", "nothing to compare with")
+    assert (verdict.reason.figures["explained"], verdict.reason.figures["pairs"]) == (1, 1)
+
+
+def test_without_truth_and_noise_among_the_controls_nothing_more_is_run(spied: Build) -> None:
+    auditor, (spy,) = spied(controls=["undefended", "grey"])
     (record,) = auditor.audit_round(1, [make_reply(publish=False)])
     assert record.attacks[0].controls == []
     assert len(spy.calls) == 1
