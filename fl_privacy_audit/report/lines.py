@@ -1,7 +1,6 @@
 """One line for each setting and view: the first table of the report."""
 
 import math
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -107,13 +106,6 @@ def headline(lines: list[Line]) -> str:
     parts = [f"{counts[word]} {word}" for word in WORST_FIRST if counts[word]]
     total = f"{len(lines)} setting" + ("" if len(lines) == 1 else "s")
     return f"{total}: {', '.join(parts)}."
-
-
-def clean(text: str) -> str:
-    """Text from a run without characters that steer a terminal, a reading direction or a parser."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd" for c in text
-    )
 
 
 def percent(value: float | None) -> str:

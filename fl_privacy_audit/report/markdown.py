@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
 
 from .agreement import Said, agreement
@@ -11,7 +12,7 @@ from .attackers import attackers
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import markdown_table, when
-from .lines import clean, headline, lines_of, views
+from .lines import headline, lines_of, views
 from .summary import AuditSummary
 from .words import LEADS, MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say, spoken
 

@@ -89,6 +89,10 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
         "a description of the training that does not fit the clients",
         "correct `training`, `defence` or what is published, and audit again",
     ),
+    "description not checked": (
+        "a description of the training that was not checked against the clients",
+        "give the replay check more time: `seconds_per_round`",
+    ),
     "attack failed": (
         "an attack that failed",
         "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
@@ -110,6 +114,8 @@ STEPS: Final[Mapping[str, str]] = {
     "view not audited": 'audit it too: `views = ["server", "release"]`',
     "no attack fits": "say more of local training in `training`, or name an attack in `attacks`",
     "not due": "audit rounds more often: `every = 1`",
+    "time up": "give it more time: `seconds_per_round`",
+    "no time to explain": "give it more time: `seconds_per_round`",
     "not chosen": "attack more clients: `clients_per_round`",
     "only the release is audited": 'audit the server view too: `views = ["server", "release"]`',
     "failed": "see in the log of the clients why they fail",
@@ -362,6 +368,9 @@ REASONS: Final[Mapping[str, str]] = {
     "description does not fit": (
         "the description does not fit the clients: trained as described, the true batch gives "
         "another update in {misfits} of {records} (cosine {cosine}{lengths}); {cause}"
+    ),
+    "description not checked": (
+        "nobody knows whether the description fits the clients in {unchecked} of {records}{because}"
     ),
     "attack failed": "the attack failed on {lost} of {records}: {cause}",
     "not attacked": "{lost} of {records} were not attacked: {cause}",

@@ -112,7 +112,8 @@ def judge(
     *Withstood*: the undefended copies leaked by the first of these; against some null control the
     whole interval lies at or below the margin; no record came as far as `REACH`; and no other
     metric says *leaked*. Nor may a record be among them whose real update is not what its true
-    batch, trained as described, would give: it is no evidence, unless it leaks all the same.
+    batch, trained as described, would give, nor one of which nobody found out: it is no evidence,
+    unless it leaks all the same.
 
     Args:
         setting: Name of the setting.
@@ -153,6 +154,12 @@ def judge(
     if word != "leaked" and fit is not None and fit.fitting < fit.records:
         word = agreement[judge_by] = "inconclusive"
         reason = _misfit(fit)
+    unchecked = Counter(record.no_replay for record, _ in scored if record.no_replay is not None)
+    if word == "withstood these attacks" and unchecked:
+        word = agreement[judge_by] = "inconclusive"
+        ((why, _),) = unchecked.most_common(1)
+        figures: dict[str, Figure] = {"unchecked": unchecked.total(), "records": len(scored)}
+        reason = Reason.of("description not checked", why, **figures)
     return Verdict(
         setting=setting,
         view=view,

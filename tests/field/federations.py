@@ -831,7 +831,12 @@ FEDERATIONS: dict[str, Federation] = {
         words=UNSURE,
         fits=False,
     ),
-    "SGD, told Adam": Federation(told={"optimizer": "adam", "learning_rate": 0.01}, words=UNSURE),
+    "SGD, told Adam": Federation(
+        told={"optimizer": "adam", "learning_rate": 0.01},
+        audit={"attacks": [QUICK]},
+        words=UNSURE,
+        fits=False,
+    ),
     "Nesterov over three steps, as told": Federation(
         client=Client(optimizer=sgd(momentum=0.9, nesterov=True), steps=3),
         told={"momentum": 0.9, "nesterov": True, "steps": 3},
@@ -952,7 +957,7 @@ FEDERATIONS: dict[str, Federation] = {
     ),
     "sign compression, told": Federation(
         client=Client(defend=lambda delta, rng: delta.sign()),
-        audit={"defence": {"name": "sign", "options": {"scale": 1.0}}},
+        audit={"defence": {"name": "sign", "options": {"scale": 1.0}}, "attacks": [QUICK]},
         words=UNSURE,
         fits=True,
     ),

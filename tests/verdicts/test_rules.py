@@ -627,3 +627,15 @@ def test_a_description_that_does_not_fit_is_no_evidence_of_safety(
         assert verdict.reason.figures["misfits"] == misfits
         assert verdict.reason.cause == replayed(fits=False).hint
         assert "optimizer adam" in say(verdict.reason)
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.1, "inconclusive"), (0.9, "leaked")])
+def test_a_description_that_nobody_checked_is_no_evidence_either(value: float, word: str) -> None:
+    first, *rest = with_replay([value] * 12, misfits=0)
+    why = Reason.of("time up", message="no time")
+    unchecked = first.model_copy(update={"replay": None, "no_replay": why})
+    verdict = judge("a", "server", NAME, [unchecked, *rest])
+    assert verdict.word == word
+    if word == "inconclusive":
+        assert verdict.reason == Reason.of("description not checked", why, unchecked=1, records=12)
+        assert "seconds_per_round" in advise(verdict.reason)

@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report import words
@@ -14,7 +15,7 @@ from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
-from fl_privacy_audit.report.lines import clean, headline, lines_of, views
+from fl_privacy_audit.report.lines import headline, lines_of, views
 from fl_privacy_audit.report.summary import AuditSummary
 from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST
