@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fl_privacy_audit import ImageConfig, Truth
 from fl_privacy_audit.audit.attack_round import Attempt, Attempts, ReadyAttack
+from fl_privacy_audit.audit.pictures import save_picture
 from fl_privacy_audit.audit.schedule import ClientReply, Slot
 from fl_privacy_audit.audit.scoring import (
     check_metrics,
     labels_right,
-    save_picture,
     score_round,
     worst_scores,
 )
@@ -50,6 +50,7 @@ def attempts(result: Reconstruction, truth: Truth | None, *, controls: int = 0) 
     target = Target(slot=slot, seen=seen_by(tiny_net()), truth=truth, no_truth=reason)
     attack = ReadyAttack(config=AttackConfig(name="dlg"), attack=Spy(), entry=None)
     return Attempts(
+        chosen=None,
         target=target,
         attack=attack,
         own=Attempt(kind=None, result=result, seconds=1.0, seed=7),
