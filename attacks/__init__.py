@@ -11,8 +11,9 @@ from importlib.metadata import entry_points
 
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.protocols import Attack
+from fl_privacy_audit.core.types import Options
 
-from .engine.many import reconstruct_each
+from .engine.many import needed_seconds, reconstruct_each, refusal, shares_steps
 from .needs import THREAT_MODELS, Needs
 from .papers.analytic import first_linear
 from .papers.deep_image_prior import deep_image_prior, latent_search
@@ -43,10 +44,13 @@ __all__ = [
     "latent_search",
     "make_attack",
     "modern_inversion",
+    "needed_seconds",
     "order_invariant",
     "reconstruct_each",
+    "refusal",
     "rgap",
     "see_through_gradients",
+    "shares_steps",
     "spear",
     "surrogate_model_extension",
     "swept_inversion",
@@ -62,7 +66,7 @@ class AttackEntry:
     """One row of the table.
 
     Attributes:
-        factory: Makes the attack; its keyword arguments are its settings.
+        factory: Makes the attack; its keyword arguments are its options.
         paper: Author, year, arXiv.
         threat_model: A letter of `THREAT_MODELS`.
         needs: What it needs; checked before it starts.
@@ -208,11 +212,11 @@ def all_attacks() -> dict[str, AttackEntry]:
     return table
 
 
-def make_attack(name: str, settings: dict[str, int | float | str | bool] | None = None) -> Attack:
+def make_attack(name: str, options: Options | None = None) -> Attack:
     """Build an attack from the table.
 
     Raises:
-        ConfigError: No such attack, or it takes no such setting.
+        ConfigError: No such attack, or it takes no such option.
     """
     table = all_attacks()
     entry = table.get(name)
@@ -220,14 +224,14 @@ def make_attack(name: str, settings: dict[str, int | float | str | bool] | None 
         near = difflib.get_close_matches(name, table, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"there is no attack {name!r}; there are {', '.join(table)}.{hint}")
-    settings = settings or {}
+    options = options or {}
     known = list(inspect.signature(entry.factory).parameters)
-    unknown = [key for key in settings if key not in known]
+    unknown = [key for key in options if key not in known]
     if unknown:
         raise ConfigError(
-            f"attack {name!r} has no setting {unknown[0]!r}; it has {', '.join(known)}"
+            f"attack {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}"
         )
     try:
-        return entry.factory(**settings)
+        return entry.factory(**options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"attack {name!r} cannot be made with {settings}: {error}") from error
+        raise ConfigError(f"attack {name!r} cannot be made with {options}: {error}") from error

@@ -2,15 +2,12 @@
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend
 from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.metrics.matching import match
 
@@ -68,16 +65,6 @@ def decibels(images: Tensor, truth: Tensor) -> float:
     return psnr(images.cpu()[order], truth).mean().item()
 
 
-@contextmanager
-def offering(name: str, make: object) -> Iterator[None]:
-    """Let recipes name a backend of the benchmark's own."""
-    BACKENDS[name] = cast("type[Backend]", make)
-    try:
-        yield
-    finally:
-        del BACKENDS[name]
-
-
 def target(
     figure: str,
     found: float,
@@ -87,15 +74,10 @@ def target(
     unit: str = "",
     not_asked: str = "",
 ) -> dict[str, str]:
-    """A row of the table of targets.
+    """A row of the table of targets: a figure in words, what was `found` and what is wanted.
 
-    Args:
-        figure: What was measured, in words.
-        found: What it came to; NaN counts as missed.
-        bound: The least it should be, or with `at_most` the most.
-        at_most: See `bound`.
-        unit: Written after both numbers.
-        not_asked: Why this machine is not asked for it; the figure is shown all the same.
+    `found` should be at least `bound`, or with `at_most` at most; NaN counts as missed. Where
+    `not_asked` says why this machine is not asked for it, the figure is shown all the same.
     """
     met = found <= bound if at_most else found >= bound
     return {

@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 
+from fl_privacy_audit.report.formats import markdown_table
+
 HOW = (
     "Times are seconds of this process's processor time, on one thread, unless a table says "
     "otherwise: other work on the machine then counts for less. PSNR is on pixels in [0, 1], "
@@ -83,10 +85,10 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """A Markdown table with the columns of the first row."""
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
-    cells = ((cell.replace("|", "\\|") for cell in line) for line in lines)
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+    heads = list(rows[0])
+    return markdown_table(
+        heads, [[row[head].replace("|", "\\|") for head in heads] for row in rows]
+    )
 
 
 @click.command()

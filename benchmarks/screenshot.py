@@ -42,11 +42,7 @@ def screenshot(
 ) -> Image.Image:
     """The header and some sections of a report as Chromium draws them.
 
-    Args:
-        report: HTML file that ``fl-privacy-audit report`` wrote.
-        width: Of the page, in pixels.
-        sections: Ids of headings: ``verdicts``, ``tradeoff``, ``rounds`` and so on.
-        views: ``server``, ``release`` or both.
+    `width` is the page's, in pixels; `sections` are ids of headings: ``verdicts``, ``tradeoff``.
 
     Raises:
         RuntimeError: There is no browser, or a section is not in the report.
@@ -87,13 +83,12 @@ def screenshot(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the picture; 1 if it is larger than a README should load, 2 if there is none."""
     parser = argparse.ArgumentParser(description="A picture of a report, for the README.")
-    parser.add_argument("report", type=Path, help="HTML file")
-    parser.add_argument("out", type=Path, help="PNG file to write")
-    parser.add_argument("--width", type=int, default=WIDTH, help=f"{WIDTH} unless told")
-    parser.add_argument(
-        "--sections", nargs="+", default=list(SECTIONS), help="ids; verdicts tradeoff unless told"
-    )
-    parser.add_argument("--views", nargs="+", choices=VIEWS, default=list(VIEWS), help="both")
+    add = parser.add_argument
+    add("report", type=Path, help="HTML file")
+    add("out", type=Path, help="PNG file to write")
+    add("--width", type=int, default=WIDTH, help=f"{WIDTH} unless told")
+    add("--sections", nargs="+", default=SECTIONS, help="ids; verdicts tradeoff unless told")
+    add("--views", nargs="+", choices=VIEWS, default=VIEWS, help="both")
     chosen = parser.parse_args(arguments)
     try:
         image = screenshot(
@@ -107,9 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = chosen.out.stat().st_size
     print(f"{chosen.out}: {image.width} x {image.height}, {size / 1000:.0f} kB")
     if size > MOST_BYTES:
-        print(
-            f"that is more than {MOST_BYTES / 1000:.0f} kB: try a smaller --width or fewer --sections"
-        )
+        kilobytes = f"{MOST_BYTES / 1000:.0f} kB"
+        print(f"that is more than {kilobytes}: try a smaller --width or fewer --sections")
     return int(size > MOST_BYTES)
 
 

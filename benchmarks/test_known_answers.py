@@ -21,7 +21,7 @@ from torch import nn
 from fl_privacy_audit.attacks import make_attack, with_imprint
 from fl_privacy_audit.attacks.papers.imprint import ImprintBlock, empirical, expected_alone
 from fl_privacy_audit.attacks.parts import labels
-from fl_privacy_audit.core.config import read_settings
+from fl_privacy_audit.core.config import read_options
 from fl_privacy_audit.lab.corpus.networks import Cnn6, Perceptron, QuickStartNet, SmallConvNet
 from fl_privacy_audit.lab.corpus.networks import seeded as corpus_weights
 from tests.support.cases import CLASSES, LeNet, image_config, observation, photos, seeded
@@ -84,7 +84,7 @@ def test_attack(case: dict[str, str], benchmark: BenchmarkFixture, quick: bool) 
         batches=[list(map(int, batch)) for batch in case["epoch"].split()] * int(case["epochs"]),
         mode=case["mode"],
     )
-    options = read_settings(case["options"])
+    options = read_options(case["options"])
     if quick and "steps" in options:
         options["steps"] = 2
     attack = make_attack(case["attack"], options)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from fl_privacy_audit.lab.corpus.networks import ConvNet, QuickStartNet, seeded
 from tests.support.cases import LeNet
 
 from .clients import CPU, ResNet18, crops, generator, observe_clients
-from .measuring import decibels, in_turn, offering, speedups, target, with_children
+from .measuring import decibels, in_turn, speedups, target, with_children
 
 SAME_QUALITY = 0.3
 """Decibels that a backend may be away from the plain loop."""
@@ -67,12 +68,7 @@ CONV_NET = Case(
     needs_bfloat16=True,
 )
 RES_NET = replace(
-    CONV_NET,
-    name="ResNet18, batch 4",
-    model=ResNet18,
-    each=4,
-    total_variation=0.2,
-    backends=EAGER,
+    CONV_NET, name="ResNet18, batch 4", model=ResNet18, each=4, total_variation=0.2, backends=EAGER
 )
 RES_NET_COMPILED = replace(
     RES_NET, name="ResNet18, batch 4, compiled", backends=("sequential", "compiled")
@@ -201,7 +197,7 @@ def attack(
     recipe: OptimisationAttack, observations: list[Observation], backend: Backend
 ) -> list[Tensor]:
     """The whole attack with a backend that is ready; images of each target."""
-    with offering("prepared", lambda recipe, guesses: backend):
+    with patch.dict(BACKENDS, {"prepared": lambda recipe, guesses: backend}):
         results = replace(recipe, backend="prepared").reconstruct_many(
             observations, rngs=[generator() for _ in observations]
         )

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import torch
 from flwr.app import ArrayRecord, Context, Error, Message
 
-from fl_privacy_audit.core.config import read_settings
+from fl_privacy_audit.core.config import read_options
 from fl_privacy_audit.core.errors import AuditError, ConfigError
-from fl_privacy_audit.defences import AppliedDefence, Setting, defend_weights, make_applied_defence
+from fl_privacy_audit.core.types import Option
+from fl_privacy_audit.defences import AppliedDefence, defend_weights, make_applied_defence
 
-NAME_KEY, SETTINGS_KEY = "defence", "defence-settings"
+NAME_KEY, OPTIONS_KEY, OLD_OPTIONS_KEY = "defence", "defence-options", "defence-settings"
 """Keys of the run config that `defend` reads where it is given no name."""
 FAILED_PRECONDITION = 6
 """Flower's code for a mod that could not do its work."""
@@ -24,7 +25,7 @@ Mod = Callable[[Message, Context, Next], Message]
 log = logging.getLogger("fl_privacy_audit")
 
 
-def defend(name: str = "", *, seed: int | None = None, **settings: Setting) -> Mod:
+def defend(name: str = "", *, seed: int | None = None, **options: Option) -> Mod:
     """A mod that defends the update in each reply: returned minus sent weights.
 
     Training itself is not touched. Use it on training alone, after `audit_mod`, which then sees the
@@ -34,7 +35,7 @@ def defend(name: str = "", *, seed: int | None = None, **settings: Setting) -> M
         def train(message, context): ...
 
     Without a name it reads the run config in every round: ``defence = "gaussian"`` and
-    ``defence-settings = "std=1e-3"``. The first mod in a list is the last to see the reply, so of
+    ``defence-options = "std=1e-3"``. The first mod in a list is the last to see the reply, so of
     two defences the later one in the list comes first: ``[defend("gaussian", std=1e-3),
     defend("clipping", norm=1.0)]`` clips, then adds noise.
 
@@ -44,15 +45,15 @@ def defend(name: str = "", *, seed: int | None = None, **settings: Setting) -> M
         name: In the table of defences; empty to read the run config.
         seed: Makes the noise the same in every run, for comparisons. It voids every guarantee:
             whoever knows the seed can subtract the noise.
-        **settings: Of the defence; in units of the update, see `fl_privacy_audit.defences`.
+        **options: Of the defence; in units of the update, see `fl_privacy_audit.defences`.
 
     Raises:
         ConfigError: There is no such defence, or it is not a mod.
     """
-    fixed = make_applied_defence(name, settings) if name else None
-    if fixed is None and settings:
+    fixed = make_applied_defence(name, options) if name else None
+    if fixed is None and options:
         raise ConfigError(
-            "Argument `name` must name a defence where settings are given, but got none"
+            "Argument `name` must name a defence where options are given, but got none"
         )
 
     def mod(message: Message, context: Context, call_next: Next) -> Message:
@@ -82,7 +83,9 @@ def _from_run_config(context: Context) -> AppliedDefence:
             f"`defend()` without a name needs `{NAME_KEY}` in the run config; "
             "set it to 'none' for no defence"
         )
-    return make_applied_defence(name, read_settings(str(context.run_config.get(SETTINGS_KEY, ""))))
+    config = context.run_config
+    options = str(config.get(OPTIONS_KEY, config.get(OLD_OPTIONS_KEY, "")))
+    return make_applied_defence(name, read_options(options))
 
 
 def _defend(

@@ -13,6 +13,7 @@ from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
 from tests.support.cases import LeNet, observation, photos, seeded
+from tests.support.flwr_run import flattened
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,8 +82,10 @@ def test_the_page_of_metrics_says_what_the_tables_say() -> None:
 
 def test_the_settings_of_the_readme_are_an_audit() -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
-    config = AuditConfig.build(tomllib.loads(block))
+    stated = tomllib.loads(block)["tool"]["flwr"]["app"]["config"]
+    config = AuditConfig.from_run_config(flattened(stated))
     assert config.training.steps == 1
+    assert config.directory == Path.home() / "audit"
 
 
 def test_commands_that_the_readme_names_exist() -> None:

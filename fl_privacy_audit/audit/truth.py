@@ -1,13 +1,26 @@
 """The true batch: only the scoring side sees it."""
 
+import contextlib
+import functools
 import hashlib
+import hmac
+import logging
+import os
+import secrets
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import TruthError
+from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.types import ImageSpec, Truth
+from fl_privacy_audit.ledger.records import SKETCH
+
+log = logging.getLogger("fl_privacy_audit")
+
+KEY_BYTES = 32
 
 IGNORED = -100
 """The label that torch's cross-entropy leaves out, unless it is told another."""
@@ -96,9 +109,46 @@ def as_classes(labels: object, count: int, classes: int | None = None) -> Tensor
 
 
 def truth_digest(truth: Truth) -> str:
-    """Fingerprint of a batch, whatever its order, to tell whether two runs saw the same images."""
-    digests = sorted(hashlib.sha256(image).hexdigest() for image in _eight_bits(truth))
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    """Fingerprint of a batch, whatever its order, to tell whether two runs saw the same images.
+
+    It is keyed (HMAC-SHA256), so that a reader of the ledger cannot prove which pictures it stands
+    for. The key is the user's own: runs of another user, or on another machine, cannot be paired.
+    """
+    digests = sorted(hashlib.sha256(image).digest() for image in _eight_bits(truth))
+    return hmac.new(_key(key_file()), b"".join(digests), "sha256").hexdigest()[:16]
+
+
+def truth_sketch(truth: Truth) -> list[str]:
+    """The smallest fingerprints of its images, keyed likewise: how much do two batches share?"""
+    key = _key(key_file())
+    marks = {hmac.new(key, image, "sha256").hexdigest()[:8] for image in _eight_bits(truth)}
+    return sorted(marks)[:SKETCH]
+
+
+def key_file() -> Path:
+    """Where the key of `truth_digest` is kept, for its owner alone."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "fl-privacy-audit" / "digest.key"
+
+
+@functools.cache
+def _key(path: Path) -> bytes:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f"{secrets.token_hex(8)}.part")
+        write_whole(draft, secrets.token_bytes(KEY_BYTES))
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)  # whoever comes first makes the key
+        finally:
+            draft.unlink()
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"{path} is not a key of this audit: delete it for a new one")
+    except (OSError, RuntimeError, ValueError) as error:
+        log.warning("%s; batches of this run cannot be paired with those of other runs", error)
+        return secrets.token_bytes(KEY_BYTES)
+    return key
 
 
 def share_images(one: Truth, other: Truth) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
-from .types import Checked, ControlKind, ImageSpec, LocalTraining, View
+from .types import OPTIONS, Checked, ControlKind, ImageSpec, LocalTraining, Option, Options, View
 
 # As settings of an audit they are called this.
 ImageConfig = ImageSpec
@@ -16,7 +16,7 @@ TrainingConfig = LocalTraining
 
 RUN_CONFIG_PREFIX = "audit."
 ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
-LISTS = ("views", "controls")
+LISTS = ("attacks", "views", "controls")
 """Settings that are lists, and may be written as one text with commas between."""
 
 
@@ -24,16 +24,25 @@ DEFAULT_ATTACK = "swept_inversion"
 """What an audit, the demo and a corpus run unless told otherwise; a name in the table of attacks."""
 
 
-class AttackConfig(Checked):
-    """One attack and the settings that differ from its paper's.
+class Chosen(Checked):
+    """A row of a table, and options for it.
 
     Attributes:
-        name: A name from ``fl-privacy-audit attacks``.
-        settings: Keyword arguments of the attack.
+        name: Its name in the table.
+        options: Its keyword arguments; also as text, ``"std=1e-3"``. `settings` before version 0.3.
     """
 
     name: str
-    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return read_options(value) if isinstance(value, str) else value
+
+
+class AttackConfig(Chosen):
+    """An attack from ``fl-privacy-audit attacks``, and the options that differ from its paper's."""
 
 
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
@@ -85,22 +94,22 @@ class ClaimConfig(Checked):
     clipped_by: Clipper = "client"
 
 
-def read_settings(text: str) -> dict[str, int | float | str | bool]:
-    """``"std=1e-3, scope=tensor"`` -> a mapping; how a flat run config holds settings.
+def read_options(text: str) -> dict[str, Option]:
+    """``"std=1e-3, scope=tensor"`` -> a mapping; how a flat run config holds options.
 
     Raises:
         ConfigError: A part is not ``name=value``.
     """
-    found: dict[str, int | float | str | bool] = {}
+    found: dict[str, Option] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not (name and equals and value):
-            raise ConfigError(f"settings must look like 'std=1e-3, scope=tensor', but got {text!r}")
+            raise ConfigError(f"options must look like 'std=1e-3, scope=tensor', but got {text!r}")
         found[name.replace("-", "_")] = _value(value)
     return found
 
 
-def _value(text: str) -> int | float | str | bool:
+def _value(text: str) -> Option:
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):
@@ -111,21 +120,10 @@ def _value(text: str) -> int | float | str | bool:
     return text
 
 
-class DefenceConfig(Checked):
-    """The clients' defence, as far as the attacker knows it: attacks adapt to it.
-
-    Attributes:
-        name: A name in `fl_privacy_audit.defences.DEFENCES`.
-        settings: Keyword arguments of the defence; also as text, ``"std=1e-3"``.
-    """
+class DefenceConfig(Chosen):
+    """The clients' defence as far as the attacker knows it, a row of `DEFENCES`: attacks adapt."""
 
     name: str = "none"
-    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
-
-    @field_validator("settings", mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return read_settings(value) if isinstance(value, str) else value
 
 
 class AuditConfig(Checked):
@@ -133,15 +131,18 @@ class AuditConfig(Checked):
 
     Attributes:
         image: Shape and normalisation of the training images.
-        directory: Where the ledger goes. Inside ``flwr run`` give an absolute path: the working
-            directory is that of the first SuperLink, not yours.
+        directory: Where the ledger goes; ``~`` is your home. Inside ``flwr run`` give an absolute
+            path: the working directory is that of the first SuperLink, not yours.
         setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
-        attacks: Which attacks to run; a bare name takes the paper's settings.
+        attacks: Which attacks to run: names, a bare one takes the paper's options, or a table of
+            name to options.
         metrics: Which scores to compute, by name; see `fl-privacy-audit metrics`.
         every: Attack every N rounds, starting with round 1.
         clients_per_round: Number of clients to attack in such a round; ``"all"`` or None for all.
         seed: Chooses the clients and seeds the attacks.
-        seconds_per_round: Time budget of one round, shared evenly by clients and attacks.
+        seconds_per_round: Time budget of one round, shared evenly by clients and attacks: for attacks,
+            controls, scores and the replay check. What is not done by then is left out, and the record
+            says so. An attack from elsewhere that does not return cannot be stopped.
         device: ``"auto"`` takes the GPU if there is one.
         threads: CPU threads of an attack. One is fastest beside busy clients.
         training: What is known of local training.
@@ -152,7 +153,7 @@ class AuditConfig(Checked):
             ``true`` for all, ``false`` for none, or a list of kinds. They are the same attack on
             something else, side by side with it, and share its time budget.
         claim: What the federation claims of differential privacy, to be checked.
-        defence: What is known of the clients' defence; a bare name takes its usual settings.
+        defence: What is known of the clients' defence; a bare name takes its usual options.
         keep_pictures: Write reconstructions beside the ledger. They are personal data.
         fail_fast: Raise when an audit fails, instead of recording it.
     """
@@ -179,18 +180,24 @@ class AuditConfig(Checked):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("attacks"), (list, tuple, str)):
-            attacks = data["attacks"]
-            names = attacks.split(",") if isinstance(attacks, str) else attacks
-            data = {
-                **data,
-                "attacks": [{"name": a.strip()} if isinstance(a, str) else a for a in names],
-            }
         if isinstance(data, dict):
             data = {k: _listed(v) if k in LISTS else v for k, v in data.items()}
+            attacks = data.get("attacks")
+            if isinstance(attacks, Mapping):
+                attacks = [
+                    {"name": name, **(more if isinstance(more, Mapping) else {"options": more})}
+                    for name, more in attacks.items()
+                ]
+            if isinstance(attacks, list | tuple):
+                data["attacks"] = [{"name": a} if isinstance(a, str) else a for a in attacks]
             if isinstance(data.get("controls"), bool):
                 data["controls"] = ALL_CONTROLS if data["controls"] else ()
         return data
+
+    @field_validator("directory", mode="after")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -210,7 +217,7 @@ class AuditConfig(Checked):
     def _all_clients(cls, value: Any) -> Any:
         return None if value == "all" else value
 
-    @field_validator(*LISTS, mode="after")
+    @field_validator("views", "controls", mode="after")
     @classmethod
     def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))
@@ -227,7 +234,7 @@ class AuditConfig(Checked):
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if twice:
             raise ValueError(
-                f"`attacks` names {twice[0]!r} twice; audit once for each of its settings"
+                f"`attacks` names {twice[0]!r} twice; audit once for each of its options"
             )
         if not self.attacks:
             raise ValueError(
@@ -261,13 +268,19 @@ class AuditConfig(Checked):
     def from_toml(cls, path: str | Path) -> Self:
         """Read a TOML file whose top-level keys are the attributes above.
 
+        Args:
+            path: Under ``flwr run`` the app's files lie beside its modules, not in the working
+                directory: ``Path(__file__).parents[1] / "audit.toml"``.
+
         Raises:
             ConfigError: The file cannot be read, or a setting is wrong.
         """
         try:
             settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"the audit settings in {path} cannot be read: {error}") from error
+            raise ConfigError(
+                f"the audit settings in {path} cannot be read: {error}{_elsewhere(path, error)}"
+            ) from error
         return cls.build(settings)
 
     @classmethod
@@ -275,7 +288,8 @@ class AuditConfig(Checked):
         """Read the keys of a Flower run config that start with ``audit.``.
 
         Flower's run config is flat and holds no lists, so ``audit.image.mean`` and its like are
-        written as numbers with commas between: ``"0.5, 0.5, 0.5"``.
+        written as numbers with commas between, ``"0.5, 0.5, 0.5"``, and options as
+        ``audit.attacks.NAME.options = "steps=300"``.
 
         Raises:
             ConfigError: A setting is wrong or missing.
@@ -295,6 +309,16 @@ class AuditConfig(Checked):
             in_list = rooms == ["image"] and isinstance(value, str)
             place[leaf] = [part.strip() for part in value.split(",")] if in_list else value
         return cls.build(settings)
+
+
+def _elsewhere(path: str | Path, error: Exception) -> str:
+    """What to do where a file is not in the working directory."""
+    if not isinstance(error, FileNotFoundError) or Path(path).is_absolute():
+        return ""
+    return (
+        f". It was looked for in {Path.cwd()}, the working directory. Under `flwr run` that is not "
+        f"the app's: give `Path(__file__).parents[1] / {str(path)!r}`"
+    )
 
 
 def _listed(value: Any) -> Any:

@@ -6,16 +6,23 @@ works in the model's input space (see `ImageSpec.normalise`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from .losses import ClassLoss, Reduction, cross_entropy
 
 Update = Mapping[str, Tensor]
 """Parameter name -> tensor: a gradient, or a difference of weights."""
+
+Option = int | float | str | bool
+Options = Mapping[str, Option]
+"""Keyword arguments of an attack or a defence."""
+
+OPTIONS = AliasChoices("options", "settings")
+"""Before version 0.3, files called options settings."""
 
 Mode = Literal["train", "eval", "unknown"]
 View = Literal["server", "release"]
@@ -156,6 +163,11 @@ class LocalTraining(Checked):
             raise ValueError(f"`momentum` belongs to SGD, but `optimizer` is {self.optimizer!r}")
         return self
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether steps hardly depend on the gradient's size: Adam's kind."""
+        return self.optimizer in ("adam", "adamw")
+
     def for_client(self, num_examples: int | None) -> Self:
         """The same with `epochs` counted out in steps, where the client said how many images."""
         if self.epochs is None or not num_examples or num_examples < 1:
@@ -178,7 +190,7 @@ class KnownDefence:
 
     Attributes:
         name: A name in the table of defences.
-        settings: The defence's settings, as configured.
+        options: The defence's options, as configured.
         clip_norm: Greatest possible length of an update; None if its length is not limited.
         noise_std: Standard deviation of the noise added to each number.
         zeros_hide: Whether a zero may stand for any value, because the defence drops numbers.
@@ -187,12 +199,17 @@ class KnownDefence:
     """
 
     name: str
-    settings: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    options: Annotated[Options, Field(validation_alias=OPTIONS)] = field(default_factory=dict)
     clip_norm: float | None = None
     noise_std: float = 0.0
     zeros_hide: bool = False
     signs_only: bool = False
     length_lost: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether the update is no longer what training made it."""
+        return self.noise_std > 0 or self.zeros_hide or self.signs_only or self.length_lost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +256,12 @@ class Observation:
     def minimised(self) -> ClassLoss:
         """What clients minimise."""
         return self.loss or self.training.minimised()
+
+    @property
+    def signs_only(self) -> bool:
+        """Whether `gradient` is little more than signs: one step of Adam, or a defence, left no more."""
+        defended = self.defence is not None and self.defence.signs_only
+        return self.gradient is not None and (self.training.adaptive or defended)
 
     @property
     def device(self) -> torch.device:

@@ -1,9 +1,9 @@
-"""Defences: what they do to an update, which settings are usual, and what an attacker knows.
+"""Defences: what they do to an update, which options are usual, and what an attacker knows.
 
 Every defence says what an attacker knows of it (`Defence`); one that this package applies to
 updates also says how (`AppliedDefence`). Flower's own and Opacus' are known only.
 
-An update is returned minus sent weights, and all settings are in its units: after one step of SGD
+An update is returned minus sent weights, and all options are in its units: after one step of SGD
 it is the gradient times the learning rate, so noise of 1e-3 on the *gradient* is
 ``1e-3 * learning_rate`` here.
 """
@@ -15,62 +15,40 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.core.types import KnownDefence, Observation
+from fl_privacy_audit.core.observe import CLIPPED
+from fl_privacy_audit.core.types import KnownDefence, Observation, Options
 
-from .compression import Pruning, Quantisation, Sign
-from .defence import AppliedDefence, Defence, Setting, Settings, length
+from .compression import Pruning as Pruning
+from .compression import Quantisation as Quantisation
+from .compression import Sign as Sign
+from .defence import AppliedDefence as AppliedDefence
+from .defence import Defence as Defence
+from .defence import length
 from .elsewhere import ClientClipping, DpSgd, LocalDp, ServerClipping, Undefended
-from .noise import Clipping, Gaussian, Laplace
-from .soteria import Soteria
-from .weights import defend_weights
-
-__all__ = [
-    "DEFENCES",
-    "AppliedDefence",
-    "Clipping",
-    "Defence",
-    "DefenceEntry",
-    "Gaussian",
-    "Laplace",
-    "Pruning",
-    "Quantisation",
-    "Setting",
-    "Settings",
-    "Sign",
-    "Soteria",
-    "defend_weights",
-    "inform",
-    "inform_of_release",
-    "make_applied_defence",
-    "make_defence",
-]
+from .noise import Clipping as Clipping
+from .noise import Gaussian as Gaussian
+from .noise import Laplace as Laplace
+from .soteria import Soteria as Soteria
+from .weights import defend_weights as defend_weights
 
 Where = Literal["mod", "train function", "Opacus", "Flower's mod", "Flower's wrapper", "nowhere"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DefenceEntry:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        factory: Takes the settings.
-        title: What the defence does, in a few words.
-        paper: Author, year, arXiv number.
-        where: What applies it: our mod, a helper in the train function, or somebody else's code.
-        usual: Usual settings in the literature, and who uses them.
-        attacker: What the attacker is assumed to know of it, and what attacks make of that.
-    """
-
-    factory: Callable[..., Defence]
-    title: str
-    paper: str
+    factory: Callable[..., Defence]  # takes the options
+    title: str  # what the defence does, in a few words
+    paper: str  # author, year, arXiv number
+    # What applies it: our mod, a helper in the train function, or somebody else's code.
     where: Where
-    usual: str
-    attacker: str
+    usual: str  # usual options in the literature, and who uses them
+    attacker: str  # what the attacker is assumed to know of it, and what attacks make of that
 
     @property
-    def settings(self) -> dict[str, bool]:
-        """Name of each setting -> whether it must be given."""
+    def options(self) -> dict[str, bool]:
+        """Name of each option -> whether it must be given."""
         parameters = inspect.signature(self.factory).parameters.items()
         return {name: parameter.default is parameter.empty for name, parameter in parameters}
 
@@ -146,7 +124,7 @@ DEFENCES: dict[str, DefenceEntry] = {
         paper="Abadi 2016, arXiv:1607.00133",
         where="Opacus",
         usual="noise_multiplier: 0.5 to 2; max_grad_norm: 1",
-        attacker="both settings, in `training`: the prior weighs more the more noise there is",
+        attacker="both options, in `training`: the prior weighs more the more noise there is",
     ),
     "local-dp": DefenceEntry(
         factory=LocalDp,
@@ -154,7 +132,7 @@ DEFENCES: dict[str, DefenceEntry] = {
         paper="Flower's LocalDpMod; Dwork and Roth 2014, Theorem A.1",
         where="Flower's mod",
         usual="sensitivity must be the clipping norm; epsilon below 1",
-        attacker="all four settings, used as for gaussian",
+        attacker="all four options, used as for gaussian",
     ),
     "client-clipping": DefenceEntry(
         factory=ClientClipping,
@@ -176,48 +154,44 @@ DEFENCES: dict[str, DefenceEntry] = {
 """Every defence there is; see `docs/defences.md`."""
 
 
-def make_defence(name: str, settings: Settings | None = None) -> Defence:
+def make_defence(name: str, options: Options | None = None) -> Defence:
     """Build a defence from the table, as an attacker knows it.
 
     Raises:
-        ConfigError: No such defence, or it takes no such setting.
+        ConfigError: No such defence, or it takes no such option.
     """
     entry = DEFENCES.get(name)
     if entry is None:
         near = difflib.get_close_matches(name, DEFENCES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"there is no defence {name!r}; there are {', '.join(DEFENCES)}.{hint}")
-    given, takes = dict(settings or {}), entry.settings
-    unknown = [setting for setting in given if setting not in takes]
+    given, takes = dict(options or {}), entry.options
+    unknown = [option for option in given if option not in takes]
     if unknown:
         names = ", ".join(takes) or "none"
-        raise ConfigError(f"defence {name!r} has no setting {unknown[0]!r}; it has {names}")
-    missing = [setting for setting, needed in takes.items() if needed and setting not in given]
+        raise ConfigError(f"defence {name!r} has no option {unknown[0]!r}; it has {names}")
+    missing = [option for option, needed in takes.items() if needed and option not in given]
     if missing:
-        raise ConfigError(f"defence {name!r} needs the setting {missing[0]!r}: {entry.usual}")
+        raise ConfigError(f"defence {name!r} needs the option {missing[0]!r}: {entry.usual}")
     try:
         return entry.factory(**given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"defence {name!r} cannot be made with {given}: {error}") from error
 
 
-def make_applied_defence(name: str, settings: Settings | None = None) -> AppliedDefence:
+def make_applied_defence(name: str, options: Options | None = None) -> AppliedDefence:
     """Build a defence that can be applied to an update, without anything else.
 
     Raises:
         ConfigError: As for `make_defence`, or the defence is applied elsewhere.
     """
-    defence = make_defence(name, settings)
+    defence = make_defence(name, options)
     if not isinstance(defence, AppliedDefence):
         raise ConfigError(
             f"defence {name!r} is not a mod of this package: it belongs to "
             f"{DEFENCES[name].where}; see docs/defences.md"
         )
     return defence
-
-
-CLIPPED = 1e-3
-"""How far below the norm a clipped update may lie: weights are float32."""
 
 
 def inform(seen: Observation, defence: Defence) -> Observation:
@@ -234,12 +208,9 @@ def inform(seen: Observation, defence: Defence) -> Observation:
 
 
 def inform_of_release(seen: Observation, defence: Defence, clients: int) -> Observation:
-    """The same for the mean of several clients' updates, with the noise that the server adds.
+    """The same for the mean of the updates of `clients`, 1 or more, and the server's noise on it.
 
-    Args:
-        seen: The release, taken as one update.
-        defence: The clients' or the federation's defence.
-        clients: Number of clients whose updates the release is the mean of, at least 1.
+    `seen` is the release, taken as one update; the defence is the clients' or the federation's.
     """
     return _told(seen, defence.known_of_release(seen.update, clients))
 

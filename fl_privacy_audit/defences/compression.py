@@ -11,7 +11,7 @@ from torch import Tensor
 from fl_privacy_audit.core.arguments import CheckedFields, NotNegative, Whole, refuse, whole
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-from .defence import AppliedDefence, floating, settings_of
+from .defence import AppliedDefence, each, floating, known_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,10 @@ class Pruning(CheckedFields, AppliedDefence):
     arXiv:1712.01887, without the accumulation of what was dropped. Zhu et al. 2019,
     arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of
     each tensor stays.
-
-    Attributes:
-        share: Share of the numbers that is dropped, in [0, 1).
-        scope: ``"tensor"``: that share of each tensor; ``"update"``: of all numbers together.
     """
 
-    share: float
+    share: float  # share of the numbers that is dropped, in [0, 1)
+    # ``"tensor"``: that share of each tensor; ``"update"``: of all numbers together.
     scope: Literal["tensor", "update"] = "tensor"
 
     def __post_init__(self) -> None:
@@ -39,10 +36,8 @@ class Pruning(CheckedFields, AppliedDefence):
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""
         found = floating(update)
-        if self.scope == "tensor":
-            return {**update, **{name: self._prune(tensor) for name, tensor in found.items()}}
-        if not found:
-            return dict(update)
+        if self.scope == "tensor" or not found:
+            return each(update, self._prune)
         whole = self._prune(torch.cat([t.flatten() for t in found.values()]))
         parts = whole.split([t.numel() for t in found.values()])
         pruned = {n: p.view_as(t) for (n, t), p in zip(found.items(), parts, strict=True)}
@@ -50,7 +45,7 @@ class Pruning(CheckedFields, AppliedDefence):
 
     def known(self, update: Update) -> KnownDefence:
         """That zeros may hide something: which numbers are left is in the update itself."""
-        return KnownDefence(name="pruning", settings=settings_of(self), zeros_hide=self.share > 0)
+        return known_as("pruning", self, zeros_hide=self.share > 0)
 
     def _prune(self, tensor: Tensor) -> Tensor:
         flat = tensor.flatten()
@@ -68,15 +63,12 @@ class Quantisation(CheckedFields, AppliedDefence):
 
     QSGD (Alistarh et al. 2017, arXiv:1610.02132, Sec. 3.1), in buckets and scaled by the largest
     number of a bucket, as in its experiments (Sec. 4).
-
-    Attributes:
-        bits: Bits per number including its sign, from 2 to 16. There are ``2^(bits - 1) - 1``
-            levels above zero.
-        bucket: How many numbers share a scale.
     """
 
+    # Bits per number including its sign, from 2 to 16. There are ``2^(bits - 1) - 1`` levels above
+    # zero.
     bits: Annotated[int, partial(whole, least=2, most=16)] = 8
-    bucket: Whole = 512
+    bucket: Whole = 512  # how many numbers share a scale
 
     @property
     def levels(self) -> int:
@@ -85,8 +77,7 @@ class Quantisation(CheckedFields, AppliedDefence):
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
-        rounded = {name: self._round(tensor, rng) for name, tensor in floating(update).items()}
-        return {**update, **rounded}
+        return each(update, lambda tensor: self._round(tensor, rng))
 
     def known(self, update: Update) -> KnownDefence:
         """The noise of rounding: on average a sixth of a step squared, where it is not zero.
@@ -100,11 +91,7 @@ class Quantisation(CheckedFields, AppliedDefence):
             step = rows.abs().amax(dim=1) / self.levels
             energy += float(((rows != 0).sum(dim=1) * step.square()).sum()) / 6
             count += tensor.numel()
-        return KnownDefence(
-            name="quantisation",
-            settings=settings_of(self),
-            noise_std=(energy / max(count, 1)) ** 0.5,
-        )
+        return known_as("quantisation", self, noise_std=(energy / max(count, 1)) ** 0.5)
 
     def _round(self, tensor: Tensor, rng: torch.Generator) -> Tensor:
         rows = self._buckets(tensor)
@@ -127,21 +114,16 @@ class Sign(CheckedFields, AppliedDefence):
 
     signSGD (Bernstein et al. 2018, arXiv:1802.04434), with the scale of Karimireddy et al. 2019,
     arXiv:1901.09847: the mean magnitude of the tensor.
-
-    Attributes:
-        scale: Magnitude of every number; 0 for the tensor's own mean magnitude.
     """
 
-    scale: NotNegative = 0.0
+    scale: NotNegative = 0.0  # magnitude of every number; 0 for the tensor's own mean magnitude
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""
-        signs = {
-            name: tensor.sign() * (self.scale or (tensor.abs().mean() if tensor.numel() else 0))
-            for name, tensor in floating(update).items()
-        }
-        return {**update, **signs}
+        return each(
+            update, lambda t: t.sign() * (self.scale or (t.abs().mean() if t.numel() else 0))
+        )
 
     def known(self, update: Update) -> KnownDefence:
         """That only signs are left."""
-        return KnownDefence(name="sign", settings=settings_of(self), signs_only=True)
+        return known_as("sign", self, signs_only=True)

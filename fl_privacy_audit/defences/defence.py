@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -11,26 +11,19 @@ from torch import Tensor
 from fl_privacy_audit.core.errors import UpdateError
 from fl_privacy_audit.core.types import KnownDefence, Update
 
-Setting = int | float | str | bool
-Settings = Mapping[str, Setting]
-
 
 class Defence(Protocol):
     """A defence as an attacker knows it, whoever applies it: a client, Opacus or Flower."""
 
     @abstractmethod
     def known(self, update: Update) -> KnownDefence:
-        """What an attacker knows who sees a defended update and knows the defence's settings."""
+        """What an attacker knows who sees a defended update and knows the defence's options."""
 
     def known_of_release(self, update: Update, clients: int) -> KnownDefence:
-        """The same for the mean of several clients' updates.
+        """The same for the mean of the updates of `clients`, 1 or more, taken as one `update`.
 
         Their noise partly cancels, and the mean of signs is not a sign. A defence that adds noise
         to the mean overrides this.
-
-        Args:
-            update: The release, taken as one update.
-            clients: Number of clients whose updates the release is the mean of, at least 1.
         """
         known = self.known(update)
         return dataclasses.replace(
@@ -47,21 +40,24 @@ class AppliedDefence(Defence, Protocol):
 
     @abstractmethod
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """Defend an update.
+        """Defend an update: returned minus sent weights of the trainable parameters.
 
-        Args:
-            update: Returned minus sent weights of the trainable parameters. Tensors that are not
-                floating come back as they are.
-            rng: The only source of randomness, on the CPU.
+        Tensors that are not floating come back as they are. `rng`, on the CPU, is the only source
+        of randomness.
 
         Raises:
             UpdateError: A value is not finite.
         """
 
 
-def settings_of(defence: Any) -> dict[str, Setting]:
-    """The settings of a defence: its dataclass fields by name."""
-    return dataclasses.asdict(defence)
+def known_as(name: str, defence: Any, **facts: Any) -> KnownDefence:
+    """What is known of a defence besides its options, which are its dataclass fields."""
+    return KnownDefence(name=name, options=dataclasses.asdict(defence), **facts)
+
+
+def each(update: Update, defend: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The update with `defend` applied to every tensor of `floating`."""
+    return {**update, **{name: defend(tensor) for name, tensor in floating(update).items()}}
 
 
 def floating(update: Update) -> dict[str, Tensor]:

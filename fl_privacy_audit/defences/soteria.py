@@ -33,25 +33,19 @@ class Soteria(Defence):
     It has to see the model and the batch, so it lives in the train function::
 
         soteria = make_defence("soteria", {"share": 0.8}).measure(model, inputs)
-
-    Attributes:
-        share: Share of the layer's inputs whose column is dropped, in [0, 1].
-        layer: Name of the linear layer; empty for the model's last one.
     """
 
-    share: float = 0.8
-    layer: str = ""
+    share: float = 0.8  # share of the layer's inputs whose column is dropped, in [0, 1]
+    layer: str = ""  # name of the linear layer; empty for the model's last one
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             refuse("share", "in [0, 1]", self.share)
 
     def measure(self, model: nn.Module, inputs: Tensor) -> "MeasuredSoteria":
-        """Choose the features; `model` is as it was received, and is not changed.
+        """Choose the features for a batch of model inputs ``(N, C, H, W)``, N from 1.
 
-        Args:
-            model: The model with the weights that the client received.
-            inputs: ``(N, C, H, W)`` model inputs of the batch, N from 1.
+        `model` is as the client received it, and is not changed.
 
         Raises:
             ConfigError: There is no such linear layer, or its input is not ``(N, D)``.
@@ -74,27 +68,19 @@ class Soteria(Defence):
         """That zeros may hide something: which columns are left is in the update itself."""
         return KnownDefence(
             name="soteria",
-            settings={"share": self.share, "layer": self.layer},  # not what was measured
+            options={"share": self.share, "layer": self.layer},  # not what was measured
             zeros_hide=self.share > 0,
         )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeasuredSoteria(Soteria, AppliedDefence):
-    """Soteria for one batch, ready to apply; made by `Soteria.measure`.
+    """Soteria for one batch, ready to apply; made by `Soteria.measure`."""
 
-    Attributes:
-        pruned: ``(D,)`` bool: which columns are dropped.
-    """
-
-    pruned: Tensor
+    pruned: Tensor  # ``(D,)`` bool: which columns are dropped
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `AppliedDefence.apply`; draws nothing.
-
-        Raises:
-            ConfigError: The update has no such layer.
-        """
+        """See `AppliedDefence.apply`; draws nothing. ConfigError if the update lacks the layer."""
         name = f"{self.layer}.weight"
         weight = floating(update).get(name)
         if weight is None or weight.ndim != 2 or weight.shape[1] != len(self.pruned):

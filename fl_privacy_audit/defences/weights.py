@@ -20,17 +20,12 @@ def defend_weights(
     *,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """What a client returns under a defence: sent plus the defended difference.
+    """What a client returns under a defence: sent plus the defended difference, as state dicts.
 
     Integer tensors and batch-norm buffers are not touched: noise would break them, and clipping
     would be ruled by them. They are returned as they are, so what batch norm says about the batch
-    still leaves the client. Numbers that the defence left alone keep every bit.
-
-    Args:
-        sent: State dict as received.
-        returned: State dict after training, with the same names and shapes.
-        defence: What to apply.
-        rng: Randomness of the defence, on the CPU.
+    still leaves the client. Numbers that the defence left alone keep every bit. `rng` is on the
+    CPU.
 
     Raises:
         ConfigError: The defence needs more than an update, or other code applies it.

@@ -66,24 +66,12 @@ def epsilons(mechanism: SampledGaussian, *, delta: float) -> Epsilons:
 
 
 def local_dp_epsilons(
-    *,
-    clipping_norm: float,
-    sensitivity: float,
-    epsilon: float,
-    delta: float,
-    rounds: int = 1,
+    *, clipping_norm: float, sensitivity: float, epsilon: float, delta: float, rounds: int = 1
 ) -> Epsilons:
     """What Flower's ``LocalDpMod`` really gives a client, for the arguments of the mod.
 
-    It takes its noise from `sensitivity` by the classic formula, whatever the clipping norm,
-    and never composes.
-
-    Args:
-        clipping_norm: Above zero.
-        sensitivity: As given to the mod; zero or more.
-        epsilon: As given to the mod; above zero.
-        delta: As given to the mod.
-        rounds: Rounds the client takes part in.
+    It takes its noise from `sensitivity`, zero or more, by the classic formula, whatever the
+    clipping norm, and never composes. `rounds` are those that the client takes part in.
     """
     positive("clipping_norm", clipping_norm)
     sigma = classic_sigma(sensitivity=sensitivity, epsilon=epsilon, delta=delta)
@@ -102,14 +90,10 @@ def central_dp_epsilons(
 ) -> Epsilons:
     """What Flower's central DP wrappers give a client in the released models.
 
-    Args:
-        noise_multiplier: As given to the wrapper; the noise on the mean is this x clip / sampled.
-        sampled: Number of clients in a round.
-        total: Number of all clients.
-        rounds: Number of releases.
-        delta: Strictly between zero and one.
-        poisson: Whether every client is sampled by its own coin. Flower draws a fixed number, so by
-            default nothing is gained by sampling, as in Flower's own accountant.
+    `sampled` of `total` clients take part in each of `rounds` releases; the noise on their mean is
+    `noise_multiplier` x clip / sampled. `poisson`: whether every client is sampled by its own coin.
+    Flower draws a fixed number, so by default nothing is gained by sampling, as in its own
+    accountant.
     """
     whole("sampled", sampled)
     whole("total", total, least=sampled, hint="it cannot be less than `sampled`")

@@ -27,14 +27,9 @@ KAPPA_HINT = "it is the chance to be right without the update: one over the numb
 def rero_gaussian(*, mu: float, kappa: float) -> float:
     """``gamma(kappa)`` of a `mu`-GDP release: ``Phi(mu + Phi^-1(kappa))``. Exact.
 
-    Kaissis et al. 2023 (arXiv 2307.03928).
-
-    Args:
-        mu: Sensitivity over noise; zero or more.
-        kappa: Chance of success without the release, in (0, 1).
-
-    Returns:
-        Chance of success with it, in ``[kappa, 1]``.
+    Kaissis et al. 2023 (arXiv 2307.03928). `mu`: sensitivity over noise, zero or more. `kappa`:
+    chance of success without the release, in (0, 1); with it, in ``[kappa, 1]``, it is what is
+    returned.
 
     >>> round(rero_gaussian(mu=1.0, kappa=0.1), 4)
     0.3891
@@ -76,14 +71,11 @@ def rero(
 def from_scratch_psnr(*, noise_multiplier: float, image_norm: float, repeats: int = 1) -> float:
     """Expected PSNR of the from-scratch attacker, in dB, peak 1.
 
-    The best estimate is the image plus Gaussian noise of ``sigma |X|`` per pixel, where ``sigma`` is
-    the noise multiplier: ``-10 log10(sigma^2 |X|^2 / repeats)``. This is the PSNR of the expected
-    error; the mean PSNR lies 4.3 / pixels dB above it.
-
-    Args:
-        noise_multiplier: Noise over clipping norm, above zero.
-        image_norm: Euclidean norm of the image with pixels in ``[0, 1]``.
-        repeats: Releases the image was part of; their noise averages out.
+    The best estimate is the image plus Gaussian noise of ``sigma |X|`` per pixel, where ``sigma``
+    is the noise multiplier and ``|X|`` the Euclidean norm of the image with pixels in ``[0, 1]``:
+    ``-10 log10(sigma^2 |X|^2 / repeats)``. This is the PSNR of the expected error; the mean PSNR
+    lies 4.3 / pixels dB above it. `repeats`: releases the image was part of, whose noise averages
+    out.
 
     >>> round(from_scratch_psnr(noise_multiplier=1e-3, image_norm=0.5 * 3072**0.5), 2)
     31.15
@@ -94,17 +86,10 @@ def from_scratch_psnr(*, noise_multiplier: float, image_norm: float, repeats: in
 def from_scratch_success(
     *, eta: float, noise_multiplier: float, image_norm: float, pixels: int, repeats: int = 1
 ) -> float:
-    """Chance that the from-scratch attacker's mean squared error is at most `eta`.
+    """Chance that the from-scratch attacker's mean squared error is at most `eta`; 0.01 is 20 dB.
 
-    The error is ``sigma^2 |X|^2 chi^2_N / N`` for ``N`` pixels, so this is the regularised lower
-    incomplete gamma function at ``(N/2, eta N / (2 sigma^2 |X|^2))``.
-
-    Args:
-        eta: Mean squared error on pixels in ``[0, 1]``; 0.01 is 20 dB.
-        noise_multiplier: Noise over clipping norm, above zero.
-        image_norm: Euclidean norm of the image.
-        pixels: ``C x H x W``.
-        repeats: Releases the image was part of.
+    The error is ``sigma^2 |X|^2 chi^2_N / N`` for ``N`` = C x H x W `pixels`, so this is the
+    regularised lower incomplete gamma function at ``(N/2, eta N / (2 sigma^2 |X|^2))``.
     """
     positive("eta", eta)
     whole("pixels", pixels)
@@ -121,34 +106,21 @@ def _pixel_noise(noise_multiplier: float, image_norm: float, repeats: int) -> fl
 
 @dataclass(frozen=True, kw_only=True)
 class RiskCorridor:
-    """Between which bounds an attack on one record can lie.
+    """Between which bounds an attack on one record can lie."""
 
-    Attributes:
-        kappa: Chance to pick the right candidate without the update.
-        identification: Most that chance can become, whatever the attack: ``gamma(kappa)``.
-        psnr: What an attacker without prior expects, in dB; infinite without noise.
-        eta: Mean squared error that counts as a reconstruction.
-        reconstruction: Chance of an attacker without prior to reach `eta`.
-        repeats: Steps the record is expected to be part of, at least one.
-    """
-
-    kappa: float
-    identification: float
-    psnr: float
-    eta: float
-    reconstruction: float
-    repeats: int
+    kappa: float  # chance to pick the right candidate without the update
+    identification: float  # most that chance can become, whatever the attack: ``gamma(kappa)``
+    psnr: float  # what an attacker without prior expects, in dB; infinite without noise
+    eta: float  # mean squared error that counts as a reconstruction
+    reconstruction: float  # chance of an attacker without prior to reach `eta`
+    repeats: int  # steps the record is expected to be part of, at least one
 
     def is_violated_by(self, *, hits: int, trials: int, confidence: float = 0.99) -> bool:
-        """Whether an attack picks the right candidate more often than the DP claim allows.
+        """Whether an attack picks the right of ``1/kappa`` candidates more often than DP allows.
 
-        If so, the mechanism is not what it is said to be: the chance of a false alarm is at most
-        ``(1 - confidence) / 2``.
-
-        Args:
-            hits: Trials in which the attack picked the right one of ``1/kappa`` candidates.
-            trials: Independent trials.
-            confidence: Confidence of the two-sided Clopper-Pearson interval of the hit rate.
+        If so, the mechanism is not what it is said to be: by the two-sided Clopper-Pearson interval
+        of `hits` in independent `trials`, a false alarm has a chance of ``(1 - confidence) / 2`` at
+        most.
         """
         lowest, _ = clopper_pearson(successes=hits, trials=trials, confidence=confidence)
         return lowest > self.identification
@@ -165,13 +137,8 @@ def risk_corridor(
 ) -> RiskCorridor:
     """Both bounds for one record of one client.
 
-    Args:
-        mechanism: All steps the attacker sees.
-        kappa: One over the number of candidates.
-        image_norm: Euclidean norm of the image with pixels in ``[0, 1]``.
-        pixels: ``C x H x W``.
-        eta: Mean squared error that counts as a reconstruction; 0.01 is 20 dB.
-        neighbours: Neighbour relation of the identification bound.
+    `mechanism`: all steps the attacker sees. `kappa`: one over the number of candidates of the
+    identification bound, which is for these `neighbours`. The rest is as in `from_scratch_success`.
     """
     positive("image_norm", image_norm, "it is the Euclidean norm of an image that is not black")
     positive("eta", eta)
@@ -182,11 +149,7 @@ def risk_corridor(
         noise = mechanism.noise_multiplier
         psnr = from_scratch_psnr(noise_multiplier=noise, image_norm=image_norm, repeats=repeats)
         reconstruction = from_scratch_success(
-            eta=eta,
-            noise_multiplier=noise,
-            image_norm=image_norm,
-            pixels=pixels,
-            repeats=repeats,
+            eta=eta, noise_multiplier=noise, image_norm=image_norm, pixels=pixels, repeats=repeats
         )
     return RiskCorridor(
         kappa=kappa,

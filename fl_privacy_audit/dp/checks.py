@@ -23,21 +23,13 @@ EPSILON_TOLERANCE = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """All that a check may look at.
+    """All that a check may look at."""
 
-    Attributes:
-        claim: What is claimed.
-        seen: What was observed of the run.
-        planned: Epsilon by the configuration alone.
-        clients: Epsilon in effect for each client, never empty.
-        clients_if_poisson: The same clients, if sampling were Poisson.
-    """
-
-    claim: DpClaim
-    seen: Observed
-    planned: Spent
-    clients: tuple[ClientEpsilon, ...]
-    clients_if_poisson: tuple[ClientEpsilon, ...]
+    claim: DpClaim  # what is claimed
+    seen: Observed  # what was observed of the run
+    planned: Spent  # epsilon by the configuration alone
+    clients: tuple[ClientEpsilon, ...]  # epsilon in effect for each client, never empty
+    clients_if_poisson: tuple[ClientEpsilon, ...]  # the same clients, if sampling were Poisson
 
     @property
     def counts_on_sampling(self) -> bool:

@@ -12,15 +12,10 @@ ANY_CLIENT = "any client"
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """Epsilon over the rounds of a run.
+    """Epsilon over the rounds of a run."""
 
-    Attributes:
-        per_round: Epsilon of one round.
-        cumulative: Epsilon over all rounds.
-    """
-
-    per_round: Epsilons
-    cumulative: Epsilons
+    per_round: Epsilons  # epsilon of one round
+    cumulative: Epsilons  # epsilon over all rounds
 
     def figure(self, span: Span, neighbours: Neighbours) -> float:
         """The tightest epsilon there is for a run or a round."""
@@ -30,15 +25,10 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientEpsilon(Spent):
-    """Epsilon of one client.
+    """Epsilon of one client."""
 
-    Attributes:
-        client: Its name, as in the ledger; ``"any client"`` if none was seen.
-        rounds: Number of rounds it is taken to have taken part in.
-    """
-
-    client: str
-    rounds: int
+    client: str  # its name, as in the ledger; ``"any client"`` if none was seen
+    rounds: int  # number of rounds it is taken to have taken part in
 
 
 def multiplier_in_effect(claim: DpClaim, seen: Observed) -> float:
@@ -73,11 +63,8 @@ def client_epsilons(
 ) -> tuple[ClientEpsilon, ...]:
     """Epsilon of each client that was seen or reported; of ``"any client"`` if none was.
 
-    Args:
-        claim: What is claimed and how it is configured.
-        seen: What was observed of the run.
-        as_poisson: False for the epsilon in effect. True for what accountants compute, which take
-            sampling for Poisson without asking.
+    `as_poisson`: False for the epsilon in effect. True for what accountants compute, which take
+    sampling for Poisson without asking.
     """
     multiplier = multiplier_in_effect(claim, seen)
     seen_rounds = len(seen.update_norms)

@@ -19,18 +19,10 @@ def one_run_epsilon(
 ) -> float:
     """Epsilon that one training run refutes, by canaries put in or left out by a coin each.
 
-    Steinke, Nasr & Jagielski 2023 (arXiv 2305.08846): the largest epsilon whose `one_run_p_value`
-    is at most ``1 - confidence``.
-
-    Args:
-        canaries: Number of canaries, in or out.
-        guesses: Number of canaries the auditor guessed; it may abstain on the rest.
-        correct: Number of right guesses.
-        delta: Delta of the claim.
-        confidence: Confidence of the statement "epsilon is at least this".
-
-    Returns:
-        Zero or more. See `one_run_ceiling` for the most that this many canaries can show.
+    Steinke, Nasr & Jagielski 2023 (arXiv 2305.08846): the largest epsilon, zero or more, whose
+    `one_run_p_value` is at most ``1 - confidence``. Of all `canaries` the auditor made `guesses`,
+    for it may abstain, and `correct` ones were right. `one_run_ceiling`: the most that so many can
+    show.
 
     >>> round(one_run_epsilon(canaries=100, guesses=100, correct=90), 4)
     1.6308
@@ -57,14 +49,8 @@ def one_run_p_value(
     """Chance of at least `correct` right guesses under (epsilon, delta)-DP; at most 1.
 
     ``P[B >= v] + 2 m delta max_i P[v > B >= v - i] / i`` with
-    ``B ~ Bin(r, e^epsilon / (1 + e^epsilon))``.
-
-    Args:
-        epsilon: Zero or more.
-        canaries: Number of canaries, ``m``.
-        guesses: Number of guesses, ``r``.
-        correct: Number of right guesses, ``v``.
-        delta: Delta of the claim, in [0, 1).
+    ``B ~ Bin(r, e^epsilon / (1 + e^epsilon))``, for m `canaries`, r `guesses`, v `correct`, epsilon
+    of zero or more and delta in [0, 1).
     """
     not_negative("epsilon", epsilon)
     whole("canaries", canaries)
@@ -127,21 +113,12 @@ def attack_epsilon(
     delta: float = 0.0,
     confidence: float = 0.95,
 ) -> float:
-    """Epsilon that a membership attack refutes, for any mechanism.
+    """Epsilon, zero or more, that a membership attack refutes, for any mechanism.
 
     ``ln((1 - FNR - delta) / FPR)``, or the same with the two rates exchanged, at the upper ends of
-    their Clopper-Pearson intervals (Nasr et al. 2023, arXiv 2302.07956).
-
-    Args:
-        false_positives: Number of canaries left out that the attack called in.
-        negatives: Number of canaries left out.
-        false_negatives: Number of canaries put in that the attack called out.
-        positives: Number of canaries put in.
-        delta: Delta of the claim.
-        confidence: Confidence of the bound; half of the rest is spent on each rate.
-
-    Returns:
-        Zero or more.
+    their Clopper-Pearson intervals (Nasr et al. 2023, arXiv 2302.07956). Of `positives` canaries
+    put in, the attack called `false_negatives` out; of `negatives` left out, `false_positives` in.
+    Half of what `confidence` leaves is spent on each rate.
 
     >>> round(attack_epsilon(
     ...     false_positives=10, negatives=1000, false_negatives=10, positives=1000), 2)

@@ -19,13 +19,10 @@ DELTA_HINT = "1e-5, or less than one over the number of records, is usual"
 
 
 def gaussian_mu(*, noise_multiplier: float, sensitivity: float = 1.0, releases: int = 1) -> float:
-    """``mu`` of `releases` Gaussian releases, each with noise `noise_multiplier` x clip.
+    """``mu`` of Gaussian releases, each with noise `noise_multiplier`, above zero, x clip.
 
-    Args:
-        noise_multiplier: Noise standard deviation over clipping norm, above zero.
-        sensitivity: Sensitivity in clipping norms: 1 if a neighbour lacks one contribution, 2 if one
-            contribution is replaced by another.
-        releases: Number of releases, at least one.
+    `sensitivity`, in clipping norms, is 1 if a neighbour lacks one contribution, 2 if one
+    contribution is replaced by another.
 
     >>> gaussian_mu(noise_multiplier=2.0, releases=16)
     2.0
@@ -40,11 +37,8 @@ def gaussian_delta(*, mu: float, epsilon: float) -> float:
     """The smallest delta at which a `mu`-GDP release is (epsilon, delta)-DP. Exact.
 
     ``Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2)``, from Balle & Wang 2018
-    (arXiv 1805.06530), theorem 8, in a form without overflow or cancellation.
-
-    Args:
-        mu: Sensitivity over noise, above zero.
-        epsilon: Zero or more.
+    (arXiv 1805.06530), theorem 8, in a form without overflow or cancellation, for `mu` above zero
+    and `epsilon` of zero or more.
 
     >>> round(gaussian_delta(mu=1.0, epsilon=1.0), 6)
     0.126937
@@ -111,12 +105,8 @@ def classic_sigma(*, sensitivity: float, epsilon: float, delta: float) -> float:
     """The classic calibration ``S sqrt(2 ln(1.25/delta)) / epsilon``, that of Flower's LocalDpMod.
 
     It is proved only for epsilon below `CLASSIC_LIMIT`. Beyond that it may add too little noise:
-    asked for epsilon 10 at delta 1e-5 it gives 10.39. Use `analytic_sigma` there.
-
-    Args:
-        sensitivity: Zero or more; with zero there is no noise at all.
-        epsilon: Above zero.
-        delta: Strictly between zero and one.
+    asked for epsilon 10 at delta 1e-5 it gives 10.39. Use `analytic_sigma` there. A `sensitivity`
+    of zero is no noise at all.
 
     >>> round(classic_sigma(sensitivity=1.0, epsilon=1.0, delta=1e-5), 3)
     4.845

@@ -6,9 +6,12 @@ the disk itself. Nothing already written is ever changed: a run that
 is started again in the same directory finds a torn last line, ends it, and goes on below.
 """
 
+import contextlib
+import errno
 import os
+import stat
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +21,7 @@ from pydantic import ValidationError
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 
-from .records import RECORD, AuditRecord, EvaluationRecord, Record, RunRecord
+from .records import RECORD, AuditRecord, EvaluationRecord, GapRecord, Record, RunRecord
 
 FILE_NAME = "ledger.jsonl"
 
@@ -29,80 +32,122 @@ def now() -> str:
 
 
 class Ledger:
-    """Appends records to ``DIRECTORY/ledger.jsonl``.
+    """Appends records to ``DIRECTORY/ledger.jsonl``; the first one makes the directory.
 
-    Args:
-        directory: Made when the first record is written, if it is not there.
+    What could not be written is counted, and a `GapRecord` says so as soon as something can be. So
+    does one where the file is gone, replaced or rotated while the run goes on: it is made anew, with
+    the run's first line. `lost` counts records that could not be written since the last that could.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).absolute()
         self.path = self.directory / FILE_NAME
+        self.lost = 0
         self._file: int | None = None
-
-    def _open(self) -> int:
-        """The file, opened once; a torn last line is ended first."""
-        if self._file is not None:
-            return self._file
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            weakref.finalize(self, os.close, file)
-            size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":
-                os.write(file, b"\n")
-        except OSError as error:
-            raise LedgerError(
-                f"the audit log cannot be written in {self.directory}: {error.strerror}. "
-                "Set `directory` to a folder that this process may write."
-            ) from error
-        self._file = file
-        return file
+        self._torn = False
+        self._close: Callable[[], object] = lambda: None
+        self._run: RunRecord | None = None
 
     def append(self, records: Iterable[Record], *, sync: bool = True) -> None:
         """Write records; `sync` also waits for the disk, which takes milliseconds.
 
         Raises:
-            LedgerError: The directory cannot be written, or the disk is full or gone.
+            LedgerError: The directory cannot be written, or the disk is full or gone. What was
+                acknowledged before is unharmed, and none of `records` is there.
         """
-        file = self._open()
-        lines = "".join(record.model_dump_json() + "\n" for record in records).encode()
+        records = list(records)
         try:
-            while lines:
-                lines = lines[os.write(file, lines) :]
-            if sync:
-                os.fsync(file)
+            file, renewed = self._current()
+            _write(file, [*self._owed(renewed), *records], torn=self._torn, sync=sync)
         except OSError as error:
-            raise LedgerError(f"the audit log {self.path} cannot be written: {error}") from error
+            self.lost += len(records)
+            self._torn = True
+            raise LedgerError(
+                f"the audit log {self.path} cannot be written: {_why(error)}. Set `directory` to a "
+                "folder that this process may write."
+            ) from error
+        self.lost, self._torn = 0, False
+        self._run = next((r for r in records if isinstance(r, RunRecord)), self._run)
+
+    def _current(self) -> tuple[int, bool]:
+        """The file under the ledger's name, and whether it took the place of another."""
+        if self._file is not None and _is_at(self._file, self.path):
+            return self._file, False
+        renewed = self._file is not None
+        self._close()
+        self._file = None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.open(self.path, flags, 0o600)
+        self._close = weakref.finalize(self, os.close, file)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            self._close()
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        self._file, self._torn = file, True
+        return file, renewed
+
+    def _owed(self, renewed: bool) -> list[Record]:
+        """What a reader must know before the next record."""
+        owed: list[Record] = [self._run] if renewed and self._run is not None else []
+        run = "" if self._run is None else self._run.run
+        if renewed:
+            owed.append(GapRecord(time=now(), run=run, reason=Reason.of("ledger was replaced")))
+        if self.lost:
+            reason = Reason.of("records lost", records=self.lost)
+            owed.append(GapRecord(time=now(), run=run, reason=reason))
+        return owed
+
+
+def _write(file: int, records: Sequence[Record], *, torn: bool, sync: bool) -> None:
+    """Append whole lines, or nothing; `torn`: a crash may have left half a line at the end."""
+    lines = "".join(record.model_dump_json() + "\n" for record in records).encode()
+    before = os.fstat(file).st_size
+    if torn and before and os.pread(file, 1, before - 1) != b"\n":
+        lines = b"\n" + lines
+    written = 0
+    try:
+        while written < len(lines):
+            written += os.write(file, lines[written:])
+        if sync:
+            os.fsync(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            if os.fstat(file).st_size == before + written:  # nobody else has written meanwhile
+                os.ftruncate(file, before)
+        raise
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.lstat())
+    except OSError:
+        return False
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "it is a symbolic link, and links are not followed"
+    return error.strerror or str(error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerContents:
-    """What a ledger holds.
+    """What a ledger holds."""
 
-    Attributes:
-        path: The file.
-        runs: One for each time the audit was started.
-        audits: In the order written.
-        evaluations: In the order written.
-        damaged: ``(line number, what is wrong)`` for each line that could not be read.
-    """
-
-    path: Path
-    runs: tuple[RunRecord, ...]
-    audits: tuple[AuditRecord, ...]
-    evaluations: tuple[EvaluationRecord, ...]
+    path: Path  # the file
+    runs: tuple[RunRecord, ...]  # one for each time the audit was started
+    audits: tuple[AuditRecord, ...]  # in the order written
+    evaluations: tuple[EvaluationRecord, ...]  # in the order written
+    gaps: tuple[GapRecord, ...]  # what could not be written, in the order written
+    # ``(line number, what is wrong)`` for each line that could not be read.
     damaged: tuple[tuple[int, str], ...]
 
 
 def read_ledger(directory: str | Path) -> LedgerContents:
-    """Read a ledger, also while it is being written.
+    """Read a ledger, by its directory or its file, also while it is being written.
 
     A damaged line is reported and skipped: the rest stays readable. A last line without its end is
     taken as still being written.
-
-    Args:
-        directory: The audit's directory, or the file itself.
 
     Raises:
         LedgerError: There is no ledger, or it holds no run.
@@ -128,9 +173,10 @@ def read_ledger(directory: str | Path) -> LedgerContents:
             damaged.append((number, f"{place}: {problem['msg']}" if place else problem["msg"]))
     contents = LedgerContents(
         path=path,
-        runs=tuple(r for r in records if isinstance(r, RunRecord)),
+        runs=tuple({r.run: r for r in records if isinstance(r, RunRecord)}.values()),
         audits=tuple(r for r in records if isinstance(r, AuditRecord)),
         evaluations=tuple(r for r in records if isinstance(r, EvaluationRecord)),
+        gaps=tuple(r for r in records if isinstance(r, GapRecord)),
         damaged=tuple(damaged),
     )
     if not contents.runs:
@@ -161,6 +207,7 @@ def last_run(contents: LedgerContents) -> LastRun:
         Reason.of("damaged line", path=path, line=number, problem=problem)
         for number, problem in contents.damaged
     ]
+    notes += [gap.reason for gap in contents.gaps if gap.run == run.run]
     if len(contents.runs) > 1:
         notes.append(Reason.of("several runs", path=path, runs=len(contents.runs)))
     audits = [a for a in contents.audits if a.run == run.run]

@@ -1,4 +1,4 @@
-"""What the ledger holds: three kinds of line, each a pydantic model with a schema version.
+"""What the ledger holds: four kinds of line, each a pydantic model with a schema version.
 
 Version 1 knew no controls and no release view; what its lines lack is empty here. Versions 1 and 2
 held reasons as sentences: they are read as reasons with the code ``"text"``.
@@ -17,14 +17,24 @@ from pydantic import (
 )
 
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import ControlKind, KnownDefence, View
+from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Options, View
 
 SCHEMA_VERSION: Final = 3
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
-UpdateForm = Literal["exact gradient", "gradient direction", "weight difference", "none"]
+UpdateForm = Literal[
+    "exact gradient",
+    "defended gradient",
+    "gradient direction",
+    "gradient signs",
+    "weight difference",
+    "none",
+]
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
+
+SKETCH: Final = 32
+"""Fingerprints of true images that a record keeps at most."""
 
 UNAVAILABLE = "unavailable: "
 """How ledgers before version 3 began the detail of a metric that could not be computed."""
@@ -48,91 +58,62 @@ class _Line(_Recorded):
 
 
 class RunRecord(_Line):
-    """First line of a run: how it was audited.
-
-    Attributes:
-        run: Random id of the run; every later line of the run carries it.
-        setting: The user's word for it.
-        config: The whole `AuditConfig`.
-        model: Class name, parameter count and a fingerprint of names and shapes.
-        versions: Of Python and the packages that matter.
-        arrays: Every array of the model's state -> its dtype, ``"float32"``; what Flower's own
-            noise is added to. Empty in ledgers of version 1.
-    """
+    """First line of a run: how it was audited."""
 
     kind: Literal["run"] = "run"
-    run: str
-    setting: str
-    config: dict[str, Any]
-    model: dict[str, str | int]
-    versions: dict[str, str]
+    run: str  # random id of the run; every later line of the run carries it
+    setting: str  # the user's word for it
+    config: dict[str, Any]  # the whole `AuditConfig`
+    model: dict[str, str | int]  # class name, parameter count and a fingerprint of names and shapes
+    versions: dict[str, str]  # of Python and the packages that matter
+    # Every array of the model's state -> its dtype, ``"float32"``; what Flower's own noise is added
+    # to. Empty in ledgers of version 1.
     arrays: dict[str, str] = Field(default_factory=dict)
 
 
 class ThreatModel(_Recorded):
-    """What the attacker is, knows and assumes.
+    """What the attacker is, knows and assumes."""
 
-    Attributes:
-        server: ``"honest but curious"``: it follows the protocol and looks at what it gets.
-        view: ``"server"``: it sees each client's update. ``"release"``: it sees the global model
-            of each round, and nothing else.
-        update_form: What the update was taken for.
-        local_training: Known settings of local training; None where not known.
-        image: Shape and normalisation, taken as known.
-        num_images: How many images were to be rebuilt.
-        labels: Where labels come from.
-        defence: What is known of the client's defence; None where there is none.
-        assumptions: Whatever had to be assumed.
-    """
-
+    # ``"honest but curious"``: it follows the protocol and looks at what it gets.
     server: Literal["honest but curious"] = "honest but curious"
+    # ``"server"``: it sees each client's update. ``"release"``: it sees the global model of each
+    # round, and nothing else.
     view: View
-    update_form: UpdateForm
+    update_form: UpdateForm  # what the update was taken for
+    # Known settings of local training; None where not known.
     local_training: dict[str, str | int | float | list[float] | None]
-    image: dict[str, list[int] | list[float]]
-    num_images: int | None
-    labels: Literal["not given"] = "not given"
+    image: dict[str, list[int] | list[float]]  # shape and normalisation, taken as known
+    num_images: int | None  # how many images were to be rebuilt
+    labels: Literal["not given"] = "not given"  # where labels come from
+    # What is known of the client's defence; None where there is none.
     defence: KnownDefence | None = None
-    assumptions: list[str]
+    assumptions: list[str]  # whatever had to be assumed
 
 
 class Scores(_Recorded):
-    """One metric over the images of one attack.
+    """One metric over the images of one attack."""
 
-    Attributes:
-        each: One value for each true image that a reconstruction answers, in the order of the
-            truth; `AttackOutcome.details` says how many have none.
-        mean: Their mean.
-        worst: The one that leaks most.
-    """
-
+    # One value for each true image that a reconstruction answers, in the order of the truth;
+    # `AttackOutcome.details` says how many have none.
     each: list[float]
-    mean: float
-    worst: float
+    mean: float  # their mean
+    worst: float  # the one that leaks most
 
 
 class _Outcome(_Recorded):
-    """What attack and control have in common.
+    """What attack and control have in common."""
 
-    Attributes:
-        status: ``"scored"``; ``"not scored"``: attacked, but no truth to compare with; ``"not
-            tested"``: not attacked; ``"failed"``: the attack raised or diverged.
-        reason: Why, for every status but ``"scored"``.
-        scores: By metric.
-        objective: The attack's own objective, lower is better; None where no attack ran.
-        steps: Optimiser steps, summed over restarts.
-        stopped: Why the attack ended.
-        seconds: Wall time; 0 where a reconstruction was there already.
-        seed: Seed of its generator, or of a control's noise; None where there is none.
-    """
-
+    # ``"scored"``; ``"not scored"``: attacked, but no truth to compare with; ``"not tested"``: not
+    # attacked; ``"failed"``: the attack raised or diverged.
     status: AttackStatus
-    reason: Why | None = None
-    scores: dict[str, Scores] = Field(default_factory=dict)
+    reason: Why | None = None  # why, for every status but ``"scored"``
+    scores: dict[str, Scores] = Field(default_factory=dict)  # by metric
+    # The attack's own objective, lower is better; None where no attack ran.
     objective: float | None = None
-    steps: int = 0
-    stopped: str | None = None
-    seconds: float = 0.0
+    steps: int = 0  # optimiser steps, summed over restarts
+    stopped: str | None = None  # why the attack ended
+    seconds: float = 0.0  # wall time; 0 where a reconstruction was there already
+    # Seed of its generator, or of a control's noise; None where there is none.
     seed: int | None = None
 
 
@@ -141,42 +122,42 @@ class ControlOutcome(_Outcome):
 
     It is scored against the same true batch as the attack it belongs to, so that scores can be
     compared pair by pair.
-
-    Attributes:
-        kind: ``"noise"``: Gaussian noise, tensor by tensor as long as the update. ``"other
-            client"``: the update of another client of the round, who trained on other images.
-            ``"grey"``: one colour, the mean that the clients subtract; no attack is needed.
-            ``"undefended"``: the positive control, what the client would have sent for its true
-            batch by plain training without any defence.
     """
 
+    # ``"noise"``: Gaussian noise, tensor by tensor as long as the update. ``"other client"``: the
+    # update of another client of the round, who trained on other images. ``"grey"``: one colour,
+    # the mean that the clients subtract; no attack is needed. ``"undefended"``: the positive
+    # control, what the client would have sent for its true batch by plain training without any
+    # defence.
     kind: ControlKind
 
 
 class AttackOutcome(_Outcome):
-    """What one attack did to one observation.
+    """What one attack did to one observation."""
 
-    Attributes:
-        attack: Name in the table of attacks.
-        threat_model: Letter of Carletti et al. 2025; None for an attack outside the table.
-        settings: Settings that differ from the paper's.
-        budget_seconds: Time it was allowed.
-        labels_right: Share of labels recovered, as a multiset; None where it is not known.
-        unavailable: Metrics without a score here, and a picture that could not be kept: why.
-        details: Further figures of the attack.
-        picture: File with original and reconstruction, if pictures are kept.
-        controls: At most one of each kind; none where there is no truth to score them with.
-    """
-
-    attack: str
+    attack: str  # name in the table of attacks
+    # Letter of Carletti et al. 2025; None for an attack outside the table.
     threat_model: str | None = None
-    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    budget_seconds: float | None = None
+    # Options that differ from the paper's.
+    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
+    budget_seconds: float | None = None  # time it was allowed
+    # Time that all its steps take here, as measured; None where nobody knows.
+    needed_seconds: float | None = None
+    # Share of labels recovered, as a multiset; None where it is not known.
     labels_right: float | None = None
+    # Metrics without a score here, and a picture that could not be kept: why.
     unavailable: dict[str, Why] = Field(default_factory=dict)
-    details: dict[str, float | str] = Field(default_factory=dict)
-    picture: str | None = None
+    details: dict[str, float | str] = Field(default_factory=dict)  # further figures of the attack
+    picture: str | None = None  # file with original and reconstruction, if pictures are kept
+    # At most one of each kind; without a truth to score with noise alone, for its objective.
     controls: list[ControlOutcome] = Field(default_factory=list)
+
+    @property
+    def allowed(self) -> float | None:
+        """Share of its steps that its time allowed, where that ran out and what it needs is known."""
+        if self.stopped != "out of time" or not self.needed_seconds:
+            return None
+        return min((self.budget_seconds or 0.0) / self.needed_seconds, 1.0)
 
     def control(self, kind: ControlKind) -> ControlOutcome | None:
         """The control of this kind, if there is one."""
@@ -206,85 +187,71 @@ class AttackOutcome(_Outcome):
 
 
 class ReplayCheck(_Recorded):
-    """The true batch trained as told, beside the real update: does the description fit the client?
+    """The true batch trained as told, beside the real update: does the description fit the client?"""
 
-    Attributes:
-        cosine: Between the observed and the replayed update.
-        length_ratio: Length of the observed update over that of the replayed one; None where the
-            description leaves the length open.
-        cosine_range: Between which cosines the description fits, given rounding and what the
-            client draws by chance.
-        length_range: Between which ratios it fits; None where the length is open.
-        fits: Whether both do. Where they do not, the record is not evidence of safety.
-        hint: What would explain the difference; None where there is none.
-    """
-
-    cosine: float
+    cosine: float  # between the observed and the replayed update
+    # Length of the observed update over that of the replayed one; None where the description leaves
+    # the length open.
     length_ratio: float | None
+    # Between which cosines the description fits, given rounding and what the client draws by
+    # chance.
     cosine_range: tuple[float, float]
+    # Between which ratios it fits; None where the length is open.
     length_range: tuple[float, float] | None
-    fits: bool
-    hint: Reason | None = None
+    fits: bool  # whether both do. Where they do not, the record is not evidence of safety.
+    hint: Reason | None = None  # what would explain the difference; None where there is none
 
 
 class AuditRecord(_Line):
-    """One round, one view, one client; in the release view, all clients of the round.
-
-    Attributes:
-        run: The run it belongs to.
-        round: Server round, from 1.
-        client: ``partition 3`` where the partition is known, else Flower's node id; ``all
-            clients`` in the release view.
-        node_id: Flower's node id; 0 in the release view.
-        partition: The client's partition, if it was published.
-        view: What the attacker sees.
-        client_status: Whether the client returned an update.
-        reason: Why nothing was attacked; None if something was.
-        threat_model: None only where the client returned nothing.
-        update_norm: Euclidean norm of the weight difference; None if it could not be read.
-        num_examples: What the client reported.
-        reported: Other numbers the client reported, ``epsilon`` say.
-        truth_digest: Fingerprint of the true batch, to pair runs; None where there is no truth.
-        replay: Whether what the audit was told fits the client; None where there is no truth.
-        attacks: One outcome for each attack.
-        clients: Whose updates the release is made of; empty in the server view.
-    """
+    """One round, one view, one client; in the release view, all clients of the round."""
 
     kind: Literal["audit"] = "audit"
-    run: str
-    round: int
+    run: str  # the run it belongs to
+    round: int  # server round, from 1
+    # ``partition 3`` where the partition is known, else Flower's node id; ``all clients`` in the
+    # release view.
     client: str
-    node_id: int
-    partition: int | None = None
-    view: View = "server"
+    node_id: int  # Flower's node id; 0 in the release view
+    partition: int | None = None  # the client's partition, if it was published
+    view: View = "server"  # what the attacker sees
+    # Whether the client returned an update.
     client_status: Literal["returned", "failed", "timed out"] = "returned"
-    reason: Why | None = None
-    threat_model: ThreatModel | None = None
+    reason: Why | None = None  # why nothing was attacked; None if something was
+    threat_model: ThreatModel | None = None  # None only where the client returned nothing
+    # Euclidean norm of the weight difference; None if it could not be read.
     update_norm: float | None = None
-    num_examples: int | None = None
+    num_examples: int | None = None  # what the client reported
+    # Other numbers the client reported, ``epsilon`` say.
     reported: dict[str, float] = Field(default_factory=dict)
+    # Fingerprint of the true batch, to pair runs; None where there is no truth.
     truth_digest: str | None = None
+    # The `SKETCH` smallest fingerprints of its images, to tell which batches are much the same.
+    truth_sketch: list[str] = Field(default_factory=list)
+    # Whether what the audit was told fits the client; None where there is no truth.
     replay: ReplayCheck | None = None
-    attacks: list[AttackOutcome] = Field(default_factory=list)
+    no_replay: Reason | None = None  # why that was not found out, where there is a truth
+    attacks: list[AttackOutcome] = Field(default_factory=list)  # one outcome for each attack
+    # Whose updates the release is made of; empty in the server view.
     clients: list[str] = Field(default_factory=list)
 
 
 class EvaluationRecord(_Line):
-    """The model's quality after a round, as the federation itself measured it.
-
-    Attributes:
-        run: The run it belongs to.
-        round: Server round; 0 is before training.
-        source: Measured by the server or averaged over clients.
-        metrics: By name.
-    """
+    """The model's quality after a round, as the federation itself measured it."""
 
     kind: Literal["evaluation"] = "evaluation"
-    run: str
-    round: int
-    source: Literal["server", "clients"]
-    metrics: dict[str, float]
+    run: str  # the run it belongs to
+    round: int  # server round; 0 is before training
+    source: Literal["server", "clients"]  # measured by the server or averaged over clients
+    metrics: dict[str, float]  # by name
 
 
-Record = RunRecord | AuditRecord | EvaluationRecord
+class GapRecord(_Line):
+    """Something is missing above this line."""
+
+    kind: Literal["gap"] = "gap"
+    run: str  # the run that it is missing of
+    reason: Why  # what, and how much
+
+
+Record = RunRecord | AuditRecord | EvaluationRecord | GapRecord
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])

@@ -47,10 +47,7 @@ def _leakage(outcome: AttackOutcome) -> Iterator[tuple[str, float]]:
 
 
 class TensorBoardSink:
-    """Writes scalars as a TensorBoard event file.
-
-    Args:
-        directory: Where event files go.
+    """Writes scalars as TensorBoard event files in a directory.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -77,9 +74,7 @@ class TensorBoardSink:
 class MlflowSink:
     """Logs scalars to an MLflow run, which begins with the audit and carries its setting as name.
 
-    Args:
-        experiment: Name of the experiment; made if it is not there.
-        tracking_uri: Where to; None for MLflow's own default.
+    The experiment is made if it is not there; without `tracking_uri` MLflow's own default holds.
 
     Raises:
         ConfigError: MLflow is not installed.

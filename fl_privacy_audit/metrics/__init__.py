@@ -1,27 +1,18 @@
 """How alike a reconstruction and its original are: the tables of metrics, and metrics by name."""
 
-from .frechet import SetScore, fid, frechet_semsim
-from .identification import identification_lpips, identification_pixels, identification_semsim
-from .multiscale import ms_ssim
-from .perceptual import lpips
-from .pixel import mse, psnr, ssim
-from .table import METRICS, SET_METRICS, Metric, SetMetric, title_of
-
-__all__ = [
-    "METRICS",
-    "SET_METRICS",
-    "Metric",
-    "SetMetric",
-    "SetScore",
-    "fid",
-    "frechet_semsim",
-    "identification_lpips",
-    "identification_pixels",
-    "identification_semsim",
-    "lpips",
-    "ms_ssim",
-    "mse",
-    "psnr",
-    "ssim",
-    "title_of",
-]
+from .frechet import SetScore as SetScore
+from .frechet import fid as fid
+from .frechet import frechet_semsim as frechet_semsim
+from .identification import identification_lpips as identification_lpips
+from .identification import identification_pixels as identification_pixels
+from .identification import identification_semsim as identification_semsim
+from .multiscale import ms_ssim as ms_ssim
+from .perceptual import lpips as lpips
+from .pixel import mse as mse
+from .pixel import psnr as psnr
+from .pixel import ssim as ssim
+from .table import METRICS as METRICS
+from .table import SET_METRICS as SET_METRICS
+from .table import Metric as Metric
+from .table import SetMetric as SetMetric
+from .table import title_of as title_of

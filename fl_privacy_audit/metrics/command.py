@@ -10,8 +10,9 @@ from fl_privacy_audit.core.errors import AuditError
 
 from .backbone import ALEXNET, INCEPTION, alexnet_features, download, inception
 from .semsim import embed
-from .table import METRICS, SET_METRICS
+from .table import METRICS, SET_METRICS, Metric
 
+BACKBONES = {backbone.key: backbone for backbone in (ALEXNET, INCEPTION)}
 CHECKS: dict[str, Callable[[], object]] = {
     "AlexNet's weights": alexnet_features,
     "Inception-v3's weights": inception,
@@ -24,7 +25,7 @@ CHECKS: dict[str, Callable[[], object]] = {
 @click.option(
     "--download",
     "fetch",
-    type=click.Choice(["alexnet", "inception"]),
+    type=click.Choice(list(BACKBONES)),
     multiple=True,
     help="Fetch these weights into torch's hub cache first.",
 )
@@ -32,16 +33,14 @@ def metrics_command(fetch: tuple[str, ...]) -> None:
     """Print the tables of metrics: direction, range, and whether they are available here."""
     console = standard_output()
     for name in fetch:
-        place = download({"alexnet": ALEXNET, "inception": INCEPTION}[name])
+        place = download(BACKBONES[name])
         console.print(f"{name}: {place}", markup=False, soft_wrap=True)
     missing = {need: reason for need in CHECKS if (reason := _missing(need))}
     rows = []
-    for name, pair in METRICS.items():
-        here = "no" if pair.needs in missing else "yes" if pair.default else "if asked"
-        rows.append((name, pair.title, pair.leaks_when, pair.range, here))
-    for name, many in SET_METRICS.items():
-        here = "no" if many.needs in missing else "yes"
-        rows.append((name, many.title, many.leaks_when, many.range, here))
+    for name, metric in {**METRICS, **SET_METRICS}.items():
+        asked = isinstance(metric, Metric) and not metric.default
+        here = "no" if metric.needs in missing else "if asked" if asked else "yes"
+        rows.append((name, metric.title, metric.leaks_when, metric.range, here))
     print_rows(console, ("name", "metric", "leaks when", "range", "here"), rows)
     for reason in missing.values():
         console.print(reason, markup=False, soft_wrap=True)

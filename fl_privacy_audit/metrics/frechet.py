@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
 from .backbone import inception
-from .pairs import check_pixels
+from .pairs import as_rgb, check_pixels
 from .semsim import embed
 
 INCEPTION_SIDE = 299
@@ -19,21 +19,14 @@ INCEPTION_SIDE = 299
 
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
-    """One number about a set of pairs.
+    """One number about a set of pairs."""
 
-    Attributes:
-        value: The number.
-        count: Reconstructions it is made of.
-        chance: What reconstructions that know nothing would get; None where that has no meaning.
-        dimension: Length of a feature vector; None where there is none.
-        note: What a reader has to know; empty where there is nothing.
-    """
-
-    value: float
-    count: int
+    value: float  # the number
+    count: int  # reconstructions it is made of
+    # What reconstructions that know nothing would get; None where that has no meaning.
     chance: float | None = None
-    dimension: int | None = None
-    note: str = ""
+    dimension: int | None = None  # length of a feature vector; None where there is none
+    note: str = ""  # what a reader has to know; empty where there is nothing
 
 
 def fid(reconstructions: Tensor, originals: Tensor) -> SetScore:
@@ -41,13 +34,8 @@ def fid(reconstructions: Tensor, originals: Tensor) -> SetScore:
 
     Images are enlarged to 299x299 (bilinear); features are the 2,048 after the last pooling.
     Published FIDs use another port of Inception: figures cannot be set side by side.
-
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3.
-        originals: ``(M, C, H, W)`` in ``[0, 1]``; need not be paired.
-
-    Returns:
-        0 or more; lower means more leakage.
+    ``(N, 1 or 3, H, W)`` and ``(M, 1 or 3, H, W)`` in ``[0, 1]``, not paired -> 0 or more; lower
+    means more leakage.
 
     Raises:
         MetricUnavailable: No weights here, too few images, or neither grey nor RGB.
@@ -59,12 +47,8 @@ def fid(reconstructions: Tensor, originals: Tensor) -> SetScore:
 def frechet_semsim(reconstructions: Tensor, originals: Tensor) -> SetScore:
     """Frechet distance over SemSim's embedding.
 
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``.
-        originals: ``(M, C, H, W)`` in ``[0, 1]``; need not be paired.
-
-    Returns:
-        0 or more; lower means more leakage.
+    ``(N, C, H, W)`` and ``(M, C, H, W)`` in ``[0, 1]``, not paired -> 0 or more; lower means more
+    leakage.
 
     Raises:
         MetricUnavailable: No weights here, or too few images.
@@ -89,14 +73,11 @@ def _distance(first: Tensor, second: Tensor) -> SetScore:
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Squared Wasserstein-2 distance of two Gaussians fitted to points (Dowson and Landau 1982).
 
-    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``. With centred points A and B, divided by the
-    roots of their numbers less one, ``S1 = A'A`` and ``S2 = B'B``; the trace of the root is the sum
-    of the singular values of ``A B'``. QR makes that matrix no larger than the dimension. No
-    matrix root is taken, so sets smaller than the dimension need no crutch.
-
-    Args:
-        first: ``(N, D)``, two points or more.
-        second: ``(M, D)``, two points or more.
+    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` for ``(N, D)`` and ``(M, D)``, two points or
+    more each. With centred points A and B, divided by the roots of their numbers less one,
+    ``S1 = A'A`` and ``S2 = B'B``; the trace of the root is the sum of the singular values of
+    ``A B'``. QR makes that matrix no larger than the dimension. No matrix root is taken, so sets
+    smaller than the dimension need no crutch.
 
     >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
     >>> round(frechet_distance(points, points + 1), 6)
@@ -115,35 +96,27 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 def inception_features(images: Tensor) -> Tensor:
     """Features of torchvision's Inception-v3 after its last pooling.
 
-    Args:
-        images: ``(N, 1 or 3, H, W)`` in ``[0, 1]``.
-
-    Returns:
-        ``(N, 2048)`` float64 on the CPU.
+    ``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 2048)`` float64 on the CPU.
 
     Raises:
         MetricUnavailable: No weights here, or neither one nor three channels.
         WeightsError: Weights are here but are not torchvision's.
     """
     check_pixels(images)
-    channels = images.shape[1]
-    if channels not in (1, 3):
-        raise MetricUnavailable(f"FID needs grey or RGB images, but these have {channels} channels")
-    network = _inception(str(images.device))
+    colour, size = as_rgb(images, "FID"), (INCEPTION_SIDE, INCEPTION_SIDE)
+    network = _inception(images.device)
+
+    def features(piece: Tensor) -> Tensor:
+        large = interpolate(piece, size=size, mode="bilinear", align_corners=False)
+        found: Tensor = network(2 * large - 1)  # Inception takes [-1, 1]
+        return found.cpu().double()
+
     with torch.no_grad():
-        pieces = [network(_enlarge(piece)).cpu().double() for piece in images.split(32)]
-    return torch.cat(pieces)
-
-
-def _enlarge(images: Tensor) -> Tensor:
-    """To Inception's side and its ``[-1, 1]``."""
-    images = images.float().clamp(0, 1).expand(-1, 3, -1, -1)
-    size = (INCEPTION_SIDE, INCEPTION_SIDE)
-    return 2 * interpolate(images, size=size, mode="bilinear", align_corners=False) - 1
+        return torch.cat([features(piece) for piece in colour.split(32)])
 
 
 @functools.lru_cache(maxsize=2)
-def _inception(device: str) -> nn.Module:
+def _inception(device: torch.device) -> nn.Module:
     state = inception()
     from torchvision.models import inception_v3
 

@@ -18,13 +18,8 @@ def identification_pixels(
 ) -> SetScore:
     """Share of reconstructions whose nearest picture, pixel by pixel, is their own original.
 
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``.
-        originals: The same shape, paired with them.
-        others: ``(M, C, H, W)`` in ``[0, 1]``: further candidates.
-
-    Returns:
-        In ``[0, 1]``; higher means more leakage; chance is one over the number of candidates.
+    Pairs of ``(N, C, H, W)`` in ``[0, 1]``, and others ``(M, C, H, W)`` as further candidates -> in
+    ``[0, 1]``; higher means more leakage; chance is one over the number of candidates.
 
     Raises:
         MetricUnavailable: Fewer than two candidates.
@@ -54,14 +49,10 @@ def identification_semsim(
 
 
 def nearest_share(points: Tensor, candidates: Tensor) -> float:
-    """Share of points whose nearest candidate is the one with their own index.
+    """Share of points ``(N, D)`` whose nearest candidate is the one with their own index.
 
     Where several candidates are equally near, their share of the point is divided among them, so
-    that a constant reconstruction gets no more than chance.
-
-    Args:
-        points: ``(N, D)``.
-        candidates: ``(M, D)``, M at least N.
+    that a constant reconstruction gets no more than chance. Candidates: ``(M, D)``, M at least N.
 
     >>> nearest_share(torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [2.0]]))
     0.5

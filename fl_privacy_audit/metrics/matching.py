@@ -15,13 +15,8 @@ def match(reconstructions: Tensor, originals: Tensor) -> Tensor:
     The total of the errors themselves would let one wild reconstruction tear apart pairs that are
     exact. Only scores use it: it never decides which reconstruction an attack returns.
 
-    Args:
-        reconstructions: ``(M, C, H, W)`` in ``[0, 1]``.
-        originals: ``(N, C, H, W)`` in ``[0, 1]``; ``M`` and ``N`` may differ.
-
-    Returns:
-        ``(N,)`` index of the reconstruction that answers each original; -1 where there are fewer
-        reconstructions than originals and none is left.
+    ``(M, C, H, W)`` and ``(N, C, H, W)`` in ``[0, 1]`` -> ``(N,)`` index of the reconstruction that
+    answers each original; -1 where M is less than N and none is left.
 
     >>> a = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
     >>> match(a.flip(0), a).tolist()

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
 from .pairs import as_float64, in_chunks
-from .pixel import K1, K2
+from .pixel import similarity
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, finest first (Wang, Simoncelli and Bovik 2003, section 3.2)."""
@@ -55,7 +55,8 @@ def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     weights = WEIGHTS[: scales_that_fit(*y.shape[-2:])]
     product = torch.ones(y.shape[:2], dtype=y.dtype, device=y.device)
     for scale, weight in enumerate(weights, start=1):
-        luminance, structure = _terms(x, y)
+        (a, b), (c, d) = similarity(x, y, _blur)
+        luminance, structure = a / b, c / d
         last = scale == len(weights)
         term = (luminance * structure if last else structure).mean((2, 3))
         product = product * term.clamp(min=0) ** (weight * sum(WEIGHTS) / sum(weights))
@@ -63,17 +64,6 @@ def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
         # code: ceil_mode counts only what is there.
         x, y = (avg_pool2d(image, 2, ceil_mode=True) for image in (x, y))
     return product.mean(1).clamp(0, 1)
-
-
-def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Luminance, and contrast times structure, at every place of the window."""
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x = _blur(x * x) - mean_x * mean_x
-    var_y = _blur(y * y) - mean_y * mean_y
-    cov = _blur(x * y) - mean_x * mean_y
-    c1, c2 = K1**2, K2**2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
-    return luminance, (2 * cov + c2) / (var_x + var_y + c2)
 
 
 def _blur(x: Tensor) -> Tensor:

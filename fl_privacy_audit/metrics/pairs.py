@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core.errors import MetricUnavailable
+
 VALUES_AT_ONCE = {"cpu": 2**16}
 """Pixel values of one side in a piece: on a processor a piece stays in its cache."""
 VALUES_AT_ONCE_ON_A_GPU = 2**22
@@ -21,14 +23,9 @@ def in_chunks(
 ) -> Tensor:
     """Apply a pairwise function piece by piece, so that memory does not grow with N.
 
-    Args:
-        function: ``(n, C, H, W)`` twice -> ``(n,)``, on the device of the originals.
-        reconstructions: ``(N, C, H, W)``.
-        originals: The same shape, already paired.
-        scale: Larger pieces where a call itself is expensive; smaller ones where memory is scarce.
-
-    Returns:
-        ``(N,)`` float64 on the CPU.
+    Two times ``(N, C, H, W)``, already paired -> ``(N,)`` float64 on the CPU; the function takes
+    ``(n, C, H, W)`` twice to ``(n,)``, on the device of the originals. `scale`: larger pieces where
+    a call itself is expensive; smaller ones where memory is scarce.
 
     Raises:
         ValueError: Shapes differ, or values are not pixels in ``[0, 1]``.
@@ -67,6 +64,15 @@ def check_pixels(*batches: Tensor) -> None:
                 f"images must be in [0, 1], but got values from {low:.3g} to {high:.3g}; undo the "
                 "normalisation, or divide pixels of 0 to 255 by 255"
             )
+
+
+def as_rgb(images: Tensor, metric: str) -> Tensor:
+    """Grey or RGB images as three channels, float32, clipped; MetricUnavailable for any other."""
+    if images.shape[1] not in (1, 3):
+        raise MetricUnavailable(
+            f"{metric} needs grey or RGB images, but these have {images.shape[1]} channels"
+        )
+    return images.detach().float().clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 def as_float64(images: Tensor) -> Tensor:

@@ -9,10 +9,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fl_privacy_audit.core.errors import MetricUnavailable
-
 from .backbone import alexnet_features
-from .pairs import in_chunks
+from .pairs import as_rgb, in_chunks
 
 SIDE = 64
 """Smaller images are enlarged until their short side has this many pixels: the size of the patches
@@ -28,15 +26,11 @@ def lpips(reconstructions: Tensor, originals: Tensor) -> Tensor:
     """Learned perceptual distance of each pair, AlexNet, version 0.1.
 
     Pixels are taken from ``[0, 1]`` to the ``[-1, 1]`` that the network expects. Images whose short
-    side is under `SIDE` are enlarged to it (bilinear). Grey images count as colour with three
-    equal channels.
+    side is under `SIDE` are enlarged to it (bilinear). Grey images count as colour with three equal
+    channels.
 
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3; sides of `LEAST_SIDE` or more.
-        originals: The same shape and range.
-
-    Returns:
-        ``(N,)`` float64, 0 or more; lower means more leakage.
+    Pairs of ``(N, 1 or 3, H, W)`` in ``[0, 1]``, sides of `LEAST_SIDE` or more -> ``(N,)`` float64,
+    0 or more; lower means more leakage.
 
     Raises:
         MetricUnavailable: No weights here, or the images are neither grey nor RGB.
@@ -58,38 +52,22 @@ def embed_lpips(images: Tensor) -> Tensor:
     LPIPS sums, over layers, a weighted squared difference of normalised features and averages it
     over places. The weights are not negative, so their roots can be moved into the features.
 
-    Args:
-        images: ``(N, C, H, W)`` in ``[0, 1]``.
-
-    Returns:
-        ``(N, D)`` float32 on the CPU; D is about 32,000 at 64x64.
-
-    Raises:
-        MetricUnavailable: As `lpips`.
-        WeightsError: As `lpips`.
+    ``(N, C, H, W)`` in ``[0, 1]`` -> ``(N, D)`` float32 on the CPU; D is about 32,000 at 64x64.
+    Raises as `lpips`.
     """
     network = lpips_network(images.device)
     with torch.no_grad():
-        return torch.cat([_embed(network, prepare(piece)).cpu() for piece in images.split(64)])
-
-
-def _embed(network: "LpipsNetwork", inputs: Tensor) -> Tensor:
-    places = [(maps, maps.shape[2] * maps.shape[3]) for maps in network.layers(inputs)]
-    return torch.cat([(maps / count**0.5).flatten(1) for maps, count in places], dim=1)
+        pieces = [
+            torch.cat([(m / m[0, 0].numel() ** 0.5).flatten(1) for m in layers], dim=1).cpu()
+            for piece in images.split(64)
+            for layers in [network.layers(prepare(piece))]
+        ]
+    return torch.cat(pieces)
 
 
 def prepare(images: Tensor) -> Tensor:
-    """``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 3, H', W')`` in ``[-1, 1]``, short side 64 or more.
-
-    Raises:
-        MetricUnavailable: Neither one nor three channels.
-    """
-    channels = images.shape[1]
-    if channels not in (1, 3):
-        raise MetricUnavailable(
-            f"LPIPS needs grey or RGB images, but these have {channels} channels"
-        )
-    images = images.detach().float().clamp(0, 1).expand(-1, 3, -1, -1)
+    """``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 3, H', W')`` in ``[-1, 1]``, short side 64 or more."""
+    images = as_rgb(images, "LPIPS")
     short = min(images.shape[-2:])
     if short < SIDE:
         height, width = (round(side * SIDE / short) for side in images.shape[-2:])
@@ -98,11 +76,9 @@ def prepare(images: Tensor) -> Tensor:
 
 
 class LpipsNetwork(nn.Module):
-    """AlexNet's convolutions with the weights of LPIPS 0.1 on their five layers.
+    """AlexNet's convolutions, as torchvision names them, with LPIPS 0.1's weights on the layers.
 
-    Args:
-        features: The convolutions, named as in torchvision's AlexNet.
-        weights: One vector per layer, one weight per channel, 0 or more.
+    `weights`: one vector per layer, one weight per channel, 0 or more.
     """
 
     def __init__(self, features: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
@@ -141,17 +117,8 @@ class LpipsNetwork(nn.Module):
         return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
 
 
-def lpips_network(device: torch.device) -> LpipsNetwork:
-    """The network on a device; made once per device.
-
-    Raises:
-        MetricUnavailable: AlexNet's weights are not available.
-        WeightsError: The weights that are here are not AlexNet's.
-    """
-    return _network(str(device))
-
-
 @functools.lru_cache(maxsize=4)
-def _network(device: str) -> LpipsNetwork:
+def lpips_network(device: torch.device) -> LpipsNetwork:
+    """The network on a device, made once; raises as `alexnet_features`."""
     heads = load(files(__package__).joinpath("data/lpips_alexnet_heads.safetensors").read_bytes())
     return LpipsNetwork(alexnet_features(), [heads[name] for name in sorted(heads)]).to(device)

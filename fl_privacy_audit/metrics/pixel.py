@@ -1,5 +1,7 @@
 """MSE, PSNR and SSIM of many pairs at once, on images in [0, 1]; scikit-image is their oracle."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from .pairs import as_float64, in_chunks
@@ -13,11 +15,7 @@ K1, K2 = 0.01, 0.03
 
 
 def mse(reconstructions: Tensor, originals: Tensor) -> Tensor:
-    """Mean squared error of each pair.
-
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``.
-        originals: The same shape and range.
+    """Mean squared error of each pair of ``(N, C, H, W)`` in ``[0, 1]``.
 
     Returns:
         ``(N,)`` float64 in ``[0, 1]``; lower means more leakage.
@@ -29,7 +27,11 @@ def mse(reconstructions: Tensor, originals: Tensor) -> Tensor:
     >>> mse(torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.5)).tolist()
     [0.25]
     """
-    return in_chunks(_mse, reconstructions, originals)
+
+    def each(x: Tensor, y: Tensor) -> Tensor:
+        return (as_float64(x) - as_float64(y)).square().flatten(1).mean(1)
+
+    return in_chunks(each, reconstructions, originals)
 
 
 def psnr(reconstructions: Tensor, originals: Tensor) -> Tensor:
@@ -67,21 +69,26 @@ def ssim(reconstructions: Tensor, originals: Tensor) -> Tensor:
     return in_chunks(_ssim, reconstructions, originals)
 
 
-def _mse(x: Tensor, y: Tensor) -> Tensor:
-    return (as_float64(x) - as_float64(y)).square().flatten(1).mean(1)
-
-
 def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    x, y = as_float64(x), as_float64(y)
     sample = WINDOW**2 / (WINDOW**2 - 1)  # scikit-image's variances divide by one less
-    mean_x, mean_y = _window_mean(x), _window_mean(y)
-    var_x = sample * (_window_mean(x * x) - mean_x * mean_x)
-    var_y = sample * (_window_mean(y * y) - mean_y * mean_y)
-    cov = sample * (_window_mean(x * y) - mean_x * mean_y)
+    (a, b), (c, d) = similarity(as_float64(x), as_float64(y), _window_mean, sample)
+    return ((a * c) / (b * d)).flatten(1).mean(1).clamp(-1, 1)
+
+
+def similarity(
+    x: Tensor, y: Tensor, mean: Callable[[Tensor], Tensor], sample: float = 1.0
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Luminance, and contrast times structure, at every place: each a numerator and a denominator.
+
+    `mean` is that of a window; `sample` times a difference of means is a variance.
+    """
+    mean_x, mean_y = mean(x), mean(y)
+    var_x = sample * (mean(x * x) - mean_x * mean_x)
+    var_y = sample * (mean(y * y) - mean_y * mean_y)
+    cov = sample * (mean(x * y) - mean_x * mean_y)
     c1, c2 = K1**2, K2**2
-    top = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
-    bottom = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
-    return (top / bottom).flatten(1).mean(1).clamp(-1, 1)
+    luminance = (2 * mean_x * mean_y + c1, mean_x.square() + mean_y.square() + c1)
+    return luminance, (2 * cov + c2, var_x + var_y + c2)
 
 
 def _window_mean(x: Tensor) -> Tensor:

@@ -37,8 +37,7 @@ _COUNTER = "num_batches_tracked"
 class SemSimNet(nn.Module):
     """ResNet18 without a classifier: pictures at 32x32 in, pooled features out.
 
-    Args:
-        width: Channels of the first stage; the paper's is 64. The embedding has eight times as many.
+    `width`: channels of the first stage; the paper's is 64. The embedding has eight times as many.
     """
 
     def __init__(self, width: int = 64) -> None:
@@ -54,14 +53,7 @@ class SemSimNet(nn.Module):
         self.stages = nn.Sequential(*stages)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of prepared pictures.
-
-        Args:
-            x: ``(N, 3, 32, 32)`` from `prepare`.
-
-        Returns:
-            ``(N, 8 * width)``, each row of length one.
-        """
+        """``(N, 3, 32, 32)`` from `prepare` -> ``(N, 8 * width)``, each row of length one."""
         if self.width % 8 == 0:  # a third faster; others make oneDNN crash in the gradient
             x = x.to(memory_format=torch.channels_last)
         features: Tensor = self.stages(F.relu(self.stem(x))).mean(dim=(2, 3))
@@ -71,11 +63,7 @@ class SemSimNet(nn.Module):
 def prepare(images: Tensor) -> Tensor:
     """Bring pictures to what the network sees: RGB, 32x32, normalised.
 
-    Args:
-        images: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3; values outside are clamped.
-
-    Returns:
-        ``(N, 3, 32, 32)`` float32 on the same device.
+    ``(N, 1 or 3, H, W)`` in ``[0, 1]``, clamped -> ``(N, 3, 32, 32)`` float32 on the same device.
 
     Raises:
         ValueError: Another shape.
@@ -92,15 +80,11 @@ def prepare(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 64) -> Tensor:
-    """Embeddings of pictures, computed in batches on their device.
+    """Embeddings of pictures of any size, computed in batches on their device.
 
-    Args:
-        images: ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3, of any size.
-        net: In evaluation mode, on the device of the images; the shipped one if None.
-        batch: Pictures at a time; more do not fit the caches of a processor.
-
-    Returns:
-        ``(N, D)`` float32, each row of length one.
+    ``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, D)`` float32, each row of length one. `net` is in
+    evaluation mode, on the device of the images; the shipped one if None. More than `batch`
+    pictures at a time do not fit the caches of a processor.
 
     Raises:
         MetricUnavailable: No network is given and the package holds no weights.
@@ -116,13 +100,8 @@ def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 64) -> T
 def semsim(reconstructions: Tensor, originals: Tensor, *, net: SemSimNet | None = None) -> Tensor:
     """SemSim of each pair: Euclidean distance of the two embeddings.
 
-    Args:
-        reconstructions: ``(N, C, H, W)`` in ``[0, 1]``.
-        originals: As many, already paired; their size may differ.
-        net: As in `embed`.
-
-    Returns:
-        ``(N,)`` float64 in ``[0, 2]``; lower means more leakage. Equal pictures are 0.
+    Pairs of ``(N, C, H, W)`` in ``[0, 1]``, whose sizes may differ, and `net` as in `embed` ->
+    ``(N,)`` float64 in ``[0, 2]``; lower means more leakage. Equal pictures are 0.
 
     Raises:
         MetricUnavailable: No network is given and the package holds no weights.
@@ -143,12 +122,8 @@ def load_semsim(
 ) -> SemSimNet:
     """The network with its weights, in evaluation mode; loaded once for each file and device.
 
-    Only safetensors files are read, so nothing is ever unpickled.
-
-    Args:
-        path: Weights of your own; those of the package if None.
-        device: Where to.
-        sha256: What the file must hash to; not checked if None, always checked for the package's.
+    Only safetensors files are read, so nothing is ever unpickled. Without a `path` they are the
+    package's, whose `sha256` is always checked; that of another file if given.
 
     Raises:
         MetricUnavailable: The package holds no weights.
@@ -184,14 +159,10 @@ def _loaded(path: Path, device: str, sha256: str | None) -> SemSimNet:
 
 
 def from_tensors(tensors: dict[str, Tensor], *, name: str) -> SemSimNet:
-    """A network in evaluation mode from stored tensors; its width is read off the stem.
-
-    Args:
-        tensors: As `to_tensors` makes them.
-        name: Of the file, for messages.
+    """A network in evaluation mode from tensors of `to_tensors`; its width is read off the stem.
 
     Raises:
-        WeightsError: A name is missing, unknown, or of another shape.
+        WeightsError: A name is missing, unknown, or of another shape; `name` is the file's.
     """
     stem = tensors.get("stem.0.weight")
     if stem is None or stem.ndim != 4:

@@ -19,27 +19,16 @@ LeaksWhen = Literal["high", "low"]
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How to read a number, whether it is of one pair or of many.
+    """How to read a number, whether it is of one pair or of many."""
 
-    Attributes:
-        title: Its full name, with its source.
-        short: Its name in a sentence or a heading.
-        leaks_when: Whether ``"high"`` or ``"low"`` values mean more leakage.
-        lowest: Smallest possible value.
-        highest: Largest possible value; infinity where there is no bound.
-        unit: For tables; empty where there is none.
-        decimals: How many are shown; see `fl_privacy_audit.core.numbers.number`.
-        needs: What must be installed besides this package; empty where nothing is.
-    """
-
-    title: str
-    short: str
-    leaks_when: LeaksWhen
-    lowest: float
-    highest: float
-    unit: str = ""
-    decimals: int = 2
-    needs: str = ""
+    title: str  # its full name, with its source
+    short: str  # its name in a sentence or a heading
+    leaks_when: LeaksWhen  # whether ``"high"`` or ``"low"`` values mean more leakage
+    lowest: float = 0.0  # smallest possible value
+    highest: float = math.inf  # largest possible value; infinity where there is no bound
+    unit: str = ""  # for tables; empty where there is none
+    decimals: int = 2  # how many are shown; see `fl_privacy_audit.core.numbers.number`
+    needs: str = ""  # what must be installed besides this package; empty where nothing is
 
     @property
     def sign(self) -> int:
@@ -66,12 +55,10 @@ class Scale:
         return max(values, key=lambda value: self.sign * value)
 
     def format(self, value: float, *, signed: bool = False, unit: bool = False) -> str:
-        """A value, or a difference of two, as people read it.
+        """A value, or a difference of two, as people read it, in units of this metric.
 
-        Args:
-            value: In units of this metric.
-            signed: Whether a plus stands before a positive number, as before a difference.
-            unit: Whether the unit follows.
+        `signed`: a plus stands before a positive number, as before a difference. `unit`: the unit
+        follows.
         """
         text = number(value, self.decimals)
         plus = "+" if signed and value >= 0 and math.isfinite(value) else ""
@@ -80,35 +67,25 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Scale):
-    """One row of the table: a number for each pair.
+    """One row of the table: a number for each pair."""
 
-    Attributes:
-        meaning: What the number says, for readers who never met it.
-        function: ``(reconstructions, originals) -> (N,)`` float64, both ``(N, C, H, W)`` in
-            ``[0, 1]``, already paired. Raises `MetricUnavailable` where it cannot be computed.
-        rank: Of the metrics that were measured, the one with the lowest rank judges.
-        margin: A difference that is worth a verdict is larger than this, in units of the metric.
-        least_side: Smallest height and width it works on.
-        default: Whether an audit computes it unless told otherwise.
-    """
-
-    meaning: str
+    meaning: str  # what the number says, for readers who never met it
+    # ``(reconstructions, originals) -> (N,)`` float64, both ``(N, C, H, W)`` in ``[0, 1]``, already
+    # paired. Raises `MetricUnavailable` where it cannot be computed.
     function: Callable[[Tensor, Tensor], Tensor]
-    rank: int
+    rank: int  # of the metrics that were measured, the one with the lowest rank judges
+    # A difference that is worth a verdict is larger than this, in units of the metric.
     margin: float = 0.05
-    least_side: int = 1
-    default: bool = True
+    least_side: int = 1  # smallest height and width it works on
+    default: bool = True  # whether an audit computes it unless told otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetMetric(Scale):
-    """One row of the second table: a number for many pairs together.
+    """One row of the second table: a number for many pairs together."""
 
-    Attributes:
-        function: ``(reconstructions, originals) -> SetScore``, both ``(N, C, H, W)`` in ``[0, 1]``,
-            already paired. Raises `MetricUnavailable` where it cannot be computed.
-    """
-
+    # ``(reconstructions, originals) -> SetScore``, both ``(N, C, H, W)`` in ``[0, 1]``, already
+    # paired. Raises `MetricUnavailable` where it cannot be computed.
     function: Callable[[Tensor, Tensor], frechet.SetScore]
 
 
@@ -120,7 +97,6 @@ METRICS: dict[str, Metric] = {
         "bundled weights are machines); 0 is the same picture",
         function=semsim.semsim,
         leaks_when="low",
-        lowest=0.0,
         highest=2.0,
         rank=1,
         needs="SemSim's weights",
@@ -131,8 +107,6 @@ METRICS: dict[str, Metric] = {
         meaning="perceptual distance between two pictures; 0 is the same picture",
         function=perceptual.lpips,
         leaks_when="low",
-        lowest=0.0,
-        highest=math.inf,
         rank=2,
         least_side=perceptual.LEAST_SIDE,
         needs="AlexNet's weights",
@@ -143,7 +117,6 @@ METRICS: dict[str, Metric] = {
         meaning="mean squared error over pixels; 0 is the same picture",
         function=pixel.mse,
         leaks_when="low",
-        lowest=0.0,
         highest=1.0,
         decimals=3,
         rank=5,
@@ -155,7 +128,6 @@ METRICS: dict[str, Metric] = {
         meaning="pixel error in decibels; every 10 dB more is a tenth of the squared error",
         function=pixel.psnr,
         leaks_when="high",
-        lowest=0.0,
         highest=pixel.PSNR_CEILING,
         unit="dB",
         decimals=1,
@@ -179,7 +151,6 @@ METRICS: dict[str, Metric] = {
         meaning="similarity of structure at several sizes; 1 is the same picture",
         function=multiscale.ms_ssim,
         leaks_when="high",
-        lowest=0.0,
         highest=1.0,
         rank=6,
         least_side=multiscale.WINDOW,
@@ -187,14 +158,26 @@ METRICS: dict[str, Metric] = {
     ),
 }
 
+
+def _identification(
+    by: str, function: Callable[[Tensor, Tensor], frechet.SetScore], needs: str = ""
+) -> SetMetric:
+    return SetMetric(
+        title=f"identification precision by {by}",
+        short=f"identification by {by}",
+        function=function,
+        leaks_when="high",
+        highest=1.0,
+        needs=needs,
+    )
+
+
 SET_METRICS: dict[str, SetMetric] = {
     "fid": SetMetric(
         title="Frechet distance over Inception features (Heusel et al. 2017)",
         short="FID",
         function=frechet.fid,
         leaks_when="low",
-        lowest=0.0,
-        highest=math.inf,
         needs="Inception-v3's weights",
     ),
     "frechet_semsim": SetMetric(
@@ -202,35 +185,14 @@ SET_METRICS: dict[str, SetMetric] = {
         short="Frechet SemSim",
         function=frechet.frechet_semsim,
         leaks_when="low",
-        lowest=0.0,
-        highest=math.inf,
         needs="SemSim's weights",
     ),
-    "identification_pixels": SetMetric(
-        title="identification precision by pixels",
-        short="identification by pixels",
-        function=identification.identification_pixels,
-        leaks_when="high",
-        lowest=0.0,
-        highest=1.0,
+    "identification_pixels": _identification("pixels", identification.identification_pixels),
+    "identification_lpips": _identification(
+        "LPIPS", identification.identification_lpips, "AlexNet's weights"
     ),
-    "identification_lpips": SetMetric(
-        title="identification precision by LPIPS",
-        short="identification by LPIPS",
-        function=identification.identification_lpips,
-        leaks_when="high",
-        lowest=0.0,
-        highest=1.0,
-        needs="AlexNet's weights",
-    ),
-    "identification_semsim": SetMetric(
-        title="identification precision by SemSim",
-        short="identification by SemSim",
-        function=identification.identification_semsim,
-        leaks_when="high",
-        lowest=0.0,
-        highest=1.0,
-        needs="SemSim's weights",
+    "identification_semsim": _identification(
+        "SemSim", identification.identification_semsim, "SemSim's weights"
     ),
 }
 

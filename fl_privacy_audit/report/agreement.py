@@ -8,11 +8,10 @@ from scipy.stats import rankdata
 
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
-from fl_privacy_audit.verdicts.verdict import Word
+from fl_privacy_audit.verdicts.verdict import Verdict, Word
 
-from .lines import MINUS, deciding, interval_text, net_text, numbered, verdict_of
+from .lines import MINUS, deciding, net_with_interval, numbered, verdict_of
 from .summary import AuditSummary
-from .words import SYMBOLS
 
 FEWEST = 5
 """Records below which no correlation is given."""
@@ -20,34 +19,22 @@ FEWEST = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What one metric says of one setting.
+    """What one metric says of one setting."""
 
-    Attributes:
-        word: Its own verdict; None where it was not measured.
-        symbol: Of the word.
-        net: Net leakage against the null control that leaves least, with its interval.
-    """
-
-    word: Word | None
-    symbol: str
-    net: str
+    word: Word | None  # its own verdict; None where it was not measured
+    net: str  # net leakage against the null control that leaves least, with its interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Every metric on every setting of one view.
+    """Every metric on every setting of one view."""
 
-    Attributes:
-        heads: Titles of the metrics, the judge's first.
-        rows: Number, setting, and what each metric says.
-        ranks: Title of a metric, and its rank correlation with each metric, as text.
-        records: Records behind `ranks`.
-    """
-
-    heads: tuple[str, ...]
+    heads: tuple[str, ...]  # titles of the metrics, the judge's first
+    # Number, setting, and what each metric says.
     rows: tuple[tuple[int, str, tuple[Said, ...]], ...]
+    # Title of a metric, and its rank correlation with each metric, as text.
     ranks: tuple[tuple[str, tuple[str, ...]], ...]
-    records: int
+    records: int  # records behind `ranks`
 
 
 def agreement(summary: AuditSummary, view: View) -> Agreement | None:
@@ -56,29 +43,21 @@ def agreement(summary: AuditSummary, view: View) -> Agreement | None:
     names.sort(key=lambda name: name != summary.primary)
     rows = []
     for number, setting in numbered(summary):
-        verdict = verdict_of(setting, view)
-        one = deciding(verdict) if verdict else None
+        one = deciding(verdict_of(setting, view))
         if one is None or not one.agreement:
             continue
-        said = []
-        for name in names:
-            nets = [n for n in one.nets if n.metric == name and n.of == "attack"]
-            net = min(nets, key=lambda n: n.mean, default=None)
-            interval = interval_text(net)
-            word = one.agreement.get(name)
-            said.append(
-                Said(
-                    word=word,
-                    symbol=SYMBOLS[word] if word else "",
-                    net=net_text(net) + (f" ({interval})" if interval else ""),
-                )
-            )
-        rows.append((number, setting.setting, tuple(said)))
+        rows.append((number, setting.setting, tuple(_said(one, name) for name in names)))
     if not rows:
         return None
     ranks, records = _ranks(summary, view, names)
     heads = tuple(title_of(name) for name in names)
     return Agreement(heads=heads, rows=tuple(rows), ranks=ranks, records=records)
+
+
+def _said(one: Verdict, name: str) -> Said:
+    nets = [n for n in one.nets if n.metric == name and n.of == "attack"]
+    net = min(nets, key=lambda n: n.mean, default=None)
+    return Said(word=one.agreement.get(name), net=net_with_interval(net))
 
 
 def _ranks(
@@ -94,16 +73,9 @@ def _ranks(
     if len(table) < FEWEST or len(names) < 2:
         return (), len(table)
     ranks = np.apply_along_axis(rankdata, 0, np.asarray(table, dtype=np.float64))
-    spread = ranks.std(axis=0)
-    centred = ranks - ranks.mean(axis=0)
-    rows = []
-    for i, name in enumerate(names):
-        cells = []
-        for j in range(len(names)):
-            if spread[i] == 0 or spread[j] == 0:
-                cells.append("-")
-            else:
-                value = float((centred[:, i] * centred[:, j]).mean() / (spread[i] * spread[j]))
-                cells.append(f"{value:+.2f}".replace("-", MINUS))
-        rows.append((title_of(name), tuple(cells)))
-    return tuple(rows), len(table)
+    with np.errstate(invalid="ignore"):  # a metric whose records are all alike has no correlation
+        found = np.corrcoef(ranks, rowvar=False)
+    rows = [
+        tuple("-" if np.isnan(v) else f"{v:+.2f}".replace("-", MINUS) for v in row) for row in found
+    ]
+    return tuple(zip(map(title_of, names), rows, strict=True)), len(table)

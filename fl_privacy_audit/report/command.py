@@ -89,12 +89,7 @@ def _shows_pictures(summary: AuditSummary) -> bool:
 
 
 def write(path: Path, text: str, *, private: bool) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: Replaced if it is there.
-        text: Content.
-        private: Whether only the owner may read it.
+    """Write a file whole or not at all, in place of an older one; a `private` one for the owner.
 
     Raises:
         AuditError: The file cannot be written.

@@ -2,7 +2,7 @@
 
 import datetime
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import ClaimCheck
@@ -96,6 +96,12 @@ def epsilon(value: float) -> str:
         return f"{digits}e{int(exponent)}"
     rounded = round(value, 2 - math.floor(math.log10(value)))
     return f"{rounded:,.0f}".replace(",", GROUP)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; cells hold no bare ``|``."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def covers(check: ClaimCheck | None, view: View) -> bool:

@@ -4,24 +4,17 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
 
-from .agreement import agreement
+from .agreement import Said, agreement
 from .attackers import attackers
-from .conditions import (
-    attack_notes,
-    budget,
-    gaps,
-    ledger_digest,
-    origins,
-    software,
-    tried,
-)
+from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
-from .formats import when
-from .lines import clean, headline, lines_of, views
+from .formats import markdown_table, when
+from .lines import headline, lines_of, views
 from .summary import AuditSummary
-from .words import MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say
+from .words import LEADS, MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say, spoken
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
 
@@ -29,7 +22,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
 def render_json(summary: AuditSummary) -> str:
     """The summary, and the digest of each ledger. ``<`` and ``>`` are written as escapes."""
     content = {
-        **summary.model_dump(mode="json", context={"say": say}),
+        **summary.model_dump(mode="json", context={"words": spoken}),
         "ledger_sha256": {s.setting: ledger_digest(s.directory) for s in summary.settings},
     }
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
@@ -46,30 +39,24 @@ def render_markdown(summary: AuditSummary) -> str:
     parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
-    parts += [
-        _list(f"Note: {_text(n)}." for n in dict.fromkeys(map(say, summary.comparison.notes)))
-    ]
-    parts += ["## How to read the verdicts", _meanings(), RESIDUAL_RISK]
+    notes = dict.fromkeys(map(say, summary.comparison.notes))
+    parts += [_list(f"Note: {_text(note)}." for note in notes)]
+    meanings = (f"{SYMBOLS[w]} **{w}**: {' '.join(both)}" for w, both in MEANINGS.items())
+    parts += ["## How to read the verdicts", _list(meanings), RESIDUAL_RISK]
     for view in seen:
         found = agreement(summary, view)
         if found is not None:
+            parts += [f"## Do the metrics agree? {view.capitalize()} view"]
             rows = [
-                [
-                    str(number),
-                    _text(setting),
-                    *(f"{one.symbol} {one.word or 'not measured'}, {one.net}" for one in said),
-                ]
+                [str(number), _text(setting), *map(_said, said)]
                 for number, setting, said in found.rows
             ]
-            heading = f"## Do the metrics agree? {view.capitalize()} view"
-            parts += [heading, _table(["No.", "Setting", *map(_text, found.heads)], rows)]
+            parts += [markdown_table(["No.", "Setting", *map(_text, found.heads)], rows)]
     parts += ["## Who the attacker is"]
     for attacker in attackers(summary):
-        facts = [
-            *attacker.facts,
-            *(f"{w[:1].upper()}{w[1:]}: {t}" for w, t in attacker.differences),
-        ]
-        parts += [f"### {attacker.view.capitalize()} view", _list(map(_text, facts))]
+        own = [f"{where[:1].upper()}{where[1:]}: {fact}" for where, fact in attacker.differences]
+        facts = _list(map(_text, [*attacker.facts, *own]))
+        parts += [f"### {attacker.view.capitalize()} view", facts]
     parts += ["## Which attacks were tried"]
     parts += [_list(f"**{_text(name)}**: {_text(text)}" for name, text in attack_notes(summary))]
     budgets = dict.fromkeys(budget(setting) for setting in summary.settings)
@@ -82,47 +69,30 @@ def render_markdown(summary: AuditSummary) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _said(one: Said) -> str:
+    symbol = SYMBOLS[one.word] if one.word else ""
+    return f"{symbol} {one.word or 'not measured'}, {one.net}"
+
+
 def _verdicts(summary: AuditSummary, view: View) -> str:
-    heads = [
-        "No.",
-        "Setting",
-        "Verdict",
-        "Why",
-        "Net leakage",
-        "Accuracy",
-        "Epsilon in effect",
-        "Epsilon reported",
-        "Worst record",
-    ]
+    heads = ["No.", "Setting", "Verdict", "Why", "Net leakage", "Accuracy"]
     rows = []
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
-        why = f"{line.lead} {line.reason[:1].upper()}{line.reason[1:]}."
-        word = f"{line.symbol} {line.word}"
-        facts = [net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none"]
-        rows.append([str(line.number), *map(_text, [line.setting, word, why, *facts])])
-    return _table(heads, rows)
-
-
-def _meanings() -> str:
-    return _list(
-        f"{SYMBOLS[word]} **{word}**: {means} {does_not}"
-        for word, (means, does_not) in MEANINGS.items()
-    )
+        why = f"{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
+        word = f"{SYMBOLS[line.word]} {line.word}"
+        facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none")
+        rows.append((line.number, line.setting, word, why, *facts))
+    return _table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
 
 
 def _tried(summary: AuditSummary, view: View) -> str:
     heads = ["No.", "Setting", "View", "Attack", "Verdict", "Scored", "Others", "Steps", "Time"]
-    rows = [
-        [
-            str(one.number),
-            *map(_text, (one.setting, one.view, one.attack, one.word)),
-            str(one.scored),
-            *map(_text, (one.others, one.steps, one.time)),
-        ]
-        for one in tried(summary, view)
-    ]
+    rows = (
+        (t.number, t.setting, t.view, t.attack, t.word, t.scored, t.others, t.steps, t.time)
+        for t in tried(summary, view)
+    )
     return _table(heads, rows)
 
 
@@ -131,27 +101,20 @@ def _dp(summary: AuditSummary) -> list[str]:
     for one in dp_sections(summary):
         parts += [f"### {one.number} {_text(one.setting)}", f"**{_text(one.verdict)}**"]
         parts += [_list(f"{s.capitalize()}: {_text(w)}. {_text(m)}" for s, w, m in one.flags)]
-        parts += [_table(["Question", "Answer"], [[_text(q), _text(a)] for q, a in one.checklist])]
+        parts += [_table(["Question", "Answer"], one.checklist)]
         if one.epsilons:
-            rows = [[_text(cell) for cell in row] for row in one.epsilons]
-            parts += [_table(EPSILON_HEADS, rows)]
+            parts += [_table(EPSILON_HEADS, one.epsilons)]
         parts += [_list(map(_text, [*one.corridor, *one.notes]))]
     return parts or ["No setting claims differential privacy or reports an epsilon."]
 
 
 def _origins(summary: AuditSummary) -> str:
     heads = ["No.", "Setting", "Run", "From", "To", "Seed", "Model", "Log", "SHA-256 of the log"]
-    return _table(
-        heads,
-        [
-            [
-                str(one.number),
-                *map(_text, (one.setting, one.run, one.started, one.ended, one.seed, one.model)),
-                *map(_text, (one.directory, one.digest)),
-            ]
-            for one in origins(summary)
-        ],
+    rows = (
+        (o.number, o.setting, o.run, o.started, o.ended, o.seed, o.model, o.directory, o.digest)
+        for o in origins(summary)
     )
+    return _table(heads, rows)
 
 
 def _text(text: str) -> str:
@@ -161,9 +124,8 @@ def _text(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+def _table(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    return markdown_table(heads, [[_text(str(cell)) for cell in row] for row in rows])
 
 
 def _list(items: Iterable[str]) -> str:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fl_privacy_audit.core.config import AttackConfig
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import ControlKind, View
+from fl_privacy_audit.core.types import ControlKind, Options, View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run, now, read_ledger
@@ -44,198 +45,118 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
-class MetricInfo(_Model):
-    """How to read a metric.
+class MetricInfo(_Model, extra="ignore"):
+    """How to read a metric."""
 
-    Attributes:
-        name: As in scores.
-        leaks_when: Whether ``"high"`` or ``"low"`` values leak more.
-        lowest: Smallest possible value.
-        highest: Largest possible value.
-        unit: Empty where there is none.
-        margin: How much more than a null control is worth a verdict.
-    """
-
-    name: str
-    leaks_when: Literal["high", "low"]
-    lowest: float
-    highest: float
-    unit: str
-    margin: float
+    name: str  # as in scores
+    leaks_when: Literal["high", "low"]  # whether ``"high"`` or ``"low"`` values leak more
+    lowest: float  # smallest possible value
+    highest: float  # largest possible value
+    unit: str  # empty where there is none
+    margin: float  # how much more than a null control is worth a verdict
 
 
 class RecordScores(_Model):
-    """One attacked record under one attack: the points of every distribution and series.
+    """One attacked record under one attack: the points of every distribution and series."""
 
-    Attributes:
-        round: Server round.
-        client: As in the ledger.
-        view: What the attacker saw.
-        attack: Name of the attack.
-        scores: Metric -> mean over the record's images.
-        each: Metric -> the score of each image.
-        controls: Kind -> metric -> mean over the record's images.
-        labels_right: Share of labels recovered.
-        seconds: Wall time of the attack.
-        picture: Absolute path of a file with original and reconstruction, if kept.
-    """
+    round: int  # server round
+    client: str  # as in the ledger
+    view: View  # what the attacker saw
+    attack: str  # name of the attack
+    scores: dict[str, float]  # metric -> mean over the record's images
+    each: dict[str, list[float]]  # metric -> the score of each image
+    controls: dict[ControlKind, dict[str, float]]  # kind -> metric -> mean over the record's images
+    labels_right: float | None  # share of labels recovered
+    seconds: float  # wall time of the attack
+    picture: str | None  # absolute path of a file with original and reconstruction, if kept
 
-    round: int
-    client: str
-    view: View
-    attack: str
-    scores: dict[str, float]
-    each: dict[str, list[float]]
-    controls: dict[ControlKind, dict[str, float]]
-    labels_right: float | None
-    seconds: float
-    picture: str | None
+    def control(self, kind: ControlKind, metric: str) -> float | None:
+        """The mean of a control; None where it did not run or was not scored by this metric."""
+        return self.controls.get(kind, {}).get(metric)
+
+    def nulls(self, metric: str) -> list[float]:
+        """The mean of each null control."""
+        return [value for kind in NULLS if (value := self.control(kind, metric)) is not None]
 
 
 class RoundPoint(_Model):
-    """One metric in one round: a point of the series of leakage over rounds.
+    """One metric in one round: a point of the series of leakage over rounds."""
 
-    Attributes:
-        round: Server round.
-        view: What the attacker saw.
-        attack: Name of the attack.
-        metric: Name of the metric.
-        mean: Over the round's records.
-        worst: The image that leaks most.
-        null: The mean of the null control that scores best in this round; None without controls.
-        undefended: The mean of the positive control; None without one.
-        records: How many.
-    """
-
-    round: int
-    view: View
-    attack: str
-    metric: str
-    mean: float
-    worst: float
+    round: int  # server round
+    view: View  # what the attacker saw
+    attack: str  # name of the attack
+    metric: str  # name of the metric
+    mean: float  # over the round's records
+    worst: float  # the image that leaks most
+    # The mean of the null control that scores best in this round; None without controls.
     null: float | None
-    undefended: float | None
-    records: int
+    undefended: float | None  # the mean of the positive control; None without one
+    records: int  # how many
 
 
 class LeftOut(_Model):
-    """Records that have no score, for one reason.
+    """Records that have no score, for one reason."""
 
-    Attributes:
-        reason: The reason.
-        records: How many.
-    """
-
-    reason: Reason
-    records: int
+    reason: Reason  # the reason
+    records: int  # how many
 
 
 class AttackTried(_Model):
-    """What was spent on one attack, and what it was not run on.
+    """What was spent on one attack, and what it was not run on."""
 
-    Attributes:
-        attack: Name.
-        view: What the attacker saw.
-        settings: That differ from the paper's.
-        scored: Records attacked and scored.
-        not_scored: Records attacked without truth to compare with.
-        failed: Why, and how many records.
-        not_tested: Why, and how many records.
-        seconds: Wall time in all.
-        steps: Optimiser steps in all.
-    """
-
-    attack: str
-    view: View
-    settings: dict[str, Any]
-    scored: int
-    not_scored: int
-    failed: list[LeftOut]
-    not_tested: list[LeftOut]
-    seconds: float
-    steps: int
+    attack: str  # name
+    view: View  # what the attacker saw
+    options: Options  # that differ from the paper's
+    scored: int  # records attacked and scored
+    not_scored: int  # records attacked without truth to compare with
+    failed: list[LeftOut]  # why, and how many records
+    not_tested: list[LeftOut]  # why, and how many records
+    seconds: float  # wall time in all
+    steps: int  # optimiser steps in all
 
 
 class SettingSummary(_Model):
-    """One run.
+    """One run."""
 
-    Attributes:
-        setting: The run's word for itself.
-        directory: Absolute path of its ledger's folder.
-        run: Its id.
-        started: Time of its first line.
-        ended: Time of its last line.
-        config: The whole `AuditConfig`, as JSON.
-        model: Class name, parameter count, fingerprint.
-        versions: Of Python and the packages that matter.
-        verdicts: One for each view.
-        accuracy: After the last round that was evaluated; None if nobody did.
-        epsilon_reported: The largest that a client reported; None if none did.
-        epsilon_in_effect: The largest that a client has spent over all rounds, computed from the
-            settings (PLD, add or remove); None if it could not be computed.
-        quality: After each round, as the federation measured it.
-        reported_epsilon: Client -> (round, epsilon) pairs.
-        records: Every scored record.
-        series: Every metric in every round.
-        attacks: What was tried.
-        threat_models: Each different one once.
-        dp: What became of the DP claim; None where there is none to check.
-        notes: About this ledger.
-    """
-
-    setting: str
-    directory: str
-    run: str
-    started: str
-    ended: str
-    config: dict[str, Any]
-    model: dict[str, str | int]
-    versions: dict[str, str]
-    verdicts: list[SettingVerdict]
-    accuracy: float | None
-    epsilon_reported: float | None
+    setting: str  # the run's word for itself
+    directory: str  # absolute path of its ledger's folder
+    run: str  # its id
+    started: str  # time of its first line
+    ended: str  # time of its last line
+    config: dict[str, Any]  # the whole `AuditConfig`, as JSON
+    model: dict[str, str | int]  # class name, parameter count, fingerprint
+    versions: dict[str, str]  # of Python and the packages that matter
+    verdicts: list[SettingVerdict]  # one for each view
+    accuracy: float | None  # after the last round that was evaluated; None if nobody did
+    epsilon_reported: float | None  # the largest that a client reported; None if none did
+    # The largest that a client has spent over all rounds, computed from the settings (PLD, add or
+    # remove); None if it could not be computed.
     epsilon_in_effect: float | None
-    quality: list[EvaluationRecord]
-    reported_epsilon: dict[str, list[tuple[int, float]]]
-    records: list[RecordScores]
-    series: list[RoundPoint]
-    attacks: list[AttackTried]
-    threat_models: list[ThreatModel]
-    dp: ClaimCheck | None
-    notes: list[Reason]
+    quality: list[EvaluationRecord]  # after each round, as the federation measured it
+    reported_epsilon: dict[str, list[tuple[int, float]]]  # client -> (round, epsilon) pairs
+    records: list[RecordScores]  # every scored record
+    series: list[RoundPoint]  # every metric in every round
+    attacks: list[AttackTried]  # what was tried
+    threat_models: list[ThreatModel]  # each different one once
+    dp: ClaimCheck | None  # what became of the DP claim; None where there is none to check
+    notes: list[Reason]  # about this ledger
 
 
 class AuditSummary(_Model):
-    """Some runs side by side.
+    """Some runs side by side."""
 
-    Attributes:
-        schema_version: Of this format.
-        made: When.
-        comparison: The table of settings, and what a reader has to know.
-        settings: One for each run: undefended ones first, then by leakage, most first.
-        metrics: How to read each metric.
-        primary: The metric that judged; None if nothing was scored.
-        lower_bound: The sentence that no report may leave out.
-    """
-
-    schema_version: int = 1
-    made: str
-    comparison: Comparison
+    schema_version: int = 1  # of this format
+    made: str  # when
+    comparison: Comparison  # the table of settings, and what a reader has to know
+    # One for each run: undefended ones first, then by leakage, most first.
     settings: list[SettingSummary]
-    metrics: list[MetricInfo]
-    primary: str | None
-    lower_bound: str
+    metrics: list[MetricInfo]  # how to read each metric
+    primary: str | None  # the metric that judged; None if nothing was scored
+    lower_bound: str  # the sentence that no report may leave out
 
     def by_setting(self, name: str) -> SettingSummary:
-        """The run of this name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        for setting in self.settings:
-            if setting.setting == name:
-                return setting
-        raise KeyError(name)
+        """The run of this name; KeyError if there is none."""
+        return {setting.setting: setting for setting in reversed(self.settings)}[name]
 
 
 def summarise(directories: Sequence[str | Path]) -> AuditSummary:
@@ -255,14 +176,7 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
         comparison=comparison,
         settings=settings,
         metrics=[
-            MetricInfo(
-                name=name,
-                leaks_when=metric.leaks_when,
-                lowest=metric.lowest,
-                highest=metric.highest,
-                unit=metric.unit,
-                margin=metric.margin,
-            )
+            MetricInfo.model_validate({**vars(metric), "name": name})
             for name, metric in METRICS.items()
             if name in measured
         ],
@@ -348,27 +262,27 @@ def _series(records: Sequence[RecordScores]) -> list[RoundPoint]:
 
 
 def _mean(records: Sequence[RecordScores], kind: ControlKind, metric: str) -> float | None:
-    values = [r.controls[kind][metric] for r in records if metric in r.controls.get(kind, {})]
+    values = [value for r in records if (value := r.control(kind, metric)) is not None]
     return fmean(values) if values else None
 
 
 def _tried(run: LastRun) -> list[AttackTried]:
     tried = []
     for view in views_of(run):
-        for attack in run.run.config["attacks"]:
+        for attack in map(AttackConfig.model_validate, run.run.config["attacks"]):
             found = [
                 o
                 for record in run.audits
                 if record.view == view
                 for o in record.attacks
-                if o.attack == attack["name"]
+                if o.attack == attack.name
             ]
             by_status = Counter(o.status for o in found)
             tried.append(
                 AttackTried(
-                    attack=attack["name"],
+                    attack=attack.name,
                     view=view,
-                    settings=attack["settings"],
+                    options=attack.options,
                     scored=by_status["scored"],
                     not_scored=by_status["not scored"],
                     failed=_reasons(found, "failed"),

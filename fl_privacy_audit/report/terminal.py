@@ -1,6 +1,7 @@
 """Ledger and comparison -> tables and a picture for people."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
-from .formats import epsilon, epsilon_in_view
-from .words import LOWER_BOUND, say, say_fit
+from .formats import epsilon, epsilon_in_view, markdown_table
+from .lines import others_of
+from .words import LOWER_BOUND, say, say_fit, say_why, spoken, steps
 
 NOTHING = "-"
 ROOMY = 130
@@ -36,34 +38,35 @@ NET = (
 def rounds_table(run: LastRun) -> Table:
     """One line for each attacked record, the worst on top; then the others, gathered by reason."""
     names = [attack["name"] for attack in run.run.config["attacks"]]
-    several = len(names) > 1
     title = f"{run.run.setting}: {', '.join(names)}  ({run.path})"
     pairs = [(record, o) for record in run.audits if not record.reason for o in record.attacks]
     metrics = _shown([outcome.scores for _, outcome in pairs])
     table = Table(title=escape(title), title_justify="left", padding=0)
-    for heading in ("round", "client", *(["attack"] if several else []), "outcome", *metrics, "s"):
+    heads = ["round", "client", "attack", "outcome", *metrics, "s"]
+    without = ["attack"] if len(names) < 2 else []
+    for heading in _without(without, heads, heads):
         left = heading in ("attack", "outcome")
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "outcome")
-    for record, outcome in worst_first(pairs):
-        attack = [outcome.attack] if several else []
-        cells = [
-            str(record.round),
-            record.client,
-            *attack,
-            *_outcome_cells(outcome, metrics, record.replay),
-        ]
-        table.add_row(*map(escape, cells))
+    rows = [
+        [str(r.round), r.client, o.attack, *_outcome_cells(o, metrics, r.replay)]
+        for r, o in worst_first(pairs)
+    ]
     for server_round in sorted({record.round for record in run.audits}):
         records = [record for record in run.audits if record.round == server_round]
         reasons = Counter(r.reason for r in records if r.reason is not None)
         for reason, count in reasons.items():
             one = next(r.client for r in records if r.reason == reason)
             who = one if count == 1 else f"{count} clients"
-            attack = [NOTHING] if several else []
             blanks = [NOTHING] * (len(metrics) + 1)
-            cells = [str(server_round), who, *attack, f"not tested: {say(reason)}", *blanks]
-            table.add_row(*map(escape, cells))
+            rows.append([str(server_round), who, NOTHING, f"not tested: {say(reason)}", *blanks])
+    for cells in rows:
+        table.add_row(*map(escape, _without(without, heads, cells)))
     return table
+
+
+def _without(names: Sequence[str], heads: Sequence[str], cells: Sequence[str]) -> list[str]:
+    """The cells that stand under other headings than these."""
+    return [cell for head, cell in zip(heads, cells, strict=True) if head not in names]
 
 
 def worst_first(
@@ -96,7 +99,8 @@ def _outcome_cells(
     if replay is not None and not replay.fits:
         text += " (does not fit the description)"
     if outcome.stopped == "out of time":
-        text += " (out of time)"
+        allowed = outcome.allowed
+        text += " (out of time)" if allowed is None else f" (out of time: {steps(allowed)})"
     cells = []
     for name in metrics:
         score = outcome.scores.get(name)
@@ -111,17 +115,16 @@ def comparison_cells(
     comparison: Comparison, *, scores: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the comparison, as text; a score is its mean, then the worst record."""
-    several = len({row.attack for row in comparison.rows}) > 1
-    views = len({row.view for row in comparison.rows}) > 1
-    heads = ["setting", *(["view"] if views else []), *(["attack"] if several else [])]
-    heads += ["verdict", "net leakage", "accuracy", "epsilon reported", "epsilon in effect"]
+    alike = [k for k in ("view", "attack") if len({getattr(r, k) for r in comparison.rows}) < 2]
+    heads = ["setting", "view", "attack", "verdict", "net leakage", "accuracy"]
+    heads += ["epsilon reported", "epsilon in effect"]
     metrics = _shown([row.scores for row in comparison.rows]) if scores else []
     heads += [f"{name} [{unit}]" if (unit := METRICS[name].unit) else name for name in metrics]
+    heads.append("records")
     rows = []
     for row in comparison.rows:
         check = comparison.dp.get(row.setting)
-        cells = [row.setting, *([row.view] if views else []), *([row.attack] if several else [])]
-        cells += [row.verdict, format_net(row.net)]
+        cells = [row.setting, row.view, row.attack, row.verdict, format_net(row.net)]
         cells.append(NOTHING if row.accuracy is None else f"{row.accuracy:.1%}")
         for value in (row.epsilon_reported, row.epsilon_in_effect):
             cells.append(epsilon_in_view(value, check, row.view))
@@ -129,20 +132,17 @@ def comparison_cells(
             summary, show = row.scores.get(name), METRICS[name].format
             cells.append(f"{show(summary.mean)} ({show(summary.worst)})" if summary else NOTHING)
         scored = max((s.count for s in row.scores.values()), default=0)
-        parts = [f"{scored}"]
-        parts += [f"{row.not_scored} not scored"] if row.not_scored else []
-        parts += [f"{row.failed} failed"] if row.failed else []
-        rows.append([*cells, ", ".join(parts)])
-    return [*heads, "records"], rows
+        others = ((row.not_scored, "not scored"), (row.failed, "failed"))
+        parts = [f"{scored}", *(f"{count} {what}" for count, what in others if count)]
+        rows.append(_without(alike, heads, [*cells, ", ".join(parts)]))
+    return _without(alike, heads, heads), rows
 
 
 def comparison_table(comparison: Comparison, *, width: int = ROOMY) -> Table:
     """The comparison for a terminal: below each mean, in brackets, the worst record.
 
-    Args:
-        comparison: What to show.
-        width: Of the terminal, in characters. Below `ROOMY` the scores of each metric are left out;
-            `comparison_markdown` always has them.
+    On a terminal of less than `ROOMY` characters the scores of each metric are left out;
+    `comparison_markdown` always has them.
     """
     heads, rows = comparison_cells(comparison, scores=width >= ROOMY)
     first = heads.index("verdict")  # what comes before it names the row, and shares a column
@@ -157,35 +157,25 @@ def comparison_table(comparison: Comparison, *, width: int = ROOMY) -> Table:
     return table
 
 
-BREAKS = {
-    " (": "\n(",
-    " [": "\n[",
-    " to ": " to\n",
-    "withstood ": "withstood\n",
-    "epsilon ": "epsilon\n",
-}
-BREAKS |= {", ": ",\n", "not scored": "not\nscored"}
-"""Where a cell that is never wrapped begins a new line."""
+BREAK = re.compile(
+    r" (?=[(\[])|(?<= to) |(?<=,) |(?<=withstood) |(?<=epsilon) |(?<=not) (?=scored)"
+)
+"""The spaces at which a cell that is never wrapped begins a new line."""
 
 
 def _narrow(cell: str) -> str:
-    for at, broken in BREAKS.items():
-        cell = cell.replace(at, broken)
-    return cell
+    return BREAK.sub("\n", cell)
 
 
 def comparison_json(comparison: Comparison) -> str:
     """The comparison as JSON; beside the code and figures of each reason stands its sentence."""
-    return comparison.model_dump_json(indent=2, context={"say": say}) + "\n"
+    return comparison.model_dump_json(indent=2, context={"words": spoken}) + "\n"
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as Markdown, with how to read it."""
     heads, rows = comparison_cells(comparison)
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    lines += [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows
-    ]
+    table = markdown_table(heads, [[c.replace("|", "\\|") for c in cells] for cells in rows])
     directions = "; ".join(
         f"{name}: {m.direction}, {m.range}"
         for name, m in METRICS.items()
@@ -201,7 +191,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         *dp_lines(comparison.dp),
         *map(say, comparison.notes),
     ]
-    return "\n".join(["# Leakage by setting", "", *lines, "", *(f"- {note}" for note in notes), ""])
+    return "\n".join(["# Leakage by setting", "", table, "", *(f"- {note}" for note in notes), ""])
 
 
 def format_net(net: NetLeakage | None) -> str:
@@ -219,18 +209,15 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
     """Each verdict with its reason, its worst record and the metrics that say otherwise."""
     lines = []
     for setting in verdicts:
-        lines.append(
-            f"{setting.setting}, {setting.view} view: {setting.word}: {say(setting.reason)}"
-        )
-        if setting.worst is not None:
-            worst = setting.worst
-            lines[-1] += f"; worst: round {worst.round}, {worst.client}"
+        worst = setting.worst
+        end = f"; worst: round {worst.round}, {worst.client}" if worst is not None else ""
+        where = f"{setting.setting}, {setting.view} view"
+        lines.append(f"{where}: {setting.word}: {say_why(setting.reason)}{end}")
         if setting.replay is not None and setting.replay.fitting == setting.replay.records:
             lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:
-            others = [m for m, word in one.agreement.items() if word != one.word]
-            if others:
-                said = ", ".join(f"{title_of(m)}: {one.agreement[m]}" for m in others)
+            said = ", ".join(f"{title_of(m)}: {word}" for m, word in others_of(one))
+            if said:
                 lines.append(f"  {one.attack}: judged by {title_of(str(one.metric))}; {said}")
     return lines
 
@@ -265,18 +252,19 @@ def reconstruction_rows(runs: Sequence[LastRun], *, attack: str, most: int = 6) 
 
     Needs runs that are comparable and kept their pictures, one image a record.
     """
-    kept: list[dict[tuple[int, str], tuple[Path, str]]] = []
-    for run in runs:
-        places = {}
-        for record in run.audits:
-            for outcome in record.attacks:
-                if outcome.attack == attack and outcome.picture and "psnr" in outcome.scores:
-                    caption = METRICS["psnr"].format(outcome.scores["psnr"].mean, unit=True)
-                    places[record.round, record.client] = (
-                        run.path.parent / outcome.picture,
-                        caption,
-                    )
-        kept.append(places)
+    show = METRICS["psnr"].format
+    kept = [
+        {
+            (record.round, record.client): (
+                run.path.parent / outcome.picture,
+                show(outcome.scores["psnr"].mean, unit=True),
+            )
+            for record in run.audits
+            for outcome in record.attacks
+            if outcome.attack == attack and outcome.picture and "psnr" in outcome.scores
+        }
+        for run in runs
+    ]
     common = set.intersection(*(set(places) for places in kept)) if kept else set()
     keys = sorted(common)[:most]
     _, height, width = runs[0].run.config["image"]["shape"] if runs else (0, 0, 0)

@@ -31,6 +31,134 @@ LEADS: Final[Mapping[Word, str]] = {
     "not tested": "No attack ran here. Nothing is known.",
 }
 
+CAUSES: Final[Mapping[str, tuple[str, str]]] = {
+    "too few batches": (
+        "too few batches",
+        "audit more rounds (`every`) or more clients (`clients_per_round`)",
+    ),
+    "same images every round": (
+        "the same images in every round",
+        "attack more clients, `clients_per_round = {needed}` at least: one client again adds nothing",
+    ),
+    "same images every round, too few clients": (
+        "the same images in every round",
+        (
+            "more rounds will not help; spread the images over at least {needed} clients in a "
+            "simulation, or let clients train on other images in each round"
+        ),
+    ),
+    "same images in every release": (
+        "the same images in every round",
+        (
+            "more rounds of the same clients will not help; let rounds sample clients "
+            "(`fraction_train`), or let clients train on other images in each round"
+        ),
+    ),
+    "no null attack": (
+        "no null control",
+        'audit with `controls = true`, or with "noise" among the controls',
+    ),
+    "no positive control": (
+        "no positive control",
+        'audit with `controls = true`, or with "undefended" among the controls',
+    ),
+    "attack too weak": (
+        "an attack that fails even where there is no defence",
+        (
+            "give it more time (`seconds_per_round`) or steps, or choose another: "
+            "`fl-privacy-audit attacks` lists them"
+        ),
+    ),
+    "some records reached": (
+        "a single image that came half as close as without defence",
+        "look at the worst record, and audit more batches: luck does not repeat",
+    ),
+    "unclear": (
+        "figures too uncertain to tell",
+        "audit more rounds or clients, or with a stronger attack",
+    ),
+    "unclear, more batches would tell": (
+        "figures too uncertain to tell",
+        "audit more rounds or clients until there are {enough} batches",
+    ),
+    "metrics disagree": (
+        "metrics that disagree",
+        "look at the worst record (`keep_pictures = true`), and take it for a leak until you have",
+    ),
+    "description does not fit": (
+        "a description of the training that does not fit the clients",
+        "correct `training`, `defence` or what is published, and audit again",
+    ),
+    "attack failed": (
+        "an attack that failed",
+        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
+    ),
+    "not attacked": (
+        "records that could not be attacked",
+        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
+    ),
+    "nothing to compare with": (
+        "no true images to compare with",
+        "audit a simulation of this federation, whose clients publish their batches",
+    ),
+}
+"""Code of *inconclusive* -> the cause in a few words, and what to do; see `advise`."""
+
+STEPS: Final[Mapping[str, str]] = {
+    # Who is attacked.
+    "no record": "let the strategy run under `AuditedStrategy`, or call `audit_round`",
+    "view not audited": 'audit it too: `views = ["server", "release"]`',
+    "not due": "audit rounds more often: `every = 1`",
+    "not chosen": "attack more clients: `clients_per_round`",
+    "only the release is audited": 'audit the server view too: `views = ["server", "release"]`',
+    "failed": "see in the log of the clients why they fail",
+    "timed out": "give clients more time, or see in their logs why they do not reply",
+    "client error": "mend the clients' error first",
+    "answers no message": "reply with `Message(content, reply_to=message)`",
+    "array records": "set the strategy's `arrayrecord_key`",
+    "no floating-point weights": (
+        "audit without secure aggregation: a server cannot attack what it cannot read"
+    ),
+    "nothing released": "see in the log why the strategy aggregated nothing",
+    "release is no mean": (
+        'look at the server view, `views = ["server", "release"]`: the release is made of them'
+    ),
+    "weights unchanged": "check that clients train, and return what they trained",
+    "global model unchanged": "check that clients train, and that the strategy uses their updates",
+    # Truth.
+    "no truth": "let the `truth` of the Auditor return the batch, in a simulation",
+    "no audit_mod": (
+        "in a simulation put it first in `@app.train(mods=[audit_mod])` and call `publish_batch`, "
+        "or give the Auditor `truth=`"
+    ),
+    "nothing published": "call `publish_batch` for each batch that the client trains on",
+    "publishing failed": "mend what it says; images are floats (N, C, H, W), labels (N,) integers",
+    "no shared folder": ("audit a simulation on one machine; elsewhere give the Auditor `truth=`"),
+    "empty batch": "publish the batch that the client trains on",
+    "truth does not fit": "publish the images that the client trains on, as the message says",
+    # Controls and scores.
+    "no other client": (
+        "attack rounds of at least two clients with different images, or control by noise"
+    ),
+    "nothing scored": "audit with `metrics` that can be computed here",
+    "unavailable": "choose other `metrics`, or install what is missing",
+    # Errors.
+    "unmet need": (
+        "choose an attack that fits: `fl-privacy-audit attacks` says what each of them needs"
+    ),
+    "audit error": "mend what the message says",
+    "bad setting": "mend what the message says",
+    "ledger error": "mend what the message says",
+    "metric unavailable": "choose other `metrics`, or install what is missing",
+    "attack error": (
+        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them"
+    ),
+    "update does not fit": "give the Auditor the model that the clients train",
+    "unexpected error": "set `fail_fast = true` to see where it comes from",
+    "text": "audit again with this version, which says what to do",
+}
+"""Code of another verdict or of a cause -> what to do."""
+
 MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
     "leaked": (
         (
@@ -45,14 +173,10 @@ MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
     ),
     "inconclusive": (
         (
-            "Too few batches, no controls, an attack that fails even where there is no defence, "
-            "metrics that disagree, a single image that came half as close as without defence, or "
-            "figures too uncertain to tell. Nothing may be concluded in either direction."
+            f"One of these: {', '.join(dict.fromkeys(cause for cause, _ in CAUSES.values()))}. "
+            "Nothing may be concluded in either direction. The verdict says what to do."
         ),
-        (
-            "It does not mean that the setting is safe, or nearly so. A stronger attack or more "
-            "records may settle it."
-        ),
+        "It does not mean that the setting is safe, or nearly so.",
     ),
     "withstood these attacks": (
         (
@@ -112,6 +236,9 @@ THREATS: Final[Mapping[str, str]] = {
 
 UPDATE_FORMS: Final[Mapping[str, str]] = {
     "exact gradient": "the exact gradient of one training step: the learning rate is known",
+    "defended gradient": "the gradient of one training step, as a defence left it",
+    "gradient signs": "the signs of the gradient of one training step: the optimiser or a defence "
+    "leaves no more",
     "gradient direction": "the direction of the gradient of one training step; its length is not "
     "known",
     "weight difference": "the difference that several training steps made",
@@ -206,10 +333,24 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "no more than a null control": "no more than a null control",
     "undefended copies": "undefended copies: {net}",
-    "no null attack": "no null control was attacked, so nobody knows what chance gives",
-    "too few batches": "too few: {batches} attacked and scored, at least {needed} are needed",
-    "no positive control": "not clearly leaked, and no positive control",
-    "attack too weak": "the attack is too weak here, it fails without defence",
+    "no null attack": ("no null control was attacked, so nobody knows what chance gives{because}"),
+    "too few batches": (
+        "too few: {batches} attacked and scored, at least {needed} are needed{because}"
+    ),
+    "same images every round": (
+        "each client trains on much the same images in every round, which count once: {batches} of "
+        "{clients} attacked clients, {available} in all; at least {needed} are needed{because}"
+    ),
+    "same images every round, too few clients": (
+        "each client trains on much the same images in every round, which count once, and there are only "
+        "{available} clients: {batches}, at least {needed} are needed{because}"
+    ),
+    "same images in every release": (
+        "the release is made of much the same images in every round, which count once: {batches}, at "
+        "least {needed} are needed{because}"
+    ),
+    "no positive control": "not clearly leaked, and no positive control{because}",
+    "attack too weak": "the attack is too weak here, it fails without defence{time}",
     "some records reached": "{reached} of {records} came half as far as without defence",
     "unclear": "neither clearly more than the null controls nor clearly no more",
     "unclear, more batches would tell": (
@@ -221,8 +362,9 @@ REASONS: Final[Mapping[str, str]] = {
         "the description does not fit the clients: trained as described, the true batch gives "
         "another update in {misfits} of {records} (cosine {cosine}{lengths}); {cause}"
     ),
-    "attack failed everywhere": "the attack failed on every record: {cause}",
-    "nothing to compare with": "attacked, but nothing to compare with: {cause}",
+    "attack failed": "the attack failed on {lost} of {records}: {cause}",
+    "not attacked": "{lost} of {records} were not attacked: {cause}",
+    "nothing to compare with": "attacked, but nothing to compare with: {cause}{objective}",
     "no record": "no record of this view",
     "nothing scored": "nothing was scored",
     "view not audited": "this run did not audit this view",
@@ -233,6 +375,7 @@ REASONS: Final[Mapping[str, str]] = {
     "update does not fit": "{message}",
     "attack error": "{message}",
     "unmet need": "{message}",
+    "time up": "{message}",
     "truth does not fit": "{message}",
     "ledger error": "{message}",
     "metric unavailable": "{message}",
@@ -247,7 +390,7 @@ REASONS: Final[Mapping[str, str]] = {
     "answers no message": "the reply answers no message of this round",
     "array records": (
         "{count} array records were {direction} ({keys}), and none is known to hold the weights of "
-        "the audited model; set the strategy's `arrayrecord_key`"
+        "the audited model"
     ),
     "no floating-point weights": (
         "the reply holds no floating-point weights: this strategy sends other bytes"
@@ -258,18 +401,14 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     # What is observed.
     "weights unchanged": (
-        "the client returned the weights it was sent: there is nothing to attack; check that it "
-        "trains, and returns what it trained"
+        "the client returned the weights it was sent: there is nothing to attack"
     ),
     "global model unchanged": (
         "the global model did not change in this round: there is nothing to attack"
     ),
     "no truth": "no true batch was published or provided",
     "no truth of a client": "{client}: {cause}",
-    "no audit_mod": (
-        "no true batch: the reply carries nothing of `audit_mod`; in a simulation put it first in "
-        "`@app.train(mods=[audit_mod])` and call `publish_batch`, or give the Auditor `truth=`"
-    ),
+    "no audit_mod": ("no true batch: the reply carries nothing of `audit_mod`"),
     "nothing published": (
         "no true batch: `audit_mod` ran, but the train function did not call `publish_batch`"
     ),
@@ -295,15 +434,29 @@ REASONS: Final[Mapping[str, str]] = {
     "pixels published as normalised": (
         "it would fit if the published images were normalised already"
     ),
-    "tensors differ": "parameters that differ: {count}, {tensors} among them",
+    "no time to explain": (
+        "there was no time left to look for what would explain it (cosine {cosine})"
+    ),
+    "tensors differ": (
+        "parameters that differ: {count}, {tensors} among them: check whether clients put in their "
+        "own; if so, audit the first round, in which they train what they were sent"
+    ),
     "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
-    "another batch or training": "another batch, or training that is not as described",
+    "another batch or training": (
+        "another batch, or training that is not as described: publish every batch as it goes into "
+        "the model, and check `training` and `defence`"
+    ),
     # Ledgers, and runs side by side.
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
     ),
     "different counts": "settings have different numbers of scored records; compare counts first",
     "damaged line": "{path}: line {line} is damaged ({problem})",
+    "ledger was replaced": (
+        "the audit log was gone, replaced or rotated while the run went on; this file begins in the "
+        "middle of it"
+    ),
+    "records lost": "{records:records} could not be written, for want of space say",
     "several runs": "{path} holds {runs} runs; the last one counts",
 }
 """Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""
@@ -321,6 +474,12 @@ DETAILS: Final[Mapping[str, str]] = {
 """Code -> what follows where the figures do not stand beside the sentence."""
 
 
+_OBJECTIVE: Final = (
+    "; the images that it found explain the update better than noise as long in {explained} of {pairs} "
+    "(objective {own} against {noise} in the median), which does not make them the true ones"
+)
+
+
 def say(reason: Reason, *, brief: bool = False) -> str:
     """A reason in words.
 
@@ -332,6 +491,36 @@ def say(reason: Reason, *, brief: bool = False) -> str:
     if not brief:
         words += DETAILS.get(reason.code, "")
     return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
+
+
+def steps(allowed: float) -> str:
+    """A share of an attack's steps.
+
+    >>> steps(0.004), steps(0.4)
+    ('0.4% of its steps', '40% of its steps')
+    """
+    return f"{100 * allowed:.2g}% of its steps"
+
+
+def advise(reason: Reason) -> str:
+    """What to do about it: what its innermost cause asks for, if that is known; else ``""``."""
+    inner = "" if reason.cause is None else advise(reason.cause)
+    if inner:
+        return inner
+    step = CAUSES[reason.code][1] if reason.code in CAUSES else STEPS.get(reason.code, "")
+    return step.format_map(_phrases(reason, brief=True))
+
+
+def say_why(reason: Reason, *, brief: bool = False) -> str:
+    """A verdict's reason in words, and what to do where there is something to do."""
+    step = advise(reason)
+    return say(reason, brief=brief) + (f"; what to do: {step}" if step else "")
+
+
+def spoken(reason: Reason) -> dict[str, str]:
+    """What stands beside a reason in JSON."""
+    step = advise(reason)
+    return {"sentence": say(reason)} | ({"advice": step} if step else {})
 
 
 def say_fit(fit: ReplayFit) -> str:
@@ -355,15 +544,21 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     phrases["figures"] = ", ".join(f"{name} {value}" for name, value in phrases.items())
     if reason.cause is not None:
         phrases["cause"] = say(reason.cause, brief=brief)
+    phrases["because"] = f"; {phrases['cause']}" if reason.cause is not None else ""
     if "metric" in figures:
         phrases["metric"] = title_of(phrases["metric"])
     for name, one, many in (("batches", "batch", "batches"), ("records", "record", "records")):
         if isinstance(number := figures.get(name), int):
             phrases[name] = count(number, one, many)
+    allowed = figures.get("allowed")
+    phrases["time"] = f": its time allows {steps(allowed)}" if isinstance(allowed, float) else ""
     leaking = figures.get("leaking")
     if isinstance(leaking, list):
         phrases["leaking"] = ", ".join(map(title_of, leaking))
     phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
+    phrases["objective"] = ""
+    if "own" in figures:
+        phrases["objective"] = _OBJECTIVE.format_map(phrases)
     if "mean" in figures:
         phrases["net"] = _net(figures)
     return phrases

@@ -19,8 +19,8 @@ from fl_privacy_audit.report.terminal import draw_reconstructions, reconstructio
 from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.compare import Comparison, last_run
 
+from . import QUIET
 from .comparison import print_comparison, write_comparison
-from .quiet import QUIET
 from .sweep.plan import Run, plan_runs
 
 if TYPE_CHECKING:
@@ -35,15 +35,13 @@ ATTACKED_CLIENTS = 2  # in each of those rounds
 ATTACK_SECONDS_PER_ROUND = 120.0  # time budget, shared by the attacked clients
 DEFENCES: dict[str, dict[str, Any]] = {
     "none": {"label": "no defence", "name": "none"},
-    "dp-0.01": {
-        "label": "DP-SGD, noise 0.01",
-        "name": "dp-sgd",
-        "settings": {"noise_multiplier": 0.01, "max_grad_norm": 1.0},
-    },
-    "dp-1": {
-        "label": "DP-SGD, noise 1",
-        "name": "dp-sgd",
-        "settings": {"noise_multiplier": 1.0, "max_grad_norm": 1.0},
+    **{
+        f"dp-{noise:g}": {
+            "label": f"DP-SGD, noise {noise:g}",
+            "name": "dp-sgd",
+            "options": {"noise_multiplier": noise, "max_grad_norm": 1.0},
+        }
+        for noise in (0.01, 1.0)
     },
 }
 """One federation for each, by the folder that its ledger goes to; as in the plan of a sweep."""
@@ -62,18 +60,10 @@ def run_demo(
 ) -> Comparison:
     """Run the three federations one after the other, and compare them.
 
-    Leaves a ledger for each setting, ``comparison.json``, ``comparison.md``, ``report.html`` and
-    ``reconstructions.png``.
-
-    Args:
-        out: Folder for all of it.
-        dataset: ``"photos"`` or ``"cifar10"``.
-        data_root: Folder with CIFAR-10 in torchvision's layout; empty to download it.
-        seed: Seed for data, weights, batches, noise and attacks.
-        console: Where progress and the comparison are printed.
-        rounds: Rounds of training.
-        attack: The attack on every federation.
-        simulate: Runs the clients; Flower's simulation by default.
+    Leaves in `out` a ledger for each setting, ``comparison.json``, ``comparison.md``,
+    ``report.html`` and ``reconstructions.png``. `dataset` and `data_root` are those of
+    `FederationConfig`; `seed` is for data, weights, batches, noise and attacks. Progress and the
+    comparison go to the console. Clients run by `simulate`, Flower's simulation by default.
 
     Raises:
         AuditError: A federation did not finish, or an attacked record has no score.

@@ -2,7 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from typing import Final
 
 import numpy as np
 from scipy.special import ndtri
@@ -11,9 +13,16 @@ from scipy.stats import binom
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.ledger.ledger import LastRun
-from fl_privacy_audit.ledger.records import NULLS, AttackOutcome, AuditRecord, ControlOutcome
+from fl_privacy_audit.ledger.records import (
+    NULLS,
+    AttackOutcome,
+    AttackStatus,
+    AuditRecord,
+    ControlOutcome,
+)
 from fl_privacy_audit.metrics import METRICS
 
+from .batches import batches_of
 from .interval import Floats, spread, tail
 from .verdict import (
     FEWEST,
@@ -114,12 +123,15 @@ def judge(
         )
     metrics = [m for m in METRICS if all(m in o.scores for _, o in scored)]
     metrics = metrics or [m for m in METRICS if any(m in o.scores for _, o in scored)]
-    judged = {name: _Case(name, scored, confidence) for name in metrics}
+    batches = batches_of([record for record, _ in scored])
+    judged = {name: _Case(name, scored, batches, confidence) for name in metrics}
     judge_by = min(metrics, key=lambda name: METRICS[name].rank)
     findings = {name: case.finding() for name, case in judged.items()}
     agreement: dict[str, Word] = {name: word for name, (word, _) in findings.items()}
     case = judged[judge_by]
     word, reason = findings[judge_by]
+    if reason.code == "too few batches":
+        reason = _too_few(case, records, _lost([o for _, o in outcomes]))
     others = [m for m, found in agreement.items() if found == "leaked" and m != judge_by]
     if word == "withstood these attacks" and others:
         word = agreement[judge_by] = "inconclusive"
@@ -158,19 +170,67 @@ def _worst(verdicts: Sequence[Verdict], decides: Verdict) -> RecordLeakage | Non
 
 def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, Reason]:
     """The word and the reason where no record has a score."""
-    if not outcomes:
+    lost = _lost(outcomes)
+    if lost is None or lost.cause is None:
         return "not tested", Reason.of("no record")
-    failed, not_scored, not_tested = (
-        Counter(o.reason for o in outcomes if o.status == status and o.reason).most_common()
-        for status in ("failed", "not scored", "not tested")
+    if all(o.status == "not tested" for o in outcomes):
+        return "not tested", lost.cause
+    return "inconclusive", lost
+
+
+def _lost(outcomes: Sequence[AttackOutcome]) -> Reason | None:
+    """What kept most records from a score; that they were never to be attacked comes last."""
+    causes = [(o.status, _why_unscored(o)) for o in outcomes if not o.scores]
+    if not causes:
+        return None
+    kinds = Counter((status, cause.code) for status, cause in causes)
+    order = list(LOST)
+    (status, code), lost = min(
+        kinds.items(),
+        key=lambda kind: (kind[0][1] in AS_SCHEDULED, -kind[1], order.index(kind[0][0])),
     )
-    if failed:
-        return "inconclusive", Reason.of("attack failed everywhere", failed[0][0])
-    if not_scored:
-        return "inconclusive", Reason.of("nothing to compare with", not_scored[0][0])
-    # What went wrong matters more than what was never to be attacked.
-    not_tested.sort(key=lambda pair: pair[0].code in AS_SCHEDULED)
-    return "not tested", not_tested[0][0] if not_tested else Reason.of("nothing scored")
+    of_kind = Counter(why for of, why in causes if (of, why.code) == (status, code))
+    ((cause, _),) = of_kind.most_common(1)
+    figures: dict[str, Figure] = {"lost": lost, "records": len(outcomes)}
+    if status == "not scored":
+        figures |= _explained(outcomes)
+    return Reason.of(LOST[status], cause, **figures)
+
+
+def _explained(outcomes: Sequence[AttackOutcome]) -> dict[str, Figure]:
+    """Whether the attacks fit updates better than noise, by their own objective; needs no truth."""
+    pairs = [
+        (o.objective, noise.objective)
+        for o in outcomes
+        if (noise := o.control("noise")) and o.objective is not None and noise.objective is not None
+    ]
+    if not pairs:
+        return {}
+    own, noise = np.median(pairs, axis=0)
+    explained = sum(mine < theirs for mine, theirs in pairs)
+    return {"explained": explained, "pairs": len(pairs), "own": float(own), "noise": float(noise)}
+
+
+def _why_unscored(outcome: AttackOutcome) -> Reason:
+    for metric, why in outcome.unavailable.items():
+        if outcome.reason is None and metric in METRICS:
+            return Reason.of("unavailable", why, metric=metric)
+    return outcome.reason or Reason.of("nothing scored")
+
+
+def _too_few(case: "_Case", records: Sequence[AuditRecord], lost: Reason | None) -> Reason:
+    """Why there are too few batches: records were lost, or the same images come in every round."""
+    if lost is not None and lost.cause is not None and lost.cause.code in AS_SCHEDULED:
+        lost = None
+    figures: dict[str, Figure] = {"batches": case.batches, "needed": FEWEST}
+    if not case.repeats:
+        return Reason.of("too few batches", lost, **figures)
+    if records[0].view == "release":
+        return Reason.of("same images in every release", lost, **figures)
+    clients, available = len(case.clients), len({record.client for record in records})
+    enough = clients < available >= FEWEST
+    code = "same images every round" if enough else "same images every round, too few clients"
+    return Reason.of(code, lost, **figures, clients=clients, available=available)
 
 
 def _misfit(fit: ReplayFit) -> Reason:
@@ -196,6 +256,14 @@ def _figures(net: NetLeakage) -> dict[str, Figure]:
     return figures | {name: end for name, end in ends.items() if end is not None}
 
 
+LOST: Final[Mapping[AttackStatus, str]] = {
+    "failed": "attack failed",
+    "scored": "nothing to compare with",
+    "not scored": "nothing to compare with",
+    "not tested": "not attacked",
+}
+"""Status of a record without scores -> code of what became of it; first what matters most."""
+
 AS_SCHEDULED = ("not due", "not chosen", "only the release is audited")
 """Codes of records that were never to be attacked."""
 
@@ -210,20 +278,32 @@ class _Case:
         self,
         metric: str,
         scored: Sequence[tuple[AuditRecord, AttackOutcome]],
+        batches: Sequence[str],
         confidence: float,
     ) -> None:
         self.metric = metric
         self.sign = METRICS[metric].sign
         self.margin = METRICS[metric].margin
         self._confidence = confidence
-        rows = [(r, o) for r, o in scored if metric in o.scores]
-        self._keys = [r.truth_digest or f"{r.round}/{r.client}" for r, _ in rows]
+        there = [metric in outcome.scores for _, outcome in scored]
+        rows = list(compress(scored, there))
+        self._outcomes = [outcome for _, outcome in rows]
+        self._keys = list(compress(batches, there))
         self.batches = len(set(self._keys))
+        self.clients: dict[str, list[str]] = {}
+        for key, (record, _) in zip(self._keys, rows, strict=True):
+            self.clients.setdefault(record.client, []).append(key)
         self._scores: dict[str, Floats] = {"attack": self._signed([o for _, o in rows])}
         for kind in (*NULLS, "undefended"):
             self._scores[kind] = self._signed([o.control(kind) for _, o in rows])
         self._nets = {of: [n for k in NULLS if (n := self._net(of, k))] for of in SIDES}
         self.leakage = [self._record(i, r, o) for i, (r, o) in enumerate(rows)]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether every client that was attacked more than once had the same batch each time."""
+        again = [keys for keys in self.clients.values() if len(keys) > 1]
+        return bool(again) and all(len(set(keys)) == 1 for keys in again)
 
     def _signed(self, outcomes: Sequence[AttackOutcome | ControlOutcome | None]) -> Floats:
         """Mean score of each record, signed so that higher means more leakage; NaN without one."""
@@ -307,7 +387,8 @@ class _Case:
         nets = self.nets("attack")
         net = _least(nets)
         if net is None or all(one.against == "grey" for one in nets):
-            return "inconclusive", Reason.of("no null attack")
+            why = self._why_no("noise", "other client")
+            return "inconclusive", Reason.of("no null attack", why)
         figures = _figures(net) | {"batches": self.batches}
         if self._leaks("attack"):
             return "leaked", Reason.of("above every null control", **figures)
@@ -318,6 +399,17 @@ class _Case:
             return "leaked", Reason.of("more records than chance", **figures, **self._reached())
         return self._withstood(figures)
 
+    def _allowed(self) -> dict[str, Figure]:
+        """Share of the attack's steps that there was time for, where that was cut."""
+        shares = [o.allowed for o in self._outcomes if o.allowed is not None]
+        return {"allowed": float(np.median(shares))} if shares else {}
+
+    def _why_no(self, *kinds: ControlKind) -> Reason | None:
+        """What most controls of some kinds failed of; None where there are none."""
+        controls = [c for o in self._outcomes for k in kinds if (c := o.control(k))]
+        whys = Counter(c.reason for c in controls if c.reason is not None)
+        return whys.most_common(1)[0][0] if whys else None
+
     def _reached(self) -> dict[str, Figure]:
         return {"reached": sum(r.reached for r in self.leakage), "records": len(self.leakage)}
 
@@ -325,10 +417,11 @@ class _Case:
         """What is not *leaked* is *withstood* only if everything speaks for it."""
         positive = _least(self.nets("undefended"))
         if positive is None:
-            return "inconclusive", Reason.of("no positive control", **figures)
+            why = self._why_no("undefended")
+            return "inconclusive", Reason.of("no positive control", why, **figures)
         copies = Reason.of("undefended copies", **_figures(positive))
         if not self._leaks("undefended"):
-            return "inconclusive", Reason.of("attack too weak", copies)
+            return "inconclusive", Reason.of("attack too weak", copies, **self._allowed())
         if any(r.reached for r in self.leakage):
             reached = Reason.of("some records reached", **figures, **self._reached())
             return "inconclusive", reached

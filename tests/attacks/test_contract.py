@@ -245,7 +245,7 @@ class TestContract:
 def test_unknown_attacks_and_settings_are_refused_with_the_fix() -> None:
     with pytest.raises(ConfigError, match=r"no attack 'inverting_gradient'.*Did you mean"):
         make_attack("inverting_gradient")
-    with pytest.raises(ConfigError, match=r"no setting 'step'; it has steps, restarts"):
+    with pytest.raises(ConfigError, match=r"no option 'step'; it has steps, restarts"):
         make_attack("dlg", {"step": 3})
 
 

@@ -49,7 +49,7 @@ def test_a_client_is_attacked_and_scored(tmp_path: Path) -> None:
         "scored",
         None,
     )
-    assert (outcome.settings, outcome.steps, outcome.stopped) == ({"steps": 5}, 5, "finished")
+    assert (outcome.options, outcome.steps, outcome.stopped) == ({"steps": 5}, 5, "finished")
     assert (outcome.labels_right, outcome.picture) == (1.0, None)
     assert set(outcome.scores) == {"semsim", "mse", "psnr", "ssim"}
 
@@ -81,14 +81,14 @@ def test_the_threat_model_is_written_down(tmp_path: Path) -> None:
 
 
 def test_the_defence_is_part_of_the_threat_model(tmp_path: Path) -> None:
-    noise = {"name": "gaussian", "settings": {"std": 1e-4}}
+    noise = {"name": "gaussian", "options": {"std": 1e-4}}
     real_auditor(tmp_path, defence=noise).audit_round(1, [make_reply()])
     (record,) = read_ledger(tmp_path).audits
     assert record.threat_model is not None
     known = record.threat_model.defence
     assert known is not None
     assert (known.name, known.noise_std, known.length_lost) == ("gaussian", 1e-4, False)
-    assert known.settings == {"std": 1e-4, "clip_norm": 0.0}
+    assert known.options == {"std": 1e-4, "clip_norm": 0.0}
     assert record.attacks[0].status == "scored"
 
 
@@ -104,11 +104,17 @@ def test_an_unknown_defence_is_refused_before_the_ledger_is_made(tmp_path: Path)
         ({}, "exact gradient"),
         ({"learning_rate": None}, "gradient direction"),
         ({"steps": 2}, "weight difference"),
+        ({"reduction": "sum"}, "exact gradient"),
+        ({"optimizer": "adam"}, "gradient signs"),
+        ({"max_grad_norm": 1e3}, "exact gradient"),
+        ({"max_grad_norm": 1e-3}, "gradient direction"),
+        ({"max_grad_norm": 1e3, "images": 2}, "gradient direction"),
+        ({"max_grad_norm": 1e3, "noise_multiplier": 0.1}, "defended gradient"),
     ],
 )
 def test_the_form_of_the_update(spied: Build, change: dict[str, Any], form: str) -> None:
     auditor, _ = spied(training={**ONE_STEP.model_dump(), **change})
-    record = only(auditor.audit_round(1, [make_reply()]))
+    record = only(auditor.audit_round(1, [make_reply(num_examples=change.get("images", 1))]))
     assert record.threat_model is not None
     assert record.threat_model.update_form == form
 

@@ -1,3 +1,4 @@
+import hashlib
 import re
 import stat
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from fl_privacy_audit.audit.scoring import (
     worst_scores,
 )
 from fl_privacy_audit.audit.targets import Target
-from fl_privacy_audit.audit.truth import check_truth, truth_digest
+from fl_privacy_audit.audit.truth import check_truth, key_file, truth_digest
 from fl_privacy_audit.core.config import AttackConfig
 from fl_privacy_audit.core.errors import AttackError, ConfigError, TruthError
 from fl_privacy_audit.core.reasons import Reason
@@ -249,6 +250,39 @@ def test_digest_tells_batches_apart() -> None:
     assert len({same, *map(digest, others)}) == 1 + len(others)
 
 
+def test_a_digest_proves_nothing_to_those_without_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = make_truth(1)
+    digests = {truth_digest(truth)}
+    for user in ("one", "other"):
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / user))
+        digests.add(truth_digest(truth))
+        assert stat.S_IMODE(key_file().stat().st_mode) == 0o600
+        assert [path.name for path in key_file().parent.iterdir()] == ["digest.key"]
+    assert len(digests) == 3
+    pixels = (truth.images[0] * 255).round().to(torch.uint8).numpy().tobytes()
+    unkeyed = hashlib.sha256(hashlib.sha256(pixels).digest()).hexdigest()
+    assert unkeyed[:16] not in digests
+
+
+@pytest.mark.parametrize("content", [None, b"", b"short"])
+def test_without_a_key_batches_of_one_run_still_pair(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes | None,
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    if content is None:
+        (tmp_path / "fl-privacy-audit").touch()
+    else:
+        key_file().parent.mkdir()
+        key_file().write_bytes(content)
+    assert truth_digest(make_truth(1)) == truth_digest(make_truth(1))
+    assert "cannot be paired with those of other runs" in caplog.text
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_for_the_owner_and_cut_up_again(tmp_path: Path, channels: int) -> None:
     image = ImageConfig(shape=(channels, 8, 9), mean=(0,) * channels, std=(1,) * channels)
@@ -269,11 +303,21 @@ def test_pictures_are_for_the_owner_and_cut_up_again(tmp_path: Path, channels: i
         assert any(mse == pytest.approx(m, abs=1e-6) for m in got.scores["mse"].each)
 
 
-def test_a_folder_that_was_open_is_closed(tmp_path: Path) -> None:
+def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    folder.mkdir(mode=0o755)
+    folder.mkdir()
+    folder.chmod(0o755)
     save_picture(folder / "one.png", [levels(1, IMAGE.shape)])
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert stat.S_IMODE((folder / "one.png").stat().st_mode) == 0o600
+
+
+def test_pictures_do_not_follow_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "pictures").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="links are not followed"):
+        save_picture(tmp_path / "pictures" / "one.png", [levels(1, IMAGE.shape)])
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_no_picture_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_privacy_audit import AttackConfig, AuditConfig, ImageConfig, TrainingConfig
-from fl_privacy_audit.core.config import DefenceConfig, read_settings
+from fl_privacy_audit.core.config import DefenceConfig, read_options
 from fl_privacy_audit.core.errors import ConfigError
 from tests.support.builders import QUICK
 
@@ -94,6 +94,16 @@ def test_toml_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None
         AuditConfig.from_toml(path)
 
 
+def test_a_relative_file_that_is_not_there_says_where_an_app_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"give `Path\(__file__\)\.parents\[1\] / 'audit\.toml'`$"
+    ):
+        AuditConfig.from_toml("audit.toml")
+
+
 def test_toml_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "audit.toml"
     path.write_text("[image]\nshape = [1, 8, 8]\n", encoding="utf-8")
@@ -129,6 +139,32 @@ def test_flower_run_config() -> None:
 
 
 @pytest.mark.parametrize(
+    "stated",
+    [
+        {
+            "audit.attacks.inverting-gradients.options": "steps=9, restarts=2",
+            "audit.attacks.dlg": "",
+        },
+        {
+            "audit.attacks.inverting-gradients.options.steps": 9,
+            "audit.attacks.inverting-gradients.options.restarts": 2,
+            "audit.attacks.dlg.options": "",
+        },
+    ],
+)
+def test_options_of_attacks_in_a_run_config(stated: dict[str, str | int]) -> None:
+    flat = {"audit.image.shape": "1,8,8", "audit.image.mean": "0", "audit.image.std": "1", **stated}
+    first, second = AuditConfig.from_run_config(flat).attacks
+    assert (first.name, first.options) == ("inverting_gradients", {"steps": 9, "restarts": 2})
+    assert (second.name, second.options) == ("dlg", {})
+
+
+def test_a_directory_at_home() -> None:
+    image = ImageConfig(shape=(1, 8, 8), mean=(0.5,), std=(0.25,))
+    assert AuditConfig(image=image, directory=Path("~/x")).directory == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"audit.clients-per-rund": 2}, "`clients_per_rund` is not a setting of this audit"),
@@ -157,14 +193,14 @@ def test_a_value_where_a_group_belongs() -> None:
     ],
 )
 def test_settings_as_text(text: str, settings: dict[str, object]) -> None:
-    assert read_settings(text) == settings
-    assert [type(v) for v in read_settings(text).values()] == [type(v) for v in settings.values()]
+    assert read_options(text) == settings
+    assert [type(v) for v in read_options(text).values()] == [type(v) for v in settings.values()]
 
 
 @pytest.mark.parametrize("text", ["0.1", "std=", "=1", "std"])
 def test_settings_that_are_no_settings(text: str) -> None:
-    with pytest.raises(ConfigError, match="settings must look like 'std=1e-3, scope=tensor', but"):
-        read_settings(text)
+    with pytest.raises(ConfigError, match="options must look like 'std=1e-3, scope=tensor', but"):
+        read_options(text)
 
 
 def test_the_defence_in_a_run_config() -> None:
@@ -176,18 +212,20 @@ def test_the_defence_in_a_run_config() -> None:
         "audit.image.mean": "0.5",
         "audit.image.std": "0.25",
         "audit.defence.name": "gaussian",
-        "audit.defence.settings": "std=1e-3",
+        "audit.defence.options": "std=1e-3",
     }
-    wanted = DefenceConfig(name="gaussian", settings={"std": 1e-3})
+    wanted = DefenceConfig(name="gaussian", options={"std": 1e-3})
     assert AuditConfig.from_run_config(flat).defence == wanted
-    with pytest.raises(ConfigError, match="settings must look like"):
-        AuditConfig.from_run_config({**flat, "audit.defence.settings": "1e-3"})
+    old = {k.replace("options", "settings"): v for k, v in flat.items()}
+    assert AuditConfig.from_run_config(old).defence == wanted, "their name before version 0.3"
+    with pytest.raises(ConfigError, match="options must look like"):
+        AuditConfig.from_run_config({**flat, "audit.defence.options": "1e-3"})
 
 
 def test_dp_sgd_is_told_to_the_attacks_too() -> None:
     settings = {
         "image": ImageConfig(shape=(1, 8, 8), mean=(0.5,), std=(0.25,)),
-        "defence": {"name": "dp-sgd", "settings": {"noise_multiplier": 1.0}},
+        "defence": {"name": "dp-sgd", "options": {"noise_multiplier": 1.0}},
     }
     with pytest.raises(ConfigError, match="`training` needs `max_grad_norm` and `noise_multip"):
         AuditConfig.build(settings)

@@ -49,7 +49,7 @@ def test_the_guide_has_the_row_of_every_defence() -> None:
         r"^\| `([a-z-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]*?) *\|$", guide, re.MULTILINE
     )
     assert rows == [
-        (name, entry.title, entry.where, ", ".join(f"`{setting}`" for setting in entry.settings))
+        (name, entry.title, entry.where, ", ".join(f"`{option}`" for option in entry.options))
         for name, entry in DEFENCES.items()
     ]
 
@@ -59,8 +59,8 @@ def test_what_an_attacker_knows_is_named_complete_and_stored_in_the_ledger(name:
     defence = make_defence(name, CASES[name])
     for known in (defence.known(update()), defence.known_of_release(update(), 3)):
         assert known.name == name
-        assert set(known.settings) == set(DEFENCES[name].settings)
-        assert CASES[name].items() <= known.settings.items()
+        assert set(known.options) == set(DEFENCES[name].options)
+        assert CASES[name].items() <= known.options.items()
         stored = ThreatModel(
             view="server",
             update_form="exact gradient",

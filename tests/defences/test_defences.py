@@ -197,12 +197,12 @@ def test_soteria_drops_the_columns_of_the_features_that_tell_most(count: int) ->
             "no weight `head.weight` with 18 columns",
         ),
         (lambda: make_defence("gausian"), "Did you mean 'gaussian'"),
-        (lambda: make_defence("gaussian"), "needs the setting 'std'"),
-        (lambda: make_defence("sign", {"std": 1}), "no setting 'std'; it has scale"),
-        (lambda: make_defence("none", {"std": 1}), "no setting 'std'; it has none"),
+        (lambda: make_defence("gaussian"), "needs the option 'std'"),
+        (lambda: make_defence("sign", {"std": 1}), "no option 'std'; it has scale"),
+        (lambda: make_defence("none", {"std": 1}), "no option 'std'; it has none"),
         (
             lambda: make_defence("soteria", {"pruned": 1}),
-            "no setting 'pruned'; it has share, layer",
+            "no option 'pruned'; it has share, layer",
         ),
         (
             lambda: make_defence("gaussian", {"std": -1}),

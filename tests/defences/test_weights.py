@@ -106,7 +106,7 @@ def test_an_attacker_is_told_what_is_known() -> None:
     assert inform(plain, make_defence("none")) is plain
     told = inform(plain, make_defence("gaussian", {"std": 0.5})).defence
     assert told is not None
-    assert (told.name, told.noise_std, told.settings["std"]) == ("gaussian", 0.5, 0.5)
+    assert (told.name, told.noise_std, told.options["std"]) == ("gaussian", 0.5, 0.5)
     pruned = inform(plain, make_defence("pruning", {"share": 0.5})).defence
     assert pruned is not None
     assert pruned.zeros_hide

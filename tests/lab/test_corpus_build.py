@@ -65,7 +65,7 @@ def test_rows_are_right(tmp_path: Path) -> None:
         "photos/lenet/none/inverting_gradients:batch=2,steps=2/gaussian:std=0.01",
     }
     assert len({pair.image for pair in corpus.pairs}) == 4
-    source = worker.source("photos", "data", False)
+    source = worker.source("photos", "data")
     for pair in corpus.pairs:
         index = list(source.attacked.names).index(pair.image)
         assert pair.label == source.attacked.labels[index]
@@ -233,8 +233,8 @@ def test_the_original_is_what_was_attacked(recipe: str, tmp_path: Path) -> None:
         ({"modes": ("test",)}, "`mode` must be one of eval, train, but got 'test'"),
         ({"batches": (0,)}, "`batch` must be a whole number from 1, but got 0"),
         ({"attacks": (Spec("dlgg"),)}, "there is no attack 'dlgg'"),
-        ({"attacks": (parse_spec("dlg:speed=1"),)}, "attack 'dlg' has no setting 'speed'"),
-        ({"defences": (Spec("gaussian"),)}, "defence 'gaussian' needs the setting 'std'"),
+        ({"attacks": (parse_spec("dlg:speed=1"),)}, "attack 'dlg' has no option 'speed'"),
+        ({"defences": (Spec("gaussian"),)}, "defence 'gaussian' needs the option 'std'"),
         ({"only": (("test00001", 0),)}, "test00001' of source 'photos' should be of class 0"),
         ({"only": (("one", 0),)}, "source 'photos' has no image 'one' to attack"),
     ],
@@ -285,7 +285,7 @@ def test_steps_go_to_attacks_that_take_them(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--source", "cifar"], "Error: there is no source 'cifar'"),
-        (["--attack", "dlg:steps"], "settings must look like 'std=1e-3, scope=tensor'"),
+        (["--attack", "dlg:steps"], "options must look like 'std=1e-3, scope=tensor'"),
         (["--device", "toaster"], "`device` must be 'auto' or a device of this machine"),
         (["--preset", "default", "--seed", "3"], "--seed is settled by the preset"),
         (["--preset", "sun2023-cifar100"], "sun2023-cifar100 needs --ratings"),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from fl_privacy_audit.core.errors import AuditError, CorpusError
 from fl_privacy_audit.core.pictures import open_picture
-from fl_privacy_audit.lab.manifest import Answer, read_answers
+from fl_privacy_audit.lab.manifest import Response, read_answers
 from fl_privacy_audit.lab.study import read_ratings
 
 COUNT = 150
@@ -81,8 +81,8 @@ def number(cell: str) -> bool:
     return cell.replace(".", "", 1).isdecimal() and "." in cell
 
 
-def said(rng: random.Random) -> Answer:
-    return Answer(
+def said(rng: random.Random) -> Response:
+    return Response(
         key=rng.choice(["a", "b, c", 'd "e"', "f;g", "é", "two\nlines"])
         + str(rng.randrange(10**6)),
         annotator=rng.choice(["ann", "b|c", "Bö"]),
@@ -92,9 +92,9 @@ def said(rng: random.Random) -> Answer:
     )
 
 
-def answers_as_dressed(rng: random.Random) -> tuple[bytes, list[Answer]]:
+def answers_as_dressed(rng: random.Random) -> tuple[bytes, list[Response]]:
     answers = [said(rng) for _ in range(rng.randrange(1, 5))]
-    header = [field.name for field in fields(Answer)]
+    header = [field.name for field in fields(Response)]
     words = {None: "", True: "yes", False: rng.choice(["no", "NO"])}
     rows = []
     for answer in answers:

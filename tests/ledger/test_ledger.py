@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_privacy_audit.core.errors import LedgerError
-from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, read_ledger
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, last_run, read_ledger
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
     EvaluationRecord,
+    GapRecord,
     Record,
     RunRecord,
     Scores,
@@ -37,7 +40,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 scores = st.builds(Scores, each=st.lists(st.floats(), max_size=3), mean=st.floats())
 outcomes = st.builds(
     AttackOutcome,
-    settings=st.dictionaries(text, st.integers() | finite | text | st.booleans(), max_size=3),
+    options=st.dictionaries(text, st.integers() | finite | text | st.booleans(), max_size=3),
     reason=st.none() | text,
     objective=st.none() | st.floats(),
     scores=st.dictionaries(text, scores, max_size=2),
@@ -55,6 +58,7 @@ audits = st.builds(
     threat_model=st.none() | threat_models,
     attacks=st.lists(outcomes, max_size=2),
 )
+gaps = st.builds(GapRecord, reason=text)
 evaluations = st.builds(EvaluationRecord, metrics=st.dictionaries(text, st.floats(), max_size=3))
 runs = st.builds(
     RunRecord, config=st.dictionaries(text, text | finite | st.none() | st.lists(st.integers()))
@@ -62,16 +66,20 @@ runs = st.builds(
 
 
 @QUICK
-@given(records=st.lists(audits | evaluations | runs, max_size=4), run=runs)
-def test_round_trip(records: list[Record], run: RunRecord) -> None:
+@given(
+    records=st.lists(audits | evaluations | runs | gaps, max_size=4).filter(
+        lambda records: len({r.run for r in records}) == len(records)
+    ),
+)
+def test_round_trip(records: list[Record]) -> None:
+    records = [run_line(), *records]
     with TemporaryDirectory() as directory:
-        write_ledger(Path(directory), [run, *records])
+        write_ledger(Path(directory), records)
         contents = read_ledger(directory)
     assert contents.damaged == ()
-    kinds = {RunRecord: contents.runs, AuditRecord: contents.audits}
-    for kind, found in {**kinds, EvaluationRecord: contents.evaluations}.items():
-        written = [r for r in [run, *records] if isinstance(r, kind)]
-        assert repr(list(found)) == repr(written)
+    found = (*contents.runs, *contents.audits, *contents.evaluations, *contents.gaps)
+    by_kind = sorted(records, key=lambda r: ["run", "audit", "evaluation", "gap"].index(r.kind))
+    assert repr(list(found)) == repr(by_kind)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
@@ -87,7 +95,7 @@ def test_a_record_is_a_line_and_nothing_written_changes(tmp_path: Path) -> None:
     ledger.append([run_line("first\nline")])
     first = path.read_bytes()
     ledger.append([evaluation_line(), audit_line()])
-    Ledger(path.parent).append([run_line()])
+    Ledger(path.parent).append([run_line().model_copy(update={"run": "another"})])
     assert path.read_bytes().startswith(first)
     assert path.read_bytes().count(b"\n") == 4
     assert read_ledger(path) == read_ledger(path.parent)
@@ -186,6 +194,108 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ledger.append([run_line()])
 
 
+@pytest.mark.parametrize("fails", ["write", "fsync"])
+@pytest.mark.parametrize("truncates", [True, False])
+def test_a_failed_append_harms_nothing_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, truncates: bool
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append([run_line(), evaluation_line(round=1)])
+    write = os.write
+
+    def half(file: int, data: bytes) -> int:
+        if len(data) < 30:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[:20])
+
+    def broken(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        if fails == "write":
+            patch.setattr(os, "write", half)
+        else:
+            patch.setattr(os, "fsync", broken)
+        if not truncates:
+            patch.setattr(os, "ftruncate", broken)
+        for number in (2, 3):
+            with pytest.raises(LedgerError, match=r"No space left|Input/output"):
+                ledger.append([evaluation_line(round=number), evaluation_line(round=9)])
+        assert ledger.lost == 4
+    ledger.append([evaluation_line(round=4)])
+    contents = read_ledger(tmp_path)
+    if truncates:
+        assert [e.round for e in contents.evaluations] == [1, 4]
+        assert contents.damaged == ()
+    assert {1, 4} <= {e.round for e in contents.evaluations}
+    gap = contents.gaps[-1]
+    assert len(contents.gaps) == 1 or not truncates
+    assert (gap.reason, gap.run) == (Reason.of("records lost", records=4), run_line().run)
+    assert gap.reason in last_run(contents).notes
+    assert ledger.lost == 0
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def rotate(path: Path) -> None:
+    path.rename(path.with_suffix(".1"))
+
+
+def replace_it(path: Path) -> None:
+    rotate(path)
+    path.write_text("not a ledger", encoding="utf-8")
+
+
+def delete_the_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("act", [delete, rotate, replace_it, delete_the_folder])
+def test_a_ledger_that_goes_away_is_made_anew(tmp_path: Path, act: Callable[[Path], None]) -> None:
+    ledger = Ledger(tmp_path / "audit")
+    ledger.append([run_line()])
+    ledger.append([evaluation_line(round=1)])
+    act(ledger.path)
+    ledger.append([evaluation_line(round=2)])
+    ledger.append([evaluation_line(round=3)])
+    contents = read_ledger(tmp_path / "audit")
+    assert contents.runs == (run_line(),)
+    assert [e.round for e in contents.evaluations] == [2, 3]
+    assert [gap.reason.code for gap in contents.gaps] == ["ledger was replaced"]
+
+
+def test_rotated_parts_put_together_are_one_run(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append([run_line(), evaluation_line(round=1)])
+    rotate(ledger.path)
+    ledger.append([evaluation_line(round=2)])
+    first = ledger.path.with_suffix(".1").read_bytes()
+    ledger.path.write_bytes(first + ledger.path.read_bytes())
+    assert [e.round for e in last_run(read_ledger(tmp_path)).evaluations] == [1, 2]
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to("elsewhere")
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(a_link, "links are not followed"), (a_pipe, "not a regular file")]
+)
+def test_a_ledger_is_a_file_of_its_own(
+    tmp_path: Path, make: Callable[[Path], None], why: str
+) -> None:
+    make(tmp_path / FILE_NAME)
+    with pytest.raises(LedgerError, match=why):
+        Ledger(tmp_path).append([run_line()])
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
 def below_a_file(tmp_path: Path) -> Path:
     (tmp_path / "file").write_text("", encoding="utf-8")
     return tmp_path / "file" / "audit"
@@ -200,7 +310,7 @@ def a_folder_for_a_file(tmp_path: Path) -> Path:
 def test_a_directory_that_cannot_be_written(make: Callable[[Path], Path], tmp_path: Path) -> None:
     with pytest.raises(
         LedgerError,
-        match=r"^the audit log cannot be written in /.*: .*\. Set `directory` to a folder that this",
+        match=r"^the audit log /.* cannot be written: .*\. Set `directory` to a folder that this",
     ):
         Ledger(make(tmp_path)).append([run_line()])
 

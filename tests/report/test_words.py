@@ -23,8 +23,18 @@ from fl_privacy_audit.report.terminal import (
     comparison_table,
     dp_lines,
 )
-from fl_privacy_audit.report.words import DETAILS, REASONS, say
+from fl_privacy_audit.report.words import (
+    CAUSES,
+    DETAILS,
+    MEANINGS,
+    REASONS,
+    STEPS,
+    advise,
+    say,
+    say_why,
+)
 from fl_privacy_audit.verdicts.compare import Comparison, compare
+from tests.support.builders import outcome
 from tests.support.report_builders import SWEEP, dp_sgd, write_setting
 
 NET: dict[str, Figure] = {
@@ -58,6 +68,40 @@ def test_every_code_has_its_words() -> None:
     codes |= {"inputs not normalised", "pixels published as normalised"}
     assert codes <= REASONS.keys()
     assert DETAILS.keys() <= REASONS.keys()
+
+
+NOTHING_TO_DO = {
+    # Of *leaked* and *withstood*, and what only explains another reason.
+    "above every null control", "more records than chance", "no more than a null control",
+    "undefended copies", "the release holds every client", "picture not kept",
+    "no truth of a client", "result cannot be scored",
+    # Hints of the replay check, which are what to do.
+    "scale differs", "fits with", "inputs not normalised", "pixels published as normalised",
+    "tensors differ", "sign-like update", "another batch or training",
+    # Notes of a comparison or a ledger.
+    "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
+    "records lost",
+}  # fmt: skip
+
+
+def test_every_reason_that_decides_nothing_says_what_to_do() -> None:
+    assert REASONS.keys() - CAUSES.keys() - STEPS.keys() == NOTHING_TO_DO
+    assert not CAUSES.keys() & STEPS.keys()
+    for code in CAUSES.keys() | STEPS.keys():
+        figures = dict.fromkeys(("needed", "enough"), 5)
+        assert "?" not in advise(Reason.of(code, **figures)) != ""
+    for cause, _ in CAUSES.values():
+        assert cause in MEANINGS["inconclusive"][0]
+
+
+def test_the_innermost_cause_says_what_to_do() -> None:
+    inner = Reason.of("no truth of a client", Reason.of("nothing published"), client="3")
+    outer = Reason.of("nothing to compare with", inner)
+    assert advise(outer) == advise(inner) == STEPS["nothing published"]
+    assert say_why(outer) == f"{say(outer)}; what to do: {STEPS['nothing published']}"
+    unknown = Reason.of("nothing to compare with", Reason.of("result cannot be scored"))
+    assert advise(unknown) == CAUSES["nothing to compare with"][1]
+    assert say_why(Reason.of("above every null control")).endswith("?; ?")
 
 
 @pytest.mark.parametrize(
@@ -105,8 +149,9 @@ def test_one_is_singular_and_several_metrics_are_listed() -> None:
 
 
 def test_a_cause_is_said_with_it() -> None:
-    reason = Reason.of("attack failed everywhere", Reason.of("unmet need", message="{no} labels"))
-    assert say(reason) == "the attack failed on every record: {no} labels"
+    cause = Reason.of("unmet need", message="{no} labels")
+    reason = Reason.of("attack failed", cause, lost=1, records=1)
+    assert say(reason) == "the attack failed on 1 of 1 record: {no} labels"
 
 
 def test_a_reason_of_a_later_version_is_shown_as_it_is() -> None:
@@ -178,6 +223,7 @@ def test_the_reason_is_the_same_sentence_everywhere(directory: Path) -> None:
         assert verdict["reason"]["code"] == reason.code
         assert verdict["reason"]["figures"] == reason.figures
         assert verdict["reason"]["sentence"] == say(reason)
+        assert ("advice" in verdict["reason"]) == bool(advise(reason))
     brief = say(reason, brief=True)
     assert brief[1:] in render_html(summary) and brief[1:] in render_markdown(summary)
     assert Comparison.model_validate_json(comparison_json(comparison)) == comparison
@@ -206,3 +252,12 @@ def test_a_table_that_does_not_fit_becomes_blocks(width: int) -> None:
         assert word in text
     assert max(map(len, text.splitlines())) <= width
     assert ("│" in text) == (width == 200)
+
+
+def test_a_weak_attack_that_was_short_of_time_says_how_short() -> None:
+    short = outcome({"psnr": 20.0}, stopped="out of time", budget_seconds=3.0, needed_seconds=25.0)
+    assert short.allowed == pytest.approx(0.12)
+    assert outcome({"psnr": 20.0}, stopped="finished", budget_seconds=9.0).allowed is None
+    weak = Reason.of("attack too weak", allowed=0.12)
+    says = "the attack is too weak here, it fails without defence: its time allows 12% of its steps"
+    assert say(weak, brief=True) == says

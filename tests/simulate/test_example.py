@@ -2,12 +2,7 @@
 
 import ast
 import importlib
-import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -18,28 +13,17 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from fl_privacy_audit import AuditConfig, read_ledger
+from tests.support.flwr_run import ROOT, call, flattened, flwr_run
 from tests.support.grid import InProcessGrid
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "flower_cifar"
 SOURCES = sorted((EXAMPLE / "flower_cifar").glob("*.py"))
-FLWR = Path(sys.executable).with_name("flwr")
 
 
 def run_config() -> dict[str, Any]:
-    """The defaults of the app, flattened as Flower does it."""
-    flat: dict[str, Any] = {}
-
-    def flatten(prefix: str, values: dict[str, Any]) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                flatten(f"{prefix}{key}.", value)
-            else:
-                flat[prefix + key] = value
-
+    """The defaults of the app."""
     text = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
-    flatten("", tomllib.loads(text)["tool"]["flwr"]["app"]["config"])
-    return flat
+    return flattened(tomllib.loads(text)["tool"]["flwr"]["app"]["config"])
 
 
 @pytest.fixture
@@ -107,60 +91,11 @@ def test_it_trains_and_is_audited_in_this_process(
     assert f"fl-privacy-audit show {tmp_path}" in capsys.readouterr().out
 
 
-def free_port() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
-
-
-def end_superlink(home: Path) -> None:
-    """The local SuperLink outlives ``flwr run``; it names its home on its command line."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes()
-        except OSError:
-            continue
-        if b"flower-superlink" in command and str(home).encode() in command:
-            os.kill(int(path.parent.name), signal.SIGTERM)
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not FLWR.exists(), reason="needs Flower's command `flwr`")
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="ends Flower's SuperLink by /proc")
 def test_flwr_run_ends_in_a_verdict(tmp_path: Path) -> None:
-    home, app, ledger = tmp_path / "home", tmp_path / "app", tmp_path / "audit"
+    app, ledger = tmp_path / "app", tmp_path / "audit"
     shutil.copytree(EXAMPLE, app, ignore=shutil.ignore_patterns("__pycache__", "audit"))
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{FLWR.parent}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": free_port(),
-        "FLWR_LOCAL_CONTROL_API_PORT": free_port(),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    }
-
-    def call(*command: str | Path) -> str:
-        done = subprocess.run(
-            command,
-            check=False,
-            cwd=app,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        said = done.stdout + done.stderr
-        if "Failed to start local SuperLink" in said or "Unable to launch" in said:
-            pytest.skip(f"Flower's simulation cannot start here: {said.strip()[-300:]}")
-        assert done.returncode == 0, said
-        return done.stdout
-
-    try:
-        log = call(FLWR, "run", ".", "--stream", "--run-config", f"audit.directory='{ledger}'")
-        (run,) = json.loads(call(FLWR, "list", "--format", "json"))["runs"]
-        assert run["status"] == "finished:completed", log
-    finally:
-        end_superlink(home)
+    log = flwr_run(app, tmp_path / "home", started_in=app, audit__directory=str(ledger))
     assert f"The ledger is {ledger / 'ledger.jsonl'}" in log
-    shown = call(sys.executable, "-m", "fl_privacy_audit", "show", ledger)
+    shown = call(sys.executable, "-m", "fl_privacy_audit", "show", ledger, cwd=app, environment={})
     assert "no defence, server view: leaked" in shown

@@ -28,7 +28,7 @@ def auditor(directory: Path, federation: FederationConfig, **changes: object) ->
     config = {
         "directory": directory,
         "image": IMAGE,
-        "attacks": [{"name": "inverting_gradients", "settings": {"steps": 3}}],
+        "attacks": [{"name": "inverting_gradients", "options": {"steps": 3}}],
         "training": federation.known_training,
         **changes,
     }
@@ -69,7 +69,7 @@ def test_settings_are_comparable_because_they_see_the_same_images(tmp_path: Path
 def test_the_demo_leaves_what_it_promises(tmp_path: Path) -> None:
     """All of the demo but Ray and long attacks."""
     console = Console(file=io.StringIO(), width=200)
-    attack = demo.ATTACK.model_copy(update={"settings": {"steps": 2}})
+    attack = demo.ATTACK.model_copy(update={"options": {"steps": 2}})
     comparison = demo.run_demo(tmp_path, console=console, rounds=2, attack=attack, simulate=here)
     assert [row.setting for row in comparison.rows] == [
         defence["label"] for defence in demo.DEFENCES.values()

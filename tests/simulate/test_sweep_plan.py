@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.core.config import read_settings
+from fl_privacy_audit.core.config import read_options
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.simulate.sweep.command import DEFAULT_PLAN
 from fl_privacy_audit.simulate.sweep.plan import plan_runs, read_plan
@@ -20,7 +20,7 @@ def plan(*defences: dict[str, Any], **parts: Any) -> dict[str, Any]:
 
 def test_the_bundled_plan_is_the_one_that_was_promised() -> None:
     runs = read_plan(DEFAULT_PLAN)
-    told = [(run.audit.defence.name, run.audit.defence.settings) for run in runs]
+    told = [(run.audit.defence.name, run.audit.defence.options) for run in runs]
     assert [name for name, _ in told] == [
         "none",
         *["gaussian"] * 3,
@@ -52,14 +52,14 @@ def test_the_federation_uses_the_defence_that_the_audit_knows() -> None:
     for run in read_plan(DEFAULT_PLAN):
         known = run.audit.defence
         if known.name == "dp-sgd":
-            assert known.settings == {
+            assert known.options == {
                 "noise_multiplier": run.federation.noise_multiplier,
                 "max_grad_norm": run.federation.max_grad_norm,
             }
             assert run.audit.training.noise_multiplier == run.federation.noise_multiplier
         else:
             assert known.name == run.federation.defence
-            assert known.settings == read_settings(run.federation.defence_settings)
+            assert known.options == read_options(run.federation.defence_options)
             assert not run.federation.private
             assert run.audit.training.noise_multiplier is None
         assert run.federation.reproducible_noise
@@ -103,10 +103,10 @@ def test_the_digest_is_that_of_what_decides() -> None:
         (plan({"label": "x", "name": "sgin"}), "'x': there is no defence 'sgin'; there are none, "),
         (
             plan({"label": "x", "name": "gaussian"}),
-            "'x': defence 'gaussian' needs the setting 'std'",
+            "'x': defence 'gaussian' needs the option 'std'",
         ),
         (
-            plan({"label": "x", "name": "pruning", "settings": {"share": 2}}),
+            plan({"label": "x", "name": "pruning", "options": {"share": 2}}),
             "'x': defence 'pruning' cannot be made with {'share': 2}: Argument `share` must be in [0, 1)",
         ),
         (plan({**NONE}), "two defences go to the folder 'no-defence'; set their labels apart"),
@@ -182,7 +182,7 @@ def test_what_claims_privacy_is_checked() -> None:
 
     claims = {run.audit.defence.name: run.audit.claim for run in read_plan(DEFAULT_PLAN)}
     local = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
-    (run,) = plan_runs({"defence": [{"label": "l", "name": "local-dp", "settings": local}]})
+    (run,) = plan_runs({"defence": [{"label": "l", "name": "local-dp", "options": local}]})
     claims["local-dp"] = run.audit.claim
     assert {name for name, claim in claims.items() if claim is not None} == {
         "dp-sgd",

@@ -140,7 +140,7 @@ SHORT: dict[str, Any] = {
         "server_optimizer": "average",
     },
     "audit": {
-        "attacks": [{"name": "swept_inversion", "settings": {"steps": 2, "restarts": 1}}],
+        "attacks": [{"name": "swept_inversion", "options": {"steps": 2, "restarts": 1}}],
         "clients_per_round": 2,
         "controls": False,
         "metrics": "psnr",
@@ -199,8 +199,8 @@ def test_runs_are_pairs(tmp_path: Path, defences: list[dict[str, Any]] | None) -
 
 def _plain(one: Run) -> dict[str, Any]:
     """The defence of a run as a plan of its own says it, in units of the update."""
-    settings = {k: v for k, v in one.audit.defence.settings.items() if k != "num_sampled_clients"}
-    return {"label": one.label, "name": one.audit.defence.name, "settings": settings}
+    settings = {k: v for k, v in one.audit.defence.options.items() if k != "num_sampled_clients"}
+    return {"label": one.label, "name": one.audit.defence.name, "options": settings}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def auditor(directory: Path) -> Auditor:
     settings = {
         "directory": directory,
         "image": image_config(),
-        "attacks": [{"name": "inverting_gradients", "settings": {"steps": 2}}],
+        "attacks": [{"name": "inverting_gradients", "options": {"steps": 2}}],
         "training": {"optimizer": "sgd", "learning_rate": 0.1, "steps": 1},
     }
     return Auditor(AuditConfig.build(settings), model=seeded(LeNet))

@@ -126,9 +126,10 @@ def test_a_seed_repeats_the_noise_of_each_client_and_round() -> None:
     assert len(torch.stack(first).unique(dim=0)) == 2 * CLIENTS
 
 
-def test_the_run_config_is_read_in_every_round() -> None:
+@pytest.mark.parametrize("key", ["defence-options", "defence-settings"])
+def test_the_run_config_is_read_in_every_round(key: str) -> None:
     app = client(defend())
-    config = {"defence": "clipping", "defence-settings": "norm=0.5"}
+    config = {"defence": "clipping", key: "norm=0.5"}
     ((reply, *_),) = replies(app, run_config=config)
     trained = [update(reply)[n] for n in ("0.weight", "0.bias", "1.weight", "1.bias")]
     assert float(torch.cat([t.flatten() for t in trained]).norm()) == pytest.approx(0.5, rel=1e-4)
@@ -141,9 +142,9 @@ def test_the_run_config_is_read_in_every_round() -> None:
     [
         ({}, "`defend()` without a name needs `defence` in the run config"),
         ({"defence": "gausian"}, "Did you mean 'gaussian'?"),
-        ({"defence": "gaussian"}, "needs the setting 'std'"),
-        ({"defence": "gaussian", "defence-settings": "0.1"}, "must look like 'std=1e-3"),
-        ({"defence": "dp-sgd", "defence-settings": "noise_multiplier=1"}, "belongs to Opacus"),
+        ({"defence": "gaussian"}, "needs the option 'std'"),
+        ({"defence": "gaussian", "defence-options": "0.1"}, "must look like 'std=1e-3"),
+        ({"defence": "dp-sgd", "defence-options": "noise_multiplier=1"}, "belongs to Opacus"),
     ],
 )
 def test_a_wrong_run_config_sends_an_error_and_no_update(
@@ -167,9 +168,9 @@ def test_a_wrong_defence_is_refused_where_it_is_written() -> None:
         ConfigError, match="not a mod of this package: it belongs to train function"
     ):
         defend("soteria", share=0.5)
-    with pytest.raises(ConfigError, match="`name` must name a defence where settings are given"):
+    with pytest.raises(ConfigError, match="`name` must name a defence where options are given"):
         defend(std=1.0)
-    with pytest.raises(ConfigError, match="no setting 'sdt'"):
+    with pytest.raises(ConfigError, match="no option 'sdt'"):
         defend("gaussian", sdt=1.0)
 
 

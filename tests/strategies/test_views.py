@@ -139,12 +139,12 @@ def test_the_release_of_several_clients_is_the_gradient_of_all_their_images(
 ) -> None:
     seen: list[tuple[Observation, Truth]] = []
 
-    def spy(observed: Observation, truth: Truth) -> Observation:
+    def spy(observed: Observation, truth: Truth, **_: float) -> Observation:
         seen.append((observed, truth))
         return undefended(observed, truth)
 
     monkeypatch.setattr("fl_privacy_audit.audit.attack_round.undefended", spy)
-    attack = {"name": "inverting_gradients", "settings": {"steps": 2, "restarts": 1}}
+    attack = {"name": "inverting_gradients", "options": {"steps": 2, "restarts": 1}}
     *_, record = run(
         tmp_path,
         fed_avg(),
@@ -182,7 +182,7 @@ def test_a_release_without_all_truths_is_not_scored(tmp_path: Path) -> None:
     def some(server_round: int, client: Client) -> Truth | None:
         return None if client.node_id == FIRST_NODE else provider(server_round, client)
 
-    attack = {"name": "inverting_gradients", "settings": {"steps": 2, "restarts": 1}}
+    attack = {"name": "inverting_gradients", "options": {"steps": 2, "restarts": 1}}
     *_, record = run(tmp_path, fed_avg(), nodes=2, rounds=1, truth=some, attacks=[attack])
     (outcome,) = record.attacks
     assert (outcome.status, outcome.controls) == ("not scored", [])

@@ -1,10 +1,10 @@
 """One row for each defence: settings to test it with. A new defence adds its row here."""
 
-from fl_privacy_audit.defences import Settings
+from fl_privacy_audit.core.types import Options
 
 AT_THE_SERVER = {"noise_multiplier": 1.0, "clipping_norm": 0.5, "num_sampled_clients": 4}
 
-CASES: dict[str, Settings] = {
+CASES: dict[str, Options] = {
     "none": {},
     "clipping": {"norm": 0.5},
     "gaussian": {"std": 0.1},

@@ -137,7 +137,7 @@ def _lines(directory: Path, setting: Setting) -> list[Record]:
     base: dict[str, Any] = {
         "training": TRAINING,
         "image": {"shape": SHAPE, "mean": (0.5,) * 3, "std": (0.25,) * 3},
-        "attacks": [{"name": ATTACK, "settings": {"steps": 400}}],
+        "attacks": [{"name": ATTACK, "options": {"steps": 400}}],
         "views": setting.views,
         "controls": True,
         "clients_per_round": setting.clients,
@@ -191,7 +191,7 @@ def _record(
     who = f"partition {client}" if view == "server" else "all clients"
     outcome = AttackOutcome(
         attack=ATTACK,
-        settings={"steps": 400},
+        options={"steps": 400},
         status="scored" if setting.truth else "not scored",
         reason=None if setting.truth else Reason.of("no truth"),
         steps=400,

@@ -117,7 +117,7 @@ wider = made(nn.Flatten(), nn.Linear(64, 9), nn.Sigmoid(), nn.Linear(9, 3))
             "'a' and 'b' differ in the audit setting `image.shape`: [1, 8, 8] and [1, 8, 9]",
         ),
         (
-            [run_line("b", attacks=[{"name": "dlg", "settings": {"steps": 7}}]), scored()],
+            [run_line("b", attacks=[{"name": "dlg", "options": {"steps": 7}}]), scored()],
             "'a' and 'b' differ in the audit setting `attacks`: [{'name': 'inverting_gradients', ",
         ),
         (
@@ -192,7 +192,7 @@ def test_what_may_differ(tmp_path: Path) -> None:
         "metrics": ["psnr"],
         "threads": 4,
         "training": training,
-        "defence": {"name": "gaussian", "settings": {"std": 0.1}},
+        "defence": {"name": "gaussian", "options": {"std": 0.1}},
     }
     other = run_line("b", **changes).model_copy(update={"run": "z", "versions": {"python": "4"}})
     comparison = compare(pair(tmp_path, other=[other, scored(run="z")]))

@@ -1,6 +1,7 @@
 """The rules of a verdict on ledgers written by hand."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import ControlKind
+from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
@@ -17,9 +18,9 @@ from fl_privacy_audit.ledger.records import (
     ReplayCheck,
     Scores,
 )
-from fl_privacy_audit.report.words import say
+from fl_privacy_audit.report.words import CAUSES, advise, say
 from fl_privacy_audit.verdicts.rules import judge, judge_run, views_of
-from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL, Verdict
+from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL, WORST_FIRST, Verdict
 from tests.support.builders import audit_line, kept, outcome, run_line
 
 NAME = "inverting_gradients"
@@ -237,7 +238,17 @@ def test_another_metric_that_says_leaked_forbids_withstood() -> None:
         (
             [("failed", "it broke"), ("not tested", "not due")],
             "inconclusive",
-            "the attack failed on every record: it broke",
+            "the attack failed on 1 of 2 records: it broke",
+        ),
+        (
+            [("not tested", "no labels")] * 2 + [("failed", "it broke"), ("not scored", "blind")],
+            "inconclusive",
+            "2 of 4 records were not attacked: no labels",
+        ),
+        (
+            [("failed", "it broke")] + [("not scored", "blind")] * 2,
+            "inconclusive",
+            "attacked, but nothing to compare with: blind",
         ),
         (
             [("not scored", "no true batch")],
@@ -250,6 +261,207 @@ def test_without_scores(outcomes: list[tuple[Any, str]], word: str, reason: str)
     records = [audit_line(outcome(status=s, reason=r)) for s, r in outcomes]
     verdict = judge("a", "server", NAME, records)
     assert (verdict.word, say(verdict.reason), verdict.net) == (word, reason, None)
+
+
+def test_what_was_not_to_be_attacked_is_named_last() -> None:
+    plan = [audit_line(outcome(status="not tested", reason=Reason.of("not chosen")))] * 9
+    broken = audit_line(outcome(status="not tested", reason=Reason.of("unmet need", message="no")))
+    assert judge("a", "server", NAME, [*plan, broken]).reason.code == "unmet need"
+    assert judge("a", "server", NAME, plan).reason.code == "not chosen"
+    failed = audit_line(outcome(status="failed", reason=Reason.of("attack error", message="no")))
+    reason = judge("a", "server", NAME, [*plan, failed]).reason
+    assert say(reason) == "the attack failed on 1 of 10 records: no"
+    one = record(1, attack=0.9, noise=0.0)
+    assert judge("a", "server", NAME, [*plan, one]).reason.cause is None
+    few = judge("a", "server", NAME, [*plan, failed, broken, failed, one]).reason
+    assert say(few) == (
+        "too few: 1 batch attacked and scored, at least 5 are needed; the attack failed on 2 of 13 "
+        "records: no"
+    )
+
+
+def test_metrics_that_cannot_be_computed_are_no_proof_that_nothing_ran() -> None:
+    why = Reason.of("metric unavailable", message="it needs images of 11 pixels a side")
+    verdict = judge("a", "server", NAME, [audit_line(outcome({}, unavailable={"ssim": why}))])
+    assert verdict.word == "inconclusive"
+    assert say(verdict.reason) == (
+        "attacked, but nothing to compare with: SSIM is unavailable: it needs images of 11 pixels "
+        "a side"
+    )
+
+
+def test_a_control_that_is_missing_says_why() -> None:
+    gone = ControlOutcome(kind="undefended", status="failed", reason=Reason.of("text", text="nan"))
+    lines = [
+        audit_line(
+            outcome({"ssim": 0.0}, controls=[control("noise", ssim=0.1), gone]), digest=str(number)
+        )
+        for number in range(6)
+    ]
+    reason = judge("a", "server", NAME, lines).reason
+    assert (reason.code, reason.cause) == ("no positive control", gone.reason)
+
+
+# ---- the same images in every round
+
+
+def same_images(
+    clients: int, *, asked: int = 10, rounds: int = 4, view: View = "server"
+) -> list[AuditRecord]:
+    """Each round the same clients are attacked of those that were asked, on all their images."""
+    lines = []
+    for number in range(1, rounds + 1):
+        for client in range(asked):
+            found = outcome(status="not tested", reason=Reason.of("not chosen"))
+            if client < clients:
+                found = outcome({"ssim": 0.9}, controls=[control("noise", ssim=0.1)])
+            digest = f"of {client}" if client < clients else None
+            line = audit_line(found, round=number, partition=client, digest=digest, view=view)
+            lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("clients", "asked", "code"),
+    [
+        (2, 10, "same images every round"),
+        (2, FEWEST, "same images every round"),
+        (2, FEWEST - 1, "same images every round, too few clients"),
+        (4, 4, "same images every round, too few clients"),
+    ],
+)
+def test_the_same_images_in_every_round_are_said_to_be_that(
+    clients: int, asked: int, code: str
+) -> None:
+    verdict = judge("a", "server", NAME, same_images(clients, asked=asked))
+    assert (verdict.word, verdict.reason.code) == ("inconclusive", code)
+    figures = {"batches": clients, "needed": 5, "clients": clients, "available": asked}
+    assert verdict.reason.figures == figures
+    assert str(FEWEST) in advise(verdict.reason)
+
+
+def test_attacking_more_clients_helps_as_it_says() -> None:
+    advised = int(judge("a", "server", NAME, same_images(2)).reason.figures["needed"])  # type: ignore[arg-type]
+    assert judge("a", "server", NAME, same_images(advised)).word == "leaked"
+    assert judge("a", "server", NAME, same_images(2, rounds=1)).reason.code == "too few batches"
+    assert judge("a", "server", NAME, same_images(2, rounds=99)).word == "inconclusive"
+
+
+def test_a_release_of_the_same_images_needs_other_images() -> None:
+    lines = same_images(1, asked=1, view="release")
+    assert judge("a", "release", NAME, lines).reason.code == "same images in every release"
+
+
+def test_a_client_with_other_images_once_is_not_that() -> None:
+    lines = [r.model_copy(update={"truth_digest": None}) for r in same_images(1, rounds=1)]
+    assert judge("a", "server", NAME, [*same_images(2), *lines]).reason.code == "too few batches"
+
+
+# ---- no truth
+
+
+def without_truth(*objectives: tuple[float | None, float | None]) -> list[AuditRecord]:
+    lines = []
+    for own, noise in objectives:
+        made = ControlOutcome(kind="noise", status="not scored", objective=noise)
+        reason = Reason.of("no audit_mod")
+        found = outcome(status="not scored", reason=reason, objective=own, controls=[made])
+        lines.append(audit_line(found, digest=None))
+    return lines
+
+
+def test_without_truth_the_objective_says_what_it_can() -> None:
+    fits = judge("a", "server", NAME, without_truth(*[(0.01, 0.8)] * 7, (0.9, 0.8)))
+    assert fits.word == "inconclusive", "an objective is no proof of a leak"
+    assert fits.reason.figures == {
+        "lost": 8,
+        "records": 8,
+        "explained": 7,
+        "pairs": 8,
+        "own": pytest.approx(0.01),
+        "noise": pytest.approx(0.8),
+    }
+    said = say(fits.reason)
+    assert "explain the update better than noise as long in 7 of 8 (objective 0.01 against" in said
+    for nothing in (without_truth((0.01, None), (None, 0.8)), without_truth((None, None))):
+        assert "explained" not in judge("a", "server", NAME, nothing).reason.figures
+
+
+# ---- whatever the ledger holds
+
+
+def any_records(rng: np.random.Generator) -> list[AuditRecord]:
+    """A ledger in which anything may have happened, most of it often enough."""
+    usual = {name: bool(rng.random() < 0.7) for name in ("noise", "other", "undefended", "strong")}
+    leaks, worse, misfits = rng.random(3) < (0.3, 0.2, 0.2)
+    lines = []
+    for number in range(int(rng.integers(0, 14))):
+        status = rng.choice(
+            ["scored", "failed", "not scored", "not tested"], p=[0.85, 0.05, 0.05, 0.05]
+        )
+        if status != "scored":
+            code = str(rng.choice(["not due", "unmet need", "no truth", "attack error"]))
+            lines.append(audit_line(outcome(status=status, reason=Reason.of(code)), round=number))
+            continue
+
+        def scores(ssim: float) -> dict[str, float]:
+            return {"ssim": float(ssim + rng.normal(0, 0.01)), "psnr": float(10 + 20 * ssim)}
+
+        controls = [control("grey", **scores(0.1))]
+        if usual["noise"]:
+            controls.append(control("noise", **scores(0.1)))
+        if usual["other"]:
+            controls.append(control("other client", **scores(0.1)))
+        if usual["undefended"]:
+            controls.append(control("undefended", **scores(0.8 if usual["strong"] else 0.12)))
+        own = scores(0.7 if leaks or rng.random() < 0.03 else 0.1)
+        own["psnr"] += 20.0 * bool(worse)
+        line = audit_line(
+            outcome(own, controls=controls),
+            round=number,
+            digest=str(rng.integers(0, 12)),
+            replay=replayed(fits=not (misfits and rng.random() < 0.3)),
+        )
+        lines.append(line)
+    return lines
+
+
+def test_the_words_keep_their_promises_whatever_the_ledger_holds() -> None:
+    rng = np.random.default_rng(0)
+    found: Counter[tuple[str, str]] = Counter()
+    for _ in range(600):
+        records = any_records(rng)
+        verdict = judge("a", "server", NAME, records)
+        found[verdict.word, verdict.reason.code] += 1
+        scored = [r for r in records if r.attacks[0].status == "scored"]
+        against = {net.against for net in verdict.nets if net.of == "attack"}
+        assert (verdict.word == "not tested") == all(
+            r.attacks[0].status == "not tested" for r in records
+        )
+        if verdict.word in ("inconclusive", "not tested"):
+            assert advise(verdict.reason), verdict.reason
+            assert (verdict.word == "not tested") or verdict.reason.code in CAUSES
+            continue
+        assert advise(verdict.reason) == ""
+        assert len({r.truth_digest for r in scored}) == verdict.batches >= FEWEST
+        assert against & {"noise", "other client"}
+        if verdict.word == "withstood these attacks":
+            assert verdict.undefended is not None
+            assert verdict.undefended.low is not None and verdict.undefended.low > 0.05
+            assert "leaked" not in verdict.agreement.values()
+            assert verdict.reached == 0
+            assert all(r.replay is not None and r.replay.fits for r in scored)
+    words = Counter(word for word, _ in found.elements())
+    assert set(words) == set(WORST_FIRST) and min(words.values()) >= 10, words
+    assert {code for _, code in found} >= {
+        "description does not fit",
+        "some records reached",
+        "metrics disagree",
+        "attack too weak",
+        "no positive control",
+        "no null attack",
+        "too few batches",
+    }
 
 
 def test_more_attacks_share_the_confidence() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.ledger.ledger import last_run, read_ledger
+from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 from tests.support.builders import (
     make_reply,
@@ -24,7 +25,7 @@ OPTIMISED: dict[str, Any] = {"net": tiny_net, "seconds_per_round": 1e6}
 
 
 def by_steps(steps: int) -> list[dict[str, object]]:
-    return [{"name": "inverting_gradients", "settings": {"steps": steps, "restarts": 1}}]
+    return [{"name": "inverting_gradients", "options": {"steps": steps, "restarts": 1}}]
 
 
 def words(verdict: SettingVerdict) -> tuple[str, set[str]]:
@@ -76,7 +77,7 @@ def test_two_steps_are_too_weak_to_say_anything(tmp_path: Path) -> None:
         tmp_path / "b",
         attacks=by_steps(2),
         tamper=gaussian(0.1),
-        defence={"name": "gaussian", "settings": {"std": 0.1}},
+        defence={"name": "gaussian", "options": {"std": 0.1}},
         **OPTIMISED,
     )
     for verdict in (undefended, noisy):
@@ -86,7 +87,7 @@ def test_two_steps_are_too_weak_to_say_anything(tmp_path: Path) -> None:
 
 def test_little_noise_leaks_and_much_does_not(tmp_path: Path) -> None:
     def noisy(name: str, std: float, *, told: bool = True) -> SettingVerdict:
-        defence = {"name": "gaussian", "settings": {"std": std}} if told else "none"
+        defence = {"name": "gaussian", "options": {"std": std}} if told else "none"
         return audited(tmp_path / name, tamper=gaussian(std), rounds=6, defence=defence)
 
     little, much = noisy("little", 1e-3), noisy("much", 1.0)
@@ -142,8 +143,22 @@ def test_controls_are_chosen(tmp_path: Path) -> None:
     assert [c.kind for c in record.attacks[0].controls] == ["undefended", "noise"]
 
 
-def test_without_truth_no_control_is_run(spied: Build) -> None:
-    auditor, (spy,) = spied(controls=True)
+def test_without_truth_noise_alone_is_attacked_for_its_objective(tmp_path: Path) -> None:
+    auditor = real_auditor(tmp_path, controls=True, attacks=["first_linear"])
+    (record,) = auditor.audit_round(1, [make_reply(publish=False)])
+    (outcome,) = record.attacks
+    (noise,) = outcome.controls
+    assert (noise.kind, noise.status, noise.scores) == ("noise", "not scored", {})
+    assert noise.reason == outcome.reason == Reason.of("no truth")
+    assert outcome.objective is not None and noise.objective is not None
+    assert outcome.objective < 0.01 < noise.objective
+    (verdict,) = judge_run(last_run(read_ledger(tmp_path)))
+    assert (verdict.word, verdict.reason.code) == ("inconclusive", "nothing to compare with")
+    assert (verdict.reason.figures["explained"], verdict.reason.figures["pairs"]) == (1, 1)
+
+
+def test_without_truth_and_noise_among_the_controls_nothing_more_is_run(spied: Build) -> None:
+    auditor, (spy,) = spied(controls=["undefended", "grey"])
     (record,) = auditor.audit_round(1, [make_reply(publish=False)])
     assert record.attacks[0].controls == []
     assert len(spy.calls) == 1
@@ -181,7 +196,7 @@ def test_a_client_with_the_same_images_is_no_null(tmp_path: Path) -> None:
 
 
 def test_a_control_that_fails_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("it broke")
 
     monkeypatch.setattr("fl_privacy_audit.audit.attack_round.undefended", broken)

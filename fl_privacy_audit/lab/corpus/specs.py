@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from fl_privacy_audit.core.config import read_settings
+from fl_privacy_audit.core.config import read_options
 from fl_privacy_audit.core.errors import ConfigError
 
 Value = int | float | str | bool
@@ -36,7 +36,7 @@ def parse_spec(text: str) -> Spec:
     name, _, settings = text.strip().partition(":")
     if not name:
         raise ConfigError(f"{text!r} must begin with a name")
-    return Spec(name, tuple(sorted(read_settings(settings).items())))
+    return Spec(name, tuple(sorted(read_options(settings).items())))
 
 
 def digest(*parts: object) -> int:

@@ -11,11 +11,11 @@ from PIL import Image
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.metrics import title_of
-from fl_privacy_audit.report.lines import numbered, score_text, verdict_of
+from fl_privacy_audit.metrics import METRICS, title_of
+from fl_privacy_audit.report.lines import score_text
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores, SettingSummary
 
-from .plots import metric_info
+from .plots import judged
 
 MOST_IMAGES = 4
 """Images of one record."""
@@ -29,93 +29,64 @@ LEFT_OUT = "No pictures are shown: this report was made with --no-pictures."
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One image and what the attack made of it.
-
-    Attributes:
-        original: ``data:`` address.
-        reconstruction: Likewise.
-        caption: Its score.
-        alt: For those who cannot see it.
-    """
+    """One image and what the attack made of it, as ``data:`` addresses."""
 
     original: str
     reconstruction: str
-    caption: str
-    alt: str
+    caption: str  # its score
+    alt: str  # for those who cannot see it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """The pictures of one record.
+    """The pictures of one record."""
 
-    Attributes:
-        title: Setting and record.
-        pairs: Worst first; empty where the file cannot be read.
-        trouble: Why there are none.
-    """
-
-    title: str
-    pairs: tuple[Pair, ...]
-    trouble: str = ""
+    title: str  # setting and record
+    pairs: tuple[Pair, ...] = ()  # worst first; empty where the file cannot be read
+    trouble: str = ""  # why there are none
 
 
 def pictures_of(summary: AuditSummary, view: View) -> list[Shown]:
     """The record that leaks most and the one in the middle, of each setting that kept pictures."""
     found = []
-    for number, setting in numbered(summary):
-        verdict = verdict_of(setting, view)
-        records = [
-            r
-            for r in setting.records
-            if r.view == view and r.picture and verdict and r.attack == verdict.attack
-        ]
-        for word, record in _chosen(summary, records):
+    for number, setting, _, records in judged(summary, view):
+        for word, record in _chosen(records, summary.primary or ""):
             title = (
                 f"{number}  {setting.setting}: {word} record, round {record.round}, {record.client}"
             )
-            found.append(_shown(title, setting, record, summary))
+            found.append(_shown(title, setting, record, summary.primary or ""))
     return found
 
 
-def _chosen(
-    summary: AuditSummary, records: Sequence[RecordScores]
-) -> list[tuple[str, RecordScores]]:
-    info = metric_info(summary, summary.primary)
-    if info is None:
-        return []
-    there = [r for r in records if math.isfinite(r.scores.get(info.name, math.nan))]
-    ranked = sorted(there, key=lambda r: r.scores[info.name], reverse=info.leaks_when == "high")
+def _chosen(records: Sequence[RecordScores], metric: str) -> list[tuple[str, RecordScores]]:
+    there = [r for r in records if r.picture and math.isfinite(r.scores[metric])]
+    ranked = sorted(there, key=lambda r: -METRICS[metric].sign * r.scores[metric])
     if len(ranked) < 3:
         return [("worst", record) for record in ranked[:1]]
     return [("worst", ranked[0]), ("middle", ranked[len(ranked) // 2])]
 
 
-def _shown(
-    title: str, setting: SettingSummary, record: RecordScores, summary: AuditSummary
-) -> Shown:
-    info = metric_info(summary, summary.primary)
-    assert info is not None and record.picture is not None
+def _shown(title: str, setting: SettingSummary, record: RecordScores, metric: str) -> Shown:
     _, height, width = setting.config["image"]["shape"]
-    each = record.each[info.name]
-    order = sorted(range(len(each)), key=lambda i: each[i], reverse=info.leaks_when == "high")
+    each = record.each[metric]
+    order = sorted(range(len(each)), key=lambda i: -METRICS[metric].sign * each[i])
     try:
-        image = open_picture(record.picture)
-        pairs = []
-        for index in order[:MOST_IMAGES]:
-            score = f"{title_of(info.name)} {score_text(info.name, each[index])}"
-            left = index * width
-            if left + width > image.width or 2 * height > image.height:
-                return Shown(title=title, pairs=(), trouble="the picture file is too small")
-            pairs.append(
-                Pair(
-                    original=_address(image.crop((left, 0, left + width, height))),
-                    reconstruction=_address(image.crop((left, height, left + width, 2 * height))),
-                    caption=score,
-                    alt=f"image {index + 1} of round {record.round}, {record.client}",
-                )
-            )
+        image = open_picture(record.picture or "")
     except CorpusError as error:
-        return Shown(title=title, pairs=(), trouble=f"the picture cannot be read: {error}")
+        return Shown(title=title, trouble=f"the picture cannot be read: {error}")
+    pairs = []
+    for index in order[:MOST_IMAGES]:
+        left, right = index * width, (index + 1) * width
+        if right > image.width or 2 * height > image.height:
+            return Shown(title=title, trouble="the picture file is too small")
+        pairs.append(
+            Pair(
+                original=_address(image.crop((left, 0, right, height))),
+                reconstruction=_address(image.crop((left, height, right, 2 * height))),
+                caption=f"{title_of(metric)} {score_text(metric, each[index])}",
+                alt=f"image {index + 1} of round {record.round}, {record.client}",
+            )
+        )
     return Shown(title=title, pairs=tuple(pairs))
 
 

@@ -3,14 +3,17 @@
 import io
 import warnings
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fl_privacy_audit.report.lines import clean
+from fl_privacy_audit.core.texts import clean
+from fl_privacy_audit.report.summary import SettingSummary
 from fl_privacy_audit.verdicts.verdict import Word
 
 WIDTH = 4.2
@@ -28,7 +31,7 @@ MARKERS: dict[Word, str] = {
     "withstood these attacks": "o",
     "not tested": "x",
 }
-NULL, POSITIVE, INK, GRID = "#8c8c8c", "#00805c", "#1a1a1a", "#e2e2e2"
+NULL, POSITIVE, INK, GRID, FAINT = "#8c8c8c", "#00805c", "#1a1a1a", "#e2e2e2", "#eeeeee"
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fl-privacy-audit",
@@ -44,17 +47,11 @@ _STYLE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A picture and what it shows in words.
+    """A picture and what it shows in words."""
 
-    Attributes:
-        svg: Ready for the page.
-        alt: What it shows, in numbers, for those who cannot see it.
-        caption: How to read it.
-    """
-
-    svg: Markup
-    alt: str
-    caption: str
+    svg: Markup  # ready for the page
+    alt: str  # what it shows, in numbers, for those who cannot see it
+    caption: str  # how to read it
 
 
 def canvas(height: float) -> Figure:
@@ -67,8 +64,19 @@ def style() -> "matplotlib.RcParams":
     return matplotlib.RcParams({**matplotlib.rcParams, **_STYLE})
 
 
-def plain(axes: Axes) -> None:
-    """No box; light lines to read values by."""
+def plain(axes: Axes, *, axis: Literal["x", "y", "both"]) -> None:
+    """Two sides of a box; light lines to read values by."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=axis, color=FAINT, lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def strips(axes: Axes, rows: Sequence[tuple[int, SettingSummary]]) -> None:
+    """One strip below the other, at 0, 1 and so on, for numbered settings."""
+    for row, (number, setting) in enumerate(rows):
+        label = f"{number}  {short(setting.setting)}"
+        axes.text(0, row - 0.36, label, transform=axes.get_yaxis_transform(), va="center")
+    axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color=GRID, lw=0.6)
     axes.set_axisbelow(True)
@@ -81,13 +89,11 @@ def short(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
-    """The figure as an ``<svg>`` element.
+def finish(figure: Figure, *, name: str, alt: str, caption: str) -> Plot:
+    """The figure, drawn under `style`, as an ``<svg>`` element.
 
-    Args:
-        figure: Drawn under `style`.
-        name: Set before every id, so that no two pictures of a page share one.
-        alt: Becomes the ``aria-label``.
+    `name` is set before every id, so that no two pictures of a page share one; `alt` becomes the
+    ``aria-label``.
     """
     buffer = io.StringIO()
     with warnings.catch_warnings():
@@ -109,7 +115,7 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
         root.attrib.pop(key, None)
     root.set("role", "img")
     root.set("aria-label", clean(alt))
-    return Markup(ET.tostring(root, encoding="unicode"))
+    return Plot(svg=Markup(ET.tostring(root, encoding="unicode")), alt=alt, caption=caption)
 
 
 def _named(key: str, value: str, name: str) -> str:

@@ -11,49 +11,35 @@ IMAGE = ImageSpec(shape=(3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25
 
 
 class FederationConfig(BaseModel):
-    """One federation. Unknown keys are ignored; a value of the wrong type is an error.
-
-    Attributes:
-        dataset: ``"photos"`` (crops of scikit-image's photographs) or ``"cifar10"``.
-        data_root: Folder with CIFAR-10 in torchvision's layout; empty to download it.
-        images_per_client: Images that each client holds.
-        num_rounds: Rounds of training.
-        batch_size: Images in one local step.
-        local_steps: Local SGD steps per round.
-        learning_rate: Learning rate of local SGD.
-        server_optimizer: ``"adam"``: FedAdam. ``"average"``: FedAvg, whose new model is the mean of
-            what the clients returned, and so reveals most of it.
-        server_learning_rate: Learning rate of FedAdam.
-        noise_multiplier: DP-SGD noise in units of `max_grad_norm`; negative for no DP-SGD.
-        max_grad_norm: DP-SGD clipping norm.
-        delta: The delta at which epsilon is reported.
-        defence: A name in `fl_privacy_audit.defences.DEFENCES` other than ``"dp-sgd"``, which has
-            the three fields above.
-        defence_settings: Options of the defence, as text: ``"std=1e-3"``.
-        sampling: ``"poisson"``: DP-SGD's own, batches vary in size. ``"fixed"``: the same batches
-            are drawn whatever the defence, and epsilon counts no amplification by sampling.
-        seed: Seed for data, weights and batches.
-        reproducible_noise: Seed the DP noise too. Only for comparisons: it voids the guarantee.
-    """
+    """One federation. Unknown keys are ignored; a value of the wrong type is an error."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
+    # ``"photos"`` (crops of scikit-image's photographs) or ``"cifar10"``.
     dataset: Literal["photos", "cifar10"] = "photos"
-    data_root: str = ""
-    images_per_client: int = 42
-    num_rounds: int = 60
-    batch_size: int = 1
-    local_steps: int = 1
-    learning_rate: float = 0.03
+    data_root: str = ""  # folder with CIFAR-10 in torchvision's layout; empty to download it
+    images_per_client: int = 42  # images that each client holds
+    num_rounds: int = 60  # rounds of training
+    batch_size: int = 1  # images in one local step
+    local_steps: int = 1  # local SGD steps per round
+    learning_rate: float = 0.03  # learning rate of local SGD
+    # ``"adam"``: FedAdam. ``"average"``: FedAvg, whose new model is the mean of what the clients
+    # returned, and so reveals most of it.
     server_optimizer: Literal["adam", "average"] = "adam"
-    server_learning_rate: float = 0.003
+    server_learning_rate: float = 0.003  # learning rate of FedAdam
+    # DP-SGD noise in units of `max_grad_norm`; negative for no DP-SGD.
     noise_multiplier: float = -1.0
-    max_grad_norm: float = 1.0
-    delta: float = 1e-3
+    max_grad_norm: float = 1.0  # DP-SGD clipping norm
+    delta: float = 1e-3  # the delta at which epsilon is reported
+    # A name in `fl_privacy_audit.defences.DEFENCES` other than ``"dp-sgd"``, which has the three
+    # fields above.
     defence: str = "none"
-    defence_settings: str = ""
+    defence_options: str = ""  # options of the defence, as text: ``"std=1e-3"``
+    # ``"poisson"``: DP-SGD's own, batches vary in size. ``"fixed"``: the same batches are drawn
+    # whatever the defence, and epsilon counts no amplification by sampling.
     sampling: Literal["fixed", "poisson"] = "fixed"
-    seed: int = 0
+    seed: int = 0  # seed for data, weights and batches
+    # Seed the DP noise too. Only for comparisons: it voids the guarantee.
     reproducible_noise: bool = False
 
     @property

@@ -20,13 +20,8 @@ from fl_privacy_audit.core.errors import ConfigError
 from .config import IMAGE, FederationConfig
 
 PHOTOS = (
-    "astronaut",
-    "chelsea",
-    "coffee",
-    "rocket",
-    "retina",
-    "hubble_deep_field",
-    "immunohistochemistry",
+    *("astronaut", "chelsea", "coffee", "rocket"),
+    *("retina", "hubble_deep_field", "immunohistochemistry"),
 )
 CIFAR10 = (
     "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -98,10 +93,8 @@ def _photo_crops(count: int, owner: str, seed: int) -> Images:
         side = int(rng.integers(60, 161))
         top = int(rng.integers(0, photo.shape[0] - side + 1))
         left = int(rng.integers(0, photo.shape[1] - side + 1))
-        crop = resize(
-            photo[top : top + side, left : left + side], IMAGE.shape[1:], anti_aliasing=True
-        )
-        crops.append(crop.transpose(2, 0, 1))
+        square = photo[top : top + side, left : left + side]
+        crops.append(resize(square, IMAGE.shape[1:], anti_aliasing=True).transpose(2, 0, 1))
     return Images(torch.from_numpy(np.stack(crops)).float().clamp(0, 1), labels)
 
 

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import (
 )
 
 from fl_privacy_audit import Auditor
-from fl_privacy_audit.core.config import read_settings
+from fl_privacy_audit.core.config import read_options
 from fl_privacy_audit.strategies import AuditedStrategy
 
 from .config import FederationConfig
@@ -57,7 +57,7 @@ def federate(
         else FedAdam(**no_evaluation, eta=federation.server_learning_rate)
     )
     if federation.defence in WRAPPERS:
-        options: dict[str, Any] = read_settings(federation.defence_settings)
+        options: dict[str, Any] = read_options(federation.defence_options)
         strategy = WRAPPERS[federation.defence](strategy, **options)
     return AuditedStrategy(strategy, auditor=auditor).start(
         grid=grid,

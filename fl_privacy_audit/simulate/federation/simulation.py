@@ -32,10 +32,7 @@ def in_ray(
 ) -> None:
     """Flower's simulation: every client trains in every round, in one of Ray's processes.
 
-    Arguments are as for `run_federation`; the auditor attacks what clients return.
-
-    Raises:
-        AuditError: The federation stopped before its last round.
+    Arguments and errors are those of `run_federation`; the auditor attacks what clients return.
     """
     server_app = ServerApp()
     finished = []
@@ -76,16 +73,9 @@ def run_federation(
     on_progress: Callable[[Progress], None] | None = None,
     simulate: Simulate = in_ray,
 ) -> None:
-    """Train and audit one federation.
+    """Train and audit one federation; `on_round` gets the number of rounds done.
 
-    Args:
-        federation: What to train.
-        audit: How to audit it.
-        clients: Number of simulated clients.
-        cores: How many clients may train at the same time; None for one per core.
-        on_round: Called with the number of rounds done.
-        on_progress: Called during attacks.
-        simulate: Runs the clients.
+    `cores`: how many clients may train at the same time; None for one per core.
 
     Raises:
         ConfigError: The images cannot be read, or the audit's configuration is wrong.
@@ -97,6 +87,5 @@ def run_federation(
     random.seed(federation.seed)
     np.random.seed(federation.seed)
     torch.manual_seed(federation.seed)
-    model = make_net(federation)
-    auditor = Auditor(audit, model=model, on_progress=on_progress)
+    auditor = Auditor(audit, model=make_net(federation), on_progress=on_progress)
     simulate(federation, auditor, num_clients=clients, cores=cores, on_round=on_round)

@@ -41,16 +41,10 @@ def train(
     accountant: RDPAccountant,
     on_batch: Callable[[Tensor, Tensor], None],
 ) -> LocalResult:
-    """Take the local steps; `model` is changed in place.
+    """Take the local steps; `model`, with the weights as received, is changed in place.
 
-    Args:
-        model: Weights as received.
-        held: The client's images.
-        federation: The federation.
-        server_round: Seeds the batches, together with the partition.
-        partition: Number of this client.
-        accountant: Has counted all rounds so far, and counts this one; untouched without DP-SGD.
-        on_batch: Called with (inputs, labels) of each batch.
+    Round and partition seed the batches. The accountant has counted all rounds so far, and counts
+    this one; it is untouched without DP-SGD. `on_batch` gets (inputs, labels) of each batch.
     """
     place = (federation.seed, server_round, partition)
     rng = torch.Generator().manual_seed(seed_of(*place))

@@ -20,11 +20,9 @@ PATIENCE_SECONDS = 20.0
 
 
 def lock(folder: Path, patience: float = 0.0) -> int | None:
-    """Lock a folder; return the file descriptor, or None if another process has locked it.
+    """Lock a folder, made if need be; a file descriptor, or None if another process has locked it.
 
-    Args:
-        folder: Created if it does not exist.
-        patience: Seconds to wait for the other process.
+    `patience` is how many seconds to wait for that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -41,11 +39,7 @@ def lock(folder: Path, patience: float = 0.0) -> int | None:
 
 
 def is_finished(out: Path, run: Run) -> bool:
-    """Whether the run was finished before.
-
-    Raises:
-        ConfigError: Its folder holds a finished run of another plan.
-    """
+    """Whether the run was finished before; ConfigError if its folder holds one of another plan."""
     try:
         text = (out / run.folder / FINISHED).read_text(encoding="utf-8")
         digest = json.loads(text)["digest"]
@@ -62,8 +56,7 @@ def is_finished(out: Path, run: Run) -> bool:
 def prepare(out: Path, run: Run) -> None:
     """Make an empty folder for a run; what a half run left there is set aside, not lost.
 
-    Raises:
-        LedgerError: Another process still works in it.
+    LedgerError if another process still works in it.
     """
     folder = out / run.folder
     if folder.exists():

@@ -15,77 +15,53 @@ from pydantic import Field, ValidationError
 from fl_privacy_audit.attacks import make_attack
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError, ConfigError
-from fl_privacy_audit.core.types import Checked
-from fl_privacy_audit.defences import DEFENCES, Setting, make_defence
+from fl_privacy_audit.core.types import OPTIONS, Checked, Option, Options
+from fl_privacy_audit.defences import DEFENCES, make_defence
 from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
-
-from .claims import dp_claim
 
 UPDATE_UNITS = ("std", "scale", "norm", "clip_norm", "clipping_norm", "sensitivity")
 """Options of defences that are lengths in the units of the update."""
 BY_THE_SWEEP = ("directory", "setting", "image", "training", "defence", "seed", "claim")
 """Keys of an audit that the sweep fills in."""
 OWN_KEYS = (
-    "seed",
-    "num_rounds",
-    "noise_multiplier",
-    "max_grad_norm",
-    "reproducible_noise",
-    "defence",
-    "defence_settings",
+    *("seed", "num_rounds", "noise_multiplier", "max_grad_norm"),
+    *("reproducible_noise", "defence", "defence_options"),
 )
 """Keys of the federation that a plan sets elsewhere."""
 
 
 class DefencePlan(Checked):
-    """One defence of a plan.
+    """One defence of a plan."""
 
-    Attributes:
-        label: Its name in tables; its folder is named after it.
-        name: Its name in the table of defences.
-        settings: Options of the defence.
-        unit: Unit of the lengths in `settings`. ``"update"``: the update as it leaves the client.
-            ``"gradient"``: the gradient of one step of local SGD; lengths are multiplied by the
-            learning rate.
-    """
-
-    label: str = Field(min_length=1)
-    name: str
-    settings: dict[str, Setting] = Field(default_factory=dict)
+    label: str = Field(min_length=1)  # its name in tables; its folder is named after it
+    name: str  # its name in the table of defences
+    options: Options = Field(default_factory=dict, validation_alias=OPTIONS)  # of the defence
+    # Unit of the lengths in `options`. ``"update"``: the update as it leaves the client.
+    # ``"gradient"``: the gradient of one step of local SGD; lengths are multiplied by the learning
+    # rate.
     unit: Literal["update", "gradient"] = "update"
 
 
 class Plan(Checked):
-    """What a plan file holds.
+    """What a plan file holds."""
 
-    Attributes:
-        federation: ``clients``, ``rounds``, and any field of `FederationConfig` not in `OWN_KEYS`.
-        audit: Any field of `AuditConfig` not in `BY_THE_SWEEP`.
-        seeds: A whole set of runs for each; seeds data, weights, batches, noise and attacks.
-        defence: The defences to compare.
-    """
-
-    federation: dict[str, Setting] = Field(default_factory=dict)
+    # ``clients``, ``rounds``, and any field of `FederationConfig` not in `OWN_KEYS`.
+    federation: dict[str, Option] = Field(default_factory=dict)
+    # Any field of `AuditConfig` not in `BY_THE_SWEEP`.
     audit: dict[str, Any] = Field(default_factory=dict)
+    # A whole set of runs for each; seeds data, weights, batches, noise and attacks.
     seeds: tuple[int, ...] = (0,)
-    defence: tuple[DefencePlan, ...] = Field(min_length=1)
+    defence: tuple[DefencePlan, ...] = Field(min_length=1)  # the defences to compare
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One federation under one defence and one seed.
+    """One federation under one defence and one seed."""
 
-    Attributes:
-        folder: Its folder, relative to that of the sweep.
-        federation: The federation.
-        clients: Number of clients.
-        audit: Its audit; the directory is filled in when it starts.
-    """
-
-    folder: Path
-    federation: FederationConfig
-    clients: int
-    audit: AuditConfig
+    folder: Path  # its folder, relative to that of the sweep
+    federation: FederationConfig  # the federation
+    clients: int  # number of clients
+    audit: AuditConfig  # its audit; the directory is filled in when it starts
 
     @property
     def label(self) -> str:
@@ -108,11 +84,7 @@ class Run:
 
 
 def read_plan(path: str | Path) -> list[Run]:
-    """The runs of a plan file, seed by seed.
-
-    Raises:
-        ConfigError: With one line for each thing that is wrong.
-    """
+    """The runs of a plan file, as `plan_runs` gives them; ConfigError if it cannot be read."""
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -159,13 +131,13 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
             "setting": defence.label,
             "image": IMAGE,
             "training": federation.known_training,
-            "defence": {"name": defence.name, "settings": options},
-            "claim": dp_claim(defence.name, options, base),
+            "defence": {"name": defence.name, "options": options},
+            "claim": _claim(defence.name, options, base),
             "seed": seed,
         }
     )
     for attack in audit.attacks:
-        make_attack(attack.name, attack.settings)
+        make_attack(attack.name, attack.options)
     folder = Path(_slug(defence.label))
     return Run(
         folder=Path(f"seed-{seed}") / folder if len(plan.seeds) > 1 else folder,
@@ -175,9 +147,9 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
     )
 
 
-def _options(base: FederationConfig, defence: DefencePlan, clients: int) -> dict[str, Setting]:
+def _options(base: FederationConfig, defence: DefencePlan, clients: int) -> dict[str, Option]:
     """The options of the defence in units of the update, checked against the table."""
-    options = dict(defence.settings)
+    options = dict(defence.options)
     if defence.unit == "gradient":
         if base.local_steps > 1:
             raise ConfigError(
@@ -193,12 +165,37 @@ def _options(base: FederationConfig, defence: DefencePlan, clients: int) -> dict
     return options
 
 
-def _defence_keys(name: str, options: dict[str, Setting]) -> dict[str, Setting]:
+def _defence_keys(name: str, options: dict[str, Option]) -> dict[str, Option]:
     """A defence as the federation takes it."""
     if name == "dp-sgd":
         return {"max_grad_norm": 1.0, **options}
     text = ", ".join(f"{option}={_text(value)}" for option, value in options.items())
-    return {"defence": name, "defence_settings": text}
+    return {"defence": name, "defence_options": text}
+
+
+def _claim(name: str, options: Options, base: FederationConfig) -> dict[str, Any] | None:
+    """The fields of `ClaimConfig` for the audit to check; None for a defence that claims nothing.
+
+    Every client takes part in every round, with a fixed number of images.
+    """
+    claim: dict[str, Any]
+    if name == "dp-sgd":
+        # Norm and noise are those of `training`. Every step is counted in full: see `train`.
+        claim = {"mechanism": "dp-sgd", "delta": base.delta, "accountant": "persistent"}
+    elif name == "local-dp":
+        claim = {key: options[key] for key in ("delta", "epsilon", "clipping_norm", "sensitivity")}
+        claim |= {"mechanism": "local-gaussian", "epsilon_covers": "round"}
+        claim |= {"accountant": "per-round"}
+    elif name in ("client-clipping", "server-clipping"):
+        claim = {key: options[key] for key in ("clipping_norm", "noise_multiplier")}
+        claim |= {"mechanism": "central-gaussian", "delta": base.delta}
+        claim |= {
+            "sampled_clients": options["num_sampled_clients"],
+            "clipped_by": name.removesuffix("-clipping"),
+        }
+    else:
+        return None
+    return {**claim, "sampling": "fixed"}
 
 
 def _unlike(plan: Plan) -> list[str]:
@@ -234,7 +231,7 @@ def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "defence"
 
 
-def _text(value: Setting) -> str:
+def _text(value: Option) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.simulate import QUIET
 from fl_privacy_audit.simulate.comparison import write_comparison
-from fl_privacy_audit.simulate.quiet import QUIET
 from fl_privacy_audit.verdicts.compare import Comparison
 
 from .files import FINISHED, LOG, is_finished, lock, prepare
@@ -26,24 +26,16 @@ WORKER = (sys.executable, "-m", "fl_privacy_audit.simulate.sweep.worker")
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """The progress of a run.
+    """The progress of a run."""
 
-    Attributes:
-        run: The run.
-        kind: ``"skipped"`` (it was finished before), ``"started"``, ``"round"``, ``"attack"``,
-            ``"finished"`` or ``"failed"`` (its log says why).
-        round: Rounds done, or the round under attack.
-        step: Attack steps done in it.
-        steps: Attack steps in all.
-        seconds: Time since it started.
-    """
-
-    run: Run
+    run: Run  # the run
+    # ``"skipped"`` (it was finished before), ``"started"``, ``"round"``, ``"attack"``,
+    # ``"finished"`` or ``"failed"`` (its log says why).
     kind: str
-    round: int = 0
-    step: int = 0
-    steps: int = 0
-    seconds: float = 0.0
+    round: int = 0  # rounds done, or the round under attack
+    step: int = 0  # attack steps done in it
+    steps: int = 0  # attack steps in all
+    seconds: float = 0.0  # time since it started
 
 
 OnEvent = Callable[[Event], None]
@@ -57,14 +49,10 @@ def run_sweep(
     on_event: OnEvent = lambda event: None,
     worker: Sequence[str] = WORKER,
 ) -> dict[Path, Comparison]:
-    """Do the runs that are not finished yet, and compare all of them.
+    """Do the runs that are not finished yet, `workers` at the same time, and compare all of them.
 
-    Args:
-        runs: The runs of a plan.
-        out: Folder of the sweep.
-        workers: How many runs to do at the same time, at least 1.
-        on_event: Called with each event, from several threads, one at a time.
-        worker: Command that does one run; its folder and number of cores are appended.
+    `on_event` is called from several threads, one at a time. `worker` is the command that does one
+    run; its folder and number of cores are appended.
 
     Returns:
         One comparison per seed, by the folder that it is written to.
@@ -102,15 +90,41 @@ def _do_all(
     processes: set[subprocess.Popen[str]] = set()
     free_slots = list(range(workers))
 
-    def one_at_a_time(event: Event) -> None:
+    def tell(event: Event) -> None:
         with guard:
             on_event(event)
 
     def work(run: Run) -> bool:
-        slot = free_slots.pop()
+        """Do one run; return whether it finished."""
+        folder, slot = out / run.folder, free_slots.pop()
         try:
-            command = [*worker, str(out / run.folder), str(cores)]
-            return _do(run, out, one_at_a_time, command, slot, processes)
+            prepare(out, run)
+            started = time.monotonic()
+            tell(Event(run=run, kind="started"))
+            with (folder / LOG).open("w", encoding="utf-8") as log:
+                process = subprocess.Popen(
+                    [*worker, str(folder), str(cores)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    start_new_session=True,
+                    env=_environment(slot),
+                )
+            processes.add(process)
+            assert process.stdout is not None
+            with process, process.stdout:
+                for line in process.stdout:
+                    event = _event(run, line, time.monotonic() - started)
+                    if event is not None:
+                        tell(event)
+                # Leaving this block closes its standard input, which would kill it on its way out.
+                process.wait()
+            processes.discard(process)
+            whole = process.returncode == 0 and (folder / FINISHED).exists()
+            kind = "finished" if whole else "failed"
+            tell(Event(run=run, kind=kind, seconds=time.monotonic() - started))
+            return whole
         finally:
             free_slots.append(slot)
 
@@ -126,45 +140,6 @@ def _do_all(
         for process in list(processes):
             if process.stdin is not None and process.poll() is None:
                 process.stdin.close()
-
-
-def _do(
-    run: Run,
-    out: Path,
-    on_event: OnEvent,
-    command: Sequence[str],
-    slot: int,
-    processes: "set[subprocess.Popen[str]]",
-) -> bool:
-    """Do one run; return whether it finished."""
-    prepare(out, run)
-    folder = out / run.folder
-    started = time.monotonic()
-    on_event(Event(run=run, kind="started"))
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-            env=_environment(slot),
-        )
-    processes.add(process)
-    assert process.stdout is not None
-    with process, process.stdout:
-        for line in process.stdout:
-            event = _event(run, line, time.monotonic() - started)
-            if event is not None:
-                on_event(event)
-        # Leaving this block closes its standard input, which would kill it on its way out.
-        process.wait()
-    processes.discard(process)
-    whole = process.returncode == 0 and (folder / FINISHED).exists()
-    kind = "finished" if whole else "failed"
-    on_event(Event(run=run, kind=kind, seconds=time.monotonic() - started))
-    return whole
 
 
 def _event(run: Run, line: str, seconds: float) -> Event | None:

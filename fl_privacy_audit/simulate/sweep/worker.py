@@ -29,12 +29,7 @@ REPORT_EVERY = 20
 
 
 def main(folder: Path, cores: int, simulate: "Simulate | None" = None) -> None:
-    """Do the run that ``run.json`` in the folder describes.
-
-    Args:
-        folder: Of the run.
-        cores: How many simulated clients may train at the same time.
-        simulate: Runs the clients; Flower's simulation by default.
+    """Do the run that ``run.json`` in the folder describes; see `run_federation`.
 
     Raises:
         AuditError: Another process works in the folder, or the federation did not finish.

@@ -1,0 +1,101 @@
+"""Apps by Flower's own command, each with a SuperLink of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLWR = Path(sys.executable).with_name("flwr")
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``[tool.flwr.app.config]`` as Flower hands it to an app: tables within tables as ``a.b``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def call(*command: str | Path, cwd: Path, environment: Mapping[str, str]) -> str:
+    """What a command prints; it must succeed within ten minutes."""
+    done = subprocess.run(
+        command,
+        check=False,
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    said = done.stdout + done.stderr
+    if "Failed to start local SuperLink" in said or "Unable to launch" in said:
+        pytest.skip(f"Flower's simulation cannot start here: {said.strip()[-300:]}")
+    assert done.returncode == 0, said
+    return done.stdout
+
+
+def flwr_run(app: Path, home: Path, *, started_in: Path, nodes: int = 2, **run_config: Any) -> str:
+    """The log of ``flwr run`` of an app, which must complete.
+
+    Args:
+        app: Its folder.
+        home: Flower's home for this run; made.
+        started_in: Where the SuperLink is started, which is the working directory of the app.
+        nodes: Clients, one processor each.
+        run_config: Over the app's own; ``__`` stands for a dot, ``_`` for a hyphen.
+    """
+    if not FLWR.exists():
+        pytest.skip("needs Flower's command `flwr`")
+    if not Path("/proc").is_dir():
+        pytest.skip("ends Flower's SuperLink by /proc")
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{FLWR.parent}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": _free_port(),
+        "FLWR_LOCAL_CONTROL_API_PORT": _free_port(),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+    stated = " ".join(
+        f"{name.replace('__', '.').replace('_', '-')}={json.dumps(value)}"
+        for name, value in run_config.items()
+    )
+    federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
+    options = ["--stream", "--federation-config", federation]
+    options += ["--run-config", stated] if stated else []
+    try:
+        log = call(FLWR, "run", app, *options, cwd=started_in, environment=environment)
+        listed = call(FLWR, "list", "--format", "json", cwd=started_in, environment=environment)
+        (run,) = json.loads(listed)["runs"]
+        assert run["status"] == "finished:completed", log
+    finally:
+        _end_superlink(home)
+    return log
+
+
+def _free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def _end_superlink(home: Path) -> None:
+    """The local SuperLink outlives ``flwr run``; it names its home on its command line."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue
+        if b"flower-superlink" in command and str(home).encode() in command:
+            os.kill(int(path.parent.name), signal.SIGTERM)
