@@ -5,36 +5,40 @@ if __name__ != "fl_privacy_audit.attacks":
 
 import difflib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.types import Options
 
+from .choice import Choice, choose, order_of, statistics_sent, steps_told
 from .engine.many import needed_seconds, reconstruct_each, refusal, shares_steps
-from .needs import THREAT_MODELS, Needs
-from .papers.analytic import first_linear
+from .needs import THREAT_MODELS, AttackEntry, Needs
+from .papers.analytic import first_layer, first_linear
 from .papers.deep_image_prior import deep_image_prior, latent_search
 from .papers.dlg import dlg
 from .papers.idlg import idlg
-from .papers.imprint import imprint, with_imprint
+from .papers.imprint import find_block, imprint, with_imprint
 from .papers.inverting_gradients import inverting_gradients
 from .papers.modern_inversion import modern_inversion
 from .papers.order_invariant import order_invariant
-from .papers.rgap import rgap
+from .papers.rgap import enough_equations, rgap, walkable
 from .papers.see_through_gradients import see_through_gradients
-from .papers.spear import spear
+from .papers.spear import spear, wide_layer
 from .papers.surrogate_model_extension import surrogate_model_extension
 from .papers.swept_inversion import swept_inversion
+from .parts.priors import client_statistics
 
 __all__ = [
     "ATTACKS",
     "THREAT_MODELS",
+    "DEFAULT_ATTACK",
     "AttackEntry",
+    "Choice",
     "Needs",
     "all_attacks",
+    "choose",
     "deep_image_prior",
     "dlg",
     "first_linear",
@@ -46,6 +50,7 @@ __all__ = [
     "modern_inversion",
     "needed_seconds",
     "order_invariant",
+    "order_of",
     "reconstruct_each",
     "refusal",
     "rgap",
@@ -61,24 +66,8 @@ ENTRY_POINTS = "fl_privacy_audit.attacks"
 """Group under which other packages offer an `AttackEntry`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackEntry:
-    """One row of the table.
-
-    Attributes:
-        factory: Makes the attack; its keyword arguments are its options.
-        paper: Author, year, arXiv.
-        threat_model: A letter of `THREAT_MODELS`.
-        needs: What it needs; checked before it starts.
-        cost: What one target costs, in words.
-    """
-
-    factory: Callable[..., Attack]
-    paper: str
-    threat_model: str
-    needs: Needs
-    cost: str
-
+DEFAULT_ATTACK = "swept_inversion"
+"""What the demo and a corpus run unless told otherwise."""
 
 ATTACKS: dict[str, AttackEntry] = {
     "dlg": AttackEntry(
@@ -87,6 +76,7 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="A",
         needs=Needs(gradient_length=True, most_images=8, model="smooth network"),
         cost="thousands of gradients, float64",
+        auto="takes ten times as long as `swept_inversion`",
     ),
     "idlg": AttackEntry(
         factory=idlg,
@@ -94,6 +84,7 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="A",
         needs=Needs(gradient_length=True, most_images=1, model="smooth network"),
         cost="thousands of gradients, float64",
+        auto="takes ten times as long as `swept_inversion`",
     ),
     "inverting_gradients": AttackEntry(
         factory=inverting_gradients,
@@ -101,20 +92,28 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
         cost="thousands of gradients",
+        auto="takes ten times as long as `swept_inversion`",
     ),
     "swept_inversion": AttackEntry(
         factory=swept_inversion,
         paper="Geiping 2020, arXiv:2003.14053, changed",
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
-        cost="300 gradients; the default",
+        cost="300 gradients",
+        auto=2,
+        suits=steps_told,
     ),
     "modern_inversion": AttackEntry(
         factory=modern_inversion,
         paper="Geiping 2020, arXiv:2003.14053, settings of breaching 2022",
         threat_model="E",
-        needs=Needs(model="at most 32 local steps; uses batch-norm statistics where there are"),
+        needs=Needs(
+            model="at most 32 local steps; uses batch-norm statistics where there are",
+        ),
         cost="2,400 gradients",
+        auto=1,
+        suits=statistics_sent,
+        auto_options={"steps": 600},
     ),
     "surrogate_model_extension": AttackEntry(
         factory=surrogate_model_extension,
@@ -122,6 +121,8 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="B",
         needs=Needs(model="any number of local steps, known or not"),
         cost="1,000 gradients, however many local steps",
+        auto=3,
+        auto_options={"steps": 300, "fading": True},
     ),
     "order_invariant": AttackEntry(
         factory=order_invariant,
@@ -129,13 +130,15 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="C",
         needs=Needs(model="whole epochs of shuffled batches, at most 32 local steps"),
         cost="300 times the local steps",
+        auto="nobody tells whether clients shuffle, and each restart guesses one order",
     ),
     "see_through_gradients": AttackEntry(
         factory=see_through_gradients,
         paper="Yin 2021, arXiv:2104.07586",
         threat_model="E",
-        needs=Needs(model="batch norm whose running statistics are sent"),
+        needs=Needs(model="batch norm whose running statistics are sent", fits=client_statistics),
         cost="thousands of gradients, each with a forward pass more",
+        auto="`modern_inversion` aims at the same statistics in less time",
     ),
     "deep_image_prior": AttackEntry(
         factory=deep_image_prior,
@@ -143,6 +146,7 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
         cost="thousands of gradients, and a small generator",
+        auto="its generator makes pictures of noise too: read it beside a null control",
     ),
     "first_linear": AttackEntry(
         factory=first_linear,
@@ -152,8 +156,10 @@ ATTACKS: dict[str, AttackEntry] = {
             update="gradient",
             most_images=1,
             model="first layer linear with bias, on the flattened image",
+            fits=first_layer,
         ),
         cost="one division",
+        auto=0,
     ),
     "rgap": AttackEntry(
         factory=rgap,
@@ -164,8 +170,11 @@ ATTACKS: dict[str, AttackEntry] = {
             gradient_length=True,
             most_images=1,
             model="plain chain of convolutions and linear layers",
+            fits=walkable,
         ),
         cost="one linear system a layer",
+        auto=0,
+        suits=enough_equations,
     ),
     "spear": AttackEntry(
         factory=spear,
@@ -175,8 +184,10 @@ ATTACKS: dict[str, AttackEntry] = {
             update="gradient",
             most_images=10,
             model="first layer linear with bias and ReLU, much wider than the batch",
+            fits=wide_layer,
         ),
         cost="thousands of small linear systems",
+        auto=0,
     ),
     "imprint": AttackEntry(
         factory=imprint,
@@ -186,8 +197,10 @@ ATTACKS: dict[str, AttackEntry] = {
             update="gradient",
             server="malicious",
             model="clients trained with_imprint(model, ...)",
+            fits=find_block,
         ),
         cost="one difference a bin",
+        auto="the server cheats",
     ),
 }
 
@@ -206,7 +219,7 @@ def all_attacks() -> dict[str, AttackEntry]:
                 f"entry point {point.name!r} of group {ENTRY_POINTS} must be an AttackEntry, but "
                 f"is a {type(entry).__name__}"
             )
-        if point.name in table:
+        if point.name in table or point.name == AUTO:
             raise ConfigError(f"two attacks are called {point.name!r}; rename or remove one")
         table[point.name] = entry
     return table
@@ -221,7 +234,7 @@ def make_attack(name: str, options: Options | None = None) -> Attack:
     table = all_attacks()
     entry = table.get(name)
     if entry is None:
-        near = difflib.get_close_matches(name, table, n=1)
+        near = difflib.get_close_matches(name, [*table, AUTO], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"there is no attack {name!r}; there are {', '.join(table)}.{hint}")
     options = options or {}

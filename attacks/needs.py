@@ -1,10 +1,15 @@
 """What an attack needs to know and to work on, declared as data and checked before it starts."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fl_privacy_audit.core.errors import UnmetNeedError
-from fl_privacy_audit.core.types import Observation
+from fl_privacy_audit.core.protocols import Attack
+from fl_privacy_audit.core.types import Observation, Options
+
+Check = Callable[[Observation], object]
+"""Raises `UnmetNeedError` where an observation lacks something; what it returns is not used."""
 
 THREAT_MODELS = {
     "A": "eavesdropper: model and update",
@@ -29,7 +34,8 @@ class Needs:
         gradient_length: Whether the length of the gradient must be known, hence the learning rate.
         most_images: The largest batch that makes sense; None for any.
         server: Whether the server keeps to the protocol, or cheats.
-        model: What the model must be, in words; the attack itself checks it.
+        model: What model and training must be, in words.
+        fits: The same as a check of the attack's own; None where anything does.
     """
 
     update: Literal["gradient", "any"] = "any"
@@ -37,6 +43,7 @@ class Needs:
     most_images: int | None = None
     server: Literal["honest but curious", "malicious"] = "honest but curious"
     model: str = ""
+    fits: Check | None = None
 
     def check(self, seen: Observation) -> None:
         """Refuse an observation that lacks something.
@@ -63,6 +70,8 @@ class Needs:
                 f"it works on a batch of at most {self.most_images}, but there are "
                 f"{seen.num_images} images"
             )
+        if self.fits is not None:
+            self.fits(seen)
 
     def describe(self) -> str:
         """In words, for the table of attacks."""
@@ -73,3 +82,29 @@ class Needs:
             self.model,
         ]
         return "; ".join(part for part in parts if part) or "nothing more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackEntry:
+    """One row of the table.
+
+    Attributes:
+        factory: Makes the attack; its keyword arguments are its options.
+        paper: Author, year, arXiv.
+        threat_model: A letter of `THREAT_MODELS`.
+        needs: What it needs; checked before it starts.
+        cost: What one target costs, in words.
+        auto: When ``"auto"`` takes it. 0: wherever it fits, as it solves and does not search. From 1:
+            its turn among those that search, of which the first that fits runs. Else why never.
+        suits: What ``"auto"`` asks beyond `needs`; None where nothing.
+        auto_options: With which options ``"auto"`` runs it, where they are not the paper's.
+    """
+
+    factory: Callable[..., Attack]
+    paper: str
+    threat_model: str
+    needs: Needs
+    cost: str
+    auto: int | str = "its row gives it no turn"
+    suits: Check | None = None
+    auto_options: Options = field(default_factory=dict)

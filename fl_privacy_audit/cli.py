@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import click
 
-from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks
+from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks, order_of
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.report.terminal import (
+    chosen_lines,
     comparison_json,
     comparison_markdown,
     comparison_table,
@@ -171,7 +172,7 @@ def show(directory: Path, fail_on: tuple[str, ...]) -> None:
     verdicts = judge_run(run)
     check = check_run(run)
     lines = verdict_lines(verdicts) + dp_lines({run.run.setting: check} if check else {})
-    for line in lines:
+    for line in [*lines, *chosen_lines(run)]:
         console.print(line, markup=False)
     for note in run.notes:
         console.print(f"Note: {say(note)}", markup=False)
@@ -214,11 +215,18 @@ def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str
 def attacks() -> None:
     """Print the table of attacks."""
     rows = []
-    for name, entry in all_attacks().items():
+    table = all_attacks()
+    for name, entry in table.items():
         server = ", the server cheats" if entry.needs.server == "malicious" else ""
         threat = f"{entry.threat_model}{server}"
         rows.append((name, entry.paper, threat, entry.needs.describe(), entry.cost))
     print_rows(console, ("name", "paper", "threat model", "needs", "cost"), rows)
+    searching = ", ".join(name for name in order_of(table) if table[name].auto)
+    console.print("auto, the default, runs for each update")
+    console.print(
+        "  every attack that fits and solves instead of searching, then the first that fits of"
+    )
+    console.print(f"  {searching}")
     console.print("Threat models (Carletti et al. 2025), each adding to those before it:")
     for letter, meaning in THREAT_MODELS.items():
         console.print(f"  {letter}  {meaning}", markup=False, soft_wrap=True)

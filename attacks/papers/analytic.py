@@ -49,10 +49,7 @@ class FirstLinearAttack:
             AttackError: The gradient is not finite.
         """
         del seconds
-        closed_form.need_one_image(
-            seen, self.name, "use `spear` for small batches or an attack that searches"
-        )
-        layer = closed_form.first_linear_layer(seen, self.name)
+        layer = first_layer(seen)
         power = layer.bias.square().sum()
         alive = float(power) > 0
         flat = layer.bias @ layer.weight / power if alive else torch.zeros_like(layer.weight[0])
@@ -72,6 +69,7 @@ class FirstLinearAttack:
             objective=objective,
             steps=1,
             stopped="finished",
+            exact=objective < closed_form.GOOD_ENOUGH,
             details={
                 "layer": layer.name,
                 "rows alive": float((layer.bias != 0).sum()),
@@ -83,3 +81,16 @@ class FirstLinearAttack:
 def first_linear() -> FirstLinearAttack:
     """The attack; it has no settings."""
     return FirstLinearAttack()
+
+
+def first_layer(seen: Observation) -> closed_form.FirstLinear:
+    """The layer that the image is read off.
+
+    Raises:
+        UnmetNeedError: A batch, several steps, or no such layer.
+        AttackError: The gradient is not finite.
+    """
+    closed_form.need_one_image(
+        seen, "first_linear", "use `spear` for small batches or an attack that searches"
+    )
+    return closed_form.first_linear_layer(seen, "first_linear")

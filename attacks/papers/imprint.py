@@ -160,7 +160,7 @@ class ImprintAttack:
             AttackError: The gradient is not finite.
         """
         del rng, seconds
-        name = _find(seen.model)
+        name = find_block(seen)
         gradient = closed_form.one_gradient(seen, self.name)
         prefix = f"{name}.measure." if name else "measure."
         if prefix + "weight" not in gradient or prefix + "bias" not in gradient:
@@ -212,9 +212,14 @@ def expected_alone(bins: int, images: int) -> float:
     return float(images * (1 - 1 / bins) ** (images - 1))
 
 
-def _find(model: nn.Module) -> str:
+def find_block(seen: Observation) -> str:
+    """Name of the malicious block in the clients' model.
+
+    Raises:
+        UnmetNeedError: There is none.
+    """
     names: list[str] = [
-        name for name, module in model.named_modules() if isinstance(module, ImprintBlock)
+        name for name, module in seen.model.named_modules() if isinstance(module, ImprintBlock)
     ]
     if names:
         return names[0]

@@ -32,14 +32,13 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks.parts import closed_form
 from fl_privacy_audit.attacks.parts.chain import Layer, chain
+from fl_privacy_audit.attacks.parts.closed_form import GOOD_ENOUGH
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction, Update
 
 MOST_UNKNOWNS = 8192
 """Inputs of one layer: the square of this many float64 numbers is half a gigabyte."""
-GOOD_ENOUGH = 1e-3
-"""Relative residual of the replayed gradient at which no other setting is tried."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,8 @@ class RGap:
         """
         del rng
         deadline = time.monotonic() + seconds
-        closed_form.need_one_image(
-            seen, self.name, "use `spear` for small batches or an attack that searches"
-        )
+        layers = walkable(seen)
         gradient = closed_form.one_gradient(seen, self.name)
-        layers = _checked(seen, chain(seen), gradient)
         starts = _starts(layers[-1], gradient)
         attempts = [(start, setting) for setting in TRIES for start in starts]
         best: Reconstruction | None = None
@@ -130,6 +126,7 @@ class RGap:
                     objective=objective,
                     steps=0,
                     stopped="finished",
+                    exact=objective < GOOD_ENOUGH and not any(missing.values()),
                     details={"last layer misfit": start.misfit, **missing},
                 )
             taken += len(layers)
@@ -165,7 +162,18 @@ def _walk(
     return hidden, missing
 
 
-def _checked(seen: Observation, layers: list[Layer], gradient: Update) -> list[Layer]:
+def walkable(seen: Observation) -> list[Layer]:
+    """The layers, from image to scores.
+
+    Raises:
+        UnmetNeedError: A batch, several steps, an unknown scale, or a model it cannot walk.
+        AttackError: The gradient is not finite.
+    """
+    closed_form.need_one_image(
+        seen, "rgap", "use `spear` for small batches or an attack that searches"
+    )
+    gradient = closed_form.one_gradient(seen, "rgap")
+    layers = chain(seen)
     frozen = [layer.name for layer in layers if f"{layer.name}.weight" not in gradient]
     if frozen:
         raise UnmetNeedError(f"rgap needs the gradient of every layer, but `{frozen[0]}` is frozen")
@@ -183,6 +191,23 @@ def _checked(seen: Observation, layers: list[Layer], gradient: Update) -> list[L
             f"most is {MOST_UNKNOWNS}; use smaller images or an attack that searches"
         )
     return layers
+
+
+def enough_equations(seen: Observation) -> None:
+    """Count what each layer's system holds at best: twice the outputs that a ReLU leaves, roughly.
+
+    Raises:
+        UnmetNeedError: Some layer has more unknowns than equations.
+    """
+    for layer in chain(seen):
+        outputs = layer.apply(layer.weight.new_zeros(1, *layer.shape)).numel()
+        known = outputs / 2 if layer.activation.one_sided else outputs
+        equations = known + layer.weight.numel()
+        if equations < _unknowns(layer):
+            raise UnmetNeedError(
+                f"rgap has {equations:.0f} equations for the {_unknowns(layer)} inputs of "
+                f"`{layer.name}`: the image is not determined"
+            )
 
 
 def _unknowns(layer: Layer) -> int:

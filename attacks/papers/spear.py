@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fl_privacy_audit.attacks.parts import closed_form
+from fl_privacy_audit.attacks.parts.closed_form import GOOD_ENOUGH
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.models import copy_model
@@ -36,8 +37,6 @@ ROWS_AN_IMAGE = 4
 """The least width of the layer for each image: fewer rows hold too few zeros to tell."""
 ZERO = 1e-3
 """Share of a column's root mean square below which its entry is zero."""
-GOOD_ENOUGH = 1e-3
-"""Relative residual of the replayed gradient at which no more rows are drawn."""
 AT_ONCE = 1024
 """Draws in one computation."""
 POOL = 16
@@ -75,23 +74,7 @@ class Spear:
             AttackError: The gradient is not finite.
         """
         deadline = time.monotonic() + seconds
-        count = seen.num_images
-        if count > MOST_IMAGES:
-            raise UnmetNeedError(
-                f"spear needs a small batch, {MOST_IMAGES} images or fewer, but there are {count}; "
-                "the number of draws doubles with each; use an attack that searches"
-            )
-        layer = closed_form.first_linear_layer(seen, self.name)
-        if not layer.relu:
-            raise UnmetNeedError(
-                f"spear needs a ReLU right after the first layer `{layer.name}`: without it the "
-                "gradient has no zeros to go by"
-            )
-        if len(layer.bias) < ROWS_AN_IMAGE * count:
-            raise UnmetNeedError(
-                f"spear needs a layer much wider than the batch, but `{layer.name}` has "
-                f"{len(layer.bias)} neurons for {count} images; it takes {ROWS_AN_IMAGE * count}"
-            )
+        count, layer = seen.num_images, wide_layer(seen)
         u, s, v = torch.linalg.svd(layer.weight, full_matrices=False)
         u, v = u[:, :count], s[:count, None] * v[:count]
         alive = u.norm(dim=1) > 1e-4 * u.norm(dim=1).max()
@@ -126,6 +109,7 @@ class Spear:
             objective=objective,
             steps=drawn,
             stopped="out of time" if late else "finished",
+            exact=objective <= GOOD_ENOUGH,
             details={
                 "layer": layer.name,
                 "sparse directions seen": float(len(pool)),
@@ -135,6 +119,33 @@ class Spear:
                 else 0.0,
             },
         )
+
+
+def wide_layer(seen: Observation) -> closed_form.FirstLinear:
+    """The layer that the images are read off.
+
+    Raises:
+        UnmetNeedError: Too many images, several steps, or no such layer.
+        AttackError: The gradient is not finite.
+    """
+    count = seen.num_images
+    if count > MOST_IMAGES:
+        raise UnmetNeedError(
+            f"spear needs a small batch, {MOST_IMAGES} images or fewer, but there are {count}; "
+            "the number of draws doubles with each; use an attack that searches"
+        )
+    layer = closed_form.first_linear_layer(seen, "spear")
+    if not layer.relu:
+        raise UnmetNeedError(
+            f"spear needs a ReLU right after the first layer `{layer.name}`: without it the "
+            "gradient has no zeros to go by"
+        )
+    if len(layer.bias) < ROWS_AN_IMAGE * count:
+        raise UnmetNeedError(
+            f"spear needs a layer much wider than the batch, but `{layer.name}` has "
+            f"{len(layer.bias)} neurons for {count} images; it takes {ROWS_AN_IMAGE * count}"
+        )
+    return layer
 
 
 @dataclass(frozen=True, kw_only=True)

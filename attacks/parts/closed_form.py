@@ -14,6 +14,9 @@ from fl_privacy_audit.core.types import Observation, Update
 from . import replay
 from .randomness import own_random_numbers
 
+GOOD_ENOUGH = 1e-3
+"""Relative residual of the replayed gradient at which an update counts as explained."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLinear:

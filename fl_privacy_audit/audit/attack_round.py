@@ -153,6 +153,23 @@ def _spare_partner(
     return Control(kind=OTHER, reason=Reason.of("no other client"))
 
 
+def partners_among(
+    partners: Sequence[Control], targets: Sequence[Target], places: Sequence[int]
+) -> list[Control]:
+    """The partners of some of the targets, where an attack does not run on all of them."""
+    found = []
+    for place in places:
+        partner = partners[place]
+        if partner.place in places:
+            partner = replace(partner, place=places.index(partner.place))
+        elif partner.place is not None:
+            partner = replace(
+                partner, place=None, seen=_as_if(targets[partner.place], targets[place])
+            )
+        found.append(partner)
+    return found
+
+
 def _is_foreign(target: Target, other: Target) -> bool:
     """Whether another client's update holds none of the target's images, as far as is known."""
     if target.truth is None or other.truth is None:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fl_privacy_audit.attacks import all_attacks, make_attack
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.errors import LedgerError
@@ -24,7 +23,7 @@ from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
-from fl_privacy_audit.core.types import Observation
+from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.defences import AppliedDefence, make_defence
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
@@ -39,7 +38,8 @@ from fl_privacy_audit.ledger.records import (
     UpdateForm,
 )
 
-from .attack_round import OTHER, Control, ReadyAttack, attack_targets, find_partners
+from .attack_round import OTHER, Control, attack_targets, find_partners, partners_among
+from .lineup import Lineup
 from .replay_check import check_replay
 from .reserve import Reserve
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
@@ -116,12 +116,7 @@ class Auditor:
             config = AuditConfig.build({**config.model_dump(), "attacks": named})
         self.config = config
         self._model = model if isinstance(model, nn.Module) else model()
-        entries = all_attacks()
-        objects = attacks or [make_attack(c.name, c.options) for c in config.attacks]
-        self._attacks = [
-            ReadyAttack(config=named, attack=attack, entry=entries.get(named.name))
-            for named, attack in zip(config.attacks, objects, strict=True)
-        ]
+        self._lineup = Lineup.of(config.attacks, attacks)
         check_metrics(config.metrics)
         self._observer = Observer(
             model=self._model,
@@ -202,7 +197,9 @@ class Auditor:
         records: dict[int, AuditRecord] = {}
         for place, (slot, seen) in enumerate(zip(plan.slots, observed, strict=True)):
             if isinstance(seen, Reason):
-                records[place] = self._skipped(slot, seen)
+                records[place] = self._record(
+                    slot, reason=seen, outcomes=self._lineup.skipped(seen)
+                )
                 self._write(records[place], sync=False)
         places = [place for place, seen in enumerate(observed) if isinstance(seen, Target)]
         targets = [seen for seen in observed if isinstance(seen, Target)]
@@ -211,10 +208,9 @@ class Auditor:
         ]
         outcomes = self._attack(plan.deadline, targets, spares) if targets else []
         for at, (place, target) in enumerate(zip(places, targets, strict=True)):
-            of_target = [each[at] for each in outcomes]
             share = _share(plan.deadline, len(targets) - at)
             records[place] = self._record(
-                target.slot, target=target, outcomes=of_target, deadline=share
+                target.slot, target=target, outcomes=outcomes[at], deadline=share
             )
             self._write(records[place])
         return [records[place] for place in range(len(plan.slots))]
@@ -222,33 +218,48 @@ class Auditor:
     def _attack(
         self, deadline: float, targets: Sequence[Target], spares: Sequence[Slot]
     ) -> list[list[AttackOutcome]]:
-        """For each attack, its outcome on every target."""
+        """For each target, what every attack made of it."""
         partners = [Control(kind=OTHER) for _ in targets]
         if OTHER in self.config.controls:
             partners = find_partners(targets, spares, self._observer.observe)
-        truths = [len(target.truth.images) for target in targets if target.truth is not None]
-        pairs = sum(truths) * (1 + len(self.config.controls))
+        truths = [target for target in targets if target.truth is not None]
         deadline -= self._reserve.seconds("replay", len(truths), deadline - time.monotonic())
-        outcomes = []
-        for number, attack in enumerate(self._attacks):
-            until = _share(deadline, len(self._attacks) - number)
+        attacked = len(targets) * (1 + sum(kind != "grey" for kind in self.config.controls))
+        each = max(deadline - time.monotonic(), 0.0) / attacked
+        turns, unfit = self._lineup.turns([target.seen for target in targets], each)
+        outcomes = [[unfit[at]] if at in unfit else [] for at in range(len(targets))]
+        solved: dict[int, Reason] = {}
+        for number, turn in enumerate(turns):
+            places, left_out = turn.among(solved)
+            for place, outcome in left_out.items():
+                outcomes[place].append(outcome)
+            if not places:
+                continue
+            among, name = [targets[place] for place in places], turn.attack.config.name
+            images = sum(len(target.truth.images) for target in among if target.truth is not None)
+            pairs = images * (1 + len(self.config.controls))
+            until = _share(deadline, len(turns) - number)
             left = until - time.monotonic()
             kept = self._reserve.seconds("scoring", pairs, left)
             attempts = attack_targets(
-                attack,
-                targets,
-                partners,
+                turn.attack,
+                among,
+                partners_among(partners, targets, places),
                 config=self.config,
                 # However late it is one attack gets a first step.
                 seconds=max(left - kept, 0.0 if number == 0 else -1.0),
-                progress=self._reporter(targets, attack.config.name),
+                progress=self._reporter(among, name),
             )
-            pictures = [self._picture(target, attack.config.name) for target in targets]
+            pictures = [self._picture(target, name) for target in among]
             with self._reserve.measured("scoring", pairs):
-                outcomes.append(
-                    score_round(attempts, config=self.config, pictures=pictures, deadline=until)
+                scored = score_round(
+                    attempts, config=self.config, pictures=pictures, deadline=until
                 )
-            self._tell_allowed(outcomes[-1])
+            self._tell_allowed(scored)
+            for place, attempt, outcome in zip(places, attempts, scored, strict=True):
+                outcomes[place].append(outcome.model_copy(update={"chosen": turn.why[place]}))
+                if isinstance(attempt.own.result, Reconstruction) and attempt.own.result.exact:
+                    solved.setdefault(place, Reason.of("explained already", attack=name))
         return outcomes
 
     def _tell_allowed(self, outcomes: Sequence[AttackOutcome]) -> None:
@@ -309,18 +320,6 @@ class Auditor:
                 )
 
         return report
-
-    def _skipped(self, slot: Slot, reason: Reason) -> AuditRecord:
-        outcomes = [
-            AttackOutcome(
-                attack=attack.config.name,
-                options=attack.config.options,
-                status="not tested",
-                reason=reason,
-            )
-            for attack in self._attacks
-        ]
-        return self._record(slot, reason=reason, outcomes=outcomes)
 
     def _record(
         self,

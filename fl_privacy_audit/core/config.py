@@ -19,9 +19,8 @@ ALL_CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
 LISTS = ("attacks", "views", "controls")
 """Settings that are lists, and may be written as one text with commas between."""
 
-
-DEFAULT_ATTACK = "swept_inversion"
-"""What an audit, the demo and a corpus run unless told otherwise; a name in the table of attacks."""
+AUTO = "auto"
+"""In place of an attack's name: those that fit each update; see `fl_privacy_audit.attacks.choose`."""
 
 
 class Chosen(Checked):
@@ -42,8 +41,17 @@ class Chosen(Checked):
 
 
 class AttackConfig(Chosen):
-    """An attack from ``fl-privacy-audit attacks``, and the options that differ from its paper's."""
+    """An attack from ``fl-privacy-audit attacks`` and the options that differ from its paper's, or `AUTO`."""
 
+    @model_validator(mode="after")
+    def _auto_has_no_options(self) -> Self:
+        if self.name == AUTO and self.options:
+            raise ValueError(f"`{AUTO}` takes no options; name the attack that they are for")
+        return self
+
+
+DP_SGD = ("max_grad_norm", "noise_multiplier")
+"""Figures of DP-SGD, both of training and of the defence."""
 
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
 Span = Literal["run", "round"]
@@ -135,7 +143,8 @@ class AuditConfig(Checked):
             path: the working directory is that of the first SuperLink, not yours.
         setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
         attacks: Which attacks to run: names, a bare one takes the paper's options, or a table of
-            name to options.
+            name to options. ``"auto"`` stands for whichever fit each update, and may stand beside
+            others.
         metrics: Which scores to compute, by name; see `fl-privacy-audit metrics`.
         every: Attack every N rounds, starting with round 1.
         clients_per_round: Number of clients to attack in such a round; ``"all"`` or None for all.
@@ -161,7 +170,7 @@ class AuditConfig(Checked):
     image: ImageSpec
     directory: Path = Path("audit")
     setting: str = "audit"
-    attacks: tuple[AttackConfig, ...] = (AttackConfig(name=DEFAULT_ATTACK),)
+    attacks: tuple[AttackConfig, ...] = (AttackConfig(name=AUTO),)
     metrics: tuple[str, ...] = ("semsim", "lpips", "mse", "psnr", "ssim")
     every: int = Field(default=1, ge=1)
     clients_per_round: int | None = Field(default=1, ge=1)
@@ -243,13 +252,28 @@ class AuditConfig(Checked):
         return self
 
     @model_validator(mode="after")
-    def _attacks_adapt_to_dp_sgd(self) -> Self:
-        known = self.training.noise_multiplier is not None
-        if self.defence.name == "dp-sgd" and not known:
+    def _dp_sgd_is_told_once(self) -> Self:
+        """In `training` or in the options of `defence`: attacks adapt to the one, claims to both."""
+        if self.defence.name != "dp-sgd":
+            return self
+        options, training = self.defence.options, self.training
+        figures = {name: options[name] for name in DP_SGD if name in options}
+        for name in DP_SGD:
+            value = getattr(training, name)
+            if value is not None and figures.setdefault(name, value) != value:
+                raise ValueError(
+                    f"`{name}` is {value:g} in `training` and {figures[name]} in the options of "
+                    "`defence`: clients have one"
+                )
+        if "noise_multiplier" not in figures:
             raise ValueError(
                 "`defence` is dp-sgd, so `training` needs `max_grad_norm` and `noise_multiplier`: "
                 "attacks adapt to those"
             )
+        figures.setdefault("max_grad_norm", 1.0)
+        told = self.defence.model_copy(update={"options": {**options, **figures}})
+        object.__setattr__(self, "defence", told)
+        object.__setattr__(self, "training", training.replace(**figures))
         return self
 
     @classmethod

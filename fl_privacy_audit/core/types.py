@@ -284,6 +284,8 @@ class Reconstruction:
         objective: The attack's own objective at `images`; lower is better.
         steps: Optimiser steps taken, summed over restarts.
         stopped: Why it ended.
+        exact: Whether these images, and no others, give the whole update, as far as the attack can
+            tell without the truth: nothing is left to search for.
         details: Figures worth keeping, by name.
     """
 
@@ -292,6 +294,7 @@ class Reconstruction:
     objective: float
     steps: int
     stopped: Literal["finished", "converged", "out of time"]
+    exact: bool = False
     details: Mapping[str, float | str] = field(default_factory=dict)
 
 

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Options, View
 
@@ -135,7 +136,8 @@ class ControlOutcome(_Outcome):
 class AttackOutcome(_Outcome):
     """What one attack did to one observation."""
 
-    attack: str  # name in the table of attacks
+    attack: str  # name in the table of attacks, or ``"auto"`` where it came to none
+    chosen: Reason | None = None  # why `auto` chose it; None where the settings name it
     # Letter of Carletti et al. 2025; None for an attack outside the table.
     threat_model: str | None = None
     # Options that differ from the paper's.
@@ -233,6 +235,11 @@ class AuditRecord(_Line):
     attacks: list[AttackOutcome] = Field(default_factory=list)  # one outcome for each attack
     # Whose updates the release is made of; empty in the server view.
     clients: list[str] = Field(default_factory=list)
+
+    def outcome_of(self, attack: str) -> AttackOutcome | None:
+        """What an attack did, else what became of `auto` where it chose none; None if neither."""
+        by_name = {outcome.attack: outcome for outcome in self.attacks}
+        return by_name.get(attack) or by_name.get(AUTO)
 
 
 class EvaluationRecord(_Line):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy_audit.attacks import all_attacks
+from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.ledger import FILE_NAME
 
@@ -44,7 +45,12 @@ def tried(summary: AuditSummary, view: View) -> list[Tried]:
             attack=one.attack,
             word=found.word if found else "not tested",
             reason=say(found.reason) if found else "",
-            options=", ".join(f"{k}={v}" for k, v in one.options.items()) or "default",
+            options="; ".join(
+                [
+                    ", ".join(f"{k}={v}" for k, v in one.options.items()) or "default",
+                    *map(say, one.chosen),
+                ]
+            ),
             scored=one.scored,
             others=_others(one),
             steps=count(one.steps, "", " ").strip(),
@@ -77,6 +83,8 @@ def attack_notes(summary: AuditSummary) -> list[tuple[str, str]]:
     notes = []
     for name in names:
         text = "An attack that this installation does not know."
+        if name == AUTO:
+            text = "Whichever attacks fit an update; here none was chosen."
         if (entry := table.get(name)) is not None:
             server = " The server cheats." if entry.needs.server == "malicious" else ""
             text = f"{entry.paper}. {THREATS.get(entry.threat_model, '')}{server}".strip()

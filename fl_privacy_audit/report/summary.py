@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fl_privacy_audit.core.config import AttackConfig
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, Options, View
 from fl_privacy_audit.dp import ClaimCheck
@@ -35,7 +34,7 @@ from fl_privacy_audit.verdicts.compare import (
     epsilon_in_effect,
     epsilon_reported,
 )
-from fl_privacy_audit.verdicts.rules import views_of
+from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
 from .words import LOWER_BOUND
@@ -107,6 +106,7 @@ class AttackTried(_Model):
     attack: str  # name
     view: View  # what the attacker saw
     options: Options  # that differ from the paper's
+    chosen: list[Reason] = []  # why `auto` chose it; empty where the settings name it
     scored: int  # records attacked and scored
     not_scored: int  # records attacked without truth to compare with
     failed: list[LeftOut]  # why, and how many records
@@ -269,20 +269,16 @@ def _mean(records: Sequence[RecordScores], kind: ControlKind, metric: str) -> fl
 def _tried(run: LastRun) -> list[AttackTried]:
     tried = []
     for view in views_of(run):
-        for attack in map(AttackConfig.model_validate, run.run.config["attacks"]):
-            found = [
-                o
-                for record in run.audits
-                if record.view == view
-                for o in record.attacks
-                if o.attack == attack.name
-            ]
+        records = [record for record in run.audits if record.view == view]
+        for name in attacks_of(run, view):
+            found = [o for record in records if (o := record.outcome_of(name)) is not None]
             by_status = Counter(o.status for o in found)
             tried.append(
                 AttackTried(
-                    attack=attack.name,
+                    attack=name,
                     view=view,
-                    options=attack.options,
+                    chosen=list(dict.fromkeys(o.chosen for o in found if o.chosen is not None)),
+                    options=next((o.options for o in found if o.attack == name), {}),
                     scored=by_status["scored"],
                     not_scored=by_status["not scored"],
                     failed=_reasons(found, "failed"),

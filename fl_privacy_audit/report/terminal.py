@@ -19,6 +19,7 @@ from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCheck
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
+from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
 from .formats import epsilon, epsilon_in_view, markdown_table
@@ -37,7 +38,7 @@ NET = (
 
 def rounds_table(run: LastRun) -> Table:
     """One line for each attacked record, the worst on top; then the others, gathered by reason."""
-    names = [attack["name"] for attack in run.run.config["attacks"]]
+    names = list(dict.fromkeys(name for view in views_of(run) for name in attacks_of(run, view)))
     title = f"{run.run.setting}: {', '.join(names)}  ({run.path})"
     pairs = [(record, o) for record in run.audits if not record.reason for o in record.attacks]
     metrics = _shown([outcome.scores for _, outcome in pairs])
@@ -67,6 +68,13 @@ def rounds_table(run: LastRun) -> Table:
 def _without(names: Sequence[str], heads: Sequence[str], cells: Sequence[str]) -> list[str]:
     """The cells that stand under other headings than these."""
     return [cell for head, cell in zip(heads, cells, strict=True) if head not in names]
+
+
+def chosen_lines(run: LastRun) -> list[str]:
+    """Each attack that `auto` chose, and why."""
+    outcomes = [outcome for record in run.audits for outcome in record.attacks]
+    chosen = dict.fromkeys((o.attack, o.chosen) for o in outcomes if o.chosen is not None)
+    return [f"{attack}: {say(why)}" for attack, why in chosen]
 
 
 def worst_first(

@@ -89,6 +89,10 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
         "a description of the training that does not fit the clients",
         "correct `training`, `defence` or what is published, and audit again",
     ),
+    "description not checked": (
+        "a description of the training that was not checked against the clients",
+        "give the replay check more time: `seconds_per_round`",
+    ),
     "attack failed": (
         "an attack that failed",
         "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
@@ -108,7 +112,10 @@ STEPS: Final[Mapping[str, str]] = {
     # Who is attacked.
     "no record": "let the strategy run under `AuditedStrategy`, or call `audit_round`",
     "view not audited": 'audit it too: `views = ["server", "release"]`',
+    "no attack fits": "say more of local training in `training`, or name an attack in `attacks`",
     "not due": "audit rounds more often: `every = 1`",
+    "time up": "give it more time: `seconds_per_round`",
+    "no time to explain": "give it more time: `seconds_per_round`",
     "not chosen": "attack more clients: `clients_per_round`",
     "only the release is audited": 'audit the server view too: `views = ["server", "release"]`',
     "failed": "see in the log of the clients why they fail",
@@ -362,6 +369,9 @@ REASONS: Final[Mapping[str, str]] = {
         "the description does not fit the clients: trained as described, the true batch gives "
         "another update in {misfits} of {records} (cosine {cosine}{lengths}); {cause}"
     ),
+    "description not checked": (
+        "nobody knows whether the description fits the clients in {unchecked} of {records}{because}"
+    ),
     "attack failed": "the attack failed on {lost} of {records}: {cause}",
     "not attacked": "{lost} of {records} were not attacked: {cause}",
     "nothing to compare with": "attacked, but nothing to compare with: {cause}{objective}",
@@ -399,6 +409,15 @@ REASONS: Final[Mapping[str, str]] = {
     "release is no mean": (
         "{strategy} selects among updates: the release is not their mean, and is not attacked as one"
     ),
+    # Which attacks run.
+    "chosen to solve": "chosen by auto: it solves instead of searching, and what it needs is there",
+    "chosen to search": "chosen by auto: the first that fits of those that search{passed}",
+    "chosen as fastest": (
+        "chosen by auto: the fastest that fits of those that search; there may be too few seconds for "
+        "it{passed}"
+    ),
+    "explained already": "{attack} explains the update already",
+    "no attack fits": "no attack fits ({lacking})",
     # What is observed.
     "weights unchanged": (
         "the client returned the weights it was sent: there is nothing to attack"
@@ -555,6 +574,9 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     leaking = figures.get("leaking")
     if isinstance(leaking, list):
         phrases["leaking"] = ", ".join(map(title_of, leaking))
+    if isinstance(lacking := figures.get("lacking"), list):
+        phrases["lacking"] = "; ".join(lacking)
+    phrases["passed"] = f" (not {phrases['lacking']})" if "lacking" in phrases else ""
     phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
     phrases["objective"] = ""
     if "own" in figures:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fl_privacy_audit import AttackConfig, AuditError
 from fl_privacy_audit import Progress as AttackProgress
-from fl_privacy_audit.core.config import DEFAULT_ATTACK
+from fl_privacy_audit.attacks import DEFAULT_ATTACK
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.ledger.ledger import LastRun, read_ledger
 from fl_privacy_audit.report.html.page import render_html

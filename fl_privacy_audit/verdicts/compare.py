@@ -236,7 +236,7 @@ def _rows(run: LastRun, verdicts: Sequence[SettingVerdict], check: ClaimCheck | 
     rows = []
     for verdict in (one for setting in verdicts for one in setting.attacks):
         records = [a for a in run.audits if a.view == verdict.view]
-        outcomes = [o for a in records for o in a.attacks if o.attack == verdict.attack]
+        outcomes = [o for a in records if (o := a.outcome_of(verdict.attack)) is not None]
         status = [o.status for o in outcomes]
         rows.append(
             Row(

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import binom
 
+from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.ledger.ledger import LastRun
@@ -42,11 +43,12 @@ from .verdict import (
 
 def judge_run(run: LastRun) -> list[SettingVerdict]:
     """The verdicts of a run, one for each view that was audited."""
-    names = list(dict.fromkeys(attack["name"] for attack in run.run.config["attacks"]))
     verdicts = []
     for view in views_of(run):
         records = [record for record in run.audits if record.view == view]
-        each = [judge(run.run.setting, view, name, records, attacks=len(names)) for name in names]
+        names = attacks_of(run, view)
+        ran = {o.attack for record in records for o in record.attacks if o.status != "not tested"}
+        each = [judge(run.run.setting, view, name, records, attacks=len(ran)) for name in names]
         decides = min(each, key=lambda verdict: WORST_FIRST.index(verdict.word))
         verdicts.append(
             SettingVerdict(
@@ -85,6 +87,17 @@ def views_of(run: LastRun) -> list[View]:
     return [view for view in views if view in run.run.config.get("views", ["server"])]
 
 
+def attacks_of(run: LastRun, view: View) -> list[str]:
+    """The attacks of a run in one view: those that it names, and those that `auto` chose there.
+
+    ``"auto"`` itself is among them only where it chose none.
+    """
+    named = [attack["name"] for attack in run.run.config["attacks"]]
+    chosen = [o.attack for record in run.audits if record.view == view for o in record.attacks]
+    names = dict.fromkeys(name for name in [*named, *chosen] if name != AUTO)
+    return list(names) if names else named
+
+
 def judge(
     setting: str, view: View, attack: str, records: Sequence[AuditRecord], *, attacks: int = 1
 ) -> Verdict:
@@ -99,7 +112,8 @@ def judge(
     *Withstood*: the undefended copies leaked by the first of these; against some null control the
     whole interval lies at or below the margin; no record came as far as `REACH`; and no other
     metric says *leaked*. Nor may a record be among them whose real update is not what its true
-    batch, trained as described, would give: it is no evidence, unless it leaks all the same.
+    batch, trained as described, would give, nor one of which nobody found out: it is no evidence,
+    unless it leaks all the same.
 
     Args:
         setting: Name of the setting.
@@ -108,7 +122,7 @@ def judge(
         records: Of that setting and view.
         attacks: How many attacks share the confidence `LEVEL`.
     """
-    outcomes = [(r, o) for r in records for o in r.attacks if o.attack == attack]
+    outcomes = [(r, o) for r in records if (o := r.outcome_of(attack)) is not None]
     scored = [(r, o) for r, o in outcomes if o.status == "scored" and o.scores]
     confidence = 1 - (1 - LEVEL) / max(attacks, 1)
     if not scored:
@@ -140,6 +154,12 @@ def judge(
     if word != "leaked" and fit is not None and fit.fitting < fit.records:
         word = agreement[judge_by] = "inconclusive"
         reason = _misfit(fit)
+    unchecked = Counter(record.no_replay for record, _ in scored if record.no_replay is not None)
+    if word == "withstood these attacks" and unchecked:
+        word = agreement[judge_by] = "inconclusive"
+        ((why, _),) = unchecked.most_common(1)
+        figures: dict[str, Figure] = {"unchecked": unchecked.total(), "records": len(scored)}
+        reason = Reason.of("description not checked", why, **figures)
     return Verdict(
         setting=setting,
         view=view,

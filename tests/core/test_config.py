@@ -125,7 +125,7 @@ def test_short_forms_of_attacks(short: object, names: list[str]) -> None:
 
 def test_default_attack() -> None:
     config = AuditConfig.build({"image": RGB})
-    assert config.attacks == (AttackConfig(name="swept_inversion"),)
+    assert config.attacks == (AttackConfig(name="auto"),)
 
 
 def test_pixels_and_model_inputs() -> None:

@@ -1,7 +1,6 @@
 """The table of federations: the right verdict, a way out of every refusal, and training as it was."""
 
 import random
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,13 @@ from flwr.serverapp.strategy import Strategy
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.ledger.ledger import LastRun, last_run
-from fl_privacy_audit.report.words import say
+from fl_privacy_audit.report.words import advise, say
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod, publish_batch
 from fl_privacy_audit.verdicts.rules import judge_run
 from tests.support.builders import audit_config
 from tests.support.grid import InProcessGrid
 
 from .federations import FEDERATIONS, IMAGE, ROUNDS, Federation
-
-NEXT_STEP = re.compile(
-    r"\b(set|use|give|make|put|call|check|publish|exchange|keep|let|lower|leave|attack|choose|"
-    r"take|divide|it would fit|is a defence declared|are needed|would tell)\b",
-    flags=re.IGNORECASE,
-)
-"""Words that name a next step."""
 
 
 def client_app(federation: Federation, *, audited: bool) -> ClientApp:
@@ -127,7 +119,7 @@ def test_a_federation_that_nobody_here_wrote(
         assert verdict.replay is not None
         assert (verdict.replay.fitting == verdict.replay.records) is federation.fits, verdict.replay
     if verdict.word not in ("leaked", "withstood these attacks"):
-        assert NEXT_STEP.search(said), said
+        assert advise(verdict.reason), said
     assert said and "?" not in said.replace("declared?", "")
 
 

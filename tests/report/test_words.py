@@ -78,6 +78,8 @@ NOTHING_TO_DO = {
     # Hints of the replay check, which are what to do.
     "scale differs", "fits with", "inputs not normalised", "pixels published as normalised",
     "tensors differ", "sign-like update", "another batch or training",
+    # Which attacks run.
+    "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # Notes of a comparison or a ledger.
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
     "records lost",

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,57 @@ def record(number: int, *, attack: float, **controls: float) -> AuditRecord:
 
 def spread_around(centre: float, count: int, seed: int = 0) -> list[float]:
     return [float(v) for v in centre + 0.01 * np.random.default_rng(seed).standard_normal(count)]
+
+
+def by_auto(number: int, *, solved: float, searched: float | None) -> AuditRecord:
+    """A closed form, then a search; None where the closed form explains the update."""
+    nulls = {"noise": 0.02, "other client": 0.02, "grey": 0.1, "undefended": 0.9}
+    made = [control(kind, ssim=v) for kind, v in nulls.items()]  # type: ignore[arg-type]
+    first = outcome({"ssim": solved}, attack="rgap", controls=made)
+    why = Reason.of("explained already", attack="rgap")
+    then = outcome(attack="swept_inversion", status="not tested", reason=why)
+    if searched is not None:
+        then = outcome({"ssim": searched}, attack="swept_inversion", controls=made)
+    return audit_line(first, then, round=number, digest=f"batch {number}")
+
+
+@pytest.mark.parametrize(
+    ("explained", "word"),
+    [(0, "withstood these attacks"), (1, "inconclusive"), (12, "leaked"), (14, "leaked")],
+)
+def test_records_that_a_closed_form_explains_forbid_withstood(
+    tmp_path: Path, explained: int, word: str
+) -> None:
+    """However little the search that ran on the others found."""
+    none = spread_around(0.05, 14)
+    records = [
+        by_auto(i, solved=0.85, searched=None)
+        if i < explained
+        else by_auto(i, solved=value, searched=value)
+        for i, value in enumerate(none)
+    ]
+    run = run_line(attacks=["auto"])
+    (verdict,) = judge_run(kept(tmp_path, [run, *records]))
+    assert verdict.word == word
+    assert [v.attack for v in verdict.attacks] == ["rgap", "swept_inversion"]
+    # One attack ran where the closed form explains everything: it has the whole confidence.
+    ran = 2 - (explained == len(records))
+    assert {v.confidence for v in verdict.attacks} == {1 - (1 - LEVEL) / ran}
+
+
+def test_a_search_that_fails_without_defence_forbids_withstood(tmp_path: Path) -> None:
+    """A closed form that withstood beside it does not make up for it."""
+    records = []
+    for i, value in enumerate(spread_around(0.05, 14)):
+        first, then = by_auto(i, solved=value, searched=value).attacks
+        weak = [
+            c if c.kind != "undefended" else control("undefended", ssim=0.05) for c in then.controls
+        ]
+        then = then.model_copy(update={"controls": weak})
+        records.append(audit_line(first, then, round=i, digest=f"batch {i}"))
+    (verdict,) = judge_run(kept(tmp_path, [run_line(attacks=["auto"]), *records]))
+    assert (verdict.word, verdict.reason.code) == ("inconclusive", "attack too weak")
+    assert verdict.attacks[0].word == "withstood these attacks"
 
 
 def judged(
@@ -575,3 +627,15 @@ def test_a_description_that_does_not_fit_is_no_evidence_of_safety(
         assert verdict.reason.figures["misfits"] == misfits
         assert verdict.reason.cause == replayed(fits=False).hint
         assert "optimizer adam" in say(verdict.reason)
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.1, "inconclusive"), (0.9, "leaked")])
+def test_a_description_that_nobody_checked_is_no_evidence_either(value: float, word: str) -> None:
+    first, *rest = with_replay([value] * 12, misfits=0)
+    why = Reason.of("time up", message="no time")
+    unchecked = first.model_copy(update={"replay": None, "no_replay": why})
+    verdict = judge("a", "server", NAME, [unchecked, *rest])
+    assert verdict.word == word
+    if word == "inconclusive":
+        assert verdict.reason == Reason.of("description not checked", why, unchecked=1, records=12)
+        assert "seconds_per_round" in advise(verdict.reason)

@@ -10,8 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from fl_privacy_audit.attacks import all_attacks
-from fl_privacy_audit.core.config import DEFAULT_ATTACK
+from fl_privacy_audit.attacks import DEFAULT_ATTACK, all_attacks
 from fl_privacy_audit.core.devices import pick_device
 from fl_privacy_audit.lab.progress import PATH, bars
 

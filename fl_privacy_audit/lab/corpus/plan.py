@@ -7,8 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from fl_privacy_audit.attacks import all_attacks, make_attack
-from fl_privacy_audit.core.config import DEFAULT_ATTACK
+from fl_privacy_audit.attacks import DEFAULT_ATTACK, all_attacks, make_attack
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.types import Mode
 from fl_privacy_audit.defences import DEFENCES, make_defence

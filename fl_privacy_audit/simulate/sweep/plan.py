@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from fl_privacy_audit.attacks import make_attack
-from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.config import AUTO, AuditConfig
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.core.types import OPTIONS, Checked, Option, Options
 from fl_privacy_audit.defences import DEFENCES, make_defence
@@ -137,7 +137,8 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
         }
     )
     for attack in audit.attacks:
-        make_attack(attack.name, attack.options)
+        if attack.name != AUTO:
+            make_attack(attack.name, attack.options)
     folder = Path(_slug(defence.label))
     return Run(
         folder=Path(f"seed-{seed}") / folder if len(plan.seeds) > 1 else folder,
