@@ -13,7 +13,7 @@ from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.types import Options
 
-from .engine.many import reconstruct_each
+from .engine.many import needed_seconds, reconstruct_each, refusal, shares_steps
 from .needs import THREAT_MODELS, Needs
 from .papers.analytic import first_linear
 from .papers.deep_image_prior import deep_image_prior, latent_search
@@ -44,10 +44,13 @@ __all__ = [
     "latent_search",
     "make_attack",
     "modern_inversion",
+    "needed_seconds",
     "order_invariant",
     "reconstruct_each",
+    "refusal",
     "rgap",
     "see_through_gradients",
+    "shares_steps",
     "spear",
     "surrogate_model_extension",
     "swept_inversion",

@@ -95,9 +95,4 @@ def attack_clients(count: int, chunk: int, steps: int) -> dict[str, int]:
         for part in (seen.update, seen.gradient or {}, seen.parameters)
         for tensor in part.values()
     )
-    return {
-        "peak": after,
-        "rise": after - before,
-        "updates": updates,
-        "together": max(together),
-    }
+    return {"peak": after, "rise": after - before, "updates": updates, "together": max(together)}

@@ -68,12 +68,7 @@ CONV_NET = Case(
     needs_bfloat16=True,
 )
 RES_NET = replace(
-    CONV_NET,
-    name="ResNet18, batch 4",
-    model=ResNet18,
-    each=4,
-    total_variation=0.2,
-    backends=EAGER,
+    CONV_NET, name="ResNet18, batch 4", model=ResNet18, each=4, total_variation=0.2, backends=EAGER
 )
 RES_NET_COMPILED = replace(
     RES_NET, name="ResNet18, batch 4, compiled", backends=("sequential", "compiled")

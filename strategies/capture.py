@@ -1,8 +1,9 @@
 """Flower messages -> what the audit works on. Nothing is decoded before an attack wants it."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -11,6 +12,7 @@ from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, MultiKrum,
 from fl_privacy_audit.audit import ClientReply, Release
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 
 from . import side_channel
@@ -18,6 +20,8 @@ from .mods import KEY
 
 NUM_EXAMPLES = "num-examples"
 MOST_EXAMPLES = 2**53
+MOST_NUMBERS, MOST_NAME = 100, 100
+"""Numbers that are kept of a message, and characters of their names."""
 NOT_MEANS = (Bulyan, FedMedian, FedTrimmedAvg, MultiKrum)
 """Strategies of Flower that select among updates; Krum is a `MultiKrum`."""
 PREFIXES = ("_module.", "module.", "_orig_mod.")
@@ -92,7 +96,18 @@ def capture(
         captured.append(
             ClientReply(client=Client(node), status="timed out", reason=Reason.of("timed out"))
         )
-    return captured
+    return _told_apart(captured)
+
+
+def _told_apart(replies: Sequence[ClientReply]) -> list[ClientReply]:
+    """A partition that several clients claim to be is none of theirs: they go by their nodes."""
+    claims = Counter(reply.client.partition for reply in replies)
+    return [
+        replace(reply, client=Client(reply.client.node_id))
+        if claims[reply.client.partition] > 1
+        else reply
+        for reply in replies
+    ]
 
 
 def release(
@@ -125,8 +140,7 @@ def copy_record(record: ArrayRecord) -> ArrayRecord:
 
 def _reply(node: int, sent: Sent | None, reply: Message, reading: Reading) -> ClientReply:
     if reply.has_error():
-        message = str(reply.error.reason)[:1000]
-        reason = Reason.of("client error", number=reply.error.code, message=message)
+        reason = Reason.of("client error", number=reply.error.code, message=str(reply.error.reason))
         return ClientReply(client=Client(node), status="failed", reason=reason)
     side = reply.content.pop(KEY, None)
     partition = side.get("partition-id") if isinstance(side, ConfigRecord) else None
@@ -154,12 +168,13 @@ def _published(side: object, reading: Reading) -> Callable[[], Truth] | Reason:
         return Reason.of("no audit_mod")
     problem, names, folder = side.get("problem"), side.get("batches"), reading.folder
     if problem:
-        return Reason.of("publishing failed", message=str(problem)[:1000])
+        return Reason.of("publishing failed", message=str(problem))
     if folder is None or not side.get("wanted"):
         return Reason.of("no shared folder")
     if not isinstance(names, list) or not names:
         return Reason.of("nothing published")
-    return lambda: side_channel.read(folder, [str(name) for name in names], reading.image)
+    wanted = list(dict.fromkeys(map(str, names)))
+    return lambda: side_channel.read(folder, wanted, reading.image)
 
 
 def _weights(
@@ -178,7 +193,7 @@ def _weights(
     if len(fitting) == 1:
         return fitting[0]
     return Reason.of(
-        "array records", direction=direction, count=len(records), keys=", ".join(records)[:300]
+        "array records", direction=direction, count=len(records), keys=", ".join(list(records)[:20])
     )
 
 
@@ -215,10 +230,12 @@ def _decoder(record: ArrayRecord) -> Callable[[], Arrays]:
 
 
 def _numbers(records: Iterable[MetricRecord | ConfigRecord]) -> dict[str, float]:
-    """The single numbers in records, by name."""
-    return {
-        name: float(value)
+    """The single numbers in records, by name; no more of them than anybody reads."""
+    numbers = {
+        clean(name, MOST_NAME): float(value)
         for record in records
         for name, value in record.items()
         if isinstance(value, (int, float))
     }
+    first = [NUM_EXAMPLES] * (NUM_EXAMPLES in numbers) + list(numbers)
+    return {name: numbers[name] for name in first[:MOST_NUMBERS]}

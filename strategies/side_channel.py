@@ -15,6 +15,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -119,7 +120,9 @@ def write(folder: Path, images: object, labels: object, *, normalised: bool) -> 
 
 
 def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
-    """Read batches and join them; an image used in several steps counts once.
+    """Read batches and join them.
+
+    An image used in several steps counts once; one that is several times in a batch counts as often.
 
     Raises:
         TruthError: A name is not one of ours, or its file is not here.
@@ -137,10 +140,16 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
             raise TruthError(
                 f"the batch that a client published cannot be read ({error})"
             ) from error
+    first: dict[tuple[bytes, int], int] = {}
     joined, classes = torch.cat(images), torch.cat(labels)
-    first: dict[bytes, int] = {}
-    for index, image in enumerate(joined):
-        first.setdefault(image.numpy().tobytes(), index)
+    at = 0
+    for batch in images:
+        copies: Counter[bytes] = Counter()
+        for image in batch:
+            pixels = image.numpy().tobytes()
+            first.setdefault((pixels, copies[pixels]), at)
+            copies[pixels] += 1
+            at += 1
     kept = list(first.values())
     return Truth(images=joined[kept], labels=classes[kept])
 

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fl_privacy_audit.attacks.parts.distances import cosine
+from fl_privacy_audit.attacks.parts.replay import softened
 from fl_privacy_audit.core.types import Observation, Update
 
 from .recipe import Distance
-
-SOFTNESS = 0.1
-"""Where a soft sign is half a sign, in units of the tensor's mean magnitude."""
 
 
 def adapt(distance: Distance, observations: Sequence[Observation]) -> Distance:
@@ -59,14 +57,11 @@ def at_equal_length(distance: Distance) -> Distance:
 def soft_signs(guess: Update, observed: Update) -> Tensor:
     """Cosine distance between the observed signs and soft signs of the guess.
 
-    The soft sign ``g / (|g| + s mean|g|)`` with s = `SOFTNESS` has a slope everywhere and does not
-    depend on the length of the guess. At the truth it is small, and zero as s goes to zero. The
+    The soft sign ``g / (|g| + s mean|g|)`` has a slope everywhere and does not depend on the length
+    of the guess. At the truth it is small, and zero as s goes to zero. The
     cosine of a gradient with its own signs is not: it is largest for another gradient.
     """
-    soft = {}
-    for name, tensor in guess.items():
-        size = tensor.abs()
-        soft[name] = tensor / (size + SOFTNESS * size.mean() + 1e-30)
+    soft = {name: softened(tensor, tensor.abs(), 1e-30) for name, tensor in guess.items()}
     return cosine(soft, {name: tensor.sign() for name, tensor in observed.items()})
 
 

@@ -31,6 +31,8 @@ from .recipe import Recipe
 
 CLEARLY_FASTER = 1.25
 """How much faster bfloat16 must be before its rounding is accepted."""
+MOST_PROBED, PROBES = 0.1, 3
+"""Share of the time left that the probe may take, and how often it calls each backend."""
 WORTH_COMPILING = 300.0
 """Seconds of plain work from which a minute of compiling pays."""
 
@@ -126,6 +128,21 @@ class ByHand(Backend):
         super().__init__(recipe, guesses)
 
 
+class Begun(ByHand):
+    """That where there is no time to choose: the step that showed it is not computed again."""
+
+    def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
+        super().__init__(recipe, guesses)
+        started = time.monotonic()
+        self._first: Step | None = super().__call__(guesses)
+        self.seconds = time.monotonic() - started
+
+    def __call__(self, guesses: Guesses) -> Step:
+        """The step at hand, then one after the other."""
+        first, self._first = self._first, None
+        return first or super().__call__(guesses)
+
+
 class Bfloat16(ByHand):
     """That with the model's arithmetic in bfloat16; distances stay in float32."""
 
@@ -193,8 +210,8 @@ BACKENDS: dict[str, type[Backend]] = {
 def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend:
     """The backend that the recipe names, or for ``"auto"`` the fastest in a timed probe.
 
-    The probe runs where there is something to gain; its choice is kept for networks and counts
-    that have been seen, so that a process gives the same result for the same seed.
+    The probe runs where there is something to gain, and time for it; its choice is kept for networks
+    and counts that have been seen, so that a process gives the same result for the same seed.
 
     Raises:
         ConfigError: There is no such backend.
@@ -213,14 +230,20 @@ def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend
     code = (type(seen.model), seen.loss is not None and seen.loss.name)
     key = (recipe.name, layout, shape, device, *code)
     if key not in _CHOSEN:
-        _CHOSEN[key] = _probe(recipe, guesses, deadline)
+        names = _candidates(recipe, guesses)
+        if len(names) > 1:
+            begun = Begun(recipe, guesses)
+            left = deadline - time.monotonic()
+            if begun.seconds * PROBES * len(names) > MOST_PROBED * left:
+                return begun
+        _CHOSEN[key] = _probe(recipe, guesses, names, deadline)
     return BACKENDS[_CHOSEN[key]](recipe, guesses)
 
 
 _CHOSEN: dict[tuple[object, ...], str] = {}
 
 
-def _probe(recipe: Recipe, guesses: Guesses, deadline: float) -> str:
+def _candidates(recipe: Recipe, guesses: Guesses) -> list[str]:
     names = ["sequential"]
     if recipe.distance is distances.cosine:
         names.append("by_hand")
@@ -228,6 +251,10 @@ def _probe(recipe: Recipe, guesses: Guesses, deadline: float) -> str:
         names.append("bfloat16")
     if len(guesses) > 1 or guesses.values.is_cuda:
         names.append("vmap")
+    return names
+
+
+def _probe(recipe: Recipe, guesses: Guesses, names: Sequence[str], deadline: float) -> str:
     if len(names) == 1:
         return names[0]
     seconds = {}
@@ -251,7 +278,7 @@ def _probe(recipe: Recipe, guesses: Guesses, deadline: float) -> str:
 def _time(backend: Backend, guesses: Guesses) -> float:
     backend(guesses)
     best = float("inf")
-    for _ in range(2):
+    for _ in range(PROBES - 1):
         if guesses.values.is_cuda:
             torch.cuda.synchronize(guesses.values.device)
         started = time.perf_counter()

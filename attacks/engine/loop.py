@@ -4,6 +4,7 @@ Many guesses move side by side: restarts of one target, and targets that share a
 the gradients of a step are computed is chosen in `gradients`; the loop does not know.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +15,23 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
 from fl_privacy_audit.attacks.parts.replay import cast
-from fl_privacy_audit.core.errors import AttackError
+from fl_privacy_audit.core.errors import AttackError, TimeUpError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction
 
 from .adaptation import adapt
 from .batch import Guesses
 from .consistency import GroupConsistency
+from .cost import MEASURED, kind_of
 from .gradients import choose_backend
 from .recipe import Recipe
 
 Stopped = Literal["finished", "converged", "out of time"]
+NO_TURN = "the time was up before this update's turn; allow more seconds"
+NOT_FINITE = (
+    "the update, or the gradient made of it, is not finite: the client's training diverged, or its "
+    "weights overflow"
+)
 
 
 @final
@@ -46,6 +53,17 @@ class OptimisationAttack(Recipe):
             raise result
         return result
 
+    def check(self, seen: Observation) -> None:
+        """Refuse, before anything is computed, what cannot be attacked.
+
+        Raises:
+            UnmetNeedError: The replay cannot be made.
+            AttackError: The update is not finite.
+        """
+        if not finite(seen):
+            raise AttackError(NOT_FINITE)
+        self.replay(seen)
+
     def reconstruct_many(
         self,
         observations: Sequence[Observation],
@@ -65,13 +83,7 @@ class OptimisationAttack(Recipe):
         Returns:
             One result for each target; an exception where its attack could not run.
         """
-        results: list[Reconstruction | Exception] = [
-            AttackError(
-                "the update, or the gradient made of it, is not finite: the client's training "
-                "diverged, or its weights overflow"
-            )
-            for _ in observations
-        ]
+        results: list[Reconstruction | Exception] = [AttackError(NOT_FINITE) for _ in observations]
         sound = [index for index, seen in enumerate(observations) if finite(seen)]
         if not sound:
             return results
@@ -91,14 +103,16 @@ class OptimisationAttack(Recipe):
         seconds: float,
         progress: Progress | None,
     ) -> list[Reconstruction | Exception]:
-        deadline = time.monotonic() + seconds
-        guesses = [
-            (index, Guesses.draw(self, seen, self.replay(seen), rng, restart))
-            for index, (seen, rng) in enumerate(
-                zip((cast(o, self.dtype) for o in observations), rngs, strict=True)
-            )
-            for restart in range(self.restarts)
-        ]
+        started = time.monotonic()
+        deadline = started + seconds
+        guesses: list[tuple[int, Guesses]] = []
+        for index, (observed, rng) in enumerate(zip(observations, rngs, strict=True)):
+            seen = cast(observed, self.dtype)
+            for number in range(self.restarts):
+                # To evaluate a guess takes about as long as to draw it.
+                if not guesses or time.monotonic() < started + seconds / 2:
+                    drawn = Guesses.draw(self, seen, self.replay(seen), rng, number)
+                    guesses.append((index, drawn))
         # Guesses that cannot share an optimiser run one after the other.
         groups = [guesses] if self.separable else [[guess] for guess in guesses]
         best: dict[int, _Restart] = {}
@@ -133,7 +147,7 @@ class OptimisationAttack(Recipe):
         describe: Callable[[Tensor], Mapping[str, float]],
     ) -> Reconstruction | Exception:
         if best is None:
-            return AttackError("the time was up before this update's turn; allow more seconds")
+            return TimeUpError(NO_TURN)
         objective = float(best.distance)
         if not objective < float("inf"):
             return AttackError(
@@ -154,40 +168,69 @@ class OptimisationAttack(Recipe):
     def _run(
         self, guesses: Guesses, deadline: float, report: Callable[[int], None]
     ) -> "list[_Restart]":
+        began = time.monotonic()
         backend = choose_backend(self, guesses, deadline)
         leaves = guesses.leaves()
         optimiser = self.optimiser(list(leaves.values()))
         rates = [group["lr"] for group in optimiser.param_groups]
         consistency = GroupConsistency(self.consistency, self.restarts, self.register)
         best = _Best(guesses)
+        took: float | None = None
 
         def evaluate() -> Tensor:
+            nonlocal took
+            started = time.monotonic()
+            if took is not None and started > deadline:
+                raise _TimeUp
             step = backend(guesses)
             best.update(step.distances)
             pulled = consistency(guesses.values.detach(), step.gradients["values"])
             gradients = {**step.gradients, "values": pulled}
             for name, leaf in leaves.items():
                 leaf.grad = self.gradient_rule(gradients[name])
+            took = time.monotonic() - started
             return step.objectives.sum()
 
         step, converged = 0, False
-        for step in range(1, self.steps + 1):
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * self.schedule((step - 1) / self.steps)
-            guesses.move_weights((step - 1) / self.steps)
-            optimiser.step(evaluate)  # type: ignore[arg-type]
-            with torch.no_grad():
-                guesses.values.copy_(self.constrain(guesses.values, guesses.seen.image))
-            report(step)
-            if time.monotonic() > deadline:
-                break
-            if self.patience and step % self.patience == 0 and best.stalled(self.tolerance):
-                converged = step < self.steps
-                break
-        evaluate()
+        stamps: list[float] = []
+        with contextlib.suppress(_TimeUp):
+            for step in range(1, self.steps + 1):
+                for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = rate * self.schedule((step - 1) / self.steps)
+                guesses.move_weights((step - 1) / self.steps)
+                optimiser.step(evaluate)  # type: ignore[arg-type]
+                with torch.no_grad():
+                    guesses.values.copy_(self.constrain(guesses.values, guesses.seen.image))
+                report(step)
+                stamps = [*stamps[:1], time.monotonic()]
+                # What is left must do for the last iterate.
+                if stamps[-1] + (took or 0.0) > deadline:
+                    break
+                if self.patience and step % self.patience == 0 and best.stalled(self.tolerance):
+                    converged = step < self.steps
+                    break
+            evaluate()
+        MEASURED[kind_of(self.name, guesses.seen)] = _pace(began, stamps, step) / len(guesses)
         if converged:
             report(self.steps)
         return best.restarts(step, backend.name, converged)
+
+
+def _pace(began: float, stamps: Sequence[float], steps: int) -> float:
+    """Seconds of a step. The first one warms up: it counts only where no other follows.
+
+    Args:
+        began: When all began.
+        stamps: When the first step ended, and the last.
+        steps: How many were taken.
+    """
+    if len(stamps) < 2:
+        return (stamps[0] if stamps else time.monotonic()) - began
+    return (stamps[1] - stamps[0]) / (steps - 1)
+
+
+class _TimeUp(Exception):
+    """No further evaluation is begun: some optimisers ask for many in one step."""
 
 
 @dataclass(frozen=True)

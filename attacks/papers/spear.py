@@ -108,7 +108,7 @@ class Spear:
         while objective > GOOD_ENOUGH and drawn < self.draws and not late:
             now = min(AT_ONCE, self.draws - drawn)
             pool = _widen(pool, u[alive], now, rng)
-            mixing, share = _select(problem, pool)
+            mixing, share = _select(problem, pool, deadline)
             drawn += now
             if mixing is not None and share > agreement:
                 agreement = share
@@ -191,7 +191,7 @@ def _widen(pool: Tensor, u: Tensor, draws: int, rng: torch.Generator) -> Tensor:
     return torch.stack(kept) if kept else pool
 
 
-def _select(problem: _Problem, pool: Tensor) -> tuple[Tensor | None, float]:
+def _select(problem: _Problem, pool: Tensor, deadline: float) -> tuple[Tensor | None, float]:
     """The sparsest independent columns, then swaps while they agree better with the ReLU."""
     count = pool.shape[1]
     chosen: list[int] = []
@@ -211,6 +211,8 @@ def _select(problem: _Problem, pool: Tensor) -> tuple[Tensor | None, float]:
             if index not in chosen
         ]
         for swap in swaps:
+            if time.monotonic() > deadline:
+                return mixing, agreement
             if float(torch.linalg.svdvals(pool[swap])[-1]) > 1e-3:
                 other, share = problem.judge(pool[swap])
                 if share > agreement:

@@ -36,9 +36,14 @@ def one_gradient(seen: Observation, attack: str) -> Update:
     """The observed gradient in float64.
 
     Raises:
-        UnmetNeedError: The update is not one gradient step.
+        UnmetNeedError: The update is not one gradient step, or only its signs are left.
         AttackError: It is not finite.
     """
+    if seen.signs_only:
+        raise UnmetNeedError(
+            f"{attack} solves for the images with the sizes of a gradient, but "
+            f"{_who_left_signs(seen)} left its signs alone; use an attack that searches"
+        )
     if seen.gradient is None:
         raise UnmetNeedError(
             f"{attack} needs an update that is one plain SGD step, but this one sums "
@@ -48,6 +53,11 @@ def one_gradient(seen: Observation, attack: str) -> Update:
     if not all(bool(t.isfinite().all()) for t in seen.gradient.values()):
         raise AttackError(f"{attack}: the observed gradient is not finite; nothing can be solved")
     return {name: t.detach().double() for name, t in seen.gradient.items()}
+
+
+def _who_left_signs(seen: Observation) -> str:
+    by_defence = seen.defence is not None and seen.defence.signs_only
+    return "the defence" if by_defence else f"a step of {seen.training.optimizer}"
 
 
 def need_one_image(seen: Observation, attack: str, instead: str) -> None:

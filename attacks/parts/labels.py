@@ -12,7 +12,9 @@ from torch.func import functional_call
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import LocalTraining, Observation, Update
 
+from . import noise
 from .lookalikes import lookalikes
+from .replay import by_autograd
 
 STAND_INS = 128
 """Random images that stand in for the client's when their predictions are estimated."""
@@ -21,6 +23,13 @@ SCALES = tuple(1.25 ** (step / 9) for step in range(-9, 10))
 TRUST = 10.0
 """Cost of a scale's squared logarithm beside squared remainders of the counts."""
 RIDGE = 0.03
+SURE = 4.0
+"""Score that learned labels start from where a class is named."""
+NORMS = 16
+"""Stand-ins whose gradients are measured, to tell what clipping leaves."""
+HARDLY_CLIPPED = 0.99
+MOST_NOISE = 0.5
+"""Standard deviation of a count up to which counts are worth reading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +70,38 @@ def analytic(seen: Observation, rng: torch.Generator) -> Labels:
     the probability minus the one-hot label.
 
     Raises:
-        UnmetNeedError: More than one image, or no last layer with one row a class.
+        UnmetNeedError: More than one image, no last layer with one row a class, or only signs of
+            it are left and several are negative.
     """
     del rng
     if seen.num_images != 1:
         raise UnmetNeedError(
             f"the analytic label rule needs a batch of one, but there are {seen.num_images} images"
         )
-    label = last_layer_gradient(seen).argmin()
-    scores = F.one_hot(label[None], seen.num_classes).to(seen.dtype)
-    return Labels(scores=scores, learned=False)
+    if seen.signs_only:
+        return by_signs(seen)
+    return _fixed(seen, last_layer_gradient(seen).argmin()[None])
+
+
+def by_signs(seen: Observation) -> Labels:
+    """The classes whose slope is negative, where there are as many as images: one image of each.
+
+    After several steps of Adam the sum of their signs says the same. Where they are fewer, some have
+    several images: all are named in turn, and moved from there.
+
+    Raises:
+        UnmetNeedError: There are more, or no last layer with one row a class.
+    """
+    slope = last_layer_gradient(seen)
+    classes = (slope < slope.min() / 2).nonzero().flatten()
+    if len(classes) > seen.num_images:
+        raise UnmetNeedError(
+            f"the signs of the last layer name {len(classes)} classes for {seen.num_images} images"
+        )
+    if len(classes) == seen.num_images:
+        return _fixed(seen, classes)
+    in_turn = classes[torch.arange(seen.num_images, device=seen.device) % len(classes)]
+    return Labels(scores=SURE * _fixed(seen, in_turn).scores, learned=True)
 
 
 def counts(seen: Observation, rng: torch.Generator) -> Labels:
@@ -92,15 +123,15 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
     After several steps the predictions are the mean of those at the weights that were sent and
     that came back (Dimitrov et al. 2022 interpolate between them). The B largest remainders decide.
 
+    Where the gradient of each image was clipped, the slope is divided by what that left of it: see
+    `_left_by_clipping`.
+
     Raises:
         UnmetNeedError: No last linear layer with one row a class, or the length of the gradient is
-            not known.
+            not known, or a defence left too little of it.
     """
-    count = seen.num_images
-    if seen.gradient is not None and not seen.gradient_scale_known:
-        raise UnmetNeedError(
-            "counting labels needs the length of the gradient: give the local learning rate"
-        )
+    count, training = seen.num_images, seen.training
+    _need_length(seen)
     if seen.loss is not None:
         raise UnmetNeedError(
             "counting labels needs cross-entropy, but clients minimise a loss of their own"
@@ -121,6 +152,11 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
         slope = layer.bias
         mean = slope @ layer.weight / slope.square().sum().clamp_min(1e-30)
         features = [f * (mean / f.mean(dim=0).clamp_min(1e-9)).clamp(0, 4) for f in features]
+    clipped = training.max_grad_norm is not None
+    if clipped:
+        # The loss of one image: its weight is divided out by a mean, or lost to the norm.
+        training = training.model_copy(update={"class_weights": None, "reduction": "mean"})
+        usual = _usually_left(seen, inputs[:NORMS])
     best = None
     for scale in SCALES:
         predicted = torch.zeros_like(slope)
@@ -128,22 +164,30 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
             times = scale if layer.bias is not None else 1.0
             predicted += _predictions(layer.name, weights, hidden * times) / len(ends)
         times = 1.0 if layer.bias is not None else scale
-        wanted = _wanted(seen.training, predicted, times * slope, count).clamp_min(0)
+        left = _left_by_clipping(predicted, slope, count, usual) if clipped else 1.0
+        wanted = _wanted(training, predicted, times * slope / left, count).clamp_min(0)
         whole = _rounded(wanted, count)
         cost = float((wanted - whole).square().sum()) + TRUST * math.log(scale) ** 2
         if best is None or cost < best[0]:
             best = (cost, whole)
     assert best is not None
-    classes = torch.repeat_interleave(torch.arange(seen.num_classes, device=seen.device), best[1])
-    return Labels(scores=F.one_hot(classes, seen.num_classes).to(seen.dtype), learned=False)
+    every = torch.arange(seen.num_classes, device=seen.device)
+    return _fixed(seen, torch.repeat_interleave(every, best[1]))
 
 
 def recovered(seen: Observation, rng: torch.Generator) -> Labels:
-    """The strongest rule that fits: `analytic` for one image, `counts`, else `learned`."""
+    """The strongest rule that fits: `analytic` for one image, `counts`, `by_signs`, else `learned`."""
     try:
-        return analytic(seen, rng) if seen.num_images == 1 else counts(seen, rng)
+        if seen.num_images == 1:
+            return analytic(seen, rng)
+        signs = seen.signs_only or seen.training.adaptive
+        return by_signs(seen) if signs else counts(seen, rng)
     except UnmetNeedError:
         return learned(seen, rng)
+
+
+def _fixed(seen: Observation, classes: Tensor) -> Labels:
+    return Labels(scores=F.one_hot(classes, seen.num_classes).to(seen.dtype), learned=False)
 
 
 def last_layer_gradient(seen: Observation) -> Tensor:
@@ -203,8 +247,72 @@ def _source(seen: Observation) -> Update:
     """The gradient, or the mean gradient over known steps."""
     if seen.gradient is not None:
         return seen.gradient
-    steps, rate = seen.training.steps or 1, seen.training.learning_rate or 1.0
-    return {name: -delta / (steps * rate) for name, delta in seen.update.items()}
+    training, far = seen.training, _distance_travelled(seen.training)
+    apart = training.learning_rate is not None and training.optimizer != "adam"
+    decay = training.weight_decay if apart else 0.0
+    return {n: -delta / far - decay * seen.parameters[n] for n, delta in seen.update.items()}
+
+
+def _distance_travelled(training: LocalTraining) -> float:
+    """Of weights whose gradient is 1 in every step: rate and steps, and what momentum adds."""
+    far = velocity = 0.0
+    for _ in range(training.steps or 1):
+        velocity = training.momentum * velocity + 1
+        far += 1 + training.momentum * velocity if training.nesterov else velocity
+    return far * (training.learning_rate or 1.0)
+
+
+def _need_length(seen: Observation) -> None:
+    """Refuse a last layer whose slope has lost its size.
+
+    What clipping in the step takes is made good in `counts`; the weighted means of several clients
+    are near enough to that of them all.
+    """
+    training, defence = seen.training, seen.defence
+    near = training.max_grad_norm is not None or training.class_weights is not None
+    near &= training.optimizer == "sgd" and training.learning_rate is not None
+    unknown = seen.gradient is not None and not seen.gradient_scale_known and not near
+    if unknown or training.adaptive or (defence is not None and defence.length_lost):
+        raise UnmetNeedError(
+            "counting labels needs the length of the gradient: give the local learning rate"
+        )
+    last = list(_source(seen).values())[-1]
+    dropped = defence is not None and defence.zeros_hide and not bool(last.all())
+    unit = 1.0 if seen.gradient is not None else _distance_travelled(training)
+    noise_of_counts = seen.num_images * noise.variance(seen) ** 0.5 / unit
+    if dropped or noise_of_counts > MOST_NOISE:
+        raise UnmetNeedError("counting labels needs a last layer that the defence left readable")
+
+
+def _usually_left(seen: Observation, inputs: Tensor) -> float:
+    """Mean factor by which clipping would shorten the gradients of these ``(M, C, H, W)`` inputs."""
+    norm = seen.training.max_grad_norm or math.inf
+    factors = []
+    for at in range(len(inputs)):
+        label = torch.tensor([at % seen.num_classes], device=seen.device)
+
+        def loss(weights: Update, x: Tensor = inputs[at : at + 1], y: Tensor = label) -> Tensor:
+            return seen.minimised(functional_call(seen.model, {**weights, **seen.buffers}, (x,)), y)
+
+        squares = [
+            float(t.detach().square().sum()) for t in by_autograd(loss, seen.parameters).values()
+        ]
+        factors.append(min(1.0, norm / max(math.sqrt(sum(squares)), 1e-12)))
+    return sum(factors) / len(factors)
+
+
+def _left_by_clipping(predicted: Tensor, slope: Tensor, count: int, usual: float) -> float:
+    """Mean factor by which the images' gradients were shortened.
+
+    The slope of a class that no image has is its probability times this factor, that of others is
+    less. So the classes with the largest ratios tell, of which at least K - B are in no image; where
+    the batch may have all classes, and where clipping would hardly touch a stand-in, the stand-ins.
+    """
+    absent = len(slope) - count
+    if usual > HARDLY_CLIPPED or absent < 1:
+        return usual
+    ratios = (slope / predicted.clamp_min(1e-12)).topk(absent).values
+    return float(ratios.median().clamp(1e-12, 1.0))
 
 
 @dataclass(frozen=True)

@@ -17,27 +17,44 @@ def floor(seen: Observation) -> float:
     A guess whose distance falls below this fits the noise. Returns 0 where no noise is known.
     """
     replayed = seen.update if seen.gradient is None else seen.gradient
-    variance, longest = _noise(seen)
+    noisy, longest = variance(seen), _longest(seen)
     observed = sum(float(t.double().square().sum()) for t in replayed.values())
-    if not variance or observed <= 0:
+    if not noisy or observed <= 0:
         return 0.0
     coordinates = sum(t.numel() for t in replayed.values())
-    signal = min(max(observed - coordinates * variance, 0.0), longest**2)
+    signal = min(max(observed - coordinates * noisy, 0.0), longest**2)
     return float(1 - (signal / observed) ** 0.5)
 
 
-def _noise(seen: Observation) -> tuple[float, float]:
-    """Variance of the noise in each number, and the longest that the signal can be."""
+def variance(seen: Observation) -> float:
+    """Of the noise in each number of the gradient; of the update where that is no gradient."""
     training, defence = seen.training, seen.defence
     clip, multiplier = training.max_grad_norm, training.noise_multiplier
-    variance, longest = 0.0, float("inf")
-    known_scale = seen.gradient is not None and seen.gradient_scale_known
-    if clip is not None and multiplier and known_scale:
-        variance += (multiplier * clip / training.batch_size) ** 2
-        longest = clip
+    found = 0.0
+    if clip is not None and multiplier and _in_gradients(seen):
+        found += (multiplier * clip / training.batch_size) ** 2
+    if defence is not None:
+        found += (defence.noise_std / _unit(seen)) ** 2
+    return found
+
+
+def _longest(seen: Observation) -> float:
+    """The longest that the signal can be, where noise of that mechanism is known."""
+    training, defence = seen.training, seen.defence
+    longest = float("inf")
+    if training.max_grad_norm is not None and training.noise_multiplier and _in_gradients(seen):
+        longest = training.max_grad_norm
     if defence is not None and defence.noise_std:
-        # Where no learning rate is known, the "gradient" is the update itself.
-        rate = training.learning_rate if seen.gradient is not None else None
-        variance += (defence.noise_std / (rate or 1.0)) ** 2
-        longest = min(longest, (defence.clip_norm or float("inf")) / (rate or 1.0))
-    return variance, longest
+        longest = min(longest, (defence.clip_norm or float("inf")) / _unit(seen))
+    return longest
+
+
+def _in_gradients(seen: Observation) -> bool:
+    """Whether the gradient is in its own units, so that a clipping norm can be compared with it."""
+    known = seen.training.optimizer == "sgd" and seen.training.learning_rate is not None
+    return seen.gradient is not None and known
+
+
+def _unit(seen: Observation) -> float:
+    """Of the gradient in units of the update; 1 where no rate is known: it is the update itself."""
+    return (seen.gradient is not None and seen.training.learning_rate) or 1.0

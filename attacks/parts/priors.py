@@ -103,6 +103,7 @@ def client_statistics(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
         statistics[name] = (moved[0], moved[1].clamp_min(0))
     if not statistics:
         raise UnmetNeedError(
-            "the batch-norm prior needs a model with batch norm whose running statistics are sent"
+            "the batch-norm prior needs a model with batch norm whose running statistics are sent, "
+            "as finite numbers; use an attack without that prior"
         )
     return statistics

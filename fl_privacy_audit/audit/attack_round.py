@@ -2,15 +2,22 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
-from fl_privacy_audit.attacks import AttackEntry, reconstruct_each
+from fl_privacy_audit.attacks import (
+    AttackEntry,
+    needed_seconds,
+    reconstruct_each,
+    refusal,
+    shares_steps,
+)
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
+from fl_privacy_audit.core.errors import TimeUpError
 from fl_privacy_audit.core.protocols import Attack, Progress
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
@@ -86,8 +93,9 @@ class Attempts:
         attack: By what.
         own: On the target itself.
         controls: One for each kind that the settings ask for; without a truth to score with, noise
-            alone.
+            alone; none where the attack on the target failed.
         budget: Seconds it was allowed.
+        needed: Seconds that all its steps take here; None where nobody knows.
     """
 
     target: Target
@@ -95,6 +103,7 @@ class Attempts:
     own: Attempt
     controls: tuple[Attempt, ...]
     budget: float
+    needed: float | None = None
 
 
 def find_partners(
@@ -174,7 +183,7 @@ def attack_targets(
         targets: Of one round and view; at least one.
         partners: One for each target; see `find_partners`.
         config: The audit's settings.
-        seconds: For all targets and their controls.
+        seconds: For all targets and their controls; less than zero to attack none.
         progress: Called with steps done and in all.
 
     Returns:
@@ -183,39 +192,82 @@ def attack_targets(
     Raises:
         Exception: Whatever went wrong, only with ``fail_fast``.
     """
-    controls = [
-        _controls(attack, target, partner, config)
-        for target, partner in zip(targets, partners, strict=True)
-    ]
-    extra = [(at, c) for at, each in enumerate(controls) for c in each if c.seen is not None]
-    seen = [t.seen for t in targets] + [c.seen for _, c in extra if c.seen is not None]
-    owners = [*range(len(targets)), *(at for at, _ in extra)]
-    seeds = [_seed(attack, target, config) for target in targets]
     started = time.monotonic()
-    with cpu_threads(config.threads):
-        results = reconstruct_each(
-            attack.attack,
-            seen,
-            needs=None if attack.entry is None else attack.entry.needs,
-            rngs=[torch.Generator().manual_seed(seeds[owner]) for owner in owners],
-            seconds=seconds,
-            progress=progress,
-        )
+    deadline = started + seconds
+    seeds = [_seed(attack, target, config) for target in targets]
+    needs = None if attack.entry is None else attack.entry.needs
+
+    def run(
+        seen: Sequence[Observation],
+        whose: Sequence[int],
+        seconds: float,
+        owners: Sequence[int] | None = None,
+    ) -> list[Reconstruction | Exception]:
+        with cpu_threads(config.threads):
+            return reconstruct_each(
+                attack.attack,
+                seen,
+                rngs=[torch.Generator().manual_seed(seeds[at]) for at in whose],
+                owners=owners,
+                needs=needs,
+                seconds=seconds,
+                progress=progress,
+            )
+
+    everybody = range(len(targets))
+    own: dict[int, Reconstruction | Exception] = {}
+    if shares_steps(attack.attack):
+        refusals = [refusal(attack.attack, target.seen, needs) for target in targets]
+        own = {at: error for at, error in enumerate(refusals) if error is not None}
+    else:
+        share = seconds / (1 + max(_expected(config, partner) for partner in partners))
+        own = dict(enumerate(run([target.seen for target in targets], everybody, share)))
+    if config.fail_fast:
+        _raise_first(own.values())
+    controls = [
+        []
+        if isinstance(own.get(at), Exception)
+        else _controls(attack, target, partner, config, deadline)
+        for at, (target, partner) in enumerate(zip(targets, partners, strict=True))
+    ]
+    to_come = [at for at in everybody if at not in own]
+    extra = [(at, c.seen) for at, each in enumerate(controls) for c in each if c.seen is not None]
+    whose = [*to_come, *(at for at, _ in extra)]
+    results = run(
+        [*(targets[at].seen for at in to_come), *(seen for _, seen in extra)],
+        whose,
+        # Where no target has run yet one does, however late.
+        max(deadline - time.monotonic(), 0.0 if to_come and seconds >= 0 else -1.0),
+        [*range(len(to_come)), *(to_come.index(at) for at, _ in extra)] if to_come else None,
+    )
     if config.fail_fast:
         _raise_first(results)
-    taken = (time.monotonic() - started) / len(seen)
-    of_controls = iter(results[len(targets) :])
+    own |= dict(zip(to_come, results[: len(to_come)], strict=True))
+    attacked = max(len(targets) + len(extra), 1)
+    taken = (time.monotonic() - started) / attacked
+    of_controls = iter(results[len(to_come) :])
     attempts = []
     for at, target in enumerate(targets):
-        made = tuple(
-            _attempt(control, target, results, of_controls, taken) for control in controls[at]
-        )
-        own = Attempt(kind=None, result=results[at], seconds=taken, seed=seeds[at])
-        budget = seconds / len(seen)
+        made = [_attempt(control, target, own, of_controls, taken) for control in controls[at]]
+        result = own[at]
+        failed = isinstance(result, Exception)
         attempts.append(
-            Attempts(target=target, attack=attack, own=own, controls=made, budget=budget)
+            Attempts(
+                target=target,
+                attack=attack,
+                own=Attempt(kind=None, result=result, seconds=taken, seed=seeds[at]),
+                controls=() if failed else tuple(made),
+                budget=max(seconds, 0.0) / attacked,
+                needed=None if failed else needed_seconds(attack.attack, target.seen),
+            )
         )
     return attempts
+
+
+def _expected(config: AuditConfig, partner: Control) -> int:
+    """How many controls of a target will be attacked, at most."""
+    of_its_own = [kind for kind in config.controls if kind in ("noise", "undefended")]
+    return len(of_its_own) + (partner.seen is not None)
 
 
 def _seed(attack: ReadyAttack, target: Target, config: AuditConfig, *parts: str) -> int:
@@ -229,7 +281,7 @@ def _raise_first(results: Iterable[object]) -> None:
 
 
 def _controls(
-    attack: ReadyAttack, target: Target, partner: Control, config: AuditConfig
+    attack: ReadyAttack, target: Target, partner: Control, config: AuditConfig, deadline: float
 ) -> list[Control]:
     """The controls of one target. Without truth noise alone, for the attack's own objective."""
     kinds = config.controls
@@ -240,7 +292,7 @@ def _controls(
     controls = []
     for kind in kinds:
         try:
-            controls.append(_control(kind, attack, target, partner, config))
+            controls.append(_control(kind, attack, target, partner, config, deadline))
         except Exception as error:
             if config.fail_fast:
                 raise
@@ -254,13 +306,16 @@ def _control(
     target: Target,
     partner: Control,
     config: AuditConfig,
+    deadline: float,
 ) -> Control:
+    if kind in ("noise", "undefended") and time.monotonic() > deadline:
+        raise TimeUpError("there was no time left to make this control")
     if kind == "noise":
         seed = _seed(attack, target, config, "noise")
         rng = torch.Generator().manual_seed(seed)
         return Control(kind=kind, seen=noise_of_equal_norm(target.seen, rng), seed=seed)
     if kind == "undefended" and target.truth is not None:
-        return Control(kind=kind, seen=undefended(target.seen, target.truth))
+        return Control(kind=kind, seen=undefended(target.seen, target.truth, deadline=deadline))
     if kind == OTHER:
         return partner
     return Control(kind=kind)
@@ -269,7 +324,7 @@ def _control(
 def _attempt(
     control: Control,
     target: Target,
-    results: Sequence[Reconstruction | Exception],
+    results: Mapping[int, Reconstruction | Exception],
     of_controls: Iterator[Reconstruction | Exception],
     taken: float,
 ) -> Attempt:

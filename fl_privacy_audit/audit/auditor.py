@@ -41,6 +41,7 @@ from fl_privacy_audit.ledger.records import (
 
 from .attack_round import OTHER, Control, ReadyAttack, attack_targets, find_partners
 from .replay_check import check_replay
+from .reserve import Reserve
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
 from .scoring import check_metrics, score_round, worst_scores
 from .targets import Observer, Target, training_told
@@ -133,6 +134,8 @@ class Auditor:
         )
         self._on_progress = on_progress
         self._sinks = tuple(sinks)
+        self._reserve = Reserve()
+        self._told: set[str] = set()
         self.ledger = Ledger(config.directory)
         self.run = secrets.token_hex(6)
         self._begun = False
@@ -209,7 +212,10 @@ class Auditor:
         outcomes = self._attack(plan.deadline, targets, spares) if targets else []
         for at, (place, target) in enumerate(zip(places, targets, strict=True)):
             of_target = [each[at] for each in outcomes]
-            records[place] = self._record(target.slot, target=target, outcomes=of_target)
+            share = _share(plan.deadline, len(targets) - at)
+            records[place] = self._record(
+                target.slot, target=target, outcomes=of_target, deadline=share
+            )
             self._write(records[place])
         return [records[place] for place in range(len(plan.slots))]
 
@@ -220,20 +226,44 @@ class Auditor:
         partners = [Control(kind=OTHER) for _ in targets]
         if OTHER in self.config.controls:
             partners = find_partners(targets, spares, self._observer.observe)
+        truths = [len(target.truth.images) for target in targets if target.truth is not None]
+        pairs = sum(truths) * (1 + len(self.config.controls))
+        deadline -= self._reserve.seconds("replay", len(truths), deadline - time.monotonic())
         outcomes = []
         for number, attack in enumerate(self._attacks):
-            left = max(deadline - time.monotonic(), 0.0)
+            until = _share(deadline, len(self._attacks) - number)
+            left = until - time.monotonic()
+            kept = self._reserve.seconds("scoring", pairs, left)
             attempts = attack_targets(
                 attack,
                 targets,
                 partners,
                 config=self.config,
-                seconds=left / (len(self._attacks) - number),
+                # However late it is one attack gets a first step.
+                seconds=max(left - kept, 0.0 if number == 0 else -1.0),
                 progress=self._reporter(targets, attack.config.name),
             )
             pictures = [self._picture(target, attack.config.name) for target in targets]
-            outcomes.append(score_round(attempts, config=self.config, pictures=pictures))
+            with self._reserve.measured("scoring", pairs):
+                outcomes.append(
+                    score_round(attempts, config=self.config, pictures=pictures, deadline=until)
+                )
+            self._tell_allowed(outcomes[-1])
         return outcomes
+
+    def _tell_allowed(self, outcomes: Sequence[AttackOutcome]) -> None:
+        """Say, once for each attack, that the seconds of a round do not do for it."""
+        for outcome in outcomes:
+            allowed = outcome.allowed
+            if allowed and outcome.attack not in self._told:
+                self._told.add(outcome.attack)
+                log.warning(
+                    "seconds_per_round = %g allows %s %.2g%% of its steps; about %.0f would do",
+                    self.config.seconds_per_round,
+                    outcome.attack,
+                    100 * allowed,
+                    self.config.seconds_per_round / allowed,
+                )
 
     def record_evaluation(
         self, server_round: int, source: Literal["server", "clients"], metrics: Mapping[str, float]
@@ -299,9 +329,11 @@ class Auditor:
         outcomes: list[AttackOutcome],
         reason: Reason | None = None,
         target: Target | None = None,
+        deadline: float = 0.0,
     ) -> AuditRecord:
         """The one place where a record is made."""
         truth = None if target is None else target.truth
+        replay = None if target is None else self._check_replay(target, deadline)
         whose = _identity(slot)
         returned = whose["client_status"] == "returned" and not (
             slot.view == "release" and target is None
@@ -316,12 +348,13 @@ class Auditor:
             update_norm=None if target is None else update_norm(target.seen.update),
             truth_digest=None if truth is None else truth_digest(truth),
             truth_sketch=[] if truth is None else truth_sketch(truth),
-            replay=None if target is None else self._check_replay(target),
+            replay=None if isinstance(replay, Reason) else replay,
+            no_replay=replay if isinstance(replay, Reason) else None,
             attacks=outcomes,
             **whose,
         )
 
-    def _check_replay(self, target: Target) -> ReplayCheck | None:
+    def _check_replay(self, target: Target, deadline: float) -> ReplayCheck | Reason | None:
         if target.truth is None or not len(target.truth.images):
             return None
         seed = seed_of(self.config.seed, target.slot.round, target.name, "replay")
@@ -330,13 +363,15 @@ class Auditor:
         if isinstance(defence, AppliedDefence) and target.slot.view == "server":
             apply = defence.apply
         try:
-            with cpu_threads(self.config.threads):
-                return check_replay(target.seen, target.truth, seed=seed, apply=apply)
+            with cpu_threads(self.config.threads), self._reserve.measured("replay", 1):
+                return check_replay(
+                    target.seen, target.truth, seed=seed, apply=apply, deadline=deadline
+                )
         except Exception as error:
             if self.config.fail_fast:
                 raise
             log.warning("the training of %s could not be replayed: %s", target.name, error)
-            return None
+            return Reason.of_error(error)
 
     def _threat_model(self, slot: Slot, target: Target | None) -> ThreatModel:
         seen = None if target is None else target.seen
@@ -364,6 +399,12 @@ class Auditor:
             _worst(attacked) if attacked else ", ".join(why_not),
             seconds,
         )
+
+
+def _share(deadline: float, parts: int) -> float:
+    """When the first of so many equal parts of the time left ends."""
+    now = time.monotonic()
+    return now + max(deadline - now, 0.0) / parts
 
 
 def _worst(attacked: Sequence[AuditRecord]) -> str:
@@ -401,4 +442,9 @@ def _identity(slot: Slot) -> dict[str, Any]:
 def _update_form(seen: Observation) -> UpdateForm:
     if seen.gradient is None:
         return "weight difference"
-    return "exact gradient" if seen.gradient_scale_known else "gradient direction"
+    if seen.signs_only:
+        return "gradient signs"
+    if not seen.gradient_scale_known:
+        return "gradient direction"
+    changed = seen.defence is not None and seen.defence.changes
+    return "defended gradient" if changed or seen.training.noise_multiplier else "exact gradient"

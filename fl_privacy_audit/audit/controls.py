@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.core.local_training import Chance, Trained, train_locally
+from fl_privacy_audit.core.observe import as_gradient
 from fl_privacy_audit.core.types import ImageSpec, LocalTraining, Observation, Truth, Update
 
 
@@ -55,7 +56,7 @@ def _noisy_buffer(before: Tensor, after: Tensor, rng: torch.Generator) -> Tensor
     return noisy.clamp_min(0) if bool((after >= 0).all()) else noisy
 
 
-def undefended(seen: Observation, truth: Truth) -> Observation:
+def undefended(seen: Observation, truth: Truth, *, deadline: float = float("inf")) -> Observation:
     """What the client would have sent for this batch by plain training, from the same weights.
 
     One step, or the known number of local steps with batches in order; nothing is clipped and no
@@ -64,13 +65,21 @@ def undefended(seen: Observation, truth: Truth) -> Observation:
     Args:
         seen: What was really observed; its training settings are those of the copy.
         truth: The batch, ``(N, C, H, W)`` in ``[0, 1]``, N at least 1.
+        deadline: When to give up, by `time.monotonic`.
+
+    Raises:
+        TimeUpError: Training takes longer.
     """
     training = seen.training.model_copy(update={"max_grad_norm": None, "noise_multiplier": None})
-    trained = replay_truth(seen, truth, assumed_training(replace(seen, training=training)))
+    assumed = assumed_training(replace(seen, training=training))
+    trained = replay_truth(seen, truth, assumed, deadline=deadline)
+    gradient: Update | None = trained.gradient
+    if training.adaptive or training.learning_rate is None:
+        gradient, _ = as_gradient(trained.update, seen.parameters, training, [])
     return replace(
         seen,
         update=trained.update,
-        gradient=None if seen.gradient is None else trained.gradient,
+        gradient=None if seen.gradient is None else gradient,
         returned_buffers={
             name: trained.buffers.get(name, tensor)
             for name, tensor in seen.returned_buffers.items()
@@ -89,7 +98,12 @@ def assumed_training(seen: Observation) -> LocalTraining:
 
 
 def replay_truth(
-    seen: Observation, truth: Truth, training: LocalTraining, chance: Chance | None = None
+    seen: Observation,
+    truth: Truth,
+    training: LocalTraining,
+    chance: Chance | None = None,
+    *,
+    deadline: float = float("inf"),
 ) -> Trained:
     """Local training on the true batch, from the weights that the client was sent."""
     return train_locally(
@@ -101,6 +115,7 @@ def replay_truth(
         training,
         chance=chance,
         loss=seen.loss,
+        deadline=deadline,
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
+from fl_privacy_audit.core.errors import TimeUpError
 from fl_privacy_audit.core.local_training import Chance
 from fl_privacy_audit.core.models import copy_model, is_dropout
 from fl_privacy_audit.core.observe import update_norm
@@ -28,8 +29,8 @@ from fl_privacy_audit.ledger.records import ReplayCheck
 
 from .controls import assumed_training, replay_truth
 
-DRAWS = 12
-"""Simulated clients from which the spread of chance is estimated."""
+DRAWS, FEWEST_DRAWS = 12, 6
+"""Simulated clients from which the spread of chance is estimated: as many as there is time for."""
 FALSE_ALARM = 1e-4
 """Chance that a client that is described rightly falls outside: the bounds are the prediction interval
 of one more draw from the same normal distribution, by Student's t."""
@@ -72,10 +73,12 @@ class _Client:
     training: LocalTraining
     apply: Apply | None
     seed: int
+    deadline: float
 
     def update(self, chance: Chance | None = None) -> Update:
         """What it would have sent, before any defence."""
-        return replay_truth(self.seen, self.truth, self.training, chance).update
+        trained = replay_truth(self.seen, self.truth, self.training, chance, deadline=self.deadline)
+        return trained.update
 
     def defended(self, update: Update, number: int) -> Update:
         """What its defence makes of an update."""
@@ -92,7 +95,12 @@ class _Client:
 
 
 def check_replay(
-    seen: Observation, truth: Truth, *, seed: int, apply: Apply | None = None
+    seen: Observation,
+    truth: Truth,
+    *,
+    seed: int,
+    apply: Apply | None = None,
+    deadline: float = math.inf,
 ) -> ReplayCheck:
     """Compare the observed update with a replay of the true batch.
 
@@ -102,17 +110,29 @@ def check_replay(
         seed: Seed for what is drawn by chance.
         apply: The declared defence, where this package can apply it; else it is imitated from what
             is known of it.
+        deadline: Until when, by `time.monotonic`. With less time fewer clients are simulated, which
+            widens the bounds, and fewer explanations tried.
 
     Returns:
         Cosine and ratio of lengths (observed over replayed), whether they fit, and a hint if not.
+
+    Raises:
+        TimeUpError: There is no time for the least that it takes.
     """
+    client = _Client(
+        seen=seen,
+        truth=truth,
+        training=assumed_training(seen),
+        apply=apply,
+        seed=seed,
+        deadline=deadline,
+    )
     with own_random_numbers(seed, [seen.device]):
-        return _check(seen, truth, seed=seed, apply=apply)
+        return _check(client)
 
 
-def _check(seen: Observation, truth: Truth, *, seed: int, apply: Apply | None) -> ReplayCheck:
-    training = assumed_training(seen)
-    client = _Client(seen=seen, truth=truth, training=training, apply=apply, seed=seed)
+def _check(client: _Client) -> ReplayCheck:
+    seen = client.seen
     plain = client.update()
     defended = client.defended(plain, 0)
     # A defence that draws nothing is compared number by number, noise by how far it moves things.
@@ -121,7 +141,7 @@ def _check(seen: Observation, truth: Truth, *, seed: int, apply: Apply | None) -
     expected = defended if draws_nothing else plain
     likeness = _compare(seen.update, expected)
     length = client.knows_length()
-    bounds = _rounding(seen, training)
+    bounds = _rounding(seen, client.training)
     if not draws_nothing or not bounds.hold(likeness, length=length):
         bounds = _widened(client, expected, bounds, noise=not draws_nothing)
     fits = bounds.hold(likeness, length=length)
@@ -131,7 +151,7 @@ def _check(seen: Observation, truth: Truth, *, seed: int, apply: Apply | None) -
         cosine_range=bounds.cosine,
         length_range=bounds.ratio if length else None,
         fits=fits,
-        hint=None if fits else _hint(client, expected, likeness),
+        hint=None if fits else _hint_in_time(client, expected, likeness),
     )
 
 
@@ -197,11 +217,16 @@ def _widened(client: _Client, expected: Update, exact: _Bounds, *, noise: bool) 
             order=order if shuffles else None, dropout=drops, noise=noisy_steps, rng=rng
         )
         torch.manual_seed(client.seed + number)
-        drawn = client.update(chance)
+        try:
+            drawn = client.update(chance)
+        except TimeUpError:
+            if number < FEWEST_DRAWS:
+                raise
+            break
         draws.append(_compare(client.defended(drawn, number), expected))
     cosines = torch.tensor([draw.cosine for draw in draws], dtype=torch.float64)
     ratios = torch.tensor([draw.ratio for draw in draws], dtype=torch.float64)
-    factor = float(stats.t.isf(FALSE_ALARM / 2, DRAWS - 1)) * math.sqrt(1 + 1 / DRAWS)
+    factor = float(stats.t.isf(FALSE_ALARM / 2, len(draws) - 1)) * math.sqrt(1 + 1 / len(draws))
     aside, away = factor * float(cosines.std()), factor * float(ratios.std())
     slack, off = 1 - exact.cosine[0], 1 - exact.ratio[0]
     middle, size = float(cosines.mean()), float(ratios.mean())
@@ -214,6 +239,13 @@ def _widened(client: _Client, expected: Update, exact: _Bounds, *, noise: bool) 
         (middle - aside - slack, exact.cosine[1]),
         (min(low, exact.ratio[0]), max(high, exact.ratio[1])),
     )
+
+
+def _hint_in_time(client: _Client, expected: Update, likeness: _Likeness) -> Reason:
+    try:
+        return _hint(client, expected, likeness)
+    except TimeUpError:
+        return Reason.of("no time to explain", cosine=likeness.cosine)
 
 
 def _hint(client: _Client, expected: Update, likeness: _Likeness) -> Reason:

@@ -1,9 +1,15 @@
-"""Truth against reconstruction: pairs, metrics, pictures. Attacks never come here."""
+"""Truth against reconstruction: pairs, metrics, pictures. Attacks never come here.
+
+Where the time does not do for all originals, some are scored: those that a seed picks, the same ones
+for a target and its controls.
+"""
 
 import io
+import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +24,12 @@ from fl_privacy_audit.core.errors import (
     AuditError,
     ConfigError,
     MetricUnavailable,
+    TimeUpError,
     UnmetNeedError,
 )
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import Reconstruction, Truth
 from fl_privacy_audit.ledger.records import AttackOutcome, AttackStatus, ControlOutcome, Scores
 from fl_privacy_audit.metrics import METRICS, Metric
@@ -31,7 +39,14 @@ from fl_privacy_audit.metrics.pairs import SLACK
 from .attack_round import Attempt, Attempts
 from .targets import Target
 
+log = logging.getLogger("fl_privacy_audit")
+
 MISSING = "originals without a reconstruction"
+SCORED, ORIGINALS = "originals scored", "originals"
+MATCHED_AT_ONCE = 128
+"""Originals that are always matched; with more the time for it is estimated from these."""
+PIXELS_AT_ONCE = 2**16
+"""Pixels of originals that are always scored; with more the clock is read after each lot."""
 EMPTY = Reason.of("empty batch")
 
 
@@ -56,6 +71,7 @@ class Answer:
         result: What the attack returned; None where it returned nothing that can be used.
         pairs: ``(N, C, H, W)`` reconstructions in ``[0, 1]`` and the true images that they answer,
             in the order of the truth, on the CPU; None where there is nothing to score.
+        turns: ``(N,)``: when each pair's turn to be scored comes, from 0.
         missing: How many true images no reconstruction answers.
     """
 
@@ -63,7 +79,17 @@ class Answer:
     reason: Reason | None = None
     result: Reconstruction | None = None
     pairs: tuple[Tensor, Tensor] | None = None
+    turns: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     missing: int = 0
+
+    def until(self, turn: int) -> "Answer":
+        """Only the pairs whose turn comes before this one."""
+        if self.pairs is None or bool((self.turns < turn).all()):
+            return self
+        kept = self.turns < turn
+        reconstructions, originals = self.pairs
+        pairs = (reconstructions[kept], originals[kept])
+        return replace(self, pairs=pairs, turns=self.turns[kept])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +105,7 @@ def score_round(
     *,
     config: AuditConfig,
     pictures: Sequence[Path | None],
+    deadline: float = float("inf"),
 ) -> list[AttackOutcome]:
     """Score every attempt of one attack in a round, its controls included.
 
@@ -86,24 +113,29 @@ def score_round(
         attempts: One for each target; at least one, all of one image shape.
         config: The audit's settings; with ``fail_fast`` errors are raised, not recorded.
         pictures: For each, where its picture goes; None to keep none.
+        deadline: Until when, by `time.monotonic`; what is scored by then is in the outcomes.
 
     Returns:
         One outcome for each, complete.
     """
-    answers = [
-        [
-            answer(attempt, each.target, fail_fast=config.fail_fast)
-            for attempt in (each.own, *each.controls)
-        ]
-        for each in attempts
-    ]
     with cpu_threads(config.threads):
-        figures_of_all = measure(
+        most = _most_matched(attempts, deadline)
+        answers = [
+            [
+                answer(attempt, each.target, turns, fail_fast=config.fail_fast)
+                for attempt in (each.own, *each.controls)
+            ]
+            for each in attempts
+            for turns in [_turns(each.target, most, config.seed)]
+        ]
+        figures_of_all, until = measure(
             [one for each in answers for one in each],
             config.metrics,
             attempts[0].target.seen.device,
+            deadline=deadline,
             fail_fast=config.fail_fast,
         )
+    answers = [[one.until(until) for one in each] for each in answers]
     measured = iter(figures_of_all)
     outcomes = []
     for each, (own, *rest), path in zip(attempts, answers, pictures, strict=True):
@@ -116,13 +148,48 @@ def score_round(
     return outcomes
 
 
-def answer(attempt: Attempt, target: Target, *, fail_fast: bool = False) -> Answer:
-    """Pair what an attempt returned with the truth; what cannot be paired is a reason."""
+def _turns(target: Target, most: int, seed: int) -> Tensor:
+    """For each original when its turn comes, from 0; -1 for those that are left out."""
+    count = 0 if target.truth is None else len(target.truth.images)
+    rng = torch.Generator().manual_seed(seed_of(seed, target.slot.round, target.name, "scored"))
+    turns = torch.randperm(count, generator=rng)
+    return torch.where(turns < most, turns, -1)
+
+
+def _most_matched(attempts: Sequence[Attempts], deadline: float) -> int:
+    """How many originals can be matched in half of the time left; the work grows by the square."""
+    tries = [
+        (each.target.truth.images, attempt.result.images)
+        for each in attempts
+        if each.target.truth is not None
+        for attempt in (each.own, *each.controls)
+        if isinstance(attempt.result, Reconstruction)
+    ]
+    nothing = torch.zeros(0)
+    originals, images = max(tries, key=lambda pair: len(pair[0]), default=(nothing, nothing))
+    if len(originals) <= MATCHED_AT_ONCE or deadline == float("inf"):
+        return len(originals)
+    started = time.monotonic()
+    match(images.detach().cpu(), originals[:MATCHED_AT_ONCE])
+    now = time.monotonic()
+    times = max(deadline - now, 0.0) / 2 / (len(tries) * (now - started))
+    return max(MATCHED_AT_ONCE, int(MATCHED_AT_ONCE * times**0.5))
+
+
+def answer(attempt: Attempt, target: Target, turns: Tensor, *, fail_fast: bool = False) -> Answer:
+    """Pair what an attempt returned with the truth; what cannot be paired is a reason.
+
+    Args:
+        attempt: On the target, or a control of it.
+        target: Holds the truth.
+        turns: For each original when its turn to be scored comes, from 0; -1 for never.
+        fail_fast: Whether errors are raised.
+    """
     result, truth = attempt.result, target.truth
     if isinstance(result, Reason):
         return Answer(status="not tested", reason=result)
     if isinstance(result, Exception):
-        unmet = isinstance(result, UnmetNeedError)
+        unmet = isinstance(result, UnmetNeedError | TimeUpError)
         reason = Reason.of_error(result)
         return Answer(status="not tested" if unmet else "failed", reason=reason)
     try:
@@ -131,7 +198,7 @@ def answer(attempt: Attempt, target: Target, *, fail_fast: bool = False) -> Answ
             return Answer(status="not scored", reason=target.no_truth, result=result)
         if not len(truth.images):
             return Answer(status="not scored", reason=EMPTY, result=result)
-        return _paired(result, images, truth)
+        return _paired(result, images, truth, turns)
     except Exception as error:
         if fail_fast:
             raise
@@ -155,18 +222,20 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _paired(result: Reconstruction, images: Tensor, truth: Truth) -> Answer:
+def _paired(result: Reconstruction, images: Tensor, truth: Truth, turns: Tensor) -> Answer:
     if images.shape[1:] != truth.images.shape[1:]:
         raise AttackError(
             f"the attack must return images of {tuple(truth.images.shape[1:])}, but returned "
             f"{tuple(images.shape[1:])}"
         )
-    which = match(images, truth.images)
+    originals, turns = truth.images[turns >= 0], turns[turns >= 0]
+    which = match(images, originals)
     answered = which >= 0
     return Answer(
         status="scored",
         result=result,
-        pairs=(images[which[answered]], truth.images[answered]),
+        pairs=(images[which[answered]], originals[answered]),
+        turns=turns[answered],
         missing=int((~answered).sum()),
     )
 
@@ -176,49 +245,66 @@ def measure(
     metrics: Sequence[str],
     device: torch.device | str = "cpu",
     *,
+    deadline: float = float("inf"),
     fail_fast: bool = False,
-) -> list[Measured]:
-    """Each metric on the pairs of all answers at once.
+) -> tuple[list[Measured], int]:
+    """Each metric on the pairs of all answers, in lots while there is time.
 
     Args:
         answers: All of one image shape.
         metrics: Names in `METRICS`.
         device: Where metrics are computed.
+        deadline: When no further lot is begun, by `time.monotonic`.
         fail_fast: Whether an error that a metric did not foresee is raised.
 
     Returns:
-        One for each answer, empty for those without pairs. A metric that cannot be computed here
-        is unavailable for all of them, with the reason.
+        One for each answer, empty for those without pairs, and the turn up to which pairs were
+        scored. A metric that cannot be computed here is unavailable for all of them, with the
+        reason.
     """
-    pairs = [one.pairs for one in answers if one.pairs is not None]
-    if not pairs:
-        return [Measured() for _ in answers]
-    guesses, originals = (
-        torch.cat([pair[side].float() for pair in pairs]).to(device) for side in (0, 1)
-    )
-    scores: list[dict[str, Scores]] = [{} for _ in pairs]
+    paired = [(one.pairs, one.turns) for one in answers if one.pairs is not None]
+    ends = max((int(turns.max()) + 1 for _, turns in paired if len(turns)), default=0)
+    pixels = sum(pair[1][:1, 0].numel() for pair, _ in paired)
+    lot = max(1, PIXELS_AT_ONCE // max(pixels, 1))
+    found = {name: [torch.empty(len(turns)).double() for _, turns in paired] for name in metrics}
     unavailable: dict[str, Reason] = {}
-    for name in metrics:
-        metric = METRICS[name]
-        try:
-            values = _values(metric, guesses, originals)
-        except Exception as error:
-            # The reconstruction, and what other metrics say of it, must not be lost with this one.
-            if fail_fast and not isinstance(error, AuditError):
-                raise
-            unavailable[name] = Reason.of_error(error)
-            continue
-        pieces = values.split([len(originals) for _, originals in pairs])
-        for of_pair, piece in zip(scores, pieces, strict=True):
-            each = piece.tolist()
-            of_pair[name] = Scores(each=each, mean=float(np.mean(each)), worst=metric.worst(each))
+    until, took = 0, 0.0
+    while until < ends and (until == 0 or time.monotonic() + took < deadline):
+        started = time.monotonic()
+        within = [(until <= turns) & (turns < until + lot) for _, turns in paired]
+        guesses, originals = (
+            torch.cat([pair[side][w].float() for (pair, _), w in zip(paired, within, strict=True)])
+            for side in (0, 1)
+        )
+        for name in list(found):
+            try:
+                values = _values(METRICS[name], guesses.to(device), originals.to(device))
+            except Exception as error:
+                # The reconstruction, and what other metrics say of it, must not be lost with this.
+                if fail_fast and not isinstance(error, AuditError):
+                    raise
+                unavailable[name] = Reason.of_error(error)
+                del found[name]
+                continue
+            pieces = values.split([int(w.sum()) for w in within])
+            for kept, w, piece in zip(found[name], within, pieces, strict=True):
+                kept[w] = piece
+        until, took = min(until + lot, ends), time.monotonic() - started
+    scores: list[dict[str, Scores]] = [{} for _ in paired]
+    for name, figures in found.items():
+        for of_answer, values, (_, turns) in zip(scores, figures, paired, strict=True):
+            each = values[turns < until].tolist()
+            of_answer[name] = Scores(
+                each=each, mean=float(np.mean(each)), worst=METRICS[name].worst(each)
+            )
     in_order = iter(scores)
-    return [
+    measured = [
         Measured()
         if one.pairs is None
         else Measured(scores=next(in_order), unavailable=unavailable)
         for one in answers
     ]
+    return measured, until
 
 
 def _values(metric: Metric, guesses: Tensor, originals: Tensor) -> Tensor:
@@ -241,13 +327,17 @@ def _outcome(
     details = dict(result.details) if result is not None else {}
     if answered.missing:
         details[MISSING] = float(answered.missing)
+    if answered.pairs is not None and truth is not None:
+        scored = len(answered.turns) + answered.missing
+        if scored < len(truth.images):
+            details |= {SCORED: float(scored), ORIGINALS: float(len(truth.images))}
     unavailable = dict(measured.unavailable)
     picture = None
     if path is not None and result is not None and answered.status != "failed":
         rows = list(reversed(answered.pairs)) if answered.pairs else [result.images.detach().cpu()]
         try:
             picture = None if answered.reason == EMPTY else save_picture(path, rows)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             unavailable["picture"] = Reason.of("picture not kept", message=str(error))
     labels = None if result is None or answered.status != "scored" else result.labels
     return AttackOutcome(
@@ -261,6 +351,7 @@ def _outcome(
         steps=0 if result is None else result.steps,
         seconds=round(attempts.own.seconds, 3),
         budget_seconds=round(attempts.budget, 3),
+        needed_seconds=None if attempts.needed is None else round(attempts.needed, 3),
         seed=attempts.own.seed,
         labels_right=None
         if labels is None or truth is None
@@ -323,8 +414,12 @@ def save_picture(path: Path, rows: Sequence[Tensor]) -> str:
         Path relative to the audit's directory.
 
     Raises:
+        ValueError: The images have another number of channels.
         OSError: The folder cannot be written, or is a symbolic link.
     """
+    channels = rows[0].shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"a picture has 1 or 3 channels, but these images have {channels}")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.is_symlink():
         raise NotADirectoryError(f"{path.parent} is a symbolic link, and links are not followed")

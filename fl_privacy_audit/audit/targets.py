@@ -155,12 +155,13 @@ def observe_release(
         UpdateError: Names or shapes do not fit the model, or a value is not finite.
     """
     training, notes = training_told(observer.config.training, replies)
+    counts = [count_images(training, reply.num_examples) for reply in replies]
     seen = observe(
         observer.model,
         release.before(),
         release.after(),
         image=observer.config.image,
-        training=_together(training, replies),
+        training=_together(training, counts),
         num_examples=None,
         device=observer.device,
         forward=observer.forward,
@@ -170,7 +171,14 @@ def observe_release(
         f"the release is taken as the mean of {len(replies)} clients' updates; a server optimiser, "
         "or weights that are not by the number of images, would change it"
     )
-    return replace(seen, assumptions=(*seen.assumptions, *notes, assumed))
+    # A weighted mean divides by each client's own weights, sums count by the square of their images.
+    odd = training.reduction == "mean" and training.class_weights is not None
+    odd |= training.reduction == "sum" and len(set(counts)) > 1
+    return replace(
+        seen,
+        gradient_scale_known=seen.gradient_scale_known and not (odd and len(replies) > 1),
+        assumptions=(*seen.assumptions, *notes, assumed),
+    )
 
 
 def training_told(
@@ -210,14 +218,17 @@ def _told(config: Mapping[str, float], keys: Sequence[str]) -> float | None:
     return next((value for value in values if math.isfinite(value) and value >= 0), None)
 
 
-def _together(training: LocalTraining, replies: Sequence[ClientReply]) -> LocalTraining:
-    """Local training of all clients, taken as that of one with all their images."""
-    counts = [count_images(training, reply.num_examples) for reply in replies]
-    noise = training.noise_multiplier
+def _together(training: LocalTraining, counts: Sequence[int]) -> LocalTraining:
+    """Local training of clients with so many images, taken as that of one with all of them."""
+    total, noise, rate = sum(counts), training.noise_multiplier, training.learning_rate
     several_steps = (training.steps or 1) > 1
+    if training.reduction == "sum" and rate is not None and training.optimizer == "sgd":
+        # The mean of sums is shorter than the sum over all images.
+        rate *= sum(count**2 for count in counts) / total**2
     return training.replace(
-        images=sum(counts),
-        batch_size=training.batch_size * len(replies) if several_steps else sum(counts),
+        images=total,
+        batch_size=training.batch_size * len(counts) if several_steps else total,
+        learning_rate=rate,
         # Independent noise: its variance in the sum grows with the number of clients.
-        noise_multiplier=None if noise is None else noise * math.sqrt(len(replies)),
+        noise_multiplier=None if noise is None else noise * math.sqrt(len(counts)),
     )

@@ -140,7 +140,9 @@ class AuditConfig(Checked):
         every: Attack every N rounds, starting with round 1.
         clients_per_round: Number of clients to attack in such a round; ``"all"`` or None for all.
         seed: Chooses the clients and seeds the attacks.
-        seconds_per_round: Time budget of one round, shared evenly by clients and attacks.
+        seconds_per_round: Time budget of one round, shared evenly by clients and attacks: for attacks,
+            controls, scores and the replay check. What is not done by then is left out, and the record
+            says so. An attack from elsewhere that does not return cannot be stopped.
         device: ``"auto"`` takes the GPU if there is one.
         threads: CPU threads of an attack. One is fastest beside busy clients.
         training: What is known of local training.

@@ -7,6 +7,7 @@
     ├── UpdateError          a captured update does not fit the model
     ├── AttackError          an attack could not run
     │   └── UnmetNeedError   it needs something this observation lacks: recorded as "not tested"
+    ├── TimeUpError          there was no time left for it in this round
     ├── TruthError           the true batch published for scoring cannot be used
     ├── LedgerError          the audit log cannot be written or read
     ├── NotComparableError   runs differ in something other than the defence
@@ -49,6 +50,12 @@ class UnmetNeedError(AttackError):
     """An attack needs something this observation lacks; recorded as *not tested*."""
 
     code = "unmet need"
+
+
+class TimeUpError(AuditError, RuntimeError):
+    """There was no time left for it in this round."""
+
+    code = "time up"
 
 
 class TruthError(AuditError, ValueError):

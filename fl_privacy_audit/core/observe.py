@@ -32,6 +32,8 @@ from .models import (
 )
 from .types import ImageSpec, LocalTraining, Observation, Update
 
+CLIPPED = 1e-3
+"""How far below the norm a clipped gradient may lie: weights are float32."""
 ROUNDED = 0.02
 """Share of an update that may be rounding of the weights before the update counts as inexact."""
 
@@ -121,7 +123,9 @@ def observe(
             "batch-norm running statistics moved, which eval mode does not do; attacked in eval "
             'mode as `mode` says: if clients train in train mode, set it to "train"'
         )
-    gradient, scale_known = _as_gradient(update, parameters, training, assumptions)
+    gradient, scale_known = as_gradient(update, parameters, training, assumptions)
+    if gradient is not None and _clipped(gradient, training, num_images):
+        scale_known = False
     rounding, length = rounding_of(returned, compared), update_norm(update)
     if length and rounding > ROUNDED * length:
         scale_known = False
@@ -228,13 +232,12 @@ def count_images(training: LocalTraining, num_examples: int | None) -> int:
     return whole if training.drop_last and whole else count
 
 
-def _as_gradient(
+def as_gradient(
     update: Update, parameters: Update, training: LocalTraining, assumptions: list[str]
 ) -> tuple[dict[str, Tensor] | None, bool]:
     """The gradient behind an update, if it is one step, and whether its length is known."""
     known, rate, steps = training.optimizer != "unknown", training.learning_rate, training.steps
-    adaptive = training.optimizer in ("adam", "adamw")
-    if known and steps is not None and steps > 1 and (rate is not None or adaptive):
+    if known and steps is not None and steps > 1 and (rate is not None or training.adaptive):
         return None, False
     if not known:
         assumptions.append("local optimiser not known; the update is taken as one gradient step")
@@ -248,7 +251,7 @@ def _as_gradient(
     if rate is None:
         assumptions.append("local learning rate not known; only the gradient's direction is used")
         return {name: -delta for name, delta in update.items()}, False
-    if adaptive:
+    if training.adaptive:
         # The first step is the sign of the gradient (Kingma and Ba 2015, Sec. 2.1).
         decay = training.weight_decay if training.optimizer == "adamw" else 0.0
         return {n: -delta / rate - decay * parameters[n] for n, delta in update.items()}, False
@@ -259,3 +262,11 @@ def _as_gradient(
         for name, delta in update.items()
     }
     return gradient, known
+
+
+def _clipped(gradient: Update, training: LocalTraining, images: int) -> bool:
+    """Whether clipping inside the step may have taken length away; of one image it shows."""
+    norm = training.max_grad_norm
+    if norm is None:
+        return False
+    return images > 1 or update_norm(gradient) > norm * (1 - CLIPPED)

@@ -11,12 +11,20 @@ from pydantic import (
     Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
 )
 
 from .errors import AuditError
+from .texts import MOST, clean
 
 Figure = int | float | str | list[str]
+
+
+def _cleaned(figure: Figure) -> Figure:
+    if isinstance(figure, list):
+        return [clean(text, MOST) for text in figure[:100]]
+    return clean(figure, MOST) if isinstance(figure, str) else figure
 
 
 class Reason(BaseModel):
@@ -34,6 +42,12 @@ class Reason(BaseModel):
     code: str
     figures: dict[str, Figure] = Field(default_factory=dict)
     cause: "Reason | None" = None
+
+    @field_validator("figures", mode="after")
+    @classmethod
+    def _cleaned(cls, figures: dict[str, Figure]) -> dict[str, Figure]:
+        """Text from outside, such as a client's error, is cut and steers nothing."""
+        return {name: _cleaned(value) for name, value in figures.items()}
 
     @model_serializer(mode="wrap")
     def _with_words(
@@ -56,5 +70,12 @@ class Reason(BaseModel):
     def of_error(cls, error: BaseException) -> "Reason":
         """An error: its own code where the package raised it on purpose."""
         if isinstance(error, AuditError):
-            return cls.of(error.code, message=str(error))
-        return cls.of("unexpected error", type=type(error).__name__, message=str(error))
+            return cls.of(error.code, message=_message(error))
+        return cls.of("unexpected error", type=type(error).__name__, message=_message(error))
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:  # noqa: BLE001 - of somebody else's class
+        return f"its message cannot be made: {type(another).__name__}"

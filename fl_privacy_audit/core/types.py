@@ -163,6 +163,11 @@ class LocalTraining(Checked):
             raise ValueError(f"`momentum` belongs to SGD, but `optimizer` is {self.optimizer!r}")
         return self
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether steps hardly depend on the gradient's size: Adam's kind."""
+        return self.optimizer in ("adam", "adamw")
+
     def for_client(self, num_examples: int | None) -> Self:
         """The same with `epochs` counted out in steps, where the client said how many images."""
         if self.epochs is None or not num_examples or num_examples < 1:
@@ -200,6 +205,11 @@ class KnownDefence:
     zeros_hide: bool = False
     signs_only: bool = False
     length_lost: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether the update is no longer what training made it."""
+        return self.noise_std > 0 or self.zeros_hide or self.signs_only or self.length_lost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +256,12 @@ class Observation:
     def minimised(self) -> ClassLoss:
         """What clients minimise."""
         return self.loss or self.training.minimised()
+
+    @property
+    def signs_only(self) -> bool:
+        """Whether `gradient` is little more than signs: one step of Adam, or a defence, left no more."""
+        defended = self.defence is not None and self.defence.signs_only
+        return self.gradient is not None and (self.training.adaptive or defended)
 
     @property
     def device(self) -> torch.device:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.observe import CLIPPED
 from fl_privacy_audit.core.types import KnownDefence, Observation, Options
 
 from .compression import Pruning as Pruning
@@ -191,10 +192,6 @@ def make_applied_defence(name: str, options: Options | None = None) -> AppliedDe
             f"{DEFENCES[name].where}; see docs/defences.md"
         )
     return defence
-
-
-CLIPPED = 1e-3
-"""How far below the norm a clipped update may lie: weights are float32."""
 
 
 def inform(seen: Observation, defence: Defence) -> Observation:

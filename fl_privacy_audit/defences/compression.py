@@ -22,13 +22,10 @@ class Pruning(CheckedFields, AppliedDefence):
     arXiv:1712.01887, without the accumulation of what was dropped. Zhu et al. 2019,
     arXiv:1906.08935, Sec. 5.2 propose it against gradient inversion. At least one number of
     each tensor stays.
-
-    Attributes:
-        share: Share of the numbers that is dropped, in [0, 1).
-        scope: ``"tensor"``: that share of each tensor; ``"update"``: of all numbers together.
     """
 
-    share: float
+    share: float  # share of the numbers that is dropped, in [0, 1)
+    # ``"tensor"``: that share of each tensor; ``"update"``: of all numbers together.
     scope: Literal["tensor", "update"] = "tensor"
 
     def __post_init__(self) -> None:
@@ -66,15 +63,12 @@ class Quantisation(CheckedFields, AppliedDefence):
 
     QSGD (Alistarh et al. 2017, arXiv:1610.02132, Sec. 3.1), in buckets and scaled by the largest
     number of a bucket, as in its experiments (Sec. 4).
-
-    Attributes:
-        bits: Bits per number including its sign, from 2 to 16. There are ``2^(bits - 1) - 1``
-            levels above zero.
-        bucket: How many numbers share a scale.
     """
 
+    # Bits per number including its sign, from 2 to 16. There are ``2^(bits - 1) - 1`` levels above
+    # zero.
     bits: Annotated[int, partial(whole, least=2, most=16)] = 8
-    bucket: Whole = 512
+    bucket: Whole = 512  # how many numbers share a scale
 
     @property
     def levels(self) -> int:
@@ -120,12 +114,9 @@ class Sign(CheckedFields, AppliedDefence):
 
     signSGD (Bernstein et al. 2018, arXiv:1802.04434), with the scale of Karimireddy et al. 2019,
     arXiv:1901.09847: the mean magnitude of the tensor.
-
-    Attributes:
-        scale: Magnitude of every number; 0 for the tensor's own mean magnitude.
     """
 
-    scale: NotNegative = 0.0
+    scale: NotNegative = 0.0  # magnitude of every number; 0 for the tensor's own mean magnitude
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""

@@ -31,14 +31,10 @@ class DpSgd(CheckedFields, Defence):
     """DP-SGD (Abadi et al. 2016), which Opacus applies to every step of local training.
 
     What the attacker knows of it is in `LocalTraining`: its noise is on gradients, step by step.
-
-    Attributes:
-        noise_multiplier: Noise in units of `max_grad_norm`.
-        max_grad_norm: Clipping norm of one record's gradient.
     """
 
-    noise_multiplier: NotNegative
-    max_grad_norm: Positive = 1.0
+    noise_multiplier: NotNegative  # noise in units of `max_grad_norm`
+    max_grad_norm: Positive = 1.0  # clipping norm of one record's gradient
 
     def known(self, update: Update) -> KnownDefence:
         """The options; attacks take them from `LocalTraining`."""
@@ -47,19 +43,13 @@ class DpSgd(CheckedFields, Defence):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalDp(CheckedFields, Defence):
-    """Flower's `LocalDpMod`: clip, then normal noise by the classic formula.
+    """Flower's `LocalDpMod`: clip, then normal noise by the classic formula."""
 
-    Attributes:
-        clipping_norm: Clipping norm of the update.
-        sensitivity: What the noise is scaled by; no guarantee holds unless it is the clipping norm.
-        epsilon: Epsilon of one round.
-        delta: Delta of one round.
-    """
-
-    clipping_norm: Positive
+    clipping_norm: Positive  # clipping norm of the update
+    # What the noise is scaled by; no guarantee holds unless it is the clipping norm.
     sensitivity: Positive
-    epsilon: Positive
-    delta: Positive
+    epsilon: Positive  # epsilon of one round
+    delta: Positive  # delta of one round
 
     def known(self, update: Update) -> KnownDefence:
         """Clipping norm, and noise of ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon``."""
@@ -69,18 +59,12 @@ class LocalDp(CheckedFields, Defence):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerClipping(CheckedFields, Defence):
-    """Flower's `DifferentialPrivacyServerSideFixedClipping`.
+    """Flower's `DifferentialPrivacyServerSideFixedClipping`."""
 
-    Attributes:
-        noise_multiplier: Noise that the server adds to the mean, in units of
-            ``clipping_norm / num_sampled_clients``.
-        clipping_norm: Clipping norm of each update.
-        num_sampled_clients: Clients per round, whose mean gets the noise.
-    """
-
+    # Noise that the server adds to the mean, in units of ``clipping_norm / num_sampled_clients``.
     noise_multiplier: NotNegative
-    clipping_norm: Positive
-    num_sampled_clients: Annotated[int, positive]
+    clipping_norm: Positive  # clipping norm of each update
+    num_sampled_clients: Annotated[int, positive]  # clients per round, whose mean gets the noise
 
     def known(self, update: Update) -> KnownDefence:
         """The options: the server sees each update before it clips it."""

@@ -17,12 +17,9 @@ class Clipping(CheckedFields, AppliedDefence):
 
     McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models",
     arXiv:1710.06963, Sec. 2: flat clipping. Alone it gives no differential privacy.
-
-    Attributes:
-        norm: The longest that an update may be, in its own units.
     """
 
-    norm: Positive
+    norm: Positive  # the longest that an update may be, in its own units
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`; draws nothing."""
@@ -39,15 +36,12 @@ class Gaussian(CheckedFields, AppliedDefence):
 
     Zhu et al. 2019, arXiv:1906.08935, Sec. 5.1 put it on gradients; with `clip_norm` it is the
     local form of McMahan et al. 2018.
-
-    Attributes:
-        std: Standard deviation, in units of the update: of the *gradient* it is ``std / rate`` for
-            one step of SGD at that learning rate.
-        clip_norm: Clip to this length first; 0 for no clipping.
     """
 
+    # Standard deviation, in units of the update: of the *gradient* it is ``std / rate`` for one
+    # step of SGD at that learning rate.
     std: NotNegative
-    clip_norm: NotNegative = 0.0
+    clip_norm: NotNegative = 0.0  # clip to this length first; 0 for no clipping
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
         """See `AppliedDefence.apply`."""
@@ -65,13 +59,10 @@ class Gaussian(CheckedFields, AppliedDefence):
 
 @dataclass(frozen=True, kw_only=True)
 class Laplace(CheckedFields, AppliedDefence):
-    """Add Laplace noise to every number.
+    """Add Laplace noise to every number."""
 
-    Attributes:
-        scale: Scale of the distribution, in units of the update; its standard deviation is sqrt(2)
-            times as much.
-    """
-
+    # Scale of the distribution, in units of the update; its standard deviation is sqrt(2) times as
+    # much.
     scale: NotNegative
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:

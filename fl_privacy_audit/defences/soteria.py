@@ -33,14 +33,10 @@ class Soteria(Defence):
     It has to see the model and the batch, so it lives in the train function::
 
         soteria = make_defence("soteria", {"share": 0.8}).measure(model, inputs)
-
-    Attributes:
-        share: Share of the layer's inputs whose column is dropped, in [0, 1].
-        layer: Name of the linear layer; empty for the model's last one.
     """
 
-    share: float = 0.8
-    layer: str = ""
+    share: float = 0.8  # share of the layer's inputs whose column is dropped, in [0, 1]
+    layer: str = ""  # name of the linear layer; empty for the model's last one
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -79,20 +75,12 @@ class Soteria(Defence):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeasuredSoteria(Soteria, AppliedDefence):
-    """Soteria for one batch, ready to apply; made by `Soteria.measure`.
+    """Soteria for one batch, ready to apply; made by `Soteria.measure`."""
 
-    Attributes:
-        pruned: ``(D,)`` bool: which columns are dropped.
-    """
-
-    pruned: Tensor
+    pruned: Tensor  # ``(D,)`` bool: which columns are dropped
 
     def apply(self, update: Update, rng: torch.Generator) -> dict[str, Tensor]:
-        """See `AppliedDefence.apply`; draws nothing.
-
-        Raises:
-            ConfigError: The update has no such layer.
-        """
+        """See `AppliedDefence.apply`; draws nothing. ConfigError if the update lacks the layer."""
         name = f"{self.layer}.weight"
         weight = floating(update).get(name)
         if weight is None or weight.ndim != 2 or weight.shape[1] != len(self.pruned):

@@ -66,12 +66,7 @@ def epsilons(mechanism: SampledGaussian, *, delta: float) -> Epsilons:
 
 
 def local_dp_epsilons(
-    *,
-    clipping_norm: float,
-    sensitivity: float,
-    epsilon: float,
-    delta: float,
-    rounds: int = 1,
+    *, clipping_norm: float, sensitivity: float, epsilon: float, delta: float, rounds: int = 1
 ) -> Epsilons:
     """What Flower's ``LocalDpMod`` really gives a client, for the arguments of the mod.
 

@@ -149,11 +149,7 @@ def risk_corridor(
         noise = mechanism.noise_multiplier
         psnr = from_scratch_psnr(noise_multiplier=noise, image_norm=image_norm, repeats=repeats)
         reconstruction = from_scratch_success(
-            eta=eta,
-            noise_multiplier=noise,
-            image_norm=image_norm,
-            pixels=pixels,
-            repeats=repeats,
+            eta=eta, noise_multiplier=noise, image_norm=image_norm, pixels=pixels, repeats=repeats
         )
     return RiskCorridor(
         kappa=kappa,

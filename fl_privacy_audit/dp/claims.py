@@ -14,29 +14,22 @@ from .flags import Flag
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimCheck:
-    """A claim after the check.
-
-    Attributes:
-        claimed: The epsilon that is claimed; None if none is.
-        noise_multiplier: Noise over clipping norm in effect, in the worst round; NaN if not known.
-        clients: Epsilon in effect for each client; empty if none can be computed.
-        flags: What is wrong.
-        unchecked: What could not be checked and why, one sentence each.
-        assumed: What the settings leave open, and what was assumed instead.
-        corridor: What theory allows an attacker on one record; None if it was not asked for, or the
-            claim protects whole clients.
-    """
+    """A claim after the check."""
 
     mechanism: Mechanism
     delta: float
-    claimed: float | None
+    claimed: float | None  # the epsilon that is claimed; None if none is
     covers: Span
     neighbours: Neighbours
+    # Noise over clipping norm in effect, in the worst round; NaN if not known.
     noise_multiplier: float
+    # Epsilon in effect for each client; empty if none can be computed.
     clients: tuple[ClientEpsilon, ...]
-    flags: tuple[Flag, ...]
-    unchecked: tuple[str, ...]
-    assumed: tuple[str, ...] = ()
+    flags: tuple[Flag, ...]  # what is wrong
+    unchecked: tuple[str, ...]  # what could not be checked and why, one sentence each
+    assumed: tuple[str, ...] = ()  # what the settings leave open, and what was assumed instead
+    # What theory allows an attacker on one record; None if it was not asked for, or the claim
+    # protects whole clients.
     corridor: RiskCorridor | None = None
 
     @property

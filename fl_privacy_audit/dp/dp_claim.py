@@ -32,45 +32,39 @@ class DpClaim(CheckedFields):
     make one for each, with its own part of `Observed`.
 
     `fl_privacy_audit.core.config.ClaimConfig` says what the fields are that are not listed here.
-
-    Attributes:
-        mechanism: ``"dp-sgd"``: Opacus on each client, unit one record. ``"local-gaussian"``: each
-            client clips and noises its update (Flower's ``LocalDpMod``). ``"central-gaussian"``:
-            noise on the mean of clipped updates (Flower's DP wrappers); unit one client, protected
-            in the released model and not from the server.
-        clipping_norm: Above zero; of one record's gradient for DP-SGD, else of one update.
-        rounds: Number of rounds of the run.
-        noise_multiplier: Noise over `clipping_norm`, for DP-SGD and central DP.
-        sigma: Noise standard deviation, for local noise; left out, it is what ``LocalDpMod`` makes
-            of `sensitivity`, `epsilon` and `delta`.
-        sensitivity: What the noise was scaled to; None if it was scaled to `clipping_norm`.
-        sample_rate: In (0, 1].
-        sampling: ``"poisson"``: a coin for each, as Opacus does; ``"fixed"``: a fixed number, as a
-            shuffled data loader or Flower's own choice of clients does.
-        steps_per_round: Noised steps of a client in a round; more than one only for DP-SGD.
-        clipped_by: Who clips, for central DP. If it is the server, observed updates are not
-            clipped yet, and their norms say nothing about the claim.
-        arrays: Every array that gets noise -> its dtype, ``{"conv.weight": "float32"}``.
-        reported_epsilon: Client -> the epsilon it reported after each round.
     """
 
+    # ``"dp-sgd"``: Opacus on each client, unit one record. ``"local-gaussian"``: each client clips
+    # and noises its update (Flower's ``LocalDpMod``). ``"central-gaussian"``: noise on the mean of
+    # clipped updates (Flower's DP wrappers); unit one client, protected in the released model and
+    # not from the server.
     mechanism: Mechanism
     delta: Annotated[float, partial(fraction, hint=DELTA_HINT)]
-    clipping_norm: Positive
-    rounds: Whole
+    clipping_norm: Positive  # above zero; of one record's gradient for DP-SGD, else of one update
+    rounds: Whole  # number of rounds of the run
     epsilon: ClaimedEpsilon | None = None
     epsilon_covers: Span = "run"
     neighbours: Neighbours = "add-or-remove"
+    # Noise over `clipping_norm`, for DP-SGD and central DP.
     noise_multiplier: NotNegative | None = None
+    # Noise standard deviation, for local noise; left out, it is what ``LocalDpMod`` makes of
+    # `sensitivity`, `epsilon` and `delta`.
     sigma: NotNegative | None = None
+    # What the noise was scaled to; None if it was scaled to `clipping_norm`.
     sensitivity: NotNegative | None = None
-    sample_rate: Annotated[float, rate] = 1.0
+    sample_rate: Annotated[float, rate] = 1.0  # in (0, 1]
+    # ``"poisson"``: a coin for each, as Opacus does; ``"fixed"``: a fixed number, as a shuffled
+    # data loader or Flower's own choice of clients does.
     sampling: Sampling = "unknown"
-    steps_per_round: Whole = 1
+    steps_per_round: Whole = 1  # noised steps of a client in a round; more than one only for DP-SGD
     accountant: Accountant = "unknown"
     sampled_clients: Whole | None = None
+    # Who clips, for central DP. If it is the server, observed updates are not clipped yet, and
+    # their norms say nothing about the claim.
     clipped_by: Clipper = "client"
+    # Every array that gets noise -> its dtype, ``{"conv.weight": "float32"}``.
     arrays: Mapping[str, str] = field(default_factory=dict)
+    # Client -> the epsilon it reported after each round.
     reported_epsilon: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -4,18 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["error", "warning"]
-FlagCode = Literal[
-    "delta-too-large",
-    "sensitivity-not-clip",
-    "classic-beyond-one",
-    "accountant-reset",
-    "sampling-not-poisson",
-    "noise-on-integers",
-    "norm-above-clip",
-    "client-count-mismatch",
-    "unequal-weights",
-    "epsilon-understated",
-]
+FlagCode = str
+"""A key of `FLAGS`."""
 
 FLAGS: dict[FlagCode, str] = {
     "delta-too-large": "delta is so large that giving whole records away would pass",
@@ -34,15 +24,10 @@ FLAGS: dict[FlagCode, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """One thing wrong with a claim.
+    """One thing wrong with a claim."""
 
-    Attributes:
-        code: A key of `FLAGS`.
-        severity: ``"error"``: the claim does not hold, or cannot be upheld. ``"warning"``: it may
-            hold, but the configuration is not what it seems.
-        message: What was seen, with figures, and how to fix it.
-    """
-
-    code: FlagCode
+    code: FlagCode  # a key of `FLAGS`
+    # ``"error"``: the claim does not hold, or cannot be upheld. ``"warning"``: it may hold, but the
+    # configuration is not what it seems.
     severity: Severity
-    message: str
+    message: str  # what was seen, with figures, and how to fix it

@@ -23,21 +23,17 @@ LEAST_NOISE = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class SampledGaussian(CheckedFields):
-    """A sum of clipped contributions, Poisson-sampled, with Gaussian noise, repeated over steps.
+    """A sum of clipped contributions, Poisson-sampled, with Gaussian noise, repeated over steps."""
 
-    Attributes:
-        noise_multiplier: Noise standard deviation over clipping norm; zero or more.
-        sample_rate: Chance of each record to take part in a step, in (0, 1]; 1 is no sampling.
-        steps: Number of repetitions, at least one.
-    """
-
+    # Noise standard deviation over clipping norm; zero or more.
     noise_multiplier: Annotated[
         float, partial(not_negative, hint="it is the noise over the clipping norm")
     ]
+    # Chance of each record to take part in a step, in (0, 1]; 1 is no sampling.
     sample_rate: Annotated[
         float, partial(rate, hint="it is batch size over records, or clients sampled over clients")
     ] = 1.0
-    steps: Whole = 1
+    steps: Whole = 1  # number of repetitions, at least one
 
     @property
     def is_silent(self) -> bool:

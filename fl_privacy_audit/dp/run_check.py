@@ -119,12 +119,14 @@ def _claim(settings: ClaimConfig, run: LastRun, assumed: list[str]) -> DpClaim:
 def _observed(run: LastRun, mechanism: str) -> Observed:
     norms: dict[int, dict[str, float]] = defaultdict(dict)
     weights: dict[int, dict[str, float]] = defaultdict(dict)
+    most: Counter[str] = Counter()  # records that a client said it trained on in a round
     returned = _returned(run)
     for record in returned:
         if record.update_norm is not None:
             norms[record.round][record.client] = record.update_norm
         if record.num_examples:
             weights[record.round][record.client] = float(record.num_examples)
+            most[record.client] = max(record.num_examples, most[record.client])
     clients = Counter(record.round for record in returned)
     known = {r: w for r, w in weights.items() if len(w) == clients[r]}
     return Observed(
@@ -133,17 +135,8 @@ def _observed(run: LastRun, mechanism: str) -> Observed:
         parameters=int(run.run.model["parameters"]) or None,
         weights=known if mechanism == "central-gaussian" else {},
         participation=Counter(record.client for record in returned),
-        records=_records(run),
+        records=most,
     )
-
-
-def _records(run: LastRun) -> dict[str, int]:
-    """Client -> the most records it said it trained on in a round."""
-    most: dict[str, int] = {}
-    for record in _returned(run):
-        if record.num_examples:
-            most[record.client] = max(record.num_examples, most.get(record.client, 0))
-    return most
 
 
 def _corridor(claim: DpClaim, multiplier: float, run: LastRun) -> RiskCorridor | None:
@@ -173,16 +166,17 @@ def _without_epsilon(
         rounds=1,
         reported_epsilon=_reported_series(run),
     )
-    flags = check_claim(any_mechanism, Observed(records=_records(run))).flags
-    return ClaimCheck(
+    records = _observed(run, settings.mechanism).records
+    check = check_claim(any_mechanism, Observed(records=records))
+    return replace(
+        check,
         mechanism=settings.mechanism,
-        delta=settings.delta,
         claimed=settings.epsilon,
         covers=settings.epsilon_covers,
         neighbours=settings.neighbours,
         noise_multiplier=math.nan,
         clients=(),
-        flags=tuple(f for f in flags if f.code in ("accountant-reset", "delta-too-large")),
+        flags=tuple(f for f in check.flags if f.code in ("accountant-reset", "delta-too-large")),
         unchecked=(f"No epsilon can be computed: {why}.",),
         assumed=tuple(assumed),
     )

@@ -8,7 +8,7 @@
       originals/...png      paths in the manifest are relative to CORPUS
       reconstructions/...png
 
-Answers are a table of their own, one row per answer: the columns are the fields of `Answer`.
+Answers are a table of their own, one row per answer: the columns are the fields of `Response`.
 Everything is paired by `Pair.key`, never by the order of files or rows.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
@@ -33,31 +34,18 @@ CANNOT_TELL = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One reconstruction and the original it was made from.
+    """One reconstruction and the original it was made from."""
 
-    Attributes:
-        key: Unique in the corpus.
-        source: Data set of the original, ``"cifar10"`` say.
-        image: Name of the original; the same in every setting of its source.
-        label: Class of the original, an index into the source's class names.
-        victim: Network that was attacked.
-        recipe: How the network was trained; ``"none"`` if it was not.
-        attack: Attack, with its settings where they matter.
-        defence: Defence on the update; ``"none"`` if there was none.
-        original: Path of the original, relative to the corpus.
-        reconstruction: Path of the reconstruction.
-    """
-
-    key: str
-    source: str
-    image: str
-    label: int
-    victim: str
-    recipe: str
-    attack: str
-    defence: str
-    original: str
-    reconstruction: str
+    key: str  # unique in the corpus
+    source: str  # data set of the original, ``"cifar10"`` say
+    image: str  # name of the original; the same in every setting of its source
+    label: int  # class of the original, an index into the source's class names
+    victim: str  # network that was attacked
+    recipe: str  # how the network was trained; ``"none"`` if it was not
+    attack: str  # attack, with its settings where they matter
+    defence: str  # defence on the update; ``"none"`` if there was none
+    original: str  # path of the original, relative to the corpus
+    reconstruction: str  # path of the reconstruction
 
     @property
     def setting(self) -> str:
@@ -66,39 +54,25 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one annotator said of one reconstruction.
+class Response:
+    """What one annotator said of one reconstruction."""
 
-    Attributes:
-        key: Of the pair.
-        annotator: Who.
-        answer: Class named, an index into the source's class names, or `CANNOT_TELL`.
-        recognisable: Whether it is recognisable beside the original; None if not asked.
-        confidence: In [0, 1]; None where the annotator gives none.
-        time: ISO 8601; empty where nobody noted it.
-    """
-
-    key: str
-    annotator: str
-    answer: int
+    key: str  # of the pair
+    annotator: str  # who
+    answer: int  # class named, an index into the source's class names, or `CANNOT_TELL`
+    # whether it is recognisable beside the original; None if not asked
     recognisable: bool | None = None
-    confidence: float | None = None
-    time: str = ""
+    confidence: float | None = None  # in [0, 1]; None where the annotator gives none
+    time: str = ""  # ISO 8601; empty where nobody noted it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A corpus that was read.
+    """A corpus that was read."""
 
-    Attributes:
-        directory: Where it lies.
-        pairs: In the order of the manifest.
-        classes: Class names of each source.
-    """
-
-    directory: Path
-    pairs: tuple[Pair, ...]
-    classes: dict[str, list[str]]
+    directory: Path  # where it lies
+    pairs: tuple[Pair, ...]  # in the order of the manifest
+    classes: dict[str, list[str]]  # class names of each source
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -116,14 +90,6 @@ class Corpus:
             CorpusError: It is missing or damaged; the message says which.
         """
         return read_picture(self.directory / path)
-
-    def pictures(self, paths: Sequence[str]) -> Tensor:
-        """Pictures of one size, ``(N, 3, H, W)`` in [0, 1].
-
-        Raises:
-            CorpusError: One is missing or damaged.
-        """
-        return torch.stack([self.picture(path) for path in paths])
 
 
 def read_corpus(directory: str | Path) -> Corpus:
@@ -170,7 +136,19 @@ def read_picture(path: Path) -> Tensor:
     return torch.from_numpy(np.array(open_picture(path))).permute(2, 0, 1).float() / 255
 
 
-def read_answers(path: str | Path) -> list[Answer]:
+def scaled(pictures: Tensor, side: int) -> Tensor:
+    """``(N, 3, H, W)`` -> ``(N, 3, side, side)``."""
+    if tuple(pictures.shape[-2:]) == (side, side):
+        return pictures
+    return F.interpolate(pictures, size=(side, side), mode="bilinear", antialias=True)
+
+
+def as_bytes(pictures: Tensor, side: int) -> Tensor:
+    """``(N, 3, H, W)`` in [0, 1] -> ``(N, 3, side, side)`` uint8."""
+    return (scaled(pictures, side) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def read_answers(path: str | Path) -> list[Response]:
     """Read a table of answers.
 
     Raises:
@@ -178,10 +156,10 @@ def read_answers(path: str | Path) -> list[Answer]:
     """
     path = Path(path)
     answers = []
-    for number, row in _rows(path, [field.name for field in fields(Answer)]):
+    for number, row in _rows(path, [field.name for field in fields(Response)]):
         try:
             answers.append(
-                Answer(
+                Response(
                     key=row["key"],
                     annotator=row["annotator"],
                     answer=int(row["answer"]),
@@ -195,7 +173,7 @@ def read_answers(path: str | Path) -> list[Answer]:
     return answers
 
 
-def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
+def write_answers(path: str | Path, answers: Iterable[Response]) -> None:
     """Write a table of answers, replacing the file.
 
     Raises:
@@ -210,7 +188,7 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
         }
         for answer in answers
     ]
-    write_table(Path(path), {field.name: "string" for field in fields(Answer)}, rows)
+    write_table(Path(path), {field.name: "string" for field in fields(Response)}, rows)
 
 
 _WORDS = {"": None, "yes": True, "no": False}

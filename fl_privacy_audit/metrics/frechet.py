@@ -104,7 +104,7 @@ def inception_features(images: Tensor) -> Tensor:
     """
     check_pixels(images)
     colour, size = as_rgb(images, "FID"), (INCEPTION_SIDE, INCEPTION_SIDE)
-    network = _inception(str(images.device))
+    network = _inception(images.device)
 
     def features(piece: Tensor) -> Tensor:
         large = interpolate(piece, size=size, mode="bilinear", align_corners=False)
@@ -116,7 +116,7 @@ def inception_features(images: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def _inception(device: str) -> nn.Module:
+def _inception(device: torch.device) -> nn.Module:
     state = inception()
     from torchvision.models import inception_v3
 

@@ -67,11 +67,7 @@ def check_pixels(*batches: Tensor) -> None:
 
 
 def as_rgb(images: Tensor, metric: str) -> Tensor:
-    """Grey or RGB images as three channels, float32, clipped to ``[0, 1]``.
-
-    Raises:
-        MetricUnavailable: Neither one nor three channels.
-    """
+    """Grey or RGB images as three channels, float32, clipped; MetricUnavailable for any other."""
     if images.shape[1] not in (1, 3):
         raise MetricUnavailable(
             f"{metric} needs grey or RGB images, but these have {images.shape[1]} channels"

@@ -66,11 +66,7 @@ def embed_lpips(images: Tensor) -> Tensor:
 
 
 def prepare(images: Tensor) -> Tensor:
-    """``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 3, H', W')`` in ``[-1, 1]``, short side 64 or more.
-
-    Raises:
-        MetricUnavailable: Neither one nor three channels.
-    """
+    """``(N, 1 or 3, H, W)`` in ``[0, 1]`` -> ``(N, 3, H', W')`` in ``[-1, 1]``, short side 64 or more."""
     images = as_rgb(images, "LPIPS")
     short = min(images.shape[-2:])
     if short < SIDE:
@@ -121,12 +117,8 @@ class LpipsNetwork(nn.Module):
         return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
 
 
+@functools.lru_cache(maxsize=4)
 def lpips_network(device: torch.device) -> LpipsNetwork:
     """The network on a device, made once; raises as `alexnet_features`."""
-    return _network(str(device))
-
-
-@functools.lru_cache(maxsize=4)
-def _network(device: str) -> LpipsNetwork:
     heads = load(files(__package__).joinpath("data/lpips_alexnet_heads.safetensors").read_bytes())
     return LpipsNetwork(alexnet_features(), [heads[name] for name in sorted(heads)]).to(device)

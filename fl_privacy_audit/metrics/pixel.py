@@ -27,7 +27,11 @@ def mse(reconstructions: Tensor, originals: Tensor) -> Tensor:
     >>> mse(torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.5)).tolist()
     [0.25]
     """
-    return in_chunks(_mse, reconstructions, originals)
+
+    def each(x: Tensor, y: Tensor) -> Tensor:
+        return (as_float64(x) - as_float64(y)).square().flatten(1).mean(1)
+
+    return in_chunks(each, reconstructions, originals)
 
 
 def psnr(reconstructions: Tensor, originals: Tensor) -> Tensor:
@@ -63,10 +67,6 @@ def ssim(reconstructions: Tensor, originals: Tensor) -> Tensor:
     if min(originals.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs images of 7x7 or more, but got {tuple(originals.shape[-2:])}")
     return in_chunks(_ssim, reconstructions, originals)
-
-
-def _mse(x: Tensor, y: Tensor) -> Tensor:
-    return (as_float64(x) - as_float64(y)).square().flatten(1).mean(1)
 
 
 def _ssim(x: Tensor, y: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from fl_privacy_audit.verdicts.verdict import Verdict, Word
 
 from .lines import MINUS, deciding, net_with_interval, numbered, verdict_of
 from .summary import AuditSummary
-from .words import SYMBOLS
 
 FEWEST = 5
 """Records below which no correlation is given."""
@@ -23,7 +22,6 @@ class Said:
     """What one metric says of one setting."""
 
     word: Word | None  # its own verdict; None where it was not measured
-    symbol: str  # of the word
     net: str  # net leakage against the null control that leaves least, with its interval
 
 
@@ -45,8 +43,7 @@ def agreement(summary: AuditSummary, view: View) -> Agreement | None:
     names.sort(key=lambda name: name != summary.primary)
     rows = []
     for number, setting in numbered(summary):
-        verdict = verdict_of(setting, view)
-        one = deciding(verdict) if verdict else None
+        one = deciding(verdict_of(setting, view))
         if one is None or not one.agreement:
             continue
         rows.append((number, setting.setting, tuple(_said(one, name) for name in names)))
@@ -60,8 +57,7 @@ def agreement(summary: AuditSummary, view: View) -> Agreement | None:
 def _said(one: Verdict, name: str) -> Said:
     nets = [n for n in one.nets if n.metric == name and n.of == "attack"]
     net = min(nets, key=lambda n: n.mean, default=None)
-    word = one.agreement.get(name)
-    return Said(word=word, symbol=SYMBOLS[word] if word else "", net=net_with_interval(net))
+    return Said(word=one.agreement.get(name), net=net_with_interval(net))
 
 
 def _ranks(

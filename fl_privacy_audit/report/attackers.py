@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fl_privacy_audit.core.types import KnownDefence, View
+from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.records import ThreatModel
 
 from .formats import count, settings
@@ -77,21 +77,19 @@ _WITHOUT_A_WORD = ("images", "epochs", "max_grad_norm", "noise_multiplier")
 
 
 def _training(model: ThreatModel) -> str:
-    known = {
-        k: v
-        for k, v in model.local_training.items()
-        if v is not None and k not in _WITHOUT_A_WORD and v not in ("unknown", 0)
-    }
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in model.local_training.items()
+        if name not in _WITHOUT_A_WORD and value not in (None, "unknown", 0)
+    )
 
 
 def _unknown(model: ThreatModel) -> str:
-    unknown = [
+    return ", ".join(
         f"the {name.replace('_', ' ')}"
         for name, value in model.local_training.items()
         if name not in _WITHOUT_A_WORD and value in (None, "unknown")
-    ]
-    return ", ".join(unknown)
+    )
 
 
 def _dp_sgd(model: ThreatModel) -> str:
@@ -102,22 +100,20 @@ def _dp_sgd(model: ThreatModel) -> str:
 
 
 def _format(model: ThreatModel) -> str:
-    facts = {**model.image}
-    shape = " x ".join(map(str, facts.pop("shape", [])))
-    words = {"mean": "mean", "std": "standard deviation"}
-    scale = [f"{words.get(k, k)} {_alike(v)}" for k, v in facts.items()]
-    return ", ".join([f"{shape} numbers", *scale]) if shape else ", ".join(scale)
-
-
-def _alike(values: list[int] | list[float]) -> str:
-    different = dict.fromkeys(values)
-    return "/".join(map(str, different if len(different) == 1 else values))
+    parts: list[str] = []
+    for name, values in model.image.items():
+        if name == "shape":
+            parts.insert(0, f"{' x '.join(map(str, values))} numbers")
+        else:
+            alike = values[:1] if len(set(values)) == 1 else values
+            word = "standard deviation" if name == "std" else name
+            parts.append(f"{word} {'/'.join(map(str, alike))}")
+    return ", ".join(parts)
 
 
 def _images(model: ThreatModel) -> str:
-    if model.num_images is None:
-        return "an unknown number of images"
-    return count(model.num_images, "image")
+    number = model.num_images
+    return "an unknown number of images" if number is None else count(number, "image")
 
 
 def _defence(model: ThreatModel) -> str:
@@ -125,20 +121,12 @@ def _defence(model: ThreatModel) -> str:
     if known is None or known.name == "none":
         return ""
     chosen = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in known.options.items())
-    facts = [f"It knows the defence, {known.name}{f' ({chosen})' if chosen else ''}, and adapts"]
-    facts += _consequences(known)
-    return "; ".join(facts) + "."
-
-
-def _consequences(known: KnownDefence) -> list[str]:
-    return [
-        text
-        for text, true in (
-            (f"noise of standard deviation {known.noise_std:.3g} a number", known.noise_std > 0),
-            (f"updates no longer than {known.clip_norm or 0:.3g}", known.clip_norm is not None),
-            ("a zero may stand for anything", known.zeros_hide),
-            ("signs alone are left", known.signs_only),
-            ("the length of an update says nothing", known.length_lost),
-        )
-        if true
-    ]
+    facts = {
+        f"It knows the defence, {known.name}{f' ({chosen})' if chosen else ''}, and adapts": True,
+        f"noise of standard deviation {known.noise_std:.3g} a number": known.noise_std > 0,
+        f"updates no longer than {known.clip_norm or 0:.3g}": known.clip_norm is not None,
+        "a zero may stand for anything": known.zeros_hide,
+        "signs alone are left": known.signs_only,
+        "the length of an update says nothing": known.length_lost,
+    }
+    return "; ".join(fact for fact, true in facts.items() if true) + "."

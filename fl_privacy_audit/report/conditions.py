@@ -10,10 +10,9 @@ from typing import Any
 from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.ledger import FILE_NAME
-from fl_privacy_audit.verdicts.verdict import Verdict
 
 from .formats import count, duration, ranges, settings, when
-from .lines import VIEW_ORDER, deciding, numbered, verdict_of
+from .lines import VIEW_ORDER, by_attack, deciding, numbered, verdict_of
 from .summary import AttackTried, AuditSummary, LeftOut, SettingSummary
 from .words import NEVER_TESTED, THREATS, say, say_fit
 
@@ -54,14 +53,8 @@ def tried(summary: AuditSummary, view: View) -> list[Tried]:
         for number, setting in numbered(summary)
         for one in setting.attacks
         if one.view == view
-        for found in [_verdict(setting, one)]
+        for found in [by_attack(verdict_of(setting, view), one.attack)]
     ]
-
-
-def _verdict(setting: SettingSummary, one: AttackTried) -> Verdict | None:
-    verdict = verdict_of(setting, one.view)
-    attacks = verdict.attacks if verdict else []
-    return next((v for v in attacks if v.attack == one.attack), None)
 
 
 def _others(one: AttackTried) -> str:
@@ -83,13 +76,11 @@ def attack_notes(summary: AuditSummary) -> list[tuple[str, str]]:
     names = list(dict.fromkeys(one.attack for s in summary.settings for one in s.attacks))
     notes = []
     for name in names:
-        entry = table.get(name)
-        if entry is None:
-            notes.append((name, "An attack that this installation does not know."))
-            continue
-        server = " The server cheats." if entry.needs.server == "malicious" else ""
-        threat = THREATS.get(entry.threat_model, "")
-        notes.append((name, f"{entry.paper}. {threat}{server}".strip()))
+        text = "An attack that this installation does not know."
+        if (entry := table.get(name)) is not None:
+            server = " The server cheats." if entry.needs.server == "malicious" else ""
+            text = f"{entry.paper}. {THREATS.get(entry.threat_model, '')}{server}".strip()
+        notes.append((name, text))
     return notes
 
 
@@ -153,16 +144,13 @@ def _attacked(summary: AuditSummary) -> list[str]:
             attacked = one.scored + one.not_scored + _records(one.failed)
             everything = attacked + _records(one.not_tested)
             if everything > attacked:
-                share = f"{one.attack} attacked {attacked} of {count(everything, _seen(one.view))}"
+                seen = "update" if one.view == "server" else "release"
+                share = f"{one.attack} attacked {attacked} of {count(everything, seen)}"
                 shares.setdefault((one.view, share), []).append(number)
     return [
         f"{view.capitalize()} view, {settings(numbers)}: {share}. The others were never attacked."
         for (view, share), numbers in shares.items()
     ]
-
-
-def _seen(view: View) -> str:
-    return "update" if view == "server" else "release"
 
 
 def _left_out(summary: AuditSummary) -> list[str]:
@@ -224,12 +212,13 @@ def origins(summary: AuditSummary) -> list[Origin]:
 
 
 def _model(model: dict[str, str | int]) -> str:
-    facts = {**model}
-    name = str(facts.pop("name", "no name"))
-    parts = [
-        f"{count(v, k[:-1], k)}" if isinstance(v, int) else f"{k} {v}" for k, v in facts.items()
-    ]
-    return ", ".join([name, *parts])
+    parts = [str(model.get("name", "no name"))]
+    for key, value in model.items():
+        if key != "name":
+            parts.append(
+                count(value, key[:-1], key) if isinstance(value, int) else f"{key} {value}"
+            )
+    return ", ".join(parts)
 
 
 def ledger_digest(directory: str) -> str | None:
@@ -248,8 +237,6 @@ def software(summary: AuditSummary) -> list[tuple[str, str]]:
         groups: dict[str, list[int]] = {}
         for number, setting in numbered(summary):
             groups.setdefault(setting.versions.get(name, "not recorded"), []).append(number)
-        if len(groups) == 1:
-            rows.append((name, next(iter(groups))))
-        else:
-            rows.append((name, "; ".join(f"{v} ({ranges(n)})" for v, n in groups.items())))
+        where = "; ".join(f"{v} ({ranges(n)})" for v, n in groups.items())
+        rows.append((name, next(iter(groups)) if len(groups) == 1 else where))
     return rows

@@ -26,31 +26,19 @@ NEIGHBOURS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DpSection:
-    """What the report says of one claim.
+    """What the report says of one claim."""
 
-    Attributes:
-        number: Of the setting.
-        setting: Its name.
-        verdict: Whether the claim holds, in a sentence.
-        holds: Whether no error was found and something could be computed.
-        checklist: Question and answer.
-        flags: Severity, what it is about, message.
-        notes: What was assumed and what could not be checked.
-        epsilons: One line for all clients with the same figures, as text; most spent first.
-        more_clients: How many clients are not shown.
-        corridor: Theory beside practice, a sentence each.
-    """
-
-    number: int
-    setting: str
-    verdict: str
-    holds: bool
-    checklist: tuple[tuple[str, str], ...]
-    flags: tuple[tuple[str, str, str], ...]
-    notes: tuple[str, ...]
+    number: int  # of the setting
+    setting: str  # its name
+    verdict: str  # whether the claim holds, in a sentence
+    holds: bool  # whether no error was found and something could be computed
+    checklist: tuple[tuple[str, str], ...]  # question and answer
+    flags: tuple[tuple[str, str, str], ...]  # severity, what it is about, message
+    notes: tuple[str, ...]  # what was assumed and what could not be checked
+    # One line for all clients with the same figures, as text; most spent first.
     epsilons: tuple[tuple[str, ...], ...]
-    more_clients: int
-    corridor: tuple[str, ...]
+    more_clients: int  # how many clients are not shown
+    corridor: tuple[str, ...]  # theory beside practice, a sentence each
 
 
 EPSILON_HEADS = (

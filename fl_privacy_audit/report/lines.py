@@ -1,24 +1,17 @@
 """One line for each setting and view: the first table of the report."""
 
 import math
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
-from fl_privacy_audit.verdicts.verdict import (
-    WORST_FIRST,
-    NetLeakage,
-    SettingVerdict,
-    Verdict,
-    Word,
-)
+from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
 
 from .formats import covers, epsilon, epsilon_in_view
 from .summary import AuditSummary, SettingSummary
-from .words import LEADS, NULL_WORDS, SYMBOLS, say_why
+from .words import say_why
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")
 
@@ -35,21 +28,16 @@ class Line:
 
     number: int  # of the setting, from 1; the same in every table and plot
     setting: str  # the run's word for itself
-    view: View  # what the attacker saw
     word: Word  # the verdict
-    symbol: str  # its shape
-    lead: str  # what it means, in a sentence
     reason: str  # why, without figures that stand beside it
     metric: str  # title of the metric that judged; empty if nothing was scored
     net: str  # net leakage with its sign; a dash without controls
     interval: str  # of it; empty where there is none
-    against: str  # the null control that was subtracted; empty without one
     accuracy: str  # in per cent
     epsilon_in_effect: str  # computed from the settings, in this view
     epsilon_reported: str  # the largest that a client reported, in this view
     epsilon_notes: tuple[str, ...]  # what to know about them, a sentence each
     worst: str  # the record that leaked most
-    attack: str  # the attack that decides
     disagree: str  # metrics that say another word
 
 
@@ -69,9 +57,15 @@ def verdict_of(setting: SettingSummary, view: View) -> SettingVerdict | None:
     return next((v for v in setting.verdicts if v.view == view), None)
 
 
-def deciding(verdict: SettingVerdict) -> Verdict | None:
+def by_attack(verdict: SettingVerdict | None, attack: str) -> Verdict | None:
+    """The verdict of one attack."""
+    attacks = verdict.attacks if verdict else []
+    return next((v for v in attacks if v.attack == attack), None)
+
+
+def deciding(verdict: SettingVerdict | None) -> Verdict | None:
     """The verdict of the attack that decides."""
-    return next((v for v in verdict.attacks if v.attack == verdict.attack), None)
+    return by_attack(verdict, verdict.attack) if verdict else None
 
 
 def lines_of(summary: AuditSummary, view: View) -> list[Line]:
@@ -82,26 +76,21 @@ def lines_of(summary: AuditSummary, view: View) -> list[Line]:
 def _line(number: int, setting: SettingSummary, view: View) -> Line:
     verdict = verdict_of(setting, view)
     word: Word = verdict.word if verdict else "not tested"
-    one = deciding(verdict) if verdict else None
+    one = deciding(verdict)
     net = one.net if one else None
     return Line(
         number=number,
         setting=setting.setting,
-        view=view,
         word=word,
-        symbol=SYMBOLS[word],
-        lead=LEADS[word],
         reason=say_why(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
         metric=title_of(one.metric) if one and one.metric else "",
         net=net_text(net),
         interval=interval_text(net),
-        against=NULL_WORDS[net.against] if net else "",
         accuracy=percent(setting.accuracy),
         epsilon_in_effect=epsilon_in_view(setting.epsilon_in_effect, setting.dp, view),
         epsilon_reported=epsilon_in_view(setting.epsilon_reported, setting.dp, view),
         epsilon_notes=_epsilon_notes(setting, view),
         worst=worst_text(verdict) if verdict else "",
-        attack=verdict.attack if verdict else "",
         disagree=", ".join(f"{title_of(m)}: {w}" for m, w in others_of(one)),
     )
 
@@ -117,13 +106,6 @@ def headline(lines: list[Line]) -> str:
     parts = [f"{counts[word]} {word}" for word in WORST_FIRST if counts[word]]
     total = f"{len(lines)} setting" + ("" if len(lines) == 1 else "s")
     return f"{total}: {', '.join(parts)}."
-
-
-def clean(text: str) -> str:
-    """Text from a run without characters that steer a terminal, a reading direction or a parser."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd" for c in text
-    )
 
 
 def percent(value: float | None) -> str:
@@ -183,10 +165,8 @@ def _epsilon_notes(setting: SettingSummary, view: View) -> tuple[str, ...]:
         notes.append("so large that it promises little")
     if effective is None and reported is not None:
         notes.append("what clients report was not checked")
-    if check is None:
-        return tuple(notes)
-    if not check.holds:
+    if check is not None and not check.holds:
         notes.append("the claim does not hold")
-    elif any(flag.severity == "warning" for flag in check.flags):
+    elif check is not None and any(flag.severity == "warning" for flag in check.flags):
         notes.append("the claim needs a look")
     return tuple(notes)

@@ -4,16 +4,17 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
 
-from .agreement import agreement
+from .agreement import Said, agreement
 from .attackers import attackers
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import markdown_table, when
-from .lines import clean, headline, lines_of, views
+from .lines import headline, lines_of, views
 from .summary import AuditSummary
-from .words import MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say, spoken
+from .words import LEADS, MEANINGS, RESIDUAL_RISK, SYMBOLS, VIEWS, say, spoken
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
 
@@ -38,27 +39,24 @@ def render_markdown(summary: AuditSummary) -> str:
     parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
-    parts += [
-        _list(f"Note: {_text(n)}." for n in dict.fromkeys(map(say, summary.comparison.notes)))
-    ]
-    parts += ["## How to read the verdicts", _meanings(), RESIDUAL_RISK]
+    notes = dict.fromkeys(map(say, summary.comparison.notes))
+    parts += [_list(f"Note: {_text(note)}." for note in notes)]
+    meanings = (f"{SYMBOLS[w]} **{w}**: {' '.join(both)}" for w, both in MEANINGS.items())
+    parts += ["## How to read the verdicts", _list(meanings), RESIDUAL_RISK]
     for view in seen:
         found = agreement(summary, view)
         if found is not None:
             parts += [f"## Do the metrics agree? {view.capitalize()} view"]
             rows = [
-                [str(number), _text(setting)]
-                + [f"{one.symbol} {one.word or 'not measured'}, {one.net}" for one in said]
+                [str(number), _text(setting), *map(_said, said)]
                 for number, setting, said in found.rows
             ]
             parts += [markdown_table(["No.", "Setting", *map(_text, found.heads)], rows)]
     parts += ["## Who the attacker is"]
     for attacker in attackers(summary):
-        facts = [
-            *attacker.facts,
-            *(f"{w[:1].upper()}{w[1:]}: {t}" for w, t in attacker.differences),
-        ]
-        parts += [f"### {attacker.view.capitalize()} view", _list(map(_text, facts))]
+        own = [f"{where[:1].upper()}{where[1:]}: {fact}" for where, fact in attacker.differences]
+        facts = _list(map(_text, [*attacker.facts, *own]))
+        parts += [f"### {attacker.view.capitalize()} view", facts]
     parts += ["## Which attacks were tried"]
     parts += [_list(f"**{_text(name)}**: {_text(text)}" for name, text in attack_notes(summary))]
     budgets = dict.fromkeys(budget(setting) for setting in summary.settings)
@@ -71,24 +69,22 @@ def render_markdown(summary: AuditSummary) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _said(one: Said) -> str:
+    symbol = SYMBOLS[one.word] if one.word else ""
+    return f"{symbol} {one.word or 'not measured'}, {one.net}"
+
+
 def _verdicts(summary: AuditSummary, view: View) -> str:
     heads = ["No.", "Setting", "Verdict", "Why", "Net leakage", "Accuracy"]
     rows = []
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
-        why = f"{line.lead} {line.reason[:1].upper()}{line.reason[1:]}."
-        word = f"{line.symbol} {line.word}"
+        why = f"{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
+        word = f"{SYMBOLS[line.word]} {line.word}"
         facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none")
         rows.append((line.number, line.setting, word, why, *facts))
     return _table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
-
-
-def _meanings() -> str:
-    return _list(
-        f"{SYMBOLS[word]} **{word}**: {means} {does_not}"
-        for word, (means, does_not) in MEANINGS.items()
-    )
 
 
 def _tried(summary: AuditSummary, view: View) -> str:

@@ -155,15 +155,8 @@ class AuditSummary(_Model):
     lower_bound: str  # the sentence that no report may leave out
 
     def by_setting(self, name: str) -> SettingSummary:
-        """The run of this name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        for setting in self.settings:
-            if setting.setting == name:
-                return setting
-        raise KeyError(name)
+        """The run of this name; KeyError if there is none."""
+        return {setting.setting: setting for setting in reversed(self.settings)}[name]
 
 
 def summarise(directories: Sequence[str | Path]) -> AuditSummary:

@@ -22,7 +22,8 @@ from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
 from .formats import epsilon, epsilon_in_view, markdown_table
-from .words import LOWER_BOUND, say, say_fit, say_why, spoken
+from .lines import others_of
+from .words import LOWER_BOUND, say, say_fit, say_why, spoken, steps
 
 NOTHING = "-"
 ROOMY = 130
@@ -42,7 +43,7 @@ def rounds_table(run: LastRun) -> Table:
     metrics = _shown([outcome.scores for _, outcome in pairs])
     table = Table(title=escape(title), title_justify="left", padding=0)
     heads = ["round", "client", "attack", "outcome", *metrics, "s"]
-    without = ["attack"] if len(names) == 1 else []
+    without = ["attack"] if len(names) < 2 else []
     for heading in _without(without, heads, heads):
         left = heading in ("attack", "outcome")
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "outcome")
@@ -98,7 +99,8 @@ def _outcome_cells(
     if replay is not None and not replay.fits:
         text += " (does not fit the description)"
     if outcome.stopped == "out of time":
-        text += " (out of time)"
+        allowed = outcome.allowed
+        text += " (out of time)" if allowed is None else f" (out of time: {steps(allowed)})"
     cells = []
     for name in metrics:
         score = outcome.scores.get(name)
@@ -207,18 +209,15 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
     """Each verdict with its reason, its worst record and the metrics that say otherwise."""
     lines = []
     for setting in verdicts:
-        lines.append(
-            f"{setting.setting}, {setting.view} view: {setting.word}: {say_why(setting.reason)}"
-        )
-        if setting.worst is not None:
-            worst = setting.worst
-            lines[-1] += f"; worst: round {worst.round}, {worst.client}"
+        worst = setting.worst
+        end = f"; worst: round {worst.round}, {worst.client}" if worst is not None else ""
+        where = f"{setting.setting}, {setting.view} view"
+        lines.append(f"{where}: {setting.word}: {say_why(setting.reason)}{end}")
         if setting.replay is not None and setting.replay.fitting == setting.replay.records:
             lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:
-            others = [m for m, word in one.agreement.items() if word != one.word]
-            if others:
-                said = ", ".join(f"{title_of(m)}: {one.agreement[m]}" for m in others)
+            said = ", ".join(f"{title_of(m)}: {word}" for m, word in others_of(one))
+            if said:
                 lines.append(f"  {one.attack}: judged by {title_of(str(one.metric))}; {said}")
     return lines
 

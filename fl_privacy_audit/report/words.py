@@ -89,6 +89,10 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
         "a description of the training that does not fit the clients",
         "correct `training`, `defence` or what is published, and audit again",
     ),
+    "description not checked": (
+        "a description of the training that was not checked against the clients",
+        "give the replay check more time: `seconds_per_round`",
+    ),
     "attack failed": (
         "an attack that failed",
         "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
@@ -109,6 +113,8 @@ STEPS: Final[Mapping[str, str]] = {
     "no record": "let the strategy run under `AuditedStrategy`, or call `audit_round`",
     "view not audited": 'audit it too: `views = ["server", "release"]`',
     "not due": "audit rounds more often: `every = 1`",
+    "time up": "give it more time: `seconds_per_round`",
+    "no time to explain": "give it more time: `seconds_per_round`",
     "not chosen": "attack more clients: `clients_per_round`",
     "only the release is audited": 'audit the server view too: `views = ["server", "release"]`',
     "failed": "see in the log of the clients why they fail",
@@ -236,6 +242,9 @@ THREATS: Final[Mapping[str, str]] = {
 
 UPDATE_FORMS: Final[Mapping[str, str]] = {
     "exact gradient": "the exact gradient of one training step: the learning rate is known",
+    "defended gradient": "the gradient of one training step, as a defence left it",
+    "gradient signs": "the signs of the gradient of one training step: the optimiser or a defence "
+    "leaves no more",
     "gradient direction": "the direction of the gradient of one training step; its length is not "
     "known",
     "weight difference": "the difference that several training steps made",
@@ -347,7 +356,7 @@ REASONS: Final[Mapping[str, str]] = {
         "least {needed} are needed{because}"
     ),
     "no positive control": "not clearly leaked, and no positive control{because}",
-    "attack too weak": "the attack is too weak here, it fails without defence",
+    "attack too weak": "the attack is too weak here, it fails without defence{time}",
     "some records reached": "{reached} of {records} came half as far as without defence",
     "unclear": "neither clearly more than the null controls nor clearly no more",
     "unclear, more batches would tell": (
@@ -358,6 +367,9 @@ REASONS: Final[Mapping[str, str]] = {
     "description does not fit": (
         "the description does not fit the clients: trained as described, the true batch gives "
         "another update in {misfits} of {records} (cosine {cosine}{lengths}); {cause}"
+    ),
+    "description not checked": (
+        "nobody knows whether the description fits the clients in {unchecked} of {records}{because}"
     ),
     "attack failed": "the attack failed on {lost} of {records}: {cause}",
     "not attacked": "{lost} of {records} were not attacked: {cause}",
@@ -372,6 +384,7 @@ REASONS: Final[Mapping[str, str]] = {
     "update does not fit": "{message}",
     "attack error": "{message}",
     "unmet need": "{message}",
+    "time up": "{message}",
     "truth does not fit": "{message}",
     "ledger error": "{message}",
     "metric unavailable": "{message}",
@@ -430,9 +443,18 @@ REASONS: Final[Mapping[str, str]] = {
     "pixels published as normalised": (
         "it would fit if the published images were normalised already"
     ),
-    "tensors differ": "parameters that differ: {count}, {tensors} among them",
+    "no time to explain": (
+        "there was no time left to look for what would explain it (cosine {cosine})"
+    ),
+    "tensors differ": (
+        "parameters that differ: {count}, {tensors} among them: check whether clients put in their "
+        "own; if so, audit the first round, in which they train what they were sent"
+    ),
     "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
-    "another batch or training": "another batch, or training that is not as described",
+    "another batch or training": (
+        "another batch, or training that is not as described: publish every batch as it goes into "
+        "the model, and check `training` and `defence`"
+    ),
     # Ledgers, and runs side by side.
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
@@ -478,6 +500,15 @@ def say(reason: Reason, *, brief: bool = False) -> str:
     if not brief:
         words += DETAILS.get(reason.code, "")
     return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
+
+
+def steps(allowed: float) -> str:
+    """A share of an attack's steps.
+
+    >>> steps(0.004), steps(0.4)
+    ('0.4% of its steps', '40% of its steps')
+    """
+    return f"{100 * allowed:.2g}% of its steps"
 
 
 def advise(reason: Reason) -> str:
@@ -528,6 +559,8 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     for name, one, many in (("batches", "batch", "batches"), ("records", "record", "records")):
         if isinstance(number := figures.get(name), int):
             phrases[name] = count(number, one, many)
+    allowed = figures.get("allowed")
+    phrases["time"] = f": its time allows {steps(allowed)}" if isinstance(allowed, float) else ""
     leaking = figures.get("leaking")
     if isinstance(leaking, list):
         phrases["leaking"] = ", ".join(map(title_of, leaking))

@@ -13,8 +13,7 @@ from fl_privacy_audit.verdicts.compare import Comparison, compare
 def write_comparison(folders: Sequence[Path], place: Path) -> Comparison:
     """Compare the ledgers in `folders`; write ``comparison.json`` and ``comparison.md`` to `place`.
 
-    Raises:
-        AuditError: A ledger cannot be read, or they cannot be compared.
+    AuditError if a ledger cannot be read, or they cannot be compared.
     """
     comparison = compare(folders)
     (place / "comparison.json").write_text(comparison_json(comparison), encoding="utf-8")

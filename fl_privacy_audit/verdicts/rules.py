@@ -99,7 +99,8 @@ def judge(
     *Withstood*: the undefended copies leaked by the first of these; against some null control the
     whole interval lies at or below the margin; no record came as far as `REACH`; and no other
     metric says *leaked*. Nor may a record be among them whose real update is not what its true
-    batch, trained as described, would give: it is no evidence, unless it leaks all the same.
+    batch, trained as described, would give, nor one of which nobody found out: it is no evidence,
+    unless it leaks all the same.
 
     Args:
         setting: Name of the setting.
@@ -140,6 +141,12 @@ def judge(
     if word != "leaked" and fit is not None and fit.fitting < fit.records:
         word = agreement[judge_by] = "inconclusive"
         reason = _misfit(fit)
+    unchecked = Counter(record.no_replay for record, _ in scored if record.no_replay is not None)
+    if word == "withstood these attacks" and unchecked:
+        word = agreement[judge_by] = "inconclusive"
+        ((why, _),) = unchecked.most_common(1)
+        figures: dict[str, Figure] = {"unchecked": unchecked.total(), "records": len(scored)}
+        reason = Reason.of("description not checked", why, **figures)
     return Verdict(
         setting=setting,
         view=view,
@@ -399,6 +406,11 @@ class _Case:
             return "leaked", Reason.of("more records than chance", **figures, **self._reached())
         return self._withstood(figures)
 
+    def _allowed(self) -> dict[str, Figure]:
+        """Share of the attack's steps that there was time for, where that was cut."""
+        shares = [o.allowed for o in self._outcomes if o.allowed is not None]
+        return {"allowed": float(np.median(shares))} if shares else {}
+
     def _why_no(self, *kinds: ControlKind) -> Reason | None:
         """What most controls of some kinds failed of; None where there are none."""
         controls = [c for o in self._outcomes for k in kinds if (c := o.control(k))]
@@ -416,7 +428,7 @@ class _Case:
             return "inconclusive", Reason.of("no positive control", why, **figures)
         copies = Reason.of("undefended copies", **_figures(positive))
         if not self._leaks("undefended"):
-            return "inconclusive", Reason.of("attack too weak", copies)
+            return "inconclusive", Reason.of("attack too weak", copies, **self._allowed())
         if any(r.reached for r in self.leakage):
             reached = Reason.of("some records reached", **figures, **self._reached())
             return "inconclusive", reached

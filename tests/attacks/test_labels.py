@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fl_privacy_audit.attacks.parts import labels
 from fl_privacy_audit.attacks.parts.lookalikes import lookalikes
 from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.core.local_training import train_locally
 from tests.support.cases import CLASSES, LeNet, image_config, observation, photos, seeded
 
 BATCH = 16
@@ -116,3 +117,20 @@ def test_counting_ends_whatever_the_gradient_says(net: type[nn.Module], value: f
     wild[last].view(-1)[0] = value
     found = labels.counts(replace(seen, gradient=wild), torch.Generator().manual_seed(0))
     assert len(found.classes()) == BATCH
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_signs_that_adam_leaves_name_the_classes(steps: int) -> None:
+    images, truth = batch(0)[0][:3], torch.tensor([5, 2, 8])
+    seen = observation(seeded(ReluNet), images, truth)
+    training = seen.training.replace(optimizer="adam", learning_rate=1e-4, steps=steps)
+    inputs = image_config(16).normalise(images)
+    update = train_locally(seen.model, seen.parameters, {}, inputs, truth, training).update
+    gradient = {n: -t for n, t in update.items()} if steps == 1 else None
+    told = replace(seen, training=training, update=update, gradient=gradient)
+    found = labels.recovered(told, torch.Generator())
+    assert not found.learned
+    assert sorted(found.classes().tolist()) == [2, 5, 8]
+    more = labels.recovered(replace(told, num_images=4), torch.Generator())
+    assert more.learned
+    assert set(more.classes().tolist()) == {2, 5, 8}

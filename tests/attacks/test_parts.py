@@ -1,6 +1,7 @@
 """The parts of the engine against slow, obvious oracles."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from fl_privacy_audit.attacks.parts import (
     start,
 )
 from fl_privacy_audit.core.errors import UnmetNeedError
-from fl_privacy_audit.core.observe import update_norm
+from fl_privacy_audit.core.local_training import train_locally
+from fl_privacy_audit.core.observe import observe, update_norm
 from fl_privacy_audit.core.types import Observation
 from tests.support.cases import (
     CLASSES,
@@ -72,23 +74,74 @@ def test_unrolling_the_truth_gives_the_observed_update(batches: list[list[int]])
         assert torch.allclose(made[name], tensor, atol=1e-6)
 
 
-def test_unrolling_with_momentum_and_weight_decay_matches_torchs_own_sgd() -> None:
-    seen = tiny(2, batches=[[0, 1]] * 4)
-    training = seen.training.replace(momentum=0.9, weight_decay=0.1)
+TRAININGS: list[dict[str, Any]] = [
+    {"momentum": 0.9, "weight_decay": 0.1},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    {"proximal_mu": 3.0, "momentum": 0.5},
+    {"optimizer": "adam", "learning_rate": 0.01},
+    {"optimizer": "adam", "learning_rate": 0.01, "weight_decay": 0.1, "proximal_mu": 3.0},
+    {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
+]
+
+
+@pytest.mark.parametrize("changes", TRAININGS, ids=str)
+def test_unrolling_matches_torchs_own_optimisers(changes: dict[str, Any]) -> None:
+    seen = tiny(3, batches=[[0, 1], [2]] * 3)
+    training = seen.training.replace(**changes)
     model = seeded(Tiny).train()
-    trained = plain_training(model, true_inputs(2), torch.arange(2), training, [[0, 1]] * 4)
-    replayed = replay.unrolled(replace(seen, training=training))(true_inputs(2), one_hot(2))
+    trained = plain_training(model, true_inputs(3), torch.arange(3), training)
+    replayed = replay.unrolled(replace(seen, training=training), softness=0.0)
+    made = replayed(true_inputs(3), one_hot(3))
     for name, after in trained.named_parameters():
         change = after.detach() - model.get_parameter(name).detach()
-        assert torch.allclose(change, replayed[name], atol=1e-6)
+        torch.testing.assert_close(made[name], change, rtol=2e-3, atol=2e-6)
 
 
-def test_unrolling_is_differentiable_in_the_images() -> None:
+@pytest.mark.parametrize("norm", [0.1, 1.5, 1e3])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_clipping_inside_the_step_is_replayed_as_clients_do_it(norm: float, steps: int) -> None:
+    seen = tiny(3)
+    training = seen.training.replace(max_grad_norm=norm, steps=steps, batch_size=2 + (steps == 1))
+    client = train_locally(
+        seen.model, seen.parameters, {}, true_inputs(3), torch.arange(3), training
+    )
+    told = replace(seen, training=training, gradient=None if steps > 1 else client.gradient)
+    made = replay.local_training(told)(true_inputs(3), one_hot(3))
+    expected = client.update if steps > 1 else client.gradient
+    for name, tensor in expected.items():
+        torch.testing.assert_close(made[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("rate", [0.01, None])
+def test_softened_steps_of_adam_point_along_the_update(optimizer: str, rate: float | None) -> None:
+    for steps in (1, 5):
+        seen = tiny(2, batches=[[0, 1]] * steps)
+        told = {"optimizer": optimizer, "learning_rate": 0.01, "weight_decay": 0.01}
+        training = seen.training.replace(**told)
+        client = train_locally(
+            seen.model, seen.parameters, {}, true_inputs(2), torch.arange(2), training
+        )
+        after = {n: (seen.parameters[n] + client.update[n]).numpy() for n in seen.parameters}
+        before = {n: tensor.numpy() for n, tensor in seen.parameters.items()}
+        known = training.replace(learning_rate=rate)
+        seen = observe(seen.model, before, after, image=image_config(8), training=known)
+        replayed = replay.local_training(seen)
+        truth = distances.cosine(replayed(true_inputs(2), one_hot(2)), replayed.observed)
+        other = distances.cosine(replayed(-true_inputs(2), one_hot(2)), replayed.observed)
+        assert truth.item() < 0.1
+        assert other.item() > 3 * truth.item()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer": "adam"}, {"max_grad_norm": 0.1, "batch_size": 2}], ids=str
+)
+def test_unrolling_is_differentiable_in_the_images(changes: dict[str, Any]) -> None:
     seen = tiny(1, batches=[[0], [0]])
     assert seen.training.steps == 2
-    double = replace(
-        seen, parameters={n: t.double() for n, t in seen.parameters.items()}, buffers={}
-    )
+    training = seen.training.replace(**changes)
+    parameters = {n: t.double() for n, t in seen.parameters.items()}
+    double = replace(seen, parameters=parameters, buffers={}, training=training)
     labels_ = one_hot(1).double()
 
     def norm(inputs: Tensor) -> Tensor:

@@ -104,11 +104,17 @@ def test_an_unknown_defence_is_refused_before_the_ledger_is_made(tmp_path: Path)
         ({}, "exact gradient"),
         ({"learning_rate": None}, "gradient direction"),
         ({"steps": 2}, "weight difference"),
+        ({"reduction": "sum"}, "exact gradient"),
+        ({"optimizer": "adam"}, "gradient signs"),
+        ({"max_grad_norm": 1e3}, "exact gradient"),
+        ({"max_grad_norm": 1e-3}, "gradient direction"),
+        ({"max_grad_norm": 1e3, "images": 2}, "gradient direction"),
+        ({"max_grad_norm": 1e3, "noise_multiplier": 0.1}, "defended gradient"),
     ],
 )
 def test_the_form_of_the_update(spied: Build, change: dict[str, Any], form: str) -> None:
     auditor, _ = spied(training={**ONE_STEP.model_dump(), **change})
-    record = only(auditor.audit_round(1, [make_reply()]))
+    record = only(auditor.audit_round(1, [make_reply(num_examples=change.get("images", 1))]))
     assert record.threat_model is not None
     assert record.threat_model.update_form == form
 

@@ -33,7 +33,7 @@ def comparable(records: list[AuditRecord]) -> list[dict[str, Any]]:
         "node_id": True,
         "time": True,
         "run": True,
-        "attacks": {"__all__": {"seconds", "budget_seconds", "picture"}},
+        "attacks": {"__all__": {"seconds", "budget_seconds", "needed_seconds", "picture"}},
     }
     return [r.model_dump(exclude=clock) for r in records]
 

@@ -65,7 +65,7 @@ def test_rows_are_right(tmp_path: Path) -> None:
         "photos/lenet/none/inverting_gradients:batch=2,steps=2/gaussian:std=0.01",
     }
     assert len({pair.image for pair in corpus.pairs}) == 4
-    source = worker.source("photos", "data", False)
+    source = worker.source("photos", "data")
     for pair in corpus.pairs:
         index = list(source.attacked.names).index(pair.image)
         assert pair.label == source.attacked.labels[index]

@@ -220,7 +220,7 @@ def test_specs() -> None:
     assert parse_spec(" dlg:b=2,a=1e-3") == Spec("dlg", (("a", 0.001), ("b", 2)))
     assert parse_spec("dlg:steps=3").with_setting("steps", 4) == parse_spec("dlg:steps=4")
     for text in ("dlg:steps", "dlg:=3", "dlg:steps="):
-        with pytest.raises(ConfigError, match="settings must look like 'std=1e-3, scope=tensor'"):
+        with pytest.raises(ConfigError, match="options must look like 'std=1e-3, scope=tensor'"):
             parse_spec(text)
     with pytest.raises(ConfigError, match="must begin with a name"):
         parse_spec(":a=1")

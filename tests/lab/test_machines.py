@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import CorpusError, WeightsError
 from fl_privacy_audit.lab.machines import MEMBERS, Order, Training, answer, load_all, make, train
 from fl_privacy_audit.lab.machines import panel as panel_module
-from fl_privacy_audit.lab.machines.answers import agreement_of
 from fl_privacy_audit.lab.machines.corruption import blank
 from fl_privacy_audit.lab.machines.networks import make_network
 from fl_privacy_audit.lab.machines.panel import Member
-from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, read_answers, read_corpus
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Response, read_answers, read_corpus
+from fl_privacy_audit.lab.reliability import reliability
 from tests.support.annotator_cases import SHAPES, save_corpus, save_folder, shapes
 
 ORDER = Order(
@@ -223,19 +224,18 @@ def test_damaged_weights_and_cards_are_named(folder: Path, tmp_path: Path) -> No
 def test_agreement_of_two_who_agree_and_two_who_do_not(corpus: Path) -> None:
     read = read_corpus(corpus)
 
-    def told(name: str, shift: int) -> list[Answer]:
+    def told(name: str, shift: int) -> list[Response]:
         return [
-            Answer(key=pair.key, annotator=name, answer=(pair.label + shift) % 4)
+            Response(key=pair.key, annotator=name, answer=(pair.label + shift) % 4)
             for pair in read.pairs
         ]
 
-    same = agreement_of(read, told("a", 0) + told("b", 0)).codings["label"]
-    assert same.fleiss.value == 1
-    assert same.krippendorff.value == 1
-    other = agreement_of(read, told("a", 0) + told("b", 1)).codings["label"]
-    assert other.fleiss.value == pytest.approx(-1 / 3)  # never agree, chance 1/4
-    with pytest.raises(CorpusError, match="but there are 1 annotators and"):
-        agreement_of(read, told("a", 0))
+    same = reliability(read, told("a", 0) + told("b", 0)).codings["label"]
+    assert same.fleiss == 1
+    assert same.krippendorff == 1
+    other = reliability(read, told("a", 0) + told("b", 1)).codings["label"]
+    assert other.fleiss == pytest.approx(-1 / 3)  # never agree, chance 1/4
+    assert math.isnan(reliability(read, told("a", 0)).codings["label"].fleiss)
 
 
 def test_candidates_are_the_classes_that_occur(folder: Path, corpus: Path) -> None:

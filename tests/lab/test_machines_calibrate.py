@@ -178,7 +178,7 @@ def test_pictures_are_read_from_folders(tmp_path: Path) -> None:
     )
     assert torch.bincount(read.labels).tolist() == [3, 3, 3, 0, 3]
     (folder / "bar" / "bad.png").write_bytes(b"?")
-    with pytest.raises(CorpusError, match=r"the picture 'bar-bad' cannot be read"):
+    with pytest.raises(CorpusError, match=r"the picture .*bad.png is damaged"):
         read_pictures(folder)
     with pytest.raises(CorpusError, match=r"there is no folder .*none"):
         read_pictures(tmp_path / "none")

@@ -15,8 +15,8 @@ from PIL import Image
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.lab.manifest import (
     CANNOT_TELL,
-    Answer,
     Pair,
+    Response,
     read_answers,
     read_corpus,
     write_answers,
@@ -58,7 +58,7 @@ def test_a_picture_is_read_as_pixels(tmp_path: Path) -> None:
     (tmp_path / "originals").mkdir()
     Image.fromarray(pixels).save(tmp_path / "originals/0.png")
     expected = torch.from_numpy(pixels).permute(2, 0, 1) / 255
-    assert torch.equal(corpus.pictures([PAIR.original])[0], expected)
+    assert torch.equal(corpus.picture(PAIR.original), expected)
 
 
 def test_a_missing_and_a_damaged_picture_are_named(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_folder_without_manifest_or_columns_is_refused(tmp_path: Path) -> None
 
 
 ANSWERS = st.builds(
-    Answer,
+    Response,
     key=st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1),
     annotator=st.sampled_from(["ann", 'b, "c"']),
     answer=st.integers(CANNOT_TELL, 99),
@@ -107,7 +107,7 @@ ANSWERS = st.builds(
 
 @given(st.lists(ANSWERS, max_size=5))
 def test_answers_come_back_as_they_were_written(
-    tmp_path_factory: pytest.TempPathFactory, answers: list[Answer]
+    tmp_path_factory: pytest.TempPathFactory, answers: list[Response]
 ) -> None:
     path = tmp_path_factory.mktemp("answers") / "answers.csv"
     write_answers(path, answers)
@@ -116,7 +116,7 @@ def test_answers_come_back_as_they_were_written(
 
 def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
     path = tmp_path / "answers.csv"
-    write_answers(path, [Answer(key="a", annotator="ann", answer=1)])
+    write_answers(path, [Response(key="a", annotator="ann", answer=1)])
     path.write_text(path.read_text().replace("a,ann,1", "a,ann,perhaps"))
     with pytest.raises(CorpusError, match="line 2 is not an answer"):
         read_answers(path)

@@ -10,9 +10,10 @@ from click.testing import CliRunner, Result
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from fl_privacy_audit.cli import cli
-from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, Corpus, read_answers
-from fl_privacy_audit.lab.people import Settings, Store, answers, ratings_table, reliability
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Corpus, Response, read_answers
+from fl_privacy_audit.lab.people import Settings, Store, answers, ratings_table
 from fl_privacy_audit.lab.people.plan import plan
+from fl_privacy_audit.lab.reliability import reliability
 from fl_privacy_audit.lab.study import read_ratings
 from tests.lab.conftest import MakeCorpus
 
@@ -155,8 +156,8 @@ def test_agreement_is_that_of_the_libraries(make_corpus: MakeCorpus) -> None:
 def test_self_consistency_by_hand(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus()
     keys = [pair.key for pair in corpus.pairs]
-    first = [Answer(key=key, annotator="ann", answer=i % 2) for i, key in enumerate(keys[:4])]
-    again = [Answer(key=key, annotator="ann", answer=0) for key in keys[:3]]
+    first = [Response(key=key, annotator="ann", answer=i % 2) for i, key in enumerate(keys[:4])]
+    again = [Response(key=key, annotator="ann", answer=0) for key in keys[:3]]
     habits = reliability(corpus, first, again).annotators["ann"]
     assert (habits.answers, habits.repeats, habits.same) == (4, 3, 2)
     # Labels are 0 0 0 1, answers 0 1 0 1.

@@ -88,8 +88,8 @@ def test_one_question_answered_from_many_threads_is_answered_once(store: Store) 
 
 def test_each_answer_is_synced_to_the_disk(store: Store) -> None:
     with store._writing() as db:
-        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert tuple(db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+        assert tuple(db.execute("PRAGMA synchronous").fetchone()) == (2,)  # FULL
 
 
 def test_files_that_are_no_answers_are_named(tmp_path: Path) -> None:

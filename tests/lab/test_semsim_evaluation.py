@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import CorpusError, WeightsError
-from fl_privacy_audit.lab.manifest import Answer, read_answers, read_picture, write_answers
+from fl_privacy_audit.lab.manifest import Response, read_answers, read_picture, write_answers
 from fl_privacy_audit.lab.semsim import Evaluation, Selection, evaluate
 from fl_privacy_audit.lab.semsim.card import read_card
 from fl_privacy_audit.lab.semsim.examples import Judged, read_judged
@@ -102,8 +102,8 @@ def test_pairs_that_not_all_judged_are_left_out(tmp_path: Path) -> None:
     write_answers(answers, fewer)
     found = evaluate(read_judged([corpus], [answers]), net=tiny_net(), bootstraps=100)
     assert (found.pairs, found.dropped) == (18, 6)
-    write_answers(answers, [Answer(key="0-weak-lenet", annotator="ada", answer=0),
-                            Answer(key="1-weak-lenet", annotator="bob", answer=0)])  # fmt: skip
+    write_answers(answers, [Response(key="0-weak-lenet", annotator="ada", answer=0),
+                            Response(key="1-weak-lenet", annotator="bob", answer=0)])  # fmt: skip
     with pytest.raises(CorpusError, match="no pair was judged by all of ada, bob"):
         evaluate(read_judged([corpus], [answers]), net=tiny_net(), bootstraps=100)
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
-from fl_privacy_audit.lab.manifest import Answer, write_answers
+from fl_privacy_audit.lab.manifest import Response, write_answers
 from fl_privacy_audit.lab.semsim import Examples, Selection, TrainSettings, read_examples, train
-from fl_privacy_audit.lab.semsim.examples import read_judged
-from fl_privacy_audit.lab.semsim.protocols import is_held_back
+from fl_privacy_audit.lab.semsim.examples import is_held_back, read_judged
 from fl_privacy_audit.lab.semsim.training import pooled_auc, split, triplet_loss
 from fl_privacy_audit.lab.semsim.triplets import ITSELF, augment, draw_triplets, mixes, pictures
 from fl_privacy_audit.metrics.semsim import embed, load_semsim, to_tensors
@@ -386,6 +385,6 @@ def test_impossible_settings(change: dict[str, float], message: str) -> None:
 
 def test_the_last_answer_of_an_annotator_counts(tmp_path: Path) -> None:
     corpus, _ = build(tmp_path)
-    said = [Answer(key="0-strong-lenet", annotator="ada", answer=answer) for answer in (-1, 0)]
+    said = [Response(key="0-strong-lenet", annotator="ada", answer=answer) for answer in (-1, 0)]
     write_answers(tmp_path / "changed.csv", said)
     assert read_judged([corpus], [tmp_path / "changed.csv"]).verdicts == ({"ada": True},)

@@ -164,7 +164,7 @@ def test_loading_is_silent(
     alexnet_here: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = torch.get_rng_state()
-    perceptual._network.cache_clear()
+    perceptual.lpips_network.cache_clear()
     perceptual.lpips_network(torch.device("cpu"))
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""

@@ -11,6 +11,7 @@ import pytest
 
 from fl_privacy_audit.attacks import THREAT_MODELS
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import KnownDefence
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
@@ -18,9 +19,9 @@ from fl_privacy_audit.report.conditions import gaps, ledger_digest
 from fl_privacy_audit.report.dp import dp_sections
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
-from fl_privacy_audit.report.lines import MINUS, clean, headline, lines_of
+from fl_privacy_audit.report.lines import MINUS, headline, lines_of
 from fl_privacy_audit.report.summary import AuditSummary, LeftOut, summarise
-from fl_privacy_audit.report.words import LOWER_BOUND, THREATS
+from fl_privacy_audit.report.words import LEADS, LOWER_BOUND, THREATS
 from tests.support.report_builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
 
 EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"
@@ -132,7 +133,7 @@ def test_a_line_has_what_the_summary_says(summary: AuditSummary, page: Page) -> 
     row = f"no defence ▲ leaked Clearly more than every null control. {line.net} ({line.interval})"
     text = page.text.replace("\xa0", " ")
     assert f"{row} 87.1% none none" in text and "Net leakage (SSIM)" in text
-    assert f"▲ leaked {line.lead}" in text
+    assert f"▲ leaked {LEADS[line.word]}" in text
     assert "inconclusive The audit cannot tell" not in text
 
 

@@ -34,6 +34,7 @@ from fl_privacy_audit.report.words import (
     say_why,
 )
 from fl_privacy_audit.verdicts.compare import Comparison, compare
+from tests.support.builders import outcome
 from tests.support.report_builders import SWEEP, dp_sgd, write_setting
 
 NET: dict[str, Figure] = {
@@ -251,3 +252,12 @@ def test_a_table_that_does_not_fit_becomes_blocks(width: int) -> None:
         assert word in text
     assert max(map(len, text.splitlines())) <= width
     assert ("│" in text) == (width == 200)
+
+
+def test_a_weak_attack_that_was_short_of_time_says_how_short() -> None:
+    short = outcome({"psnr": 20.0}, stopped="out of time", budget_seconds=3.0, needed_seconds=25.0)
+    assert short.allowed == pytest.approx(0.12)
+    assert outcome({"psnr": 20.0}, stopped="finished", budget_seconds=9.0).allowed is None
+    weak = Reason.of("attack too weak", allowed=0.12)
+    says = "the attack is too weak here, it fails without defence: its time allows 12% of its steps"
+    assert say(weak, brief=True) == says

@@ -68,6 +68,16 @@ def test_an_image_used_in_two_steps_counts_once(folder: Path) -> None:
     assert torch.equal(truth.labels, LABELS)
 
 
+def test_an_image_that_is_twice_in_a_batch_counts_twice(folder: Path) -> None:
+    twice = [0, 1, 0]
+    names = [
+        side_channel.write(folder, photos()[chosen], LABELS[chosen], normalised=False)
+        for chosen in (twice, [0, 2])
+    ]
+    truth = side_channel.read(folder, names, SPEC)
+    assert torch.equal(truth.images, photos()[[*twice, 2]])
+
+
 @pytest.mark.parametrize(
     ("images", "labels"),
     [

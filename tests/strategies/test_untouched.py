@@ -14,10 +14,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor, read_ledger
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.strategies import AuditedStrategy
+from fl_privacy_audit.strategies.capture import _told_apart
 from fl_privacy_audit.strategies.untouched import process_state_kept
-from tests.support.builders import audit_config, make_truth, tiny_net, trained
+from tests.support.builders import audit_config, make_reply, make_truth, tiny_net, trained
 from tests.support.grid import InProcessGrid
 from tests.support.spies import Spy
 
@@ -194,13 +196,67 @@ class Tolerant(FedAvg):
         return next(iter(replies)).content.array_records["arrays"], None
 
 
+ESCAPE = "\x1b]0;owned\x07\u202e"
+
+
+def set_side(reply: Message, **values: Any) -> None:
+    reply.content["fl-privacy-audit"] = ConfigRecord(values)
+
+
+def many_metrics(reply: Message) -> None:
+    for number in range(3000):
+        set_metric(reply, f"metric {number}", 1.0)
+
+
+ODD |= {
+    "escapes in a name": lambda reply: set_metric(reply, ESCAPE, 1.0),
+    "a name without end": lambda reply: set_metric(reply, "x" * 100_000, 1.0),
+    "thousands of metrics": many_metrics,
+    "a partition of text": lambda reply: set_side(reply, **{"partition-id": ESCAPE}),
+    "a partition below zero": lambda reply: set_side(reply, **{"partition-id": -(2**62)}),
+    "a problem of escapes": lambda reply: set_side(reply, problem=ESCAPE * 9999, wanted=True),
+    "batches that are text": lambda reply: set_side(reply, batches="0" * 32, wanted=True),
+    "batches from elsewhere": lambda reply: set_side(
+        reply, batches=["../../etc/passwd"] * 999, wanted=True
+    ),
+    "another kind of record": lambda reply: reply.content.update(
+        {"fl-privacy-audit": MetricRecord({"partition-id": 1})}
+    ),
+    "a second record of numbers": lambda reply: reply.content.update(
+        {"more": MetricRecord({"num-examples": float("nan")})}
+    ),
+}
+COUNTED = {name for name in ODD if not name.startswith(("examples", "a second record"))}
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_reply_hides_no_other(tmp_path: Path, name: str) -> None:
     inner = Tolerant(fraction_evaluate=0.0, min_evaluate_nodes=0)
     run(audited(tmp_path, inner=inner), app(ODD[name]), rounds=1)
     records = [record for record in read_ledger(tmp_path).audits if record.view == "server"]
     assert [record.reason for record in records] == [None] * 3
-    assert sorted(str(record.num_examples) for record in records) == ["1", "1", "None"]
+    odd_counts = ["1", "1", "1" if name in COUNTED else "None"]
+    assert sorted(str(record.num_examples) for record in records) == odd_counts
+    text = (tmp_path / "ledger.jsonl").read_text(encoding="utf-8")
+    assert not any(mark in text for mark in ("\\u001b", "\x1b", "\u202e"))
+    assert len(text) < 60_000
+
+
+def test_a_partition_that_two_claim_is_neithers() -> None:
+    replies = [make_reply(node=node, partition=3) for node in (1, 2)]
+    replies.append(make_reply(node=4, partition=5))
+    assert [str(reply.client) for reply in _told_apart(replies)] == ["1", "2", "partition 5"]
+
+
+def test_text_of_an_error_is_cut_and_steers_nothing() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert Reason.of_error(Odd()).figures["message"] == "its message cannot be made: ValueError"
+    message = str(Reason.of_error(RuntimeError(ESCAPE + "x" * 10**6)).figures["message"])
+    assert len(message) < 1010
+    assert not set(ESCAPE) - set("]0;owned") & set(message)
 
 
 def test_a_reply_that_cannot_be_read_hides_no_other(

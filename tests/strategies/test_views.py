@@ -139,7 +139,7 @@ def test_the_release_of_several_clients_is_the_gradient_of_all_their_images(
 ) -> None:
     seen: list[tuple[Observation, Truth]] = []
 
-    def spy(observed: Observation, truth: Truth) -> Observation:
+    def spy(observed: Observation, truth: Truth, **_: float) -> Observation:
         seen.append((observed, truth))
         return undefended(observed, truth)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fl_privacy_audit.lab.manifest import CANNOT_TELL, Answer, Pair, write_answers
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Pair, Response, write_answers
 
 CLASSES = ["cat", "dog", "owl"]
 NOISE = {"strong": 0.05, "middling": 0.35, "weak": 4.0}
@@ -71,13 +71,13 @@ def build(
     return folder, folder / "answers.csv"
 
 
-def judged(pair: Pair) -> list[Answer]:
+def judged(pair: Pair) -> list[Response]:
     """Ada names every class but that of a weak attack's work; Bob only that of a strong one's."""
     ada = pair.label if pair.attack != "weak" else CANNOT_TELL
     bob = pair.label if pair.attack == "strong" else CANNOT_TELL
     return [
-        Answer(key=pair.key, annotator="ada", answer=ada, recognisable=pair.attack == "strong"),
-        Answer(key=pair.key, annotator="bob", answer=bob),
+        Response(key=pair.key, annotator="ada", answer=ada, recognisable=pair.attack == "strong"),
+        Response(key=pair.key, annotator="bob", answer=bob),
     ]
 
 

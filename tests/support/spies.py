@@ -75,12 +75,12 @@ def made_up_networks() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = SemSimNet(8).eval()
-    perceptual._network.cache_clear()
+    perceptual.lpips_network.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(perceptual, "alexnet_features", lambda: features)
         patch.setattr(semsim, "load_semsim", lambda **_: net)
         yield
-    perceptual._network.cache_clear()
+    perceptual.lpips_network.cache_clear()
 
 
 @pytest.fixture
@@ -90,6 +90,6 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         monkeypatch.delenv(weights.variable, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(backbone, "PACKAGE", "not_here")
-    perceptual._network.cache_clear()
+    perceptual.lpips_network.cache_clear()
     yield
-    perceptual._network.cache_clear()
+    perceptual.lpips_network.cache_clear()

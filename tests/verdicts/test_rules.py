@@ -669,3 +669,15 @@ def test_a_description_that_does_not_fit_is_named_before_too_few_batches() -> No
     for misfits, code in ((0, "too few batches"), (1, "description does not fit")):
         verdict = judge("a", "server", NAME, with_replay([0.1] * 3, misfits))
         assert (verdict.word, verdict.reason.code) == ("inconclusive", code)
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.1, "inconclusive"), (0.9, "leaked")])
+def test_a_description_that_nobody_checked_is_no_evidence_either(value: float, word: str) -> None:
+    first, *rest = with_replay([value] * 12, misfits=0)
+    why = Reason.of("time up", message="no time")
+    unchecked = first.model_copy(update={"replay": None, "no_replay": why})
+    verdict = judge("a", "server", NAME, [unchecked, *rest])
+    assert verdict.word == word
+    if word == "inconclusive":
+        assert verdict.reason == Reason.of("description not checked", why, unchecked=1, records=12)
+        assert "seconds_per_round" in advise(verdict.reason)

@@ -196,7 +196,7 @@ def test_a_client_with_the_same_images_is_no_null(tmp_path: Path) -> None:
 
 
 def test_a_control_that_fails_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("it broke")
 
     monkeypatch.setattr("fl_privacy_audit.audit.attack_round.undefended", broken)

@@ -29,19 +29,12 @@ NARROW = 400_000
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        make: ``(classes, size)`` -> the network.
-        about: What it is, with its source.
-        least: Smallest side of the images.
-        multiple: The side must be a multiple of this.
-    """
-
-    make: Callable[[int, int], nn.Module]
-    about: str
-    least: int = 8
-    multiple: int = 1
+    make: Callable[[int, int], nn.Module]  # ``(classes, size)`` -> the network
+    about: str  # what it is, with its source
+    least: int = 8  # smallest side of the images
+    multiple: int = 1  # the side must be a multiple of this
 
 
 def _resnet(blocks: tuple[int, ...], width: int, about: str) -> Architecture:

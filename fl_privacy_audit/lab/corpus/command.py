@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.config import DEFAULT_ATTACK
 from fl_privacy_audit.core.devices import pick_device
-from fl_privacy_audit.lab.progress import bars
+from fl_privacy_audit.lab.progress import PATH, bars
 
 from .architectures import ARCHITECTURES
 from .build import build_corpus
@@ -29,7 +30,6 @@ def corpus_command() -> None:
 
 
 repeated = partial(click.option, multiple=True)
-PATH = click.Path(path_type=Path)
 AT_LEAST_1 = click.IntRange(1)
 SPEC = "NAME[:KEY=VALUE,...]"
 
@@ -128,19 +128,19 @@ PRESET_OPTIONS = ("sources", "ratings", "limit", "small")
 """Of the options that describe a plan, those that a preset takes."""
 
 
-def _preset(name: str, options: dict[str, Any]) -> Plan:
+def _preset(preset: str, options: dict[str, Any]) -> Plan:
     context = click.get_current_context()
-
-    def given(option: str) -> bool:
-        return context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
-
-    for option in context.command.params:
-        if option.name in options and option.name not in PRESET_OPTIONS and given(option.name):
+    given = {
+        option.name: option.opts[0]
+        for option in context.command.params
+        if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+    }
+    for name, option in given.items():
+        if name in options and name not in PRESET_OPTIONS:
             raise click.UsageError(
-                f"{option.opts[0]} is settled by the preset; leave it out, or leave out --preset"
+                f"{option} is settled by the preset; leave it out, or leave out --preset"
             )
-    request = {option: options[option] for option in PRESET_OPTIONS if given(option)}
-    return make_plan(name, Request(**request))
+    return make_plan(preset, Request(**{n: options[n] for n in PRESET_OPTIONS if n in given}))
 
 
 def _plan(options: dict[str, Any]) -> Plan:

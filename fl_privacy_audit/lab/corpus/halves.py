@@ -10,24 +10,20 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.types import ImageSpec
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Half:
-    """Pictures that are read one by one, when they are asked for.
-
-    Attributes:
-        names: Of the pictures, unlike each other.
-        labels: Class of each.
-        read: Index -> picture, of eight bits.
-    """
+    """Pictures of eight bits, read one by one, by index, when they are asked for; names differ."""
 
     names: Sequence[str]
     labels: Sequence[int]
     read: Callable[[int], Image.Image]
 
     def __len__(self) -> int:
-        """How many pictures."""
         return len(self.names)
 
     def take(self, chosen: Sequence[int]) -> "Half":
@@ -52,25 +48,20 @@ class Half:
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
-    """One source of images.
+    """One source of images."""
 
-    Attributes:
-        name: In the corpus.
-        classes: Their names; labels are indices into them.
-        mean: Per channel, that clients subtract.
-        std: Per channel, that clients divide by.
-        train: What networks are trained on.
-        attacked: What attacks shall rebuild.
-    """
+    name: str  # in the corpus
+    classes: Sequence[str]  # their names; labels are indices into them
+    statistics: Statistics  # mean and standard deviation per channel, by which clients normalise
+    train: Half  # what networks are trained on
+    attacked: Half  # what attacks shall rebuild
 
-    name: str
-    classes: Sequence[str]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train: Half
-    attacked: Half
+    def image(self, size: int) -> ImageSpec:
+        """Images of this side, as clients take them."""
+        mean, std = self.statistics
+        return ImageSpec(shape=(3, size, size), mean=mean, std=std)
 
     def choose(self, count: int, seed: int) -> list[int]:
         """Indices of images to attack: all different, seeded, and a larger count only adds.

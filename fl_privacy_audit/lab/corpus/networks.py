@@ -93,10 +93,7 @@ def block(before: int, width: int) -> list[nn.Module]:
 class ConvNet(nn.Sequential):
     """The ConvNet of Geiping et al. 2020: eight 3x3 convolutions, batch norm, two poolings.
 
-    Args:
-        classes: Outputs.
-        size: Side of the images.
-        width: Channels of the first layer; the paper's network has 64.
+    `width` is that of the first layer; the paper's network has 64.
     """
 
     def __init__(self, classes: int = 10, size: int = 32, width: int = 64) -> None:
@@ -179,13 +176,7 @@ class VisionTransformer(nn.Module):
 
     Normalisation before each part, GELU, a class token, learned positions, no dropout.
 
-    Args:
-        classes: Outputs.
-        size: Side of the images, a multiple of `patch`.
-        patch: Side of a patch.
-        width: Of a token.
-        depth: Layers.
-        heads: Of the attention.
+    `size` is a multiple of `patch`, and `width` that of a token.
     """
 
     def __init__(

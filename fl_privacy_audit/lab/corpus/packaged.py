@@ -13,13 +13,8 @@ from .halves import Half, Source
 PLAIN_STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 PHOTOS = (
-    "astronaut",
-    "chelsea",
-    "coffee",
-    "rocket",
-    "retina",
-    "hubble_deep_field",
-    "immunohistochemistry",
+    *("astronaut", "chelsea", "coffee", "rocket", "retina"),
+    *("hubble_deep_field", "immunohistochemistry"),
 )
 CROPS = 700
 """Crops in each half of the photographs."""
@@ -45,15 +40,7 @@ def open_photos(name: str, root: Path, download: bool) -> Source:
             read=read,
         )
 
-    mean, std = PLAIN_STATISTICS
-    return Source(
-        name=name,
-        classes=PHOTOS,
-        mean=mean,
-        std=std,
-        train=half("train"),
-        attacked=half("test"),
-    )
+    return Source(name, PHOTOS, PLAIN_STATISTICS, half("train"), half("test"))
 
 
 def open_lfw(name: str, root: Path, download: bool) -> Source:
@@ -68,15 +55,9 @@ def open_lfw(name: str, root: Path, download: bool) -> Source:
             read=lambda index: Image.fromarray(pictures[rows[index]]),
         )
 
-    mean, std = PLAIN_STATISTICS
-    return Source(
-        name=name,
-        classes=["face", "background"],
-        mean=mean,
-        std=std,
-        train=half([row for row in range(len(pictures)) if row % 5]),
-        attacked=half(range(0, len(pictures), 5)),
-    )
+    train = half([row for row in range(len(pictures)) if row % 5])
+    attacked = half(range(0, len(pictures), 5))
+    return Source(name, ["face", "background"], PLAIN_STATISTICS, train, attacked)
 
 
 @lru_cache

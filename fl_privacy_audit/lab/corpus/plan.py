@@ -1,6 +1,7 @@
 """What a corpus is to hold: products of lists, laid out as chunks of work."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -24,56 +25,37 @@ RESERVED = ("batch", "mode")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A product of lists.
+    """A product of lists."""
 
-    Attributes:
-        sources: As `sources.open_source` takes them.
-        architectures: Names of `ARCHITECTURES`.
-        recipes: Names of `RECIPES`.
-        modes: Of batch norm in the client's step.
-        batches: Images in the client's step.
-        attacks: With settings.
-        defences: With settings, in units of the gradient.
-        images: Of each source.
-        first: Where in the seeded order of a source these images begin.
-        only: Take these ``(name, label)`` instead, in this order.
-        per_image: Attack each image under so many of the settings, dealt in turn; None for all.
-    """
-
-    sources: tuple[str, ...]
-    architectures: tuple[str, ...]
-    recipes: tuple[str, ...] = ("none",)
-    modes: tuple[Mode, ...] = ("eval",)
-    batches: tuple[int, ...] = (1,)
-    attacks: tuple[Spec, ...] = (Spec(DEFAULT_ATTACK),)
-    defences: tuple[Spec, ...] = (Spec("none"),)
-    images: int = 10
-    first: int = 0
-    only: tuple[tuple[str, int], ...] = ()
+    sources: tuple[str, ...]  # as `sources.open_source` takes them
+    architectures: tuple[str, ...]  # names of `ARCHITECTURES`
+    recipes: tuple[str, ...] = ("none",)  # names of `RECIPES`
+    modes: tuple[Mode, ...] = ("eval",)  # of batch norm in the client's step
+    batches: tuple[int, ...] = (1,)  # images in the client's step
+    attacks: tuple[Spec, ...] = (Spec(DEFAULT_ATTACK),)  # with settings
+    defences: tuple[Spec, ...] = (Spec("none"),)  # with settings, in units of the gradient
+    images: int = 10  # of each source
+    first: int = 0  # where in the seeded order of a source these images begin
+    only: tuple[tuple[str, int], ...] = ()  # take these ``(name, label)`` instead, in this order
+    # attack each image under so many of the settings, dealt in turn; None for all
     per_image: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole corpus.
+    """A whole corpus."""
 
-    Attributes:
-        parts: Of which it is the union.
-        seed: Seed for all random draws.
-        size: Side of the images.
-        training: Training of networks whose recipe asks for it.
-        side_by_side: Images that are attacked together; part of what makes a corpus come out
-            the same again, so it is kept on resuming.
-    """
-
-    parts: tuple[Part, ...]
-    seed: int = 0
-    size: int = 32
+    parts: tuple[Part, ...]  # of which it is the union
+    seed: int = 0  # seed for all random draws
+    size: int = 32  # side of the images
+    # training of networks whose recipe asks for it
     training: Training = field(default_factory=Training)
+    # images that are attacked together; part of what makes a corpus come out the same again, so it
+    # is kept on resuming
     side_by_side: int = 12
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setting:
     """Everything but the image."""
 
@@ -107,7 +89,7 @@ class Setting:
         return f"{digest(str(self)):016x}"[-8:]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Chunk:
     """Images that are attacked together under one setting; a multiple of its batch."""
 
@@ -115,7 +97,7 @@ class Chunk:
     images: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Refusal:
     """What was asked for and is not there, with the reason."""
 
@@ -127,37 +109,39 @@ class Refusal:
 def lay_out(plan: Plan, sources: Mapping[str, Source]) -> tuple[list[Chunk], list[Refusal]]:
     """The work, image by image through all settings, and what cannot be done.
 
-    Args:
-        plan: What is wanted.
-        sources: The spec in `Part.sources` -> the source.
+    `sources` has the source of each spec in `Part.sources`.
 
     Raises:
         CorpusError: A name or a setting is not known, or a source has too few images.
     """
     chunks: dict[tuple[str, tuple[int, ...]], tuple[int, Chunk]] = {}
-    refusals: dict[str, Refusal] = {}
+    refusals: list[Refusal] = []
     for part in plan.parts:
         _check(part)
-        for name in part.sources:
-            source = sources[name]
+        for source in map(sources.__getitem__, part.sources):
             images = _images(part, source, plan.seed)
             settings = list(_settings(part, source, plan, refusals))
-            for number, block in enumerate(_blocks(images, plan.side_by_side)):
+            for number, start in enumerate(range(0, len(images), plan.side_by_side)):
+                block = images[start : start + plan.side_by_side]
                 for setting in _dealt(settings, number, part.per_image, plan.seed, source.name):
-                    whole = len(block) - len(block) % setting.batch
-                    if whole < len(block):
-                        _refuse(
-                            refusals,
-                            setting,
-                            f"{len(block) - whole} images do not fill a batch of {setting.batch}",
-                            len(block) - whole,
-                        )
-                    if whole:
-                        chunk = Chunk(setting=setting, images=tuple(block[:whole]))
+                    rest = len(block) % setting.batch
+                    if rest:
+                        reason = f"{rest} images do not fill a batch of {setting.batch}"
+                        refusals.append(Refusal(str(setting), reason, rest))
+                    if rest < len(block):
+                        chunk = Chunk(setting, tuple(block[: len(block) - rest]))
                         chunks.setdefault((str(setting), chunk.images), (number, chunk))
     # Block by block through all parts and sources: half a corpus has something of everything.
     in_order = sorted(chunks.values(), key=lambda numbered: numbered[0])
-    return [chunk for _, chunk in in_order], list(refusals.values())
+    return [chunk for _, chunk in in_order], summed(refusals)
+
+
+def summed(refusals: Iterable[Refusal]) -> list[Refusal]:
+    """One refusal for each setting and reason."""
+    totals: Counter[tuple[str, str]] = Counter()
+    for one in refusals:
+        totals[one.setting, one.reason] += one.images
+    return [Refusal(*key, images) for key, images in totals.items()]
 
 
 def _images(part: Part, source: Source, seed: int) -> list[int]:
@@ -176,11 +160,6 @@ def _images(part: Part, source: Source, seed: int) -> list[int]:
     return [place[name] for name, _ in part.only]
 
 
-def _blocks(images: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for at in range(0, len(images), size):
-        yield images[at : at + size]
-
-
 def _dealt(
     settings: Sequence[Setting], number: int, per_image: int | None, seed: int, source: str
 ) -> Sequence[Setting]:
@@ -192,24 +171,20 @@ def _dealt(
     return [settings[order[(first + i) % len(settings)]] for i in range(per_image)]
 
 
-def _settings(
-    part: Part, source: Source, plan: Plan, refusals: dict[str, Refusal]
-) -> Iterator[Setting]:
-    for architecture, recipe, mode, batch, attack, defence in product(
-        part.architectures, part.recipes, part.modes, part.batches, part.attacks, part.defences
-    ):
-        setting = Setting(
-            source=source.name,
-            architecture=architecture,
-            recipe=recipe,
-            mode=mode,
-            batch=batch,
-            attack=attack,
-            defence=defence,
-        )
+def _settings(part: Part, source: Source, plan: Plan, refusals: list[Refusal]) -> Iterator[Setting]:
+    lists = (
+        part.architectures,
+        part.recipes,
+        part.modes,
+        part.batches,
+        part.attacks,
+        part.defences,
+    )
+    for chosen in product(*lists):
+        setting = Setting(source.name, *chosen)
         reason = _impossible(setting, part, source, plan)
         if reason:
-            _refuse(refusals, setting, reason, part.images)
+            refusals.append(Refusal(str(setting), reason, part.images))
         else:
             yield setting
 
@@ -233,12 +208,6 @@ def _impossible(setting: Setting, part: Part, source: Source, plan: Plan) -> str
         if not has_modes(model):
             return "train and eval mode are the same to it"
     return ""
-
-
-def _refuse(refusals: dict[str, Refusal], setting: Setting, reason: str, images: int) -> None:
-    key = f"{setting} {reason}"
-    before = refusals[key].images if key in refusals else 0
-    refusals[key] = Refusal(setting=str(setting), reason=reason, images=before + images)
 
 
 def _check(part: Part) -> None:

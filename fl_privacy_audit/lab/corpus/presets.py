@@ -28,19 +28,12 @@ PRESETS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a preset is asked for.
+    """What a preset is asked for."""
 
-    Attributes:
-        sources: Further sources, or all where the preset names none.
-        ratings: Table of ratings that names the images.
-        limit: Most images of a source.
-        small: Narrow architectures and few steps, to see that it runs.
-    """
-
-    sources: tuple[str, ...] = ()
-    ratings: Path | None = None
-    limit: int | None = None
-    small: bool = False
+    sources: tuple[str, ...] = ()  # further sources, or all where the preset names none
+    ratings: Path | None = None  # table of ratings that names the images
+    limit: int | None = None  # most images of a source
+    small: bool = False  # narrow architectures and few steps, to see that it runs
 
 
 def make_plan(name: str, request: Request) -> Plan:

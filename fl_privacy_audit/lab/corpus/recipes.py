@@ -4,11 +4,12 @@ The settings of full training are those of the paper's released code: SGD of 0.1
 momentum 0.9 and weight decay 5e-4, tenfold drops after 3/8, 5/8 and 7/8 of the epochs, batches of
 64, 200 epochs on CIFAR-100. Half the cross-entropy is minimised, which halves the step.
 Pruning and noise are applied to the gradient of every training step, as there; the update that is
-attacked is a matter of its own, see `leak`.
+attacked is a matter of its own, see `work.leak`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,27 +18,23 @@ from torch import Tensor, nn
 
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import ImageSpec
-from fl_privacy_audit.lab.checkpoints import load_checkpoint, save_checkpoint
+from fl_privacy_audit.lab.training import descend, laps
 
 from .augment import Operation, as_it_is, crop_and_flip, policy
 
-GradientRule = Callable[[Tensor, torch.Generator], Tensor]
+GradientRule = Callable[..., Tensor]
+"""``(gradient, rng)`` -> the gradient that is stepped along."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        about: In words.
-        trained: Whether there is any training.
-        augment: What clients do to each image, in training and when they are attacked.
-        gradient_rule: Done to the gradient of each parameter in each training step.
-    """
-
-    about: str
-    trained: bool = True
+    about: str  # in words
+    trained: bool = True  # whether there is any training
+    # what clients do to each image, in training and when they are attacked
     augment: Operation = as_it_is
+    # done to the gradient of each parameter in each training step
     gradient_rule: GradientRule | None = None
 
 
@@ -79,19 +76,12 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How long and on how much.
+    """How long and on how much."""
 
-    Attributes:
-        epochs: 200 in the paper, on CIFAR-100.
-        images: Most images to train on; None for all.
-        batch_size: The paper's: 64.
-        learning_rate: At the start; the paper's: 0.1.
-    """
-
-    epochs: int = 200
-    images: int | None = None
-    batch_size: int = 64
-    learning_rate: float = 0.1
+    epochs: int = 200  # 200 in the paper, on CIFAR-100
+    images: int | None = None  # most images to train on; None for all
+    batch_size: int = 64  # the paper's: 64
+    learning_rate: float = 0.1  # at the start; the paper's: 0.1
 
     def __str__(self) -> str:
         """Short, for the name of a checkpoint."""
@@ -111,19 +101,11 @@ def train_network(
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> nn.Module:
-    """Train a architecture, or go on where a checkpoint stands, or take the finished one.
+    """Train an architecture, or go on where a checkpoint stands, or take the finished one.
 
-    Args:
-        model: With the weights to start from; changed in place.
-        recipe: How.
-        images: ``(N, 3, H, W)`` in [0, 1].
-        labels: ``(N,)``.
-        spec: Normalisation.
-        training: How long.
-        path: Of the checkpoint, safetensors; written after every epoch.
-        seed: Seed of batches, augmentation and noise; each epoch has its own draw.
-        device: Where to train.
-        progress: Called with epochs done and in all.
+    Images are ``(N, 3, H, W)`` in [0, 1]. `model` has the weights to start from, and is changed in
+    place. Each epoch has a draw of its own of batches, augmentation and noise, and ends with a
+    checkpoint at `path`.
 
     Returns:
         `model`, on the CPU.
@@ -132,31 +114,25 @@ def train_network(
         CorpusError: The checkpoint is damaged or of another network; it says which file to delete.
     """
     model.to(device).train()
-    optimizer = torch.optim.SGD(
+    optimiser = torch.optim.SGD(
         model.parameters(),
         lr=training.learning_rate,
         momentum=0.9,
         nesterov=True,
         weight_decay=5e-4,
     )
-    done = load_checkpoint(path, model, optimizer)["done"] if path.exists() else 0
-    for epoch in range(done, training.epochs):
+    for epoch in laps(model, optimiser, path, total=training.epochs, progress=progress):
         drops = sum(epoch >= training.epochs * part / 8 for part in (3, 5, 7))
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * 0.1**drops
         rng = torch.Generator().manual_seed(seed + epoch)
         for batch in torch.randperm(len(images), generator=rng).split(training.batch_size):
             if len(batch) < 2 <= len(images):
                 continue  # batch norm cannot train on one
             pixels = torch.stack([recipe.augment(images[i], rng) for i in batch.tolist()])
-            inputs = spec.normalise(pixels.to(device))
-            optimizer.zero_grad()
-            loss = 0.5 * F.cross_entropy(model(inputs), labels[batch].to(device))
-            loss.backward()
-            for parameter in model.parameters():
-                if recipe.gradient_rule is not None and parameter.grad is not None:
-                    parameter.grad = recipe.gradient_rule(parameter.grad, rng)
-            optimizer.step()
-        save_checkpoint(path, model, optimizer, done=epoch + 1)
-        progress(epoch + 1, training.epochs)
+            scores = model(spec.normalise(pixels.to(device)))
+            descend(
+                optimiser,
+                0.5 * F.cross_entropy(scores, labels[batch].to(device)),
+                rate=training.learning_rate * 0.1**drops,
+                change=recipe.gradient_rule and partial(recipe.gradient_rule, rng=rng),
+            )
     return model.cpu()

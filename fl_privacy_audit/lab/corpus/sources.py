@@ -5,6 +5,7 @@ classes) and Stanford Dogs; the last is an image folder. A source has two halves
 in common: networks train on one, and the other is attacked.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +16,7 @@ from PIL import Image
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.pictures import open_picture
 
-from .halves import Half, Source
+from .halves import Half, Source, Statistics
 from .packaged import PLAIN_STATISTICS, open_lfw, open_photos
 
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -45,7 +46,7 @@ def open_source(spec: str, root: str | Path, *, download: bool = False) -> Sourc
     """
     name, _, folder = spec.partition("=")
     if folder:
-        return _folder(name, Path(folder), download)
+        return _folder(name, Path(folder))
     if name not in SOURCES:
         raise CorpusError(
             f"there is no source {name!r}; there are {', '.join(SOURCES)}, and name=folder for a "
@@ -76,24 +77,17 @@ def _cifar(name: str, root: Path, download: bool) -> Source:
         def _check_integrity(self) -> bool:
             return bool(folder.is_dir())
 
-    def half(train: bool) -> Half:
-        stored = Lenient(str(root), train=train)
-        word = "train" if train else "test"
+    def half(word: str) -> Half:
+        stored = Lenient(str(root), train=word == "train")
         return Half(
             names=[f"{word}{index:05d}" for index in range(len(stored.data))],
             labels=stored.targets,
             read=lambda index: Image.fromarray(stored.data[index]),
         )
 
-    mean, std = CIFAR10_STATISTICS if name == "cifar10" else CIFAR100_STATISTICS
-    return Source(
-        name=name,
-        classes=Lenient(str(root), train=False).classes,
-        mean=mean,
-        std=std,
-        train=half(train=True),
-        attacked=half(train=False),
-    )
+    statistics = CIFAR10_STATISTICS if name == "cifar10" else CIFAR100_STATISTICS
+    classes = Lenient(str(root), train=False).classes
+    return Source(name, classes, statistics, half("train"), half("test"))
 
 
 def _caltech101(name: str, root: Path, download: bool) -> Source:
@@ -116,19 +110,13 @@ def _imagenette(name: str, root: Path, download: bool) -> Source:
     _need(name, folder, download)
     if not folder.is_dir():
         datasets.Imagenette(str(root), size="160px", download=True)
-    train, attacked = (datasets.Imagenette(str(root), split=s, size="160px") for s in _SPLITS)
-    mean, std = IMAGENET_STATISTICS
-    return Source(
-        name=name,
-        classes=[words[0] for words in train.classes],
-        mean=mean,
-        std=std,
-        train=_files(*zip(*((Path(p), y) for p, y in train._samples), strict=True)),
-        attacked=_files(*zip(*((Path(p), y) for p, y in attacked._samples), strict=True)),
+    splits = [datasets.Imagenette(str(root), split=s, size="160px") for s in ("train", "val")]
+    train, attacked = (
+        _files(*zip(*((Path(path), label) for path, label in one._samples), strict=True))
+        for one in splits
     )
-
-
-_SPLITS = ("train", "val")
+    classes = [words[0] for words in splits[0].classes]
+    return Source(name, classes, IMAGENET_STATISTICS, train, attacked)
 
 
 def _celeba(name: str, root: Path, download: bool) -> Source:
@@ -149,20 +137,14 @@ def _celeba(name: str, root: Path, download: bool) -> Source:
     stored = Lenient(str(root), split="all", target_type="identity")
     owners = [int(one) for one in stored.identity.flatten()]
     people = {person: index for index, person in enumerate(sorted(set(owners)))}
-    return _two_halves(
-        name,
-        [f"person {person}" for person in people],
-        _files([folder / file for file in stored.filename], [people[owner] for owner in owners]),
-        CELEBA_STATISTICS,
-    )
+    files = _files([folder / one for one in stored.filename], [people[owner] for owner in owners])
+    return _two_halves(name, [f"person {person}" for person in people], files, CELEBA_STATISTICS)
 
 
 def read_folder(folder: Path, *, empty: bool = True) -> tuple[tuple[str, ...], Half]:
     """The classes of an image folder, one per sub-folder, and all of its pictures.
 
-    Args:
-        folder: With one sub-folder per class.
-        empty: Whether a sub-folder without pictures is a class.
+    `empty` says whether a sub-folder without pictures is a class.
 
     Raises:
         CorpusError: There is no such folder, or it has no pictures.
@@ -178,17 +160,13 @@ def read_folder(folder: Path, *, empty: bool = True) -> tuple[tuple[str, ...], H
     return tuple(classes), _files([path for path, _ in paths], [label for _, label in paths])
 
 
-def _folder(name: str, folder: Path, download: bool) -> Source:
+def _folder(name: str, folder: Path, download: bool = False) -> Source:
     del download
     try:
         classes, pictures = read_folder(folder, empty=False)
     except CorpusError as error:
         raise CorpusError(f"source {name!r}: {error}") from None
     return _two_halves(name, classes, pictures, PLAIN_STATISTICS)
-
-
-def _no_folder(name: str, root: Path, download: bool) -> Source:
-    return _folder(name, root, download)
 
 
 def _need(name: str, folder: Path, download: bool) -> None:
@@ -212,23 +190,16 @@ def _files(paths: Sequence[Path], labels: Sequence[int]) -> Half:
 
 
 def _two_halves(
-    name: str,
-    classes: Sequence[str],
-    pictures: Half,
-    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    name: str, classes: Sequence[str], pictures: Half, statistics: Statistics
 ) -> Source:
     """Deal the pictures of each class in turn: the first to be attacked, the next to train on."""
-    dealt: dict[int, int] = {}
+    dealt: Counter[int] = Counter()
     halves: tuple[list[int], list[int]] = ([], [])
     for index, label in enumerate(pictures.labels):
-        turn = dealt.get(label, 0)
-        halves[turn % 2].append(index)
-        dealt[label] = turn + 1
+        halves[dealt[label] % 2].append(index)
+        dealt[label] += 1
     attacked, train = map(pictures.take, halves)
-    mean, std = statistics
-    return Source(
-        name=name, classes=list(classes), mean=mean, std=std, train=train, attacked=attacked
-    )
+    return Source(name, list(classes), statistics, train, attacked)
 
 
 SOURCES: dict[str, Opener] = {
@@ -237,7 +208,7 @@ SOURCES: dict[str, Opener] = {
     "caltech101": _caltech101,
     "imagenette": _imagenette,
     "celeba": _celeba,
-    "folder": _no_folder,
+    "folder": _folder,
     "photos": open_photos,
     "lfw": open_lfw,
 }

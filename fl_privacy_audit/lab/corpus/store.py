@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.tables import Kind, write_table
 from fl_privacy_audit.lab.manifest import CLASSES, MANIFEST, Pair
 
 PLAN, LOCK = "plan.json", ".lock"
@@ -75,36 +76,30 @@ class Store:
                 raise CorpusError(
                     f"source {name!r} had other classes when {self.directory} was begun"
                 )
-        write_whole(
-            path, json.dumps({**known, **{n: list(c) for n, c in classes.items()}}, indent=1)
-        )
+            known[name] = list(names)
+        write_whole(path, json.dumps(known, indent=1))
 
     def add(self, pairs: Sequence[tuple[Pair, Tensor, Tensor]]) -> None:
         """Write ``(row, original, reconstruction)``, those that are not there yet.
 
         Pictures are ``(3, H, W)`` in [0, 1]; an original that is there is not written again.
         """
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         fresh = [entry for entry in pairs if entry[0].key not in self.done]
         for pair, original, reconstruction in fresh:
             if not (self.directory / pair.original).exists():
                 self._picture(pair.original, original)
             self._picture(pair.reconstruction, reconstruction)
-            writer.writerow(asdict(pair))
-        with (self.directory / MANIFEST).open("ab") as file:
-            file.write(text.getvalue().encode())
+        with (self.directory / MANIFEST).open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writerows(asdict(pair) for pair, _, _ in fresh)
             file.flush()
             os.fsync(file.fileno())
         self.done.update(pair.key for pair, _, _ in fresh)
 
     def write_refusals(self, rows: Sequence[Mapping[str, object]]) -> None:
         """What was asked for and is not there, replacing the file."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["setting", "images", "reason"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(self.directory / "refused.csv", text.getvalue())
+        columns: dict[str, Kind] = {"setting": "string", "images": "int64", "reason": "string"}
+        write_table(self.directory / "refused.csv", columns, rows)
 
     def _picture(self, name: str, pixels: Tensor) -> None:
         path = self.directory / name

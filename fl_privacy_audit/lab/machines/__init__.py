@@ -4,7 +4,6 @@ They stand in for people where nobody has labelled a corpus, and are no people: 
 ``docs/annotators.md``.
 """
 
-from .answers import agreement_of as agreement_of
 from .answers import answer as answer
 from .calibrate import Calibration as Calibration
 from .calibrate import calibrate as calibrate

@@ -8,7 +8,7 @@ that it was not trained on, corrupted, with pictures among them that show nothin
 for one of those is a mistake.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,18 +32,13 @@ LEAST = 10
 """Answers on which a threshold must rest."""
 NEVER = 2.0
 """A threshold that no confidence reaches."""
-LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bin:
-    """Answers of like confidence.
+    """Answers of like confidence: how many, their mean confidence, and the share that is right.
 
-    Attributes:
-        low: Confidence from which the bin runs, for a tenth.
-        count: How many.
-        confidence: Mean; NaN without any.
-        right: Share that name the true class; NaN without any.
+    The bin runs from `low` for a tenth; what nobody answered is NaN.
     """
 
     low: float
@@ -54,40 +49,25 @@ class Bin:
 
 @dataclass(frozen=True, kw_only=True)
 class Habit:
-    """How it answers pictures of one kind.
+    """How it answers pictures of one kind."""
 
-    Attributes:
-        answered: Share of which it names a class.
-        right_if_answered: Share right among those; NaN without any.
-        right: Share whose most likely class is the true one, confident or not.
-    """
-
-    answered: float
-    right_if_answered: float
-    right: float
+    answered: float  # share of which it names a class
+    right_if_answered: float  # share right among those; NaN without any
+    right: float  # share whose most likely class is the true one, confident or not
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was chosen, and on what evidence.
+    """What was chosen, and on what evidence."""
 
-    Attributes:
-        temperature: Scores are divided by it.
-        threshold: Least confidence of an answer; `NEVER` where no threshold is good enough.
-        precision: Share of right answers that was asked for.
-        pictures: Held-out ones, blank ones included.
-        reliability: Ten bins.
-        error: Expected calibration error, over the bins.
-        habits: On held-out pictures: "clean", "corrupted", "blank", each corruption at its worst
-            half, and each kind of blank.
-    """
-
-    temperature: float
-    threshold: float
-    precision: float
-    pictures: int
-    reliability: tuple[Bin, ...]
-    error: float
+    temperature: float  # scores are divided by it
+    threshold: float  # least confidence of an answer; `NEVER` where no threshold is good enough
+    precision: float  # share of right answers that was asked for
+    pictures: int  # held-out ones, blank ones included
+    reliability: tuple[Bin, ...]  # ten bins
+    error: float  # expected calibration error, over the bins
+    # on held-out pictures: "clean", "corrupted", "blank", each corruption at its worst half, and
+    # each kind of blank
     habits: dict[str, Habit]
 
 
@@ -117,13 +97,16 @@ def calibrate(
             f"{len(held_out)} held-out pictures are too few to calibrate on; give {LEAST} or more"
         )
     rng = Generator().manual_seed(seed)
+    classes = torch.arange(len(held_out.classes))
     if candidates:
-        held_out, model = _among(held_out, model, candidates, rng)
+        there = held_out.labels.unique()
+        classes = there[torch.randperm(len(there), generator=rng)[:candidates]].sort().values
+        held_out = _among(held_out, classes)
     pixels = held_out.pixels.float() / 255
     hidden = [corrupt(pixels, rng) for _ in range(ROUNDS)]
     count = max(len(BLANKS), round(BLANK_SHARE / (1 - BLANK_SHARE) * ROUNDS * len(held_out)))
     nothing = blank(pixels[torch.randint(len(pixels), (count,), generator=rng)], rng)
-    scores = score(model, torch.cat([*hidden, nothing]))
+    scores = score(model, torch.cat([*hidden, nothing]))[..., classes]
     truth = torch.cat([held_out.labels.repeat(ROUNDS), torch.full((count,), BLANK)])
     temperature = best_temperature(scores[0, truth >= 0], truth[truth >= 0])
     confidence, named = likeliest(scores, temperature)
@@ -133,7 +116,7 @@ def calibrate(
         return _habit(*likeliest(scores, temperature), truth, threshold)
 
     habits = {
-        "clean": habit(score(model, pixels), held_out.labels),
+        "clean": habit(score(model, pixels)[..., classes], held_out.labels),
         "corrupted": habit(scores[:, :-count], truth[:-count]),
         "blank": habit(scores[:, -count:], truth[-count:]),
     }
@@ -141,12 +124,10 @@ def calibrate(
     for name, worse in CORRUPTIONS.items():
         severity = 0.5 + 0.5 * torch.rand(len(some), 1, 1, 1, generator=rng)
         shown = worse(some.pixels.float() / 255, severity, rng).clamp(0, 1)
-        habits[name] = habit(score(model, shown), some.labels)
+        habits[name] = habit(score(model, shown)[..., classes], some.labels)
     for index, name in enumerate(BLANKS):
-        habits[f"blank: {name}"] = habit(
-            scores[:, len(truth) - count + index :: len(BLANKS)],
-            truth[len(truth) - count + index :: len(BLANKS)],
-        )
+        kind = slice(len(truth) - count + index, None, len(BLANKS))
+        habits[f"blank: {name}"] = habit(scores[:, kind], truth[kind])
     bins, error = reliability(confidence, named == truth)
     return Calibration(
         temperature=temperature,
@@ -159,28 +140,11 @@ def calibrate(
     )
 
 
-class _Chosen(nn.Module):
-    """Some of the scores of a network."""
-
-    def __init__(self, model: nn.Module, classes: Tensor) -> None:
-        super().__init__()
-        self.model, self.classes = model, classes
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        scores: Tensor = self.model(pixels)[:, self.classes]
-        return scores
-
-
-def _among(
-    held_out: Pictures, model: nn.Module, candidates: int, rng: Generator
-) -> tuple[Pictures, nn.Module]:
-    """Pictures of some classes only, with a network that knows no others."""
-    there = held_out.labels.unique()
-    classes = there[torch.randperm(len(there), generator=rng)[:candidates]].sort().values
-    some = held_out.take(torch.isin(held_out.labels, classes))
-    names = tuple(held_out.classes[index] for index in classes.tolist())
-    labels = torch.searchsorted(classes, some.labels)
-    return Pictures(classes=names, pixels=some.pixels, labels=labels), _Chosen(model, classes)
+def _among(pictures: Pictures, classes: Tensor) -> Pictures:
+    """Pictures of some classes only, renumbered."""
+    some = pictures.take(torch.isin(pictures.labels, classes))
+    names = tuple(pictures.classes[index] for index in classes.tolist())
+    return replace(some, classes=names, labels=torch.searchsorted(classes, some.labels))
 
 
 def decide(confidence: Tensor, named: Tensor, threshold: float) -> Tensor:
@@ -193,11 +157,7 @@ def decide(confidence: Tensor, named: Tensor, threshold: float) -> Tensor:
 
 
 def best_temperature(scores: Tensor, truth: Tensor) -> float:
-    """The temperature of the least negative log-likelihood (Guo et al. 2017, section 4.2).
-
-    Returns:
-        In [0.05, 20].
-    """
+    """The temperature in [0.05, 20] of the least negative log-likelihood (Guo et al., section 4.2)."""
     scores = scores.double()
 
     def loss(log_temperature: float) -> float:
@@ -208,15 +168,9 @@ def best_temperature(scores: Tensor, truth: Tensor) -> float:
 
 
 def best_threshold(confidence: Tensor, right: Tensor, precision: float) -> float:
-    """The lowest confidence from which a share `precision` of the answers is right.
+    """The lowest confidence from which a share `precision` of the answers, ``(N,)``, is right.
 
-    Args:
-        confidence: ``(N,)``.
-        right: ``(N,)``, whether the likeliest class is the true one.
-        precision: In [0, 1].
-
-    Returns:
-        The threshold; `NEVER` if `LEAST` answers of that quality are not to be had.
+    `NEVER` if `LEAST` answers of that quality are not to be had.
 
     >>> confidence = torch.linspace(1, 0.05, 20)
     >>> right = torch.arange(20) < 12
@@ -239,9 +193,7 @@ def reliability(confidence: Tensor, right: Tensor) -> tuple[tuple[Bin, ...], flo
     error = 0.0
     for index in range(10):
         inside = place == index
-        count = int(inside.sum())
-        mean = float(confidence[inside].double().mean()) if count else float("nan")
-        share = float(right[inside].double().mean()) if count else float("nan")
+        count, mean, share = int(inside.sum()), _mean(confidence[inside]), _mean(right[inside])
         bins.append(Bin(low=index / 10, count=count, confidence=mean, right=share))
         if count:
             error += count / len(confidence) * abs(mean - share)
@@ -251,9 +203,13 @@ def reliability(confidence: Tensor, right: Tensor) -> tuple[tuple[Bin, ...], flo
 def _habit(confidence: Tensor, named: Tensor, truth: Tensor, threshold: float) -> Habit:
     answers = decide(confidence, named, threshold)
     given = answers != CANNOT_TELL
-    right = float((answers[given] == truth[given]).double().mean()) if given.any() else float("nan")
     return Habit(
-        answered=float(given.double().mean()),
-        right_if_answered=right,
-        right=float((named == truth).double().mean()),
+        answered=_mean(given),
+        right_if_answered=_mean(answers[given] == truth[given]),
+        right=_mean(named == truth),
     )
+
+
+def _mean(values: Tensor) -> float:
+    """NaN without any."""
+    return float(values.double().mean())

@@ -1,26 +1,25 @@
 """``fl-privacy-audit annotators train | answer``: machine annotators on the command line."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from fl_privacy_audit.core.errors import CorpusError
-from fl_privacy_audit.lab.manifest import Answer, Corpus, read_corpus, write_answers
-from fl_privacy_audit.lab.progress import bars
+from fl_privacy_audit.lab.manifest import Corpus, Response, read_corpus, write_answers
+from fl_privacy_audit.lab.progress import PATH, bars, print_table
+from fl_privacy_audit.lab.reliability import reliability
 
-from .answers import What, agreement_of, answer
+from .answers import What, answer
 from .calibrate import NEVER, Calibration
 from .panel import MEMBERS, Order, make
 from .pictures import read_pictures
 from .store import PANELS, Panel, load_all
-
-PATH = click.Path(path_type=Path)
 
 
 @click.group("annotators", context_settings={"show_default": True})
@@ -97,14 +96,8 @@ def train_command(
     for name in names or MEMBERS:
         title = f"{source} {name}"
         with bars() as show:
-            calibration = make(
-                name,
-                order,
-                pictures,
-                others,
-                progress=partial(show, title),
-                note=lambda text: click.echo(text, err=True),
-            )
+            progress, note = partial(show, title), partial(click.echo, err=True)
+            calibration = make(name, order, pictures, others, progress=progress, note=note)
         if calibration:
             _print_calibration(title, calibration)
 
@@ -123,19 +116,14 @@ def train_command(
 )
 @click.option("--only", multiple=True, help="Only this source; may be repeated.")
 def answer_command(
-    corpus: Path, directory: Path, panel: str, out: Path, what: str, only: tuple[str, ...]
+    corpus: Path, directory: Path, panel: Panel, out: Path, what: What, only: tuple[str, ...]
 ) -> None:
     """Let annotators name the class of every reconstruction of CORPUS."""
     read = read_corpus(corpus)
-    members = load_all(directory, panel=cast(Panel, panel))
+    members = load_all(directory, panel=panel)
     with bars() as show:
-        answers = answer(
-            read,
-            members,
-            what=cast(What, what),
-            sources=only,
-            progress=partial(show, "answering"),
-        )
+        progress = partial(show, "answering")
+        answers = answer(read, members, what=what, sources=only, progress=progress)
     write_answers(out, answers)
     _print_answers(read, answers)
     click.echo(str(out))
@@ -150,44 +138,44 @@ def _print_calibration(title: str, made: Calibration) -> None:
         markup=False,
         highlight=False,
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("pictures", "most likely class is right", "answered", "right if answered"):
-        table.add_column(heading, justify="left" if heading == "pictures" else "right")
-    for kind, habit in made.habits.items():
-        shares = (habit.right, habit.answered, habit.right_if_answered)
-        table.add_row(kind, *(f"{share:.3f}" if not math.isnan(share) else "-" for share in shares))
-    console.print(table)
+    heads = ("pictures", "most likely class is right", "answered", "right if answered")
+    print_table(
+        console,
+        heads,
+        (
+            [kind, *map(_share, (habit.right, habit.answered, habit.right_if_answered))]
+            for kind, habit in made.habits.items()
+        ),
+    )
 
 
-def _print_answers(corpus: Corpus, answers: Sequence[Answer]) -> None:
+def _print_answers(corpus: Corpus, answers: Sequence[Response]) -> None:
     """What was answered, source by source, and how far the annotators agree."""
-    labels = {pair.key: pair.label for pair in corpus.pairs}
-    sources = {pair.key: pair.source for pair in corpus.pairs}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("source", "annotator", "pairs", "answered", "right", "right if answered"):
-        table.add_column(heading, justify="left" if heading in ("source", "annotator") else "right")
-    for source, name in sorted({(sources[one.key], one.annotator) for one in answers}):
-        mine = [one for one in answers if one.annotator == name and sources[one.key] == source]
-        given = [one for one in mine if one.answer >= 0]
-        right = sum(one.answer == labels[one.key] for one in given)
-        table.add_row(
-            source,
-            name,
-            str(len(mine)),
-            f"{len(given) / len(mine):.3f}",
-            f"{right / len(mine):.3f}",
-            f"{right / len(given):.3f}" if given else "-",
-        )
+    pairs = {pair.key: pair for pair in corpus.pairs}
+    groups: dict[tuple[str, str], list[Response]] = defaultdict(list)
+    for one in answers:
+        groups[pairs[one.key].source, one.annotator].append(one)
+    rows = []
+    for (source, name), mine in sorted(groups.items()):
+        given = sum(one.answer >= 0 for one in mine) / len(mine)
+        right = sum(one.answer == pairs[one.key].label for one in mine) / len(mine)
+        shares = (given, right, right / given if given else math.nan)
+        rows.append([source, name, str(len(mine)), *map(_share, shares)])
     console = Console()
-    console.print(table)
+    heads = ("source", "annotator", "pairs", "answered", "right", "right if answered")
+    print_table(console, heads, rows, names=2)
     if len({one.annotator for one in answers}) > 1:
-        for coding in agreement_of(corpus, answers).codings.values():
+        for coding in reliability(corpus, answers).codings.values():
             console.print(
-                f"agreement on {coding.meaning}: Fleiss {coding.fleiss.value:.3f}, "
-                f"Krippendorff {coding.krippendorff.value:.3f}",
+                f"agreement on {coding.meaning}: Fleiss {coding.fleiss:.3f}, "
+                f"Krippendorff {coding.krippendorff:.3f}",
                 markup=False,
                 highlight=False,
             )
+
+
+def _share(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.3f}"
 
 
 def _start(text: str) -> tuple[str, Path]:

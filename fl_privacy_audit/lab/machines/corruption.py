@@ -26,15 +26,9 @@ MEAN_COUNT = 2.2
 
 
 def corrupt(pictures: Tensor, rng: Generator, *, hardest: float = 1.0) -> Tensor:
-    """Corrupt each picture in its own way: some corruptions, in random order, any severity.
+    """Corrupt each picture in its own way: some corruptions, in random order, up to the `hardest`.
 
-    Args:
-        pictures: ``(N, 3, H, W)`` in [0, 1].
-        rng: Randomness.
-        hardest: Highest severity.
-
-    Returns:
-        ``(N, 3, H, W)`` in [0, 1].
+    ``(N, 3, H, W)`` in [0, 1] -> the same.
     """
     names = list(CORRUPTIONS)
     count = len(pictures)
@@ -54,9 +48,7 @@ def corrupt(pictures: Tensor, rng: Generator, *, hardest: float = 1.0) -> Tensor
 def blank(like: Tensor, rng: Generator) -> Tensor:
     """Pictures that show nothing, the kinds of `BLANKS` in turn.
 
-    Args:
-        like: ``(N, 3, H, W)`` in [0, 1]; gives the shape, and the spectrum of some.
-        rng: Randomness.
+    `like`, ``(N, 3, H, W)`` in [0, 1], gives the shape, and the spectrum of some.
     """
     kinds = list(BLANKS.values())
     out = torch.empty_like(like)
@@ -183,20 +175,11 @@ def hole(pictures: Tensor, severity: Tensor, rng: Generator) -> Tensor:
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "noise": noise,
-    "salt": salt,
-    "dropout": dropout,
-    "blur": blur,
-    "smooth": smooth,
-    "contrast": contrast,
-    "clip": clip,
-    "colours": colours,
-    "blotches": blotches,
-    "pattern": pattern,
-    "flat": flat,
-    "shift": shift,
-    "ghost": ghost,
-    "hole": hole,
+    corruption.__name__: corruption
+    for corruption in (
+        *(noise, salt, dropout, blur, smooth, contrast, clip),
+        *(colours, blotches, pattern, flat, shift, ghost, hole),
+    )
 }
 
 

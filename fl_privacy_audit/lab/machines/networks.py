@@ -5,6 +5,7 @@ They differ on purpose: annotators that make the same mistakes are one annotator
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,24 +14,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fl_privacy_audit.core.errors import CorpusError, WeightsError
-
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+from fl_privacy_audit.lab.corpus.sources import IMAGENET_STATISTICS
 
 
 class Normalised(nn.Module):
     """A network behind ImageNet's normalisation of pixels."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
-        mean, std = IMAGENET_STATISTICS
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        for name, values in zip(("mean", "std"), IMAGENET_STATISTICS, strict=True):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [0, 1] -> class scores ``(N, K)``."""
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        scores: Tensor = self.body((pixels - mean) / std)
+        scores: Tensor = self.body((pixels - self.mean) / self.std)
         return scores
 
 
@@ -115,15 +116,13 @@ def make_network(name: str, classes: int) -> nn.Module:
     """
     if name not in NETWORKS:
         raise CorpusError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
-    return NETWORKS[name](name, classes)
+    return NETWORKS[name](classes)
 
 
 def load_start(model: nn.Module, path: Path) -> None:
     """Begin from weights of a file; a last layer for other classes stays as it is.
 
-    Args:
-        model: From `make_network`.
-        path: Safetensors of this package, or a checkpoint of tensors only, as torch saves it.
+    The file is safetensors of this package, or a checkpoint of tensors only, as torch saves it.
 
     Raises:
         WeightsError: It cannot be read, or belongs to another network.
@@ -154,24 +153,21 @@ def load_start(model: nn.Module, path: Path) -> None:
     model.load_state_dict({key: found[key] for key in own})
 
 
-def _resnet(name: str, classes: int) -> nn.Module:
-    return Normalised(CifarResNet((int(name.removeprefix("resnet")) - 2) // 6, classes))
+def _resnet(n: int, classes: int) -> nn.Module:
+    return Normalised(CifarResNet(n, classes))
 
 
-def _plain(name: str, classes: int) -> nn.Module:
-    stem = name.startswith("stem")
-    return Normalised(
-        PlainNet(classes, int(name.removeprefix("stem" if stem else "plain")), stem=stem)
-    )
+def _plain(width: int, classes: int, *, stem: bool = True) -> nn.Module:
+    return Normalised(PlainNet(classes, width, stem=stem))
 
 
-NETWORKS: dict[str, Callable[[str, int], nn.Module]] = {
-    "resnet20": _resnet,
-    "resnet56": _resnet,
-    "plain24": _plain,
-    "stem24": _plain,
-    "stem32": _plain,
-    "stem40": _plain,
-    "stem48": _plain,
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "resnet20": partial(_resnet, 3),
+    "resnet56": partial(_resnet, 9),
+    "plain24": partial(_plain, 24, stem=False),
+    "stem24": partial(_plain, 24),
+    "stem32": partial(_plain, 32),
+    "stem40": partial(_plain, 40),
+    "stem48": partial(_plain, 48),
 }
-"""Name -> ``(name, classes) -> network``."""
+"""Name -> ``classes -> network``."""

@@ -6,21 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.protocols import Progress
 
 from .calibrate import Calibration, calibrate
 from .networks import load_start, make_network
-from .pictures import (
-    Half,
-    Pictures,
-    fingerprints,
-    half_of,
-    hold_out,
-    without_originals,
-)
+from .pictures import Half, Pictures, fingerprints, half_of, hold_out, without_originals
 from .store import Annotator, Panel, paths, save
 from .training import Training, train
 
@@ -29,21 +21,13 @@ MOST_HELD_OUT = 1000
 
 @dataclass(frozen=True)
 class Member:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        panel: See `store.PANELS`.
-        network: A name of `networks.NETWORKS`.
-        light: A cheaper one, for sources of few pictures.
-        half: Of the training pictures.
-        seed: Seed for all random draws.
-    """
-
-    panel: Panel
-    network: str
-    light: str
-    half: Half
-    seed: int
+    panel: Panel  # see `store.PANELS`
+    network: str  # a name of `networks.NETWORKS`
+    light: str  # a cheaper one, for sources of few pictures
+    half: Half  # of the training pictures
+    seed: int  # seed for all random draws
 
 
 MEMBERS: dict[str, Member] = {
@@ -60,35 +44,20 @@ RATE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What to make.
+    """What to make."""
 
-    Attributes:
-        source: Name in the corpora.
-        directory: Where annotators go.
-        corpora: Whose originals are left out of training and calibration.
-        start: Network name -> weights to begin from.
-        after: Another source whose annotator of the same name is begun from.
-        halves: Give each panel its own half of the pictures; for many pictures a class.
-        precision: Share of answers that should be right.
-        steps: Of training; 0 leaves the weights as they are.
-        mirror: Mirror half of the pictures.
-        room: Of random crops, in 32 pixels.
-        light: Use the cheaper networks.
-        candidates: See `store.Annotator`.
-    """
-
-    source: str
-    directory: Path
-    corpora: Sequence[Path] = ()
-    start: dict[str, Path] | None = None
-    after: str = ""
-    halves: bool = True
-    precision: float = 0.8
-    steps: int = 300
-    mirror: bool = True
-    room: int = 4
-    light: bool = False
-    candidates: int = 0
+    source: str  # name in the corpora
+    directory: Path  # where annotators go
+    corpora: Sequence[Path] = ()  # whose originals are left out of training and calibration
+    start: dict[str, Path] | None = None  # network name -> weights to begin from
+    after: str = ""  # another source whose annotator of the same name is begun from
+    halves: bool = True  # give each panel its own half of the pictures; for many pictures a class
+    precision: float = 0.8  # share of answers that should be right
+    steps: int = 300  # of training; 0 leaves the weights as they are
+    mirror: bool = True  # mirror half of the pictures
+    room: int = 4  # of random crops, in 32 pixels
+    light: bool = False  # use the cheaper networks
+    candidates: int = 0  # see `store.Annotator`
 
 
 def make(
@@ -102,13 +71,8 @@ def make(
 ) -> Calibration | None:
     """Train, calibrate and save one annotator.
 
-    Args:
-        name: Of `MEMBERS`.
-        order: What for.
-        pictures: Clean pictures of the source.
-        calibration_pictures: To calibrate on; else an eighth of the others is set aside.
-        progress: Told of the training.
-        note: Told what was left out.
+    Without pictures to calibrate on, an eighth of the others is set aside. `progress` is told of the
+    training, `note` of what was left out.
 
     Returns:
         The calibration; None if the annotator was there already.
@@ -127,10 +91,13 @@ def make(
     learnt, aside, dropped = _divided(member, order, pictures, calibration_pictures)
     if dropped:
         note(f"{dropped} pictures are originals of a corpus and are left out")
-
     network = member.light if order.light else member.network
     weights = _start(order, network, name)
-    model = _network(network, len(pictures.classes), member.seed, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(member.seed)
+        model = make_network(network, len(pictures.classes))
+    if weights:
+        load_start(model, weights)
     training = Training(
         steps=order.steps,
         rate=RATE / 5 if weights else RATE,
@@ -141,11 +108,7 @@ def make(
     checkpoint = order.directory / f"{order.source}-{name}.checkpoint"
     train(model, learnt, training, checkpoint=checkpoint, progress=progress)
     calibration = calibrate(
-        model,
-        aside,
-        precision=order.precision,
-        seed=member.seed,
-        candidates=order.candidates,
+        model, aside, precision=order.precision, seed=member.seed, candidates=order.candidates
     )
     annotator = Annotator(
         name=name,
@@ -160,13 +123,16 @@ def make(
         model=model,
         seen=torch.cat([fingerprints(learnt.pixels), fingerprints(aside.pixels)]),
     )
+    start = "random weights"
+    if weights:
+        start = f"{weights.name}, SHA-256 {hashlib.sha256(weights.read_bytes()).hexdigest()}"
     history = {
         "about": "A machine annotator: no person labelled anything.",
         "trained_on": len(learnt),
         "calibrated_on": len(aside),
         "left_out": dropped,
         "half": member.half if order.halves else "all",
-        "start": _described(weights),
+        "start": start,
         "training": training,
         "calibration": calibration,
     }
@@ -187,28 +153,12 @@ def _divided(
     return own, aside, dropped + more
 
 
-def _network(name: str, classes: int, seed: int, weights: Path | None) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = make_network(name, classes)
-    if weights:
-        load_start(model, weights)
-    return model
-
-
 def _start(order: Order, network: str, name: str) -> Path | None:
-    if order.after:
-        weights, _ = paths(order.directory, order.after, name)
-        if not weights.exists():
-            raise CorpusError(
-                f"annotator {name!r} was not made for source {order.after!r} yet: there is no "
-                f"{weights}"
-            )
-        return weights
-    return (order.start or {}).get(network)
-
-
-def _described(begun: Path | None) -> str:
-    if begun is None:
-        return "random weights"
-    return f"{begun.name}, SHA-256 {hashlib.sha256(begun.read_bytes()).hexdigest()}"
+    if not order.after:
+        return (order.start or {}).get(network)
+    weights, _ = paths(order.directory, order.after, name)
+    if not weights.exists():
+        raise CorpusError(
+            f"annotator {name!r} was not made for source {order.after!r} yet: there is no {weights}"
+        )
+    return weights

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from fl_privacy_audit.lab.corpus.sources import open_source, read_folder
-from fl_privacy_audit.lab.manifest import read_corpus
+from fl_privacy_audit.lab.manifest import read_corpus, scaled
 
 Half = Literal["all", "first", "second"]
 SAME = 3 / 255
@@ -19,17 +19,11 @@ SAME = 3 / 255
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Labelled pictures of one source.
+    """Labelled pictures of one source."""
 
-    Attributes:
-        classes: Their names.
-        pixels: ``(N, 3, S, S)`` uint8.
-        labels: ``(N,)``.
-    """
-
-    classes: tuple[str, ...]
-    pixels: Tensor
-    labels: Tensor
+    classes: tuple[str, ...]  # their names
+    pixels: Tensor  # ``(N, 3, S, S)`` uint8
+    labels: Tensor  # ``(N,)``
 
     def __len__(self) -> int:
         """How many."""
@@ -79,7 +73,7 @@ def without_originals(pictures: Pictures, corpora: Sequence[str | Path]) -> tupl
     for directory in corpora:
         corpus = read_corpus(directory)
         for path in sorted({pair.original for pair in corpus.pairs}):
-            original = _scaled(corpus.picture(path)[None], side).flatten()
+            original = scaled(corpus.picture(path)[None], side).flatten()
             near = (values - original).square().mean(dim=1).sqrt() < SAME
             kept &= ~near
     return pictures.take(kept), int((~kept).sum())
@@ -101,8 +95,7 @@ def hold_out(pictures: Pictures, *, most: int, seed: int) -> tuple[Pictures, Pic
     """Set pictures aside for calibration: an eighth of each class, but one at least.
 
     Returns:
-        To train on, and to calibrate on. A class with a single picture is in neither the
-        second, so calibration may lack it.
+        To train on, and to calibrate on; the second lacks the classes with a single picture.
     """
     turn = _turns(pictures.labels, seed + 1)
     counts = torch.bincount(pictures.labels, minlength=len(pictures.classes))
@@ -121,26 +114,11 @@ def fingerprints(pixels: Tensor) -> Tensor:
     return torch.tensor([int.from_bytes(one, "big", signed=True) for one in digests])
 
 
-def as_bytes(pictures: Tensor, side: int) -> Tensor:
-    """``(N, 3, H, W)`` in [0, 1] -> ``(N, 3, side, side)`` uint8."""
-    return (_scaled(pictures, side) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _scaled(pictures: Tensor, side: int) -> Tensor:
-    if tuple(pictures.shape[-2:]) == (side, side):
-        return pictures
-    return torch.nn.functional.interpolate(
-        pictures, size=(side, side), mode="bilinear", antialias=True
-    )
-
-
 def _turns(labels: Tensor, seed: int) -> Tensor:
     """The place of each picture in the shuffled deck of its class, ``(N,)``."""
     order = torch.randperm(len(labels), generator=Generator().manual_seed(seed))
     turn = torch.empty(len(labels), dtype=torch.long)
-    dealt: dict[int, int] = {}
-    for index in order.tolist():
-        label = int(labels[index])
-        turn[index] = dealt.get(label, 0)
-        dealt[label] = int(turn[index]) + 1
+    for label in labels.unique():
+        mine = order[labels[order] == label]
+        turn[mine] = torch.arange(len(mine))
     return turn

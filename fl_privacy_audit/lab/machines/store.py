@@ -31,34 +31,21 @@ FACTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Annotator:
-    """One annotator of one source, ready to answer.
+    """One annotator of one source, ready to answer."""
 
-    Attributes:
-        name: The same for every source.
-        panel: Of `PANELS`.
-        source: Whose pictures it names.
-        classes: In the order of its scores.
-        network: Name of the network.
-        side: Pictures are brought to this side first.
-        temperature: Scores are divided by it.
-        threshold: Least confidence of an answer.
-        candidates: It was calibrated to choose among so many classes, and is told which classes
-            occur in a corpus, as people are given candidates; 0 for all classes.
-        model: Pixels in [0, 1] -> scores, in evaluation mode.
-        seen: Fingerprints of the pictures that it was trained and calibrated on.
-    """
-
-    name: str
-    panel: Panel
-    source: str
-    classes: Sequence[str]
-    network: str
-    side: int
-    temperature: float
-    threshold: float
+    name: str  # the same for every source
+    panel: Panel  # of `PANELS`
+    source: str  # whose pictures it names
+    classes: Sequence[str]  # in the order of its scores
+    network: str  # name of the network
+    side: int  # pictures are brought to this side first
+    temperature: float  # scores are divided by it
+    threshold: float  # least confidence of an answer
+    # it was calibrated to choose among so many classes, and is told which classes occur in a
+    # corpus, as people are given candidates; 0 for all classes
     candidates: int
-    model: nn.Module
-    seen: Tensor
+    model: nn.Module  # pixels in [0, 1] -> scores, in evaluation mode
+    seen: Tensor  # fingerprints of the pictures that it was trained and calibrated on
 
 
 def paths(directory: Path, source: str, name: str) -> tuple[Path, Path]:
@@ -68,12 +55,10 @@ def paths(directory: Path, source: str, name: str) -> tuple[Path, Path]:
 
 
 def save(annotator: Annotator, directory: Path, history: dict[str, Any]) -> None:
-    """Write an annotator; the card comes last, so that a card means a whole annotator.
+    """Write an annotator into a folder that exists.
 
-    Args:
-        annotator: What to write.
-        directory: It must exist.
-        history: For the card: how it was trained and calibrated.
+    The card has the history too: how it was trained and calibrated. It comes last, so that a card
+    means a whole annotator.
     """
     weights, card = paths(directory, annotator.source, annotator.name)
     tensors = {key: value.contiguous() for key, value in annotator.model.state_dict().items()}
@@ -84,20 +69,15 @@ def save(annotator: Annotator, directory: Path, history: dict[str, Any]) -> None
     write_whole(card, json.dumps({**facts, **history}, indent=1, default=asdict))
 
 
-def load_all(
-    directory: Path, *, panel: Panel | None = None, names: Sequence[str] = ()
-) -> list[Annotator]:
-    """Every annotator of a folder, or those of one panel or of some names, by file name.
+def load_all(directory: Path, *, panel: Panel | None = None) -> list[Annotator]:
+    """Every annotator of a folder, or those of one panel, by file name.
 
     Raises:
         CorpusError: There are none.
         WeightsError: One cannot be used.
     """
-    chosen = [
-        one
-        for one in map(load, sorted(directory.glob("*.json")))
-        if (panel is None or one.panel == panel) and (not names or one.name in names)
-    ]
+    everyone = map(load, sorted(directory.glob("*.json")))
+    chosen = [one for one in everyone if panel in (None, one.panel)]
     if not chosen:
         which = f" of panel {panel!r}" if panel else ""
         raise CorpusError(
@@ -131,9 +111,9 @@ def load(card: Path) -> Annotator:
             model=model.eval().to(memory_format=torch.channels_last),
             seen=seen,
         )
+    except WeightsError:
+        raise
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, WeightsError):
-            raise
         raise WeightsError(
             f"the annotator {card} cannot be read: {error}; train it again"
         ) from error

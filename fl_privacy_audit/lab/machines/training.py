@@ -1,8 +1,6 @@
 """Training one annotator on clean pictures that were corrupted on purpose.
 
 One picture in seven or so shows nothing at all, and the annotator is taught to be unsure of it.
-Training goes in laps of a fixed number of steps; each lap has its own seed and ends with a
-checkpoint, so a run that was stopped goes on as if it had not been.
 """
 
 import math
@@ -15,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.protocols import Progress
-from fl_privacy_audit.lab.checkpoints import load_checkpoint, save_checkpoint
+from fl_privacy_audit.lab.training import descend, laps
 
 from .corruption import blank, corrupt
 from .pictures import Pictures
@@ -30,27 +28,16 @@ WARM_UP = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How an annotator is trained: SGD with Nesterov momentum, the rate a half cosine.
+    """How an annotator is trained: SGD with Nesterov momentum, the rate a half cosine."""
 
-    Attributes:
-        steps: Batches.
-        batch: Pictures in one.
-        rate: Highest learning rate.
-        decay: Weight decay.
-        hardest: Highest severity of the corruptions, in [0, 1].
-        mirror: Mirror half of the pictures.
-        room: Random crops move a picture by up to so many of 32 pixels.
-        seed: Seed of weights, batches and corruptions.
-    """
-
-    steps: int = 300
-    batch: int = 128
-    rate: float = 0.05
-    decay: float = 5e-4
-    hardest: float = 1.0
-    mirror: bool = True
-    room: int = 4
-    seed: int = 0
+    steps: int = 300  # batches
+    batch: int = 128  # pictures in one
+    rate: float = 0.05  # highest learning rate
+    decay: float = 5e-4  # weight decay
+    hardest: float = 1.0  # highest severity of the corruptions, in [0, 1]
+    mirror: bool = True  # mirror half of the pictures
+    room: int = 4  # random crops move a picture by up to so many of 32 pixels
+    seed: int = 0  # seed of weights, batches and corruptions
 
 
 def train(
@@ -61,45 +48,28 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress = lambda done, steps: None,
 ) -> None:
-    """Train in place, and leave the model in evaluation mode.
+    """Train a network (pixels in [0, 1] -> class scores) in place; it ends in evaluation mode.
 
-    Args:
-        model: Pixels in [0, 1] -> class scores.
-        pictures: Clean ones.
-        training: How.
-        checkpoint: Where laps are recorded; a file that is there is gone on from.
-        progress: Told after each lap.
+    A checkpoint is written after each lap; a file that is there is gone on from.
 
     Raises:
         CorpusError: No picture to train on, or a checkpoint of something else.
     """
     if not len(pictures):
         raise CorpusError("no picture is left to train an annotator on")
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=training.rate, momentum=0.9, nesterov=True,
-        weight_decay=training.decay,
-    )  # fmt: skip
-    done = 0
-    if checkpoint and checkpoint.exists():
-        done = load_checkpoint(checkpoint, model, optimiser)["done"]
-    model.train()
-    while done < training.steps:
+        model.parameters(), training.rate, 0.9, nesterov=True, weight_decay=training.decay
+    )
+    steps = training.steps
+    for done in laps(model, optimiser, checkpoint, total=steps, each=LAP, progress=progress):
         rng = Generator().manual_seed(training.seed * 100_003 + done)
-        order = torch.cat([torch.randperm(len(pictures), generator=rng) for _ in range(
-            -(-LAP * training.batch // len(pictures)))])  # fmt: skip
-        for at in range(min(LAP, training.steps - done)):
-            for group in optimiser.param_groups:
-                group["lr"] = training.rate * _pace(done / training.steps)
-            chosen = order[at * training.batch : (at + 1) * training.batch]
+        rounds = -(-LAP * training.batch // len(pictures))
+        order = torch.cat([torch.randperm(len(pictures), generator=rng) for _ in range(rounds)])
+        batches = order.split(training.batch)
+        for step, chosen in zip(range(done, min(done + LAP, steps)), batches, strict=False):
             loss = _loss(model, pictures.take(chosen), training, rng)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            done += 1
-        if checkpoint:
-            save_checkpoint(checkpoint, model, optimiser, done=done)
-        progress(done, training.steps)
+            descend(optimiser, loss, rate=training.rate * _pace(step / steps))
     model.eval()
 
 

@@ -16,6 +16,4 @@ from .export import ratings_table as ratings_table
 from .items import Item as Item
 from .items import check_corpus as check_corpus
 from .plan import Settings as Settings
-from .reliability import Reliability as Reliability
-from .reliability import reliability as reliability
 from .store import Store as Store

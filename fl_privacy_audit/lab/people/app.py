@@ -34,14 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What a running page knows.
-
-    Attributes:
-        corpus: For the pictures.
-        store: For the answers.
-        settings: Of this collection; never changed.
-        items: Pictures that can be shown, by key; one that goes bad is taken out.
-    """
+    """What a running page knows; of `items`, what can be shown by key, one that goes bad is taken out."""
 
     corpus: Corpus
     store: Store
@@ -50,11 +43,12 @@ class Service:
 
     def open_tasks(self, annotator: Annotator) -> tuple[list[Task], list[Task]]:
         """``(answered, open)`` questions whose pictures can be shown."""
-        tasks = [task for task in self.store.tasks(annotator) if task.key in self.items]
-        return (
-            [task for task in tasks if task.value is not None],
-            [task for task in tasks if task.value is None],
-        )
+        done: list[Task] = []
+        todo: list[Task] = []
+        for task in self.store.tasks(annotator):
+            if task.key in self.items:
+                (todo if task.value is None else done).append(task)
+        return done, todo
 
     def choices(self, task: Task) -> list[int]:
         """Values that answer a question."""
@@ -96,11 +90,8 @@ def create_app(
 ) -> Flask:
     """The page as a WSGI application.
 
-    Args:
-        corpus: What is judged.
-        store: Where answers go; its file exists.
-        items: From `check_corpus`.
-        host: Where it will listen; says which `Host` headers are ours.
+    The file of the store exists, `items` are from `check_corpus`, and `host`, where it will listen,
+    says which `Host` headers are ours.
     """
     token = store.token()
     app = Flask(__name__)
@@ -228,17 +219,12 @@ def _question(service: Service, annotator: Annotator, done: list[Task], todo: li
     if task.stage == "beside":
         service.picture(task, "original")
     height, width = read_picture(path_inside(service.corpus, item.pair.reconstruction)).shape[1:]
-    classes = (
-        [
-            (index, item.classes[index].replace("_", " "))
-            for index in service.choices(task)
-            if index != CANNOT_TELL
-        ]
-        if task.stage == "name"
-        else []
-    )
-    passed = [other for other in done if other.stage == task.stage]
-    left = [other for other in todo if other.stage == task.stage]
+    classes = [
+        (index, item.classes[index].replace("_", " "))
+        for index in service.choices(task)
+        if task.stage == "name" and index != CANNOT_TELL
+    ]
+    passed, left = ([one for one in ones if one.stage == task.stage] for ones in (done, todo))
     return render_template(
         "question.html",
         who=annotator,

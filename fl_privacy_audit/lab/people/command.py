@@ -11,33 +11,29 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.tables import check_ending, write_table
 from fl_privacy_audit.lab.manifest import Corpus, read_corpus
-from fl_privacy_audit.lab.progress import bars
+from fl_privacy_audit.lab.progress import PATH, bars, print_table
+from fl_privacy_audit.lab.reliability import Reliability, reliability
 
 from .app import create_app
 from .export import answers, chosen, export_answers, log_table, ratings_table
 from .guard import is_loopback
 from .items import Item, check_corpus
 from .plan import Settings
-from .reliability import Reliability, collected
 from .store import Store
 
 DATABASE = "annotations.sqlite"
 
 
 @click.command("annotate", context_settings={"show_default": True})
-@click.argument("corpus", type=click.Path(path_type=Path))
+@click.argument("corpus", type=PATH)
 @click.option(
-    "--database",
-    type=click.Path(path_type=Path),
-    help=f"Where answers are kept.  [default: CORPUS/{DATABASE}]",
+    "--database", type=PATH, help=f"Where answers are kept.  [default: CORPUS/{DATABASE}]"
 )
 @click.option("--candidates", type=int, help="Classes to choose from; 0 is all.  [default: 0]")
 @click.option(
@@ -54,7 +50,7 @@ DATABASE = "annotations.sqlite"
 @click.option(
     "--export",
     "target",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write the answers to FILE.csv or FILE.parquet instead of serving.",
 )
 @click.option("--ratings", is_flag=True, help="With --export: the table that `study` reads.")
@@ -92,7 +88,9 @@ def annotate_command(
     if target is not None:
         _export(target, read, store, names, ratings=ratings, log=log)
     if agreement:
-        _print(collected(store, read, chosen(store, names))[1], Console(soft_wrap=True))
+        people = chosen(store, names)
+        found = reliability(read, answers(store, people), answers(store, people, visit=2))
+        _print(found, Console(soft_wrap=True))
     if target is None and not agreement:
         _serve(read, store, settings, host=host, port=port, strict=strict)
 
@@ -107,12 +105,7 @@ def prepare(
 ) -> tuple[dict[str, Item], list[str]]:
     """Settle the settings, make the file of answers if it is new, and check the pictures.
 
-    Args:
-        corpus: What is to be judged.
-        store: Its answers.
-        asked: Fields of `Settings` that were told; None where not.
-        strict: Whether one bad picture is too many.
-        progress: Called as ``(done, total)``.
+    `asked` are the fields of `Settings`, None where not told; if `strict`, one bad picture is too many.
 
     Returns:
         What can be shown, and a line on each picture that cannot.
@@ -154,13 +147,8 @@ def _serve(
 ) -> None:
     console = Console(stderr=True, soft_wrap=True)
     with bars() as show:
-        items, problems = prepare(
-            corpus,
-            store,
-            asked,
-            strict=strict,
-            progress=partial(show, "checking pictures"),
-        )
+        progress = partial(show, "checking pictures")
+        items, problems = prepare(corpus, store, asked, strict=strict, progress=progress)
     if problems:
         console.print(f"{len(problems)} of {len(corpus.pairs)} pictures are left out:")
         for problem in problems:
@@ -213,11 +201,8 @@ def _export(
         write_table(target, *log_table(store, annotators))
     elif ratings:
         with bars() as show:
-            table = ratings_table(
-                corpus,
-                answers(store, annotators),
-                progress=partial(show, "comparing pictures"),
-            )
+            progress = partial(show, "comparing pictures")
+            table = ratings_table(corpus, answers(store, annotators), progress=progress)
         write_table(target, *table)
     else:
         export_answers(target, answers(store, annotators))
@@ -227,40 +212,30 @@ def _export(
 
 
 def _print(found: Reliability, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("answers compared as", no_wrap=True)
-    for heading in (
-        "Fleiss'\nkappa",
-        "pictures\nof all",
-        "Krippendorff's\nalpha",
-        "of two\nor more",
-    ):
-        table.add_column(heading, justify="right")
-    for coding in found.codings.values():
-        table.add_row(
-            coding.meaning,
-            _figure(coding.fleiss),
-            str(coding.complete),
-            _figure(coding.krippendorff),
-            str(coding.shared),
-        )
-    console.print(table)
+    kappa, alpha = (
+        ("Fleiss'\nkappa", "pictures\nof all"),
+        ("Krippendorff's\nalpha", "of two\nor more"),
+    )
+    rows = [
+        [
+            one.meaning,
+            _figure(one.fleiss),
+            str(one.complete),
+            _figure(one.krippendorff),
+            str(one.shared),
+        ]
+        for one in found.codings.values()
+    ]
+    print_table(console, ("answers compared as", *kappa, *alpha), rows)
     console.print()
-    people = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    people.add_column("annotator")
-    for heading in ("answers", "right", "cannot\ntell", "same when\nasked twice", "alpha"):
-        people.add_column(heading, justify="right")
+    rows = []
     for name, habits in found.annotators.items():
-        same = f"{habits.same} of {habits.repeats}" if habits.repeats else "-"
-        people.add_row(
-            Text(name),
-            str(habits.answers),
-            f"{habits.right:.0%}",
-            f"{habits.cannot_tell:.0%}",
-            same,
-            _figure(habits.alpha) if habits.repeats else "-",
-        )
-    console.print(people)
+        repeated = (f"{habits.same} of {habits.repeats}", _figure(habits.alpha))
+        shares = (f"{habits.right:.0%}", f"{habits.cannot_tell:.0%}")
+        same = repeated if habits.repeats else ("-", "-")
+        rows.append([name, str(habits.answers), *shares, *same])
+    twice = ("same when\nasked twice", "alpha")
+    print_table(console, ("annotator", "answers", "right", "cannot\ntell", *twice), rows)
 
 
 def _figure(value: float) -> str:

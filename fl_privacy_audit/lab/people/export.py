@@ -1,6 +1,6 @@
 """Answers out of the database: as they were given, as the study's table, or the whole log."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,16 @@ from typing import Any
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.tables import Kind, write_table
-from fl_privacy_audit.lab.manifest import Answer, Corpus, write_answers
-from fl_privacy_audit.metrics import mse, psnr, ssim
+from fl_privacy_audit.lab.manifest import Corpus, Response, read_picture, write_answers
+from fl_privacy_audit.lab.reliability import by_key
+from fl_privacy_audit.metrics import METRICS
 
 from .items import path_inside
 from .store import Annotator, Store
 
 Table = tuple[Mapping[str, Kind], list[dict[str, Any]]]
 """Columns and rows, as `fl_privacy_audit.core.tables` writes them."""
-METRICS = {"mse": mse, "psnr": psnr, "ssim": ssim}
-SMALLEST_FOR_SSIM = 7
+METRIC_COLUMNS = ("mse", "psnr", "ssim")
 ANSWER_COLUMNS: dict[str, Kind] = {
     "key": "string",
     "annotator": "string",
@@ -39,23 +39,21 @@ LOG_COLUMNS: dict[str, Kind] = {
 }
 
 
-def answers(store: Store, annotators: Sequence[Annotator], *, visit: int = 1) -> list[Answer]:
+def answers(store: Store, annotators: Sequence[Annotator], *, visit: int = 1) -> list[Response]:
     """The answers that stand, by annotator, in the order they were asked.
 
-    Args:
-        store: Where they are.
-        annotators: Whose.
-        visit: 1, or 2 for the repeats alone.
+    `visit` is 1, or 2 for the repeats alone.
     """
     given = []
     for annotator in annotators:
         tasks = store.tasks(annotator)
-        beside = {task.key: task.value for task in tasks if task.stage == "beside"}
+        # Originals are shown once, so a repeat has no such answer.
+        beside = {task.key: task.value for task in tasks if (task.stage, visit) == ("beside", 1)}
         for task in tasks:
             if task.stage == "name" and task.visit == visit and task.value is not None:
-                judged = beside.get(task.key) if visit == 1 else None
+                judged = beside.get(task.key)
                 given.append(
-                    Answer(
+                    Response(
                         key=task.key,
                         annotator=annotator.name,
                         answer=task.value,
@@ -87,20 +85,8 @@ def chosen(store: Store, names: Sequence[str]) -> list[Annotator]:
     return list(annotators.values())
 
 
-def by_key(given: Iterable[Answer], raters: Sequence[str]) -> dict[str, list[Answer | None]]:
-    """``{key: [answer of each rater or None]}``."""
-    rows: dict[str, list[Answer | None]] = {}
-    places = {name: i for i, name in enumerate(raters)}
-    for answer in given:
-        rows.setdefault(answer.key, [None] * len(raters))[places[answer.annotator]] = answer
-    return rows
-
-
 def ratings_table(
-    corpus: Corpus,
-    given: Sequence[Answer],
-    *,
-    progress: Progress = lambda done, total: None,
+    corpus: Corpus, given: Sequence[Response], *, progress: Progress = lambda done, total: None
 ) -> Table:
     """The study's table: pictures that every annotator named, with MSE, PSNR and SSIM.
 
@@ -135,7 +121,7 @@ def ratings_table(
         rows.append(row | _metrics(corpus, pair.reconstruction, pair.original))
     columns: dict[str, Kind] = {"folder": "string", "image": "string", "true_label": "int64"}
     columns |= {f"rater{i}": "int64" for i in range(1, len(raters) + 1)}
-    columns |= {name: "double" for name in METRICS if all(name in row for row in rows)}
+    columns |= {name: "double" for name in METRIC_COLUMNS if all(name in row for row in rows)}
     return columns, rows
 
 
@@ -145,7 +131,7 @@ def log_table(store: Store, annotators: Sequence[Annotator]) -> Table:
     return LOG_COLUMNS, [row for row in store.log() if row["annotator"] in names]
 
 
-def export_answers(path: Path, given: Sequence[Answer]) -> None:
+def export_answers(path: Path, given: Sequence[Response]) -> None:
     """Write answers as they were given: CSV that `read_answers` reads, or Parquet.
 
     Raises:
@@ -158,15 +144,13 @@ def export_answers(path: Path, given: Sequence[Answer]) -> None:
 
 
 def _metrics(corpus: Corpus, reconstruction: str, original: str) -> dict[str, float]:
-    for path in (reconstruction, original):
-        path_inside(corpus, path)
-    x, y = corpus.picture(reconstruction)[None], corpus.picture(original)[None]
+    x, y = (read_picture(path_inside(corpus, path))[None] for path in (reconstruction, original))
     if x.shape != y.shape:
         raise CorpusError(
             f"the pictures {reconstruction} and {original} differ in size; build them again"
         )
     return {
-        name: float(metric(x, y).item())
-        for name, metric in METRICS.items()
-        if name != "ssim" or min(x.shape[-2:]) >= SMALLEST_FOR_SSIM
+        name: float(METRICS[name].function(x, y).item())
+        for name in METRIC_COLUMNS
+        if min(x.shape[-2:]) >= METRICS[name].least_side
     }

@@ -17,12 +17,9 @@ SIDE = 448
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A pair whose pictures can be shown.
+    """A pair whose pictures can be shown, with the class names of its source.
 
-    Attributes:
-        pair: Its row of the manifest.
-        classes: Class names of its source.
-        digest: SHA-256 of the reconstruction's file: answers are about these bytes.
+    `digest` is SHA-256 of the reconstruction's file: answers are about these bytes.
     """
 
     pair: Pair
@@ -39,11 +36,8 @@ def check_corpus(
 ) -> tuple[dict[str, Item], list[str]]:
     """Open every picture once.
 
-    Args:
-        corpus: What was read.
-        beside: Whether originals are shown, and so must be there as well.
-        known: Digests of pictures that were judged already, by key.
-        progress: Called as ``(done, total)``.
+    If `beside`, originals are shown, and so must be there as well; `known` are digests of pictures that
+    were judged already, by key.
 
     Returns:
         ``{key: item}`` of the pairs that can be shown, and a line on each that cannot.

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from fl_privacy_audit.core.errors import ConfigError
@@ -15,21 +15,14 @@ GAP = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What must not change while a corpus is judged: all annotators get the same questions.
+    """What must not change while a corpus is judged: all annotators get the same questions."""
 
-    Attributes:
-        seed: Seed of the orders, the repeats and the candidates.
-        candidates: Classes to choose from, the true one among them; 0 is all of the source.
-        beside: Whether the pictures are judged beside their originals afterwards.
-        repeat: Share of the pictures that each annotator is asked about twice, in [0, 0.5].
-        question: What is asked.
-    """
-
-    seed: int = 0
-    candidates: int = 0
-    beside: bool = False
+    seed: int = 0  # seed of the orders, the repeats and the candidates
+    candidates: int = 0  # classes to choose from, the true one among them; 0 is all of the source
+    beside: bool = False  # whether the pictures are judged beside their originals afterwards
+    # share of the pictures that each annotator is asked about twice, in [0, 0.5]
     repeat: float = 0.05
-    question: str = QUESTION
+    question: str = QUESTION  # what is asked
 
     def __post_init__(self) -> None:
         if self.candidates == 1 or self.candidates < 0:
@@ -43,18 +36,14 @@ class Settings:
 
     def differences(self, other: "Settings") -> list[str]:
         """Names of the fields in which two settings differ."""
-        names = [field.name for field in fields(self)]
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
+        return [name for name, value in vars(self).items() if value != getattr(other, name)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One question of a plan.
+    """One question of a plan: name the class of a pair, or judge it beside the original.
 
-    Attributes:
-        key: Of the pair.
-        stage: Name its class, or judge it beside the original.
-        visit: 1, or 2 for a repeat.
+    The visit is 1, or 2 for a repeat.
     """
 
     key: str
@@ -63,15 +52,10 @@ class Step:
 
 
 def plan(keys: Sequence[str], settings: Settings, *, annotator: str) -> list[Step]:
-    """The questions for one annotator, in order.
+    """The questions for one annotator about these pictures; everyone gets an order of their own.
 
     All pictures are named before the first original is shown. An original seen early would give
     away every other reconstruction of it.
-
-    Args:
-        keys: Pictures to ask about, in any order.
-        settings: Seed and share of repeats.
-        annotator: Everyone gets an order of their own.
     """
     rng = random.Random(f"{settings.seed}/{len(keys)}/{annotator}")
     order = sorted(keys)
@@ -92,13 +76,9 @@ def plan(keys: Sequence[str], settings: Settings, *, annotator: str) -> list[Ste
 
 
 def candidates(key: str, label: int, classes: int, settings: Settings) -> list[int]:
-    """Classes to choose from, ascending: the same for every annotator and every visit.
+    """Classes of the `classes` of a source to choose from, ascending, the true one among them.
 
-    Args:
-        key: Of the pair.
-        label: The true class; always among them.
-        classes: How many the source has.
-        settings: Seed and number.
+    They are the same for every annotator and every visit.
     """
     if settings.candidates == 0 or settings.candidates >= classes:
         return list(range(classes))

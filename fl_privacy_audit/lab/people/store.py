@@ -46,12 +46,9 @@ LONGEST_NAME = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Annotator:
-    """Someone who judges. `ticket` stands in the address of their page, `name` is what they typed.
+    """Someone who judges, under the name that they typed the first time.
 
-    Attributes:
-        id: Row.
-        ticket: Random, so that nobody's page is opened by counting.
-        name: As typed the first time.
+    `ticket` stands in the address of their page: random, so that nobody's is opened by counting.
     """
 
     id: int
@@ -61,25 +58,15 @@ class Annotator:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A question to one annotator, and the answer that stands.
+    """A question to one annotator, and the answer that stands."""
 
-    Attributes:
-        id: Row.
-        key: Of the pair.
-        stage: Name its class, or judge it beside the original.
-        visit: 1, or 2 for a repeat.
-        event: Row of the standing answer; None while it is open.
-        value: Class or -1; 1 or 0 for yes or no; None while it is open.
-        time: When it was given, ISO 8601, UTC.
-    """
-
-    id: int
-    key: str
-    stage: Stage
-    visit: int
-    event: int | None
-    value: int | None
-    time: str | None
+    id: int  # row
+    key: str  # of the pair
+    stage: Stage  # name its class, or judge it beside the original
+    visit: int  # 1, or 2 for a repeat
+    event: int | None  # row of the standing answer; None while it is open
+    value: int | None  # class or -1; 1 or 0 for yes or no; None while it is open
+    time: str | None  # when it was given, ISO 8601, UTC
 
 
 class Store:
@@ -136,7 +123,7 @@ class Store:
     def digests(self) -> dict[str, str]:
         """Digests of the pictures that were ever served, by key."""
         with self._opened() as db:
-            return dict(db.execute("SELECT key, digest FROM picture").fetchall())
+            return dict(db.execute("SELECT key, digest FROM picture"))
 
     def remember(self, digests: Mapping[str, str]) -> None:
         """Note which bytes belong to which key; the first note stays."""
@@ -146,8 +133,8 @@ class Store:
     def annotators(self) -> list[Annotator]:
         """Everyone who joined, in that order."""
         with self._opened() as db:
-            rows = db.execute("SELECT id, ticket, name FROM annotator ORDER BY id").fetchall()
-        return [Annotator(id=row[0], ticket=row[1], name=row[2]) for row in rows]
+            rows = db.execute("SELECT id, ticket, name FROM annotator ORDER BY id")
+            return [Annotator(**row) for row in rows]
 
     def find(self, *, name: str = "", ticket: str = "") -> Annotator | None:
         """By name, whatever the case, or by ticket."""
@@ -168,12 +155,10 @@ class Store:
                 "INSERT OR IGNORE INTO annotator (ticket, name, folded, joined) VALUES (?, ?, ?, ?)",
                 (secrets.token_urlsafe(9), name, _folded(name), now()),
             )
-            (who,) = db.execute(
-                "SELECT id FROM annotator WHERE folded = ?", (_folded(name),)
-            ).fetchone()
             db.executemany(
-                "INSERT OR IGNORE INTO task (annotator, stage, key, visit) VALUES (?, ?, ?, ?)",
-                [(who, step.stage, step.key, step.visit) for step in steps],
+                "INSERT OR IGNORE INTO task (annotator, stage, key, visit) "
+                "SELECT id, ?, ?, ? FROM annotator WHERE folded = ?",
+                [(step.stage, step.key, step.visit, _folded(name)) for step in steps],
             )
         found = self.find(name=name)
         assert found is not None
@@ -183,13 +168,12 @@ class Store:
         """All questions of one annotator in the order of asking: naming first."""
         with self._opened() as db:
             rows = db.execute(
-                "SELECT t.id, t.key, t.stage, t.visit, s.id, s.value, s.time FROM task AS t "
-                "LEFT JOIN standing AS s ON s.task = t.id WHERE t.annotator = ? "
+                "SELECT t.id, t.key, t.stage, t.visit, s.id AS event, s.value, s.time "
+                "FROM task AS t LEFT JOIN standing AS s ON s.task = t.id WHERE t.annotator = ? "
                 "ORDER BY t.stage = 'beside', t.id",
                 (annotator.id,),
-            ).fetchall()
-        names = ("id", "key", "stage", "visit", "event", "value", "time")
-        return [Task(**dict(zip(names, row, strict=True))) for row in rows]
+            )
+            return [Task(**row) for row in rows]
 
     def answer(
         self, annotator: Annotator, task: int, value: int, *, milliseconds: int | None = None
@@ -217,20 +201,18 @@ class Store:
 
     def log(self) -> list[dict[str, Any]]:
         """Everything that was ever answered or undone, in order."""
-        columns = ["event", "annotator", "key", "stage", "visit", "kind", "value"]
-        columns += ["milliseconds", "time"]
         with self._opened() as db:
             rows = db.execute(
-                "SELECT e.id, a.name, t.key, t.stage, t.visit, e.kind, e.value, e.milliseconds, "
-                "e.time FROM event AS e JOIN task AS t ON t.id = e.task "
+                "SELECT e.id AS event, a.name AS annotator, t.key, t.stage, t.visit, e.kind, "
+                "e.value, e.milliseconds, e.time FROM event AS e JOIN task AS t ON t.id = e.task "
                 "JOIN annotator AS a ON a.id = t.annotator ORDER BY e.id"
-            ).fetchall()
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+            )
+            return [dict(row) for row in rows]
 
     def _facts(self) -> dict[str, str]:
         try:
             with self._opened() as db:
-                facts = dict(db.execute("SELECT name, value FROM meta").fetchall())
+                facts = dict(db.execute("SELECT name, value FROM meta"))
         except sqlite3.Error as error:
             raise ConfigError(
                 f"{self.path} is no file of answers ({error}); give another --database"
@@ -247,6 +229,7 @@ class Store:
             raise CorpusError(f"there are no answers in {self.path} yet; serve the corpus first")
         # isolation_level=None: transactions are begun and ended by hand.
         with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
+            db.row_factory = sqlite3.Row
             db.execute("PRAGMA foreign_keys = ON")
             yield db
 

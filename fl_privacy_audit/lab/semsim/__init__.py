@@ -12,7 +12,7 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .examples import Examples as Examples
 from .examples import Rule as Rule
+from .examples import Selection as Selection
 from .examples import read_examples as read_examples
-from .protocols import Selection as Selection
-from .settings import TrainSettings as TrainSettings
+from .training import TrainSettings as TrainSettings
 from .training import train as train

@@ -15,11 +15,9 @@ from fl_privacy_audit.ledger.provenance import versions
 from fl_privacy_audit.metrics.semsim import MEAN, SIDE, STD, SemSimNet
 
 from .evaluation import Evaluation
-from .examples import Examples
-from .protocols import FIELDS, Selection
+from .examples import FIELDS, Examples, Selection
 from .report import AGAINST_HEADER, HEADER, against_rows, rows
-from .settings import TrainSettings
-from .training import Epoch
+from .training import Epoch, TrainSettings
 
 By = Literal["people", "machines"]
 SCHEMA = 1
@@ -47,17 +45,8 @@ def make_card(
 ) -> dict[str, Any]:
     """Everything a reader of the weights has to know, as plain data.
 
-    Args:
-        examples: What was trained on, originals held back included.
-        settings: Of the training.
-        net: What came out.
-        history: Of the training.
-        validation: On the originals held back; None if there were none.
-        weights: The file.
-        labelled_by: Who the annotators are.
-        without: What was left out.
-        start: Fingerprint of the weights that it began from.
-        notes: Licences and whatever else should be known.
+    `validation` is of the originals held back, None if there were none; `start` is the fingerprint of
+    the weights it began from, and `notes` are licences and whatever else should be known.
     """
     counts = {
         field: dict(sorted(Counter(getattr(pair, field) for pair in examples.pairs).items()))
@@ -218,8 +207,5 @@ def _figures(found: Evaluation) -> dict[str, Any]:
         "pairs": found.pairs,
         "originals": found.originals,
         "settings": found.settings,
-        "tables": [
-            [list(HEADER), *rows(found)],
-            [list(AGAINST_HEADER), *against_rows(found)],
-        ],
+        "tables": [[list(HEADER), *rows(found)], [list(AGAINST_HEADER), *against_rows(found)]],
     }

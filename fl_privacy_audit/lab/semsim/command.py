@@ -1,61 +1,98 @@
 """``fl-privacy-audit semsim pretrain | train | evaluate``."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import click
+import torch
 from rich.console import Console
-from rich.table import Table
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
 
-from fl_privacy_audit.lab.progress import bars
-from fl_privacy_audit.metrics.semsim import WEIGHTS, load_semsim
+from fl_privacy_audit.core.devices import has_bfloat16
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.lab.corpus.sources import open_source
+from fl_privacy_audit.lab.progress import PATH, bars, print_files, print_table
+from fl_privacy_audit.metrics.semsim import SIDE, WEIGHTS, load_semsim, to_tensors
 
 from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
-from .examples import Judged, Rule, read_examples, read_judged
-from .options import settings_options
-from .pretrain_command import pretrain_command
-from .protocols import Selection, original_of
+from .examples import Judged, Rule, Selection, original_of, read_examples, read_judged
+from .pretraining import PretrainSettings, pretrain
 from .report import HEADER, rows, verdict, write
-from .settings import TrainSettings
 from .training import WEIGHTS as WEIGHTS_NAME
-from .training import Epoch, fingerprint, split, train
+from .training import Epoch, TrainSettings, fingerprint, split, train
 
 SHIPPED = Path("SHIPPED")
 Command = Callable[..., None]
 
 
-def _shared(command: Command) -> Command:
-    """Options of both commands."""
-    path = click.Path(path_type=Path)
-    for option in (
-        click.option(
-            "--rule",
-            type=click.Choice(["named", "beside"]),
-            default="named",
-            help="Recognisable means: the true class was named, or so judged beside the original.",
+def _all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_judged = _all_of(
+    click.argument("corpora", metavar="CORPUS...", type=PATH, nargs=-1, required=True),
+    click.option(
+        "--answers",
+        type=PATH,
+        multiple=True,
+        required=True,
+        help="Table of answers; repeat as needed.",
+    ),
+    click.option(
+        "--annotator",
+        "annotators",
+        multiple=True,
+        metavar="NAME",
+        help="Whose responses count; repeat as needed; everyone's by default.",
+    ),
+    click.option(
+        "--rule",
+        type=click.Choice(["named", "beside"]),
+        default="named",
+        help="Recognisable means: the true class was named, or so judged beside the original.",
+    ),
+)
+"""What says which pairs, and whose verdict on them; `read_judged` takes it."""
+
+
+def settings_options(
+    settings: type[Any], *, off: Mapping[str, str], about: Mapping[str, str]
+) -> Callable[[Command], Command]:
+    """One option per field of a dataclass of settings, with its default.
+
+    `off` names the opposite of a flag, without dashes, and `about` has the help of a field.
+    """
+
+    def named(field: str) -> str:
+        option = "--" + field.replace("_", "-")
+        return f"{option}/--{off[field]}" if field in off else option
+
+    return _all_of(
+        *(
+            click.option(named(one.name), default=one.default, help=about.get(one.name))
+            for one in fields(settings)
+            if one.name != "bfloat16"
         ),
         click.option(
-            "--annotator",
-            "annotators",
-            multiple=True,
-            metavar="NAME",
-            help="Whose responses count; repeat as needed; everyone's by default.",
+            "--bfloat16/--float32",
+            default=lambda: has_bfloat16(torch.device("cpu")),
+            show_default="bfloat16 where the processor has it",
+            help="How convolutions are computed.",
         ),
-        click.option(
-            "--answers",
-            type=path,
-            multiple=True,
-            required=True,
-            help="Table of answers; repeat as needed.",
-        ),
-        click.argument("corpora", metavar="CORPUS...", type=path, nargs=-1, required=True),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 @click.group("semsim", context_settings={"show_default": True})
@@ -63,14 +100,58 @@ def semsim_group() -> None:
     """Train SemSim on a corpus and answers about it, or judge it against other metrics."""
 
 
-semsim_group.add_command(pretrain_command)
+@semsim_group.command("pretrain")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    required=True,
+    help="As in `corpus build`: the pictures that networks are trained on. Repeat for more.",
+)
+@click.option("--images", type=click.IntRange(1), default=20_000)
+@click.option("--data-root", "root", default="data", help="As in `corpus build`.")
+@settings_options(
+    PretrainSettings,
+    off={"joint": "apart"},
+    about={
+        "joint": "Crop and mirror a copy as its original, or by itself.",
+        "seed": "Seed for all random draws.",
+    },
+)
+@click.option(
+    "--start", type=PATH, help="Weights to start from, of the same --width; random if unset."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="File for the weights; `semsim train --start` takes it.",
+)
+def pretrain_command(
+    sources: tuple[str, ...], images: int, root: str, out: Path, start: Path | None, **settings: Any
+) -> None:
+    """Teach a network to tell which original a damaged picture is of; no labels are needed."""
+    chosen = PretrainSettings(**settings)
+    if out.exists():
+        raise ConfigError(f"{out} exists already; choose another file")
+    begun = None if start is None else load_semsim(start)
+    pictures = [_training_pictures(one, images, root=root, seed=chosen.seed) for one in sources]
+    with bars() as show:
+
+        def on_step(done: int, loss: float, right: float) -> None:
+            show("steps", done, chosen.steps, f", loss {loss:.2f}, originals found {right:.0%}")
+
+        net = pretrain(pictures, chosen, start=begun, on_step=on_step)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, to_safetensors(to_tensors(net), metadata={"format": "pt"}))
+    click.echo(
+        f"{out}: pretrained on {sum(map(len, pictures)):,} pictures of {len(sources)} sources"
+    )
 
 
 @semsim_group.command("train")
-@_shared
-@click.option(
-    "--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for weights."
-)
+@_judged
+@click.option("--out", "out_dir", type=PATH, required=True, help="Folder for weights.")
 @click.option(
     "--labelled-by",
     type=click.Choice(["people", "machines"]),
@@ -104,7 +185,7 @@ semsim_group.add_command(pretrain_command)
 )
 @click.option(
     "--start",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Weights to start from; random if unset; SHIPPED for those of the package.",
 )
 @click.option("--note", "notes", multiple=True, help="A line for the card; repeat as needed.")
@@ -113,7 +194,7 @@ def train_command(
     corpora: tuple[Path, ...],
     answers: tuple[Path, ...],
     annotators: tuple[str, ...],
-    rule: str,
+    rule: Rule,
     out_dir: Path,
     labelled_by: str,
     leave_out: tuple[str, ...],
@@ -128,19 +209,13 @@ def train_command(
     A checkpoint is kept after every epoch; --resume goes on from it.
     """
     chosen = TrainSettings(**settings)
-    without = [Selection.parse(text) for text in leave_out]
+    without = list(map(Selection.parse, leave_out))
     begun = None if start is None else load_semsim(None if start == SHIPPED else start)
-    judged = read_judged(
-        corpora, answers, rule=cast(Rule, rule), annotators=annotators, without=without
-    )
+    judged = read_judged(corpora, answers, rule=rule, annotators=annotators, without=without)
     console = Console()
     with bars() as show:
-        examples = read_examples(
-            judged,
-            rule=cast(Rule, rule),
-            threshold=threshold,
-            progress=partial(show, "reading pictures"),
-        )
+        progress = partial(show, "reading pictures")
+        examples = read_examples(judged, rule=rule, threshold=threshold, progress=progress)
 
         def on_epoch(epoch: Epoch) -> None:
             show("epochs", epoch.number, chosen.epochs)
@@ -176,21 +251,14 @@ def train_command(
     files = (out_dir / WEIGHTS_NAME, *write_card(card, out_dir))
     if validation:
         _print(validation, console)
-    for file in files:
-        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    print_files(console, files)
 
 
 @semsim_group.command("evaluate")
-@_shared
+@_judged
 @click.option("--seed", default=0, help="Seed for all random draws.")
-@click.option(
-    "--out",
-    "out_dir",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for the report.",
-)
-@click.option("--weights", type=click.Path(path_type=Path), help="The shipped ones by default.")
+@click.option("--out", "out_dir", type=PATH, required=True, help="Folder for the report.")
+@click.option("--weights", type=PATH, help="The shipped ones by default.")
 @click.option(
     "--only",
     multiple=True,
@@ -204,7 +272,7 @@ def evaluate_command(
     corpora: tuple[Path, ...],
     answers: tuple[Path, ...],
     annotators: tuple[str, ...],
-    rule: str,
+    rule: Rule,
     seed: int,
     out_dir: Path,
     weights: Path | None,
@@ -219,18 +287,24 @@ def evaluate_command(
     judged = read_judged(
         corpora,
         answers,
-        rule=cast(Rule, rule),
+        rule=rule,
         annotators=annotators,
-        only=[Selection.parse(text) for text in only],
-        without=[Selection.parse(text) for text in without],
+        only=list(map(Selection.parse, only)),
+        without=list(map(Selection.parse, without)),
     )
     with bars() as show:
         found = evaluate(judged, net=net, bootstraps=bootstraps, seed=seed, progress=show)
     console = Console()
     files = write(found, out_dir, name=name, seen=seen_in_training(card, found))
     _print(found, console)
-    for file in files:
-        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    print_files(console, files)
+
+
+def _training_pictures(source: str, most: int, *, root: str, seed: int) -> Tensor:
+    """At most so many of a source's training half, ``(N, 3, 32, 32)`` uint8; a seeded choice."""
+    half = open_source(source, root).train
+    rng = torch.Generator().manual_seed(seed)
+    return half.bytes(torch.randperm(len(half), generator=rng)[:most].tolist(), SIDE)
 
 
 def _of_originals(judged: Judged, names: set[str]) -> Judged:
@@ -244,10 +318,6 @@ def _of_originals(judged: Judged, names: set[str]) -> Judged:
 
 
 def _print(found: Evaluation, console: Console) -> None:
-    short = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, heading in enumerate(HEADER):
-        short.add_column(heading, justify="left" if i == 0 else "right")
-    for row in rows(found):
-        short.add_row(row[0], *(cell.split(" [")[0] for cell in row[1:]))
-    console.print(short)
+    short = ([row[0], *(cell.split(" [")[0] for cell in row[1:])] for row in rows(found))
+    print_table(console, HEADER, short)
     console.print(verdict(found), markup=False, highlight=False)

@@ -1,26 +1,26 @@
 """Does SemSim follow annotators better than other metrics do? The study's figures, on a corpus."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError, MetricUnavailable
 from fl_privacy_audit.lab.manifest import Pair, read_picture
 from fl_privacy_audit.lab.progress import Stages
-from fl_privacy_audit.lab.study.bootstrap import Draws, Estimate, draw, share
+from fl_privacy_audit.lab.study.bootstrap import Difference, Draws, Estimate, draw, share
 from fl_privacy_audit.lab.study.image_level import ImageLevel, image_level
-from fl_privacy_audit.lab.study.model_level import Difference, ModelLevel, model_level
+from fl_privacy_audit.lab.study.model_level import ModelLevel, model_level
 from fl_privacy_audit.lab.study.rank import pair_signs
 from fl_privacy_audit.lab.study.table import CANNOT_TELL, Floats, Ratings, index_names
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.metrics.semsim import SemSimNet, semsim
 
-from .examples import Judged
-from .protocols import original_of
+from .examples import Judged, original_of
 
 RIVALS = ("psnr", "ssim", "mse", "lpips")
 """What SemSim is compared with, as far as it is there."""
@@ -38,38 +38,23 @@ class Against:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an evaluation found.
+    """What an evaluation found."""
 
-    Attributes:
-        pairs: Reconstructions judged.
-        originals: Different originals among them.
-        settings: Different settings.
-        sources: Data sets, sorted; likewise `victims`, `attacks` and `defences`.
-        annotators: Whose verdict counts.
-        dropped: Pairs that not all annotators of their source judged.
-        bootstraps: Draws behind each interval.
-        seed: Seed of the draws.
-        image_level: As in the study.
-        model_level: As in the study.
-        against: For each other metric.
-        unavailable: Metrics that could not be computed, with the reason.
-    """
-
-    pairs: int
-    originals: int
-    settings: int
-    sources: tuple[str, ...]
+    pairs: int  # reconstructions judged
+    originals: int  # different originals among them
+    settings: int  # different settings
+    sources: tuple[str, ...]  # data sets, sorted; likewise `victims`, `attacks` and `defences`
     victims: tuple[str, ...]
     attacks: tuple[str, ...]
     defences: tuple[str, ...]
-    annotators: tuple[str, ...]
-    dropped: int
-    bootstraps: int
-    seed: int
-    image_level: ImageLevel
-    model_level: ModelLevel
-    against: dict[str, Against]
-    unavailable: dict[str, str]
+    annotators: tuple[str, ...]  # whose verdict counts
+    dropped: int  # pairs that not all annotators of their source judged
+    bootstraps: int  # draws behind each interval
+    seed: int  # seed of the draws
+    image_level: ImageLevel  # as in the study
+    model_level: ModelLevel  # as in the study
+    against: dict[str, Against]  # for each other metric
+    unavailable: dict[str, str]  # metrics that could not be computed, with the reason
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -90,21 +75,16 @@ def evaluate(
     A reconstruction counts as recognised when more than half of the annotators of its source found
     it recognisable; other sources may have others, and more of them. Intervals resample originals (and settings, for Spearman).
 
-    Args:
-        judged: Pairs and verdicts.
-        net: The shipped one if None.
-        bootstraps: Draws behind each interval, 100 or more.
-        seed: Seed of the draws.
-        progress: Called with the stage, pairs done and pairs in all.
+    `net` is the shipped one if None, and there are 100 draws or more behind each interval.
 
     Raises:
         CorpusError: No pair has a verdict of all annotators of its source, or a picture cannot be read.
         MetricUnavailable: No weights.
         StudyError: Too few draws.
     """
-    panels: dict[str, set[str]] = {}
+    panels: dict[str, set[str]] = defaultdict(set)
     for pair, verdict in zip(judged.pairs, judged.verdicts, strict=True):
-        panels.setdefault(pair.source, set()).update(verdict)
+        panels[pair.source] |= verdict.keys()
     rows = [
         i
         for i, (pair, verdict) in enumerate(zip(judged.pairs, judged.verdicts, strict=True))
@@ -145,46 +125,33 @@ def evaluate(
 
 
 def _measure(
-    judged: Judged,
-    rows: list[int],
-    net: SemSimNet | None,
-    progress: Stages,
+    judged: Judged, rows: list[int], net: SemSimNet | None, progress: Stages
 ) -> tuple[dict[str, Floats], dict[str, str]]:
     """Values of every metric on the rows, computed in batches of one picture size."""
-    values = {name: np.full(len(rows), np.nan) for name in ("semsim", *RIVALS) if _known(name)}
-    unavailable = {name: "this version has no such metric" for name in RIVALS if not _known(name)}
-    done = 0
-    remaining = iter(range(len(rows)))
-    while batch := list(islice(remaining, BATCH)):
-        groups: dict[tuple[int, ...], list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+    values = {name: np.full(len(rows), np.nan) for name in ("semsim", *RIVALS)}
+    unavailable: dict[str, str] = {}
+    for start in range(0, len(rows), BATCH):
+        groups: dict[torch.Size, list[tuple[int, Tensor, Tensor]]] = defaultdict(list)
+        batch = range(start, min(start + BATCH, len(rows)))
         for place in batch:
-            pair, folder = judged.pairs[rows[place]], judged.folders[rows[place]]
-            truth, guess = _both(pair, folder)
-            groups.setdefault(tuple(truth.shape), []).append((place, guess, truth))
+            truth, guess = _both(judged.pairs[rows[place]], judged.folders[rows[place]])
+            groups[truth.shape].append((place, guess, truth))
         for group in groups.values():
-            places = [place for place, _, _ in group]
-            guesses = torch.stack([guess for _, guess, _ in group])
-            truths = torch.stack([truth for _, _, truth in group])
+            places, guesses, truths = zip(*group, strict=True)
             for name in list(values):
                 try:
-                    values[name][places] = _values(name, guesses, truths, net)
+                    found = _values(name, torch.stack(guesses), torch.stack(truths), net)
+                    values[name][list(places)] = found
                 except MetricUnavailable as error:
                     if name == "semsim":
                         raise
                     unavailable[name] = str(error)
                     del values[name]
-        done += len(batch)
-        progress("metrics", done, len(rows))
+        progress("metrics", batch.stop, len(rows))
     return values, unavailable
 
 
-def _known(name: str) -> bool:
-    return name == "semsim" or name in METRICS
-
-
-def _values(
-    name: str, guesses: torch.Tensor, truths: torch.Tensor, net: SemSimNet | None
-) -> Floats:
+def _values(name: str, guesses: Tensor, truths: Tensor, net: SemSimNet | None) -> Floats:
     if name == "semsim":
         return np.asarray(semsim(guesses, truths, net=net).numpy())
     metric = METRICS[name]
@@ -194,7 +161,7 @@ def _values(
     return np.asarray(metric.function(guesses, truths).numpy())
 
 
-def _both(pair: Pair, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+def _both(pair: Pair, folder: Path) -> tuple[Tensor, Tensor]:
     truth = read_picture(folder / pair.original)
     guess = read_picture(folder / pair.reconstruction)
     if truth.shape != guess.shape:

@@ -1,23 +1,34 @@
-"""Pairs of pictures with annotators' verdicts, joined by key and held in memory."""
+"""Pairs of pictures with annotators' verdicts: chosen, joined by key, and held in memory.
+
+A *selection* names pairs by a field: ``victim=resnet20``, ``attack=dlg*``, ``source=faces``. Left
+out of training and evaluated on alone, it is a leave-one-out protocol. Validation is split by
+original, so that no original is on both sides under another setting.
+"""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
-from fl_privacy_audit.lab.manifest import Answer, Pair, read_answers, read_corpus, read_picture
+from fl_privacy_audit.lab.manifest import (
+    Pair,
+    Response,
+    as_bytes,
+    read_answers,
+    read_corpus,
+    read_picture,
+)
 from fl_privacy_audit.metrics.semsim import SIDE
 
-from .protocols import Selection, kept, original_of
-
+FIELDS = ("source", "victim", "recipe", "attack", "defence")
 Rule = Literal["named", "beside"]
 """Who finds a reconstruction recognisable: an annotator who named the true class (*named*), or one
 who said so when shown the original beside it (*beside*)."""
@@ -26,59 +37,70 @@ Verdict = dict[str, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Pairs whose field, one of `FIELDS`, matches a pattern with the wildcards of a shell."""
+
+    field: str
+    pattern: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Selection":
+        """From ``field=pattern``.
+
+        Raises:
+            ConfigError: Another form.
+
+        >>> Selection.parse("attack=dlg*")
+        Selection(field='attack', pattern='dlg*')
+        """
+        field, _, pattern = text.partition("=")
+        if field not in FIELDS or not pattern:
+            raise ConfigError(
+                f"a selection must be FIELD=PATTERN with a field of {', '.join(FIELDS)}, "
+                f"but got {text!r}"
+            )
+        return cls(field=field, pattern=pattern)
+
+    def holds(self, pair: Pair) -> bool:
+        """Whether the pair is selected."""
+        return fnmatchcase(getattr(pair, self.field), self.pattern)
+
+    def __str__(self) -> str:
+        return f"{self.field}={self.pattern}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
-    """Pairs that annotators judged; pictures are still on disk.
+    """Pairs that annotators judged; pictures are still on disk."""
 
-    Attributes:
-        pairs: Every one with at least one verdict.
-        folders: Where the corpus of each pair lies.
-        verdicts: Of each pair.
-        unjudged: Selected pairs without a verdict.
-        annotators: Who, sorted.
-    """
-
-    pairs: tuple[Pair, ...]
-    folders: tuple[Path, ...]
-    verdicts: tuple[Verdict, ...]
-    unjudged: int
-    annotators: tuple[str, ...]
+    pairs: tuple[Pair, ...]  # every one with at least one verdict
+    folders: tuple[Path, ...]  # where the corpus of each pair lies
+    verdicts: tuple[Verdict, ...]  # of each pair
+    unjudged: int  # selected pairs without a verdict
+    annotators: tuple[str, ...]  # who, sorted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """N reconstructions of O originals, at the size the network sees.
+    """N reconstructions of O originals, at the size the network sees."""
 
-    Attributes:
-        pairs: ``N`` of them.
-        originals: Names.
-        original: ``(N,)`` index into `originals`.
-        truths: ``(O, 3, 32, 32)`` uint8.
-        guesses: ``(N, 3, 32, 32)`` uint8.
-        share: ``(N,)`` share of annotators who find it recognisable.
-        recognisable: ``(N,)``: is the share above the threshold?
-        threshold: In [0, 1).
-        rule: See `Rule`.
-        annotators: Who judged.
-    """
-
-    pairs: tuple[Pair, ...]
-    originals: tuple[str, ...]
-    original: Tensor
-    truths: Tensor
-    guesses: Tensor
-    share: Tensor
-    recognisable: Tensor
-    threshold: float
-    rule: Rule
-    annotators: tuple[str, ...]
+    pairs: tuple[Pair, ...]  # ``N`` of them
+    originals: tuple[str, ...]  # names
+    original: Tensor  # ``(N,)`` index into `originals`
+    truths: Tensor  # ``(O, 3, 32, 32)`` uint8
+    guesses: Tensor  # ``(N, 3, 32, 32)`` uint8
+    share: Tensor  # ``(N,)`` share of annotators who find it recognisable
+    recognisable: Tensor  # ``(N,)``: is the share above the threshold?
+    threshold: float  # in [0, 1)
+    rule: Rule  # see `Rule`
+    annotators: tuple[str, ...]  # who judged
 
     def fingerprint(self) -> str:
         """Of keys, verdicts and pixels, whatever their order."""
+        triples = zip(self.pairs, self.share.tolist(), self.guesses, strict=True)
         rows = [
             f"{pair.key} {share:.6f} {hashlib.sha256(guess.numpy().tobytes()).hexdigest()}"
-            for pair, share, guess in zip(
-                self.pairs, self.share.tolist(), self.guesses, strict=True
-            )
+            for pair, share, guess in triples
         ]
         return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
 
@@ -99,15 +121,14 @@ def read_judged(
         answers: Tables of answers.
         rule: What counts as a verdict.
         annotators: Whose answers; everyone's if empty.
-        only: Selections that a pair must be in.
-        without: Selections that it must not be in.
+        only: Selections that a pair must be in, all of them.
+        without: Selections of which it must be in none.
 
     Raises:
         CorpusError: A table does not fit, an annotator answered nothing, or nothing is left.
     """
     pairs: dict[str, tuple[Pair, Path]] = {}
-    for folder in corpora:
-        corpus = read_corpus(folder)
+    for corpus in map(read_corpus, corpora):
         for pair in corpus.pairs:
             if pair.key in pairs:
                 raise CorpusError(
@@ -115,11 +136,8 @@ def read_judged(
                     "give one corpus other keys"
                 )
             pairs[pair.key] = (pair, corpus.directory)
-    found = _verdicts(
-        (answer for path in answers for answer in read_answers(path)),
-        {key: pair for key, (pair, _) in pairs.items()},
-        rule,
-    )
+    given = (answer for path in answers for answer in read_answers(path))
+    found = _verdicts(given, {key: pair for key, (pair, _) in pairs.items()}, rule)
     names = {name for verdict in found.values() for name in verdict}
     for name in annotators:
         if name not in names:
@@ -128,14 +146,12 @@ def read_judged(
                 f"there are {', '.join(sorted(names)) or 'no others'}"
             )
     chosen = set(annotators) or names
-    wanted = sorted(
-        key for key, (pair, _) in pairs.items() if kept(pair, only=only, without=without)
-    )
-    verdicts = {
+    wanted = {
         key: {name: yes for name, yes in found.get(key, {}).items() if name in chosen}
-        for key in wanted
+        for key, (pair, _) in sorted(pairs.items())
+        if all(s.holds(pair) for s in only) and not any(s.holds(pair) for s in without)
     }
-    judged = [key for key in wanted if verdicts[key]]
+    judged = [key for key, verdict in wanted.items() if verdict]
     if not judged:
         raise CorpusError(
             "no pair is left: the selections, the corpora and the answers do not meet"
@@ -143,7 +159,7 @@ def read_judged(
     return Judged(
         pairs=tuple(pairs[key][0] for key in judged),
         folders=tuple(pairs[key][1] for key in judged),
-        verdicts=tuple(verdicts[key] for key in judged),
+        verdicts=tuple(wanted[key] for key in judged),
         unjudged=len(wanted) - len(judged),
         annotators=tuple(sorted(chosen)),
     )
@@ -158,11 +174,7 @@ def read_examples(
 ) -> Examples:
     """Read the pictures of judged pairs.
 
-    Args:
-        judged: From `read_judged`.
-        rule: By which it was read.
-        threshold: Share of annotators above which a reconstruction counts as recognisable.
-        progress: Called with the pairs read and in all.
+    More than a share `threshold` of the annotators makes a reconstruction count as recognisable.
 
     Raises:
         CorpusError: A picture is missing or damaged.
@@ -174,17 +186,17 @@ def read_examples(
         name = original_of(pair)
         if name not in places:
             places[name] = len(places)
-            truths.append(_small(folder / pair.original))
+            truths.append(as_bytes(read_picture(folder / pair.original)[None], SIDE))
         original.append(places[name])
-        guesses.append(_small(folder / pair.reconstruction))
+        guesses.append(as_bytes(read_picture(folder / pair.reconstruction)[None], SIDE))
     shares = [sum(v.values()) / len(v) for v in judged.verdicts]
     share = torch.tensor(shares, dtype=torch.float64)
     return Examples(
         pairs=judged.pairs,
         originals=tuple(places),
         original=torch.tensor(original),
-        truths=torch.stack(truths),
-        guesses=torch.stack(guesses),
+        truths=torch.cat(truths),
+        guesses=torch.cat(guesses),
         share=share,
         recognisable=share > threshold,
         threshold=threshold,
@@ -193,7 +205,20 @@ def read_examples(
     )
 
 
-def _verdicts(answers: Iterable[Answer], pairs: dict[str, Pair], rule: Rule) -> dict[str, Verdict]:
+def original_of(pair: Pair) -> str:
+    """Name of the original, the same in every corpus and setting."""
+    return f"{pair.source}/{pair.image}"
+
+
+def is_held_back(original: str, *, share: float, seed: int) -> bool:
+    """Whether an original is for validation: by its name, whatever else the corpus holds."""
+    digest = hashlib.sha256(f"{seed}/{original}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _verdicts(
+    answers: Iterable[Response], pairs: dict[str, Pair], rule: Rule
+) -> dict[str, Verdict]:
     """The last word of each annotator on each pair of these corpora."""
     found: dict[str, Verdict] = defaultdict(dict)
     for answer in answers:
@@ -204,11 +229,3 @@ def _verdicts(answers: Iterable[Answer], pairs: dict[str, Pair], rule: Rule) -> 
         elif answer.recognisable is not None:
             found[answer.key][answer.annotator] = answer.recognisable
     return found
-
-
-def _small(path: Path) -> Tensor:
-    """A picture at the size the network sees, ``(3, 32, 32)`` uint8."""
-    picture = read_picture(path)[None]
-    if tuple(picture.shape[-2:]) != (SIDE, SIDE):
-        picture = F.interpolate(picture, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-    return (picture[0] * 255).round().clamp(0, 255).to(torch.uint8)

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.lab.corpus.augment import translate
 from fl_privacy_audit.lab.machines.corruption import corrupt
+from fl_privacy_audit.lab.training import descend
 from fl_privacy_audit.metrics.semsim import SIDE, SemSimNet, from_tensors, to_tensors
 
-from .computing import begin, train_features
+from .training import begin, train_features
 from .triplets import augment, mixed, mixes
 
 MOVED = 0.3
@@ -30,39 +31,31 @@ FAR = 12
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """Settings of a pretraining.
+    """Settings of a pretraining."""
 
-    Attributes:
-        width: Of the network.
-        steps: Batches.
-        batch: Pictures in each; every other one is a wrong answer.
-        rate: Highest learning rate of AdamW, on one cycle (Smith & Topin 2019).
-        temperature: Of the softmax over cosines.
-        joint: Whether a copy is cropped and mirrored as its original is. Apart, a shifted copy
-            stays near its original.
-        bfloat16: Compute convolutions in bfloat16; twice as fast where the processor has it.
-        seed: Seed of weights, order and damage.
-    """
-
-    width: int = 16
-    steps: int = 900
-    batch: int = 128
-    rate: float = 3e-3
-    temperature: float = 0.1
+    width: int = 16  # of the network
+    steps: int = 900  # batches
+    batch: int = 128  # pictures in each; every other one is a wrong answer
+    rate: float = 3e-3  # highest learning rate of AdamW, on one cycle (Smith & Topin 2019)
+    temperature: float = 0.1  # of the softmax over cosines
+    # whether a copy is cropped and mirrored as its original is. Apart, a shifted copy stays near
+    # its original.
     joint: bool = False
+    # compute convolutions in bfloat16; twice as fast where the processor has it
     bfloat16: bool = False
-    seed: int = 0
+    seed: int = 0  # seed of weights, order and damage
 
     def __post_init__(self) -> None:
-        for name, least in (("width", 1), ("steps", 1), ("batch", 2)):
-            if getattr(self, name) < least:
+        for name, good, need in (
+            ("width", self.width >= 1, "1 or more"),
+            ("steps", self.steps >= 1, "1 or more"),
+            ("batch", self.batch >= 2, "2 or more"),
+            ("rate", self.rate > 0, "positive"),
+            ("temperature", self.temperature > 0, "positive"),
+        ):
+            if not good:
                 raise ConfigError(
-                    f"Argument `{name}` must be {least} or more, but got {getattr(self, name)}"
-                )
-        for name in ("rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"Argument `{name}` must be positive, but got {getattr(self, name)}"
+                    f"Argument `{name}` must be {need}, but got {getattr(self, name)}"
                 )
 
 
@@ -71,7 +64,7 @@ def pretrain(
     settings: PretrainSettings,
     *,
     start: SemSimNet | None = None,
-    on_step: Callable[[int, float, float], None] | None = None,
+    on_step: Callable[[int, float, float], None] = lambda done, loss, found: None,
 ) -> SemSimNet:
     """Train a network on pictures without labels.
 
@@ -108,22 +101,17 @@ def pretrain(
         features = train_features(net, torch.cat([whole, damaged]), bfloat16=settings.bfloat16)
         cosines = features[: len(whole)] @ features[len(whole) :].T
         loss, found = info_nce(cosines, settings.temperature, same)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        descend(optimiser, loss)
         schedule.step()
-        if on_step:
-            on_step(step + 1, loss.item(), found)
+        on_step(step + 1, loss.item(), found)
     return from_tensors(to_tensors(net), name="pretrained weights")
 
 
 def info_nce(cosines: Tensor, temperature: float, same: Tensor) -> tuple[Tensor, float]:
     """Mean cross entropy of finding the copy of an original, and the original of a copy.
 
-    Args:
-        cosines: ``(B, B)``; row ``i`` belongs to column ``i``.
-        temperature: They are divided by it.
-        same: ``(B, B)`` bool: pairs of the same picture; off the diagonal they are no wrong answer.
+    Row ``i`` of the cosines ``(B, B)`` belongs to column ``i``. Pairs of the `same` picture off the
+    diagonal, ``(B, B)`` bool, are no wrong answer.
 
     Returns:
         The loss, and the share of columns whose own row is the highest.
@@ -159,10 +147,7 @@ def moved(images: Tensor, *, sets: int, rng: torch.Generator) -> Tensor:
     Victims trained with policies of augmentation (Gao et al. 2021, arXiv:2011.12505) see such
     pictures, and leak them, not always at the place where they were.
 
-    Args:
-        images: ``(N, C, H, W)``.
-        sets: Different draws; picture ``i`` gets draw ``i % sets``.
-        rng: Source of the draws.
+    Images are ``(N, C, H, W)``; number ``i`` gets draw ``i % sets``.
     """
     down, right = (torch.randint(-FAR, FAR + 1, (sets,), generator=rng) for _ in range(2))
     chosen = torch.rand(sets, generator=rng) < MOVED

@@ -37,11 +37,7 @@ LIMITS = """\
 def write(found: Evaluation, out_dir: Path, *, name: str, seen: Sequence[str]) -> tuple[Path, ...]:
     """Write page, data and figure; files of an earlier evaluation are replaced.
 
-    Args:
-        found: What to write.
-        out_dir: Made if missing.
-        name: Heading of the page.
-        seen: Notes on what the weights were trained on.
+    `name` is the heading of the page, and `seen` says what the weights were trained on.
 
     Raises:
         ConfigError: The folder cannot be written to.

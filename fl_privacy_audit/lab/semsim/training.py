@@ -1,10 +1,12 @@
 """Training: triplets in, weights out, with a checkpoint after every epoch."""
 
 import hashlib
+import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,19 +16,11 @@ from torch.nn import functional as F
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.files import write_whole
-from fl_privacy_audit.lab.checkpoints import load_checkpoint, save_checkpoint
 from fl_privacy_audit.lab.study.rank import auc
-from fl_privacy_audit.metrics.semsim import (
-    SemSimNet,
-    embed,
-    from_tensors,
-    to_tensors,
-)
+from fl_privacy_audit.lab.training import descend, laps
+from fl_privacy_audit.metrics.semsim import SemSimNet, embed, from_tensors, prepare, to_tensors
 
-from .computing import begin, train_features
-from .examples import Examples
-from .protocols import is_held_back
-from .settings import TrainSettings
+from .examples import Examples, is_held_back
 from .triplets import draw_triplets, pictures
 
 WEIGHTS, CHECKPOINT = "semsim.safetensors", "checkpoint.safetensors"
@@ -34,27 +28,70 @@ WARM_UP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Settings of a training; the optimiser's are those of the paper's code, the schedule is not."""
+
+    width: int = 32  # channels of the first stage; 64 is the paper's
+    # passes over the corpus; in each, every reconstruction is in a triplet at least once
+    epochs: int = 20
+    batch: int = 32  # triplets a step
+    # highest learning rate; it rises over the first tenth of the steps and falls to zero along a
+    # cosine
+    rate: float = 0.05
+    momentum: float = 0.9  # Nesterov's momentum
+    decay: float = 5e-4  # weight decay
+    margin: float = 1.0  # of every hinge; embeddings have length one, so distances end at 2
+    # weight of a second hinge, over every positive and every negative of the batch, whatever their
+    # originals: distances then mean the same for each original
+    across: float = 1.0
+    # weight of a third hinge, which wants a recognisable reconstruction nearer to its own original
+    # than to another one; 0 for the paper's loss alone
+    other: float = 0.0
+    # whether the three pictures of a triplet are cropped and mirrored alike; the paper's code draws
+    # for each
+    joint: bool = False
+    # whether the channels of a triplet's pictures are put in the same random order, and one triplet
+    # in five made grey. Without it the distance leans on the colours of the few sources it was
+    # trained on.
+    recolour: bool = True
+    # share of the starting weights in the result, which is a mean of them and of the trained ones
+    # (Wortsman et al. 2022, arXiv:2109.01903): what a few judged sources teach is kept, and what
+    # many pictures taught before is not lost. 0 for the trained weights alone.
+    blend: float = 0.0
+    held_back: float = 0.1  # share of originals kept for validation
+    # compute convolutions in bfloat16; twice as fast where the processor has it
+    bfloat16: bool = False
+    seed: int = 0  # seed of weights, order and augmentation
+
+    def __post_init__(self) -> None:
+        for name, good, need in (
+            ("width", self.width >= 1, "1 or more"),
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("batch", self.batch >= 1, "1 or more"),
+            ("margin", 0 < self.margin <= 2, "in (0, 2]"),
+            ("blend", 0 <= self.blend < 1, "in [0, 1)"),
+            ("held_back", 0 <= self.held_back < 1, "in [0, 1)"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not good:
+                raise ConfigError(
+                    f"Argument `{name}` must be {need}, but got {getattr(self, name)}"
+                )
+
+    def fingerprint(self, data: str) -> str:
+        """Of these settings and of the data behind a training."""
+        text = json.dumps([asdict(self), data], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One line of the history.
+    """One line of the history."""
 
-    Attributes:
-        number: From 1.
-        triplets: Used.
-        loss: Mean over the steps.
-        auc: Pooled, on originals held back; NaN where there is nothing to tell apart.
-    """
-
-    number: int
-    triplets: int
-    loss: float
-    auc: float
-
-
-@dataclass(kw_only=True)
-class _State:
-    net: SemSimNet
-    optimiser: torch.optim.SGD
-    history: list[Epoch] = field(default_factory=list)
+    number: int  # from 1
+    triplets: int  # used
+    loss: float  # mean over the steps
+    auc: float  # pooled, on originals held back; NaN where there is nothing to tell apart
 
 
 def train(
@@ -65,8 +102,8 @@ def train(
     start: SemSimNet | None = None,
     resume: bool = False,
     stop_after: int | None = None,
-    on_step: Callable[[int, int, float], None] | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[int, int, float], None] = lambda done, steps, loss: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> tuple[SemSimNet, tuple[Epoch, ...]]:
     """Train a network and write its weights.
 
@@ -95,48 +132,93 @@ def train(
     if settings.blend and start is None:
         raise ConfigError("Argument `blend` needs weights to start from; name some, or set it to 0")
     training, held_back = split(examples, settings)
-    mark = settings.fingerprint(f"{examples.fingerprint()} {fingerprint(start)}")
-    state = _begin(settings, start)
-    if (out_dir / WEIGHTS).exists():
+    net = begin(settings.width, settings.seed, start)
+    optimiser = torch.optim.SGD(
+        net.parameters(),
+        lr=settings.rate,
+        momentum=settings.momentum,
+        weight_decay=settings.decay,
+        nesterov=settings.momentum > 0,
+    )
+    weights, checkpoint = out_dir / WEIGHTS, out_dir / CHECKPOINT
+    if weights.exists():
         raise ConfigError(f"{out_dir} holds trained weights already; choose another folder")
-    if (out_dir / CHECKPOINT).exists():
-        if not resume:
-            raise ConfigError(
-                f"{out_dir} holds an unfinished training; go on with --resume, or choose another "
-                "folder"
-            )
-        facts = load_checkpoint(out_dir / CHECKPOINT, state.net, state.optimiser, of=mark)
-        state.history.extend(Epoch(**record) for record in facts["history"])
+    if checkpoint.exists() and not resume:
+        raise ConfigError(
+            f"{out_dir} holds an unfinished training; go on with --resume, or choose another folder"
+        )
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{out_dir} cannot be made a folder: {error.strerror}") from error
-    for number in range(len(state.history) + 1, settings.epochs + 1):
-        loss, triplets = _epoch(state, examples, training, settings, number, on_step)
-        record = Epoch(
-            number=number,
-            triplets=triplets,
-            loss=loss,
-            auc=pooled_auc(state.net, examples, held_back),
-        )
-        state.history.append(record)
-        history = [asdict(record) for record in state.history]
-        save_checkpoint(
-            out_dir / CHECKPOINT, state.net, state.optimiser, done=number, of=mark, history=history
-        )
-        if on_epoch:
-            on_epoch(record)
-        if number == stop_after:
+    mark = settings.fingerprint(f"{examples.fingerprint()} {fingerprint(start)}")
+    facts: dict[str, Any] = {"of": mark, "history": []}
+    for done in laps(net, optimiser, checkpoint, total=settings.epochs, facts=facts):
+        if done == stop_after:
             break
-    done = len(state.history) == settings.epochs
-    if done and start is not None and settings.blend:
-        blend(state.net, start, settings.blend)
-    net = from_tensors(to_tensors(state.net), name=WEIGHTS)
-    if done:
+        rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + done + 1)
+        triplets = draw_triplets(examples, training, rng=rng)
+        steps = -(-len(triplets) // settings.batch)
+        losses: list[float] = []
+        net.train()
+        for step in range(steps):
+            rows = slice(step * settings.batch, (step + 1) * settings.batch)
+            images = pictures(
+                examples, triplets, rows, joint=settings.joint, recolour=settings.recolour, rng=rng
+            )
+            features = train_features(net, images, bfloat16=settings.bfloat16)
+            loss = triplet_loss(features, triplets.anchor[rows], settings)
+            rate = settings.rate * _schedule((done + step / steps) / settings.epochs)
+            descend(optimiser, loss, rate=rate)
+            losses.append(loss.item())
+            on_step(step + 1, steps, losses[-1])
+        record = Epoch(
+            number=done + 1,
+            triplets=len(triplets),
+            loss=float(np.mean(losses)),
+            auc=pooled_auc(net, examples, held_back),
+        )
+        facts["history"].append(asdict(record))
+        on_epoch(record)
+    history = tuple(Epoch(**record) for record in facts["history"])
+    finished = len(history) == settings.epochs
+    if finished and start is not None and settings.blend:
+        blend(net, start, settings.blend)
+    result = from_tensors(to_tensors(net), name=WEIGHTS)
+    if finished:
         header = {"format": "pt", "of": "fl-privacy-audit SemSim"}
-        write_whole(out_dir / WEIGHTS, to_safetensors(to_tensors(state.net), metadata=header))
-        (out_dir / CHECKPOINT).unlink()
-    return net, tuple(state.history)
+        write_whole(weights, to_safetensors(to_tensors(net), metadata=header))
+        checkpoint.unlink()
+    return result, history
+
+
+def begin(width: int, seed: int, start: SemSimNet | None) -> SemSimNet:
+    """A network to train: a copy of `start`, or random weights that depend on the seed alone.
+
+    Raises:
+        ConfigError: `start` is of another width.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = SemSimNet(width)
+    if start is not None:
+        if start.width != width:
+            raise ConfigError(
+                f"the weights to start from are of width {start.width}, but `width` is {width}; "
+                f"set it to {start.width}"
+            )
+        net.load_state_dict(start.state_dict())
+    return net
+
+
+def train_features(net: SemSimNet, images: Tensor, *, bfloat16: bool) -> Tensor:
+    """Embeddings to train on: ``(N, 3, 32, 32)`` in ``[0, 1]`` -> ``(N, D)`` float32.
+
+    In bfloat16, convolutions take about half of the time where the processor has it.
+    """
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        features: Tensor = net(prepare(images)).float()
+    return features
 
 
 @torch.no_grad()
@@ -153,12 +235,8 @@ def split(examples: Examples, settings: TrainSettings) -> tuple[Tensor, Tensor]:
     Raises:
         CorpusError: None is left to train on.
     """
-    away = torch.tensor(
-        [
-            is_held_back(name, share=settings.held_back, seed=settings.seed)
-            for name in examples.originals
-        ]
-    )
+    share, seed = settings.held_back, settings.seed
+    away = torch.tensor([is_held_back(one, share=share, seed=seed) for one in examples.originals])
     if bool(away.all()):
         raise CorpusError(
             f"all {len(away)} originals are held back for validation; lower `held_back`, or build "
@@ -174,10 +252,7 @@ def triplet_loss(features: Tensor, anchors: Tensor, settings: TrainSettings) -> 
     compares every ``d(a, p)`` with every ``d(a, n)`` of the batch. The third compares ``d(a, p)``
     with the distance from ``p`` to every other original.
 
-    Args:
-        features: ``(3 B, D)``: anchors, positives, negatives.
-        anchors: ``(B,)`` index of the original, to know which ones differ.
-        settings: Margin and weights.
+    Features are ``(3 B, D)``: anchors, positives, negatives; `anchors` ``(B,)`` says of which original.
     """
     anchor, positive, negative = features.chunk(3)
     near, far = _distance(anchor, positive), _distance(anchor, negative)
@@ -213,50 +288,6 @@ def fingerprint(net: SemSimNet | None) -> str:
     if net is None:
         return "none"
     return hashlib.sha256(to_safetensors(to_tensors(net))).hexdigest()[:16]
-
-
-def _begin(settings: TrainSettings, start: SemSimNet | None) -> _State:
-    net = begin(settings.width, settings.seed, start)
-    optimiser = torch.optim.SGD(
-        net.parameters(),
-        lr=settings.rate,
-        momentum=settings.momentum,
-        weight_decay=settings.decay,
-        nesterov=settings.momentum > 0,
-    )
-    return _State(net=net, optimiser=optimiser)
-
-
-def _epoch(
-    state: _State,
-    examples: Examples,
-    training: Tensor,
-    settings: TrainSettings,
-    number: int,
-    on_step: Callable[[int, int, float], None] | None,
-) -> tuple[float, int]:
-    rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
-    triplets = draw_triplets(examples, training, rng=rng)
-    starts = range(0, len(triplets), settings.batch)
-    losses: list[float] = []
-    state.net.train()
-    for step, start in enumerate(starts):
-        rows = slice(start, start + settings.batch)
-        images = pictures(
-            examples, triplets, rows, joint=settings.joint, recolour=settings.recolour, rng=rng
-        )
-        done = (number - 1 + step / len(starts)) / settings.epochs
-        for group in state.optimiser.param_groups:
-            group["lr"] = settings.rate * _schedule(done)
-        features = train_features(state.net, images, bfloat16=settings.bfloat16)
-        loss = triplet_loss(features, triplets.anchor[rows], settings)
-        state.optimiser.zero_grad()
-        loss.backward()
-        state.optimiser.step()
-        losses.append(loss.item())
-        if on_step:
-            on_step(step + 1, len(starts), losses[-1])
-    return float(np.mean(losses)), len(triplets)
 
 
 def _schedule(done: float) -> float:

@@ -19,16 +19,11 @@ GREY = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Triplets:
-    """T triplets of rows.
+    """T triplets of rows."""
 
-    Attributes:
-        anchor: ``(T,)`` original.
-        positive: ``(T,)`` recognisable reconstruction of it, or `ITSELF` where it has none.
-        negative: ``(T,)`` unrecognisable reconstruction of it, or of another where it has none.
-    """
-
-    anchor: Tensor
-    positive: Tensor
+    anchor: Tensor  # ``(T,)`` original
+    positive: Tensor  # ``(T,)`` recognisable reconstruction of it, or `ITSELF` where it has none
+    # ``(T,)`` unrecognisable reconstruction of it, or of another where it has none
     negative: Tensor
 
     def __len__(self) -> int:
@@ -40,11 +35,6 @@ def draw_triplets(examples: Examples, originals: Tensor, *, rng: Generator) -> T
 
     Every reconstruction of these originals is in at least one; the rarer kind of each original is
     used again until the other is used up.
-
-    Args:
-        examples: Pictures and verdicts.
-        originals: ``(M,)``, those to train on.
-        rng: Decides who meets whom.
 
     Raises:
         CorpusError: No recognisable or no unrecognisable reconstruction among them.
@@ -88,13 +78,8 @@ def pictures(
 ) -> Tensor:
     """Augmented pictures of some triplets: anchors, then positives, then negatives.
 
-    Args:
-        examples: Where they come from.
-        triplets: Of the epoch.
-        rows: Which of them, B.
-        joint: Whether the three of a triplet are cropped and mirrored alike.
-        recolour: Whether they get other colours, the three of a triplet alike.
-        rng: Source of the augmentation.
+    If `joint`, the three of a triplet are cropped and mirrored alike; if `recolour`, they get other
+    colours, the three alike.
 
     Returns:
         ``(3 B, 3, 32, 32)`` float32 in ``[0, 1]``.
@@ -130,10 +115,7 @@ def mixes(count: int, *, rng: Generator) -> Tensor:
 def augment(images: Tensor, *, sets: int, rng: Generator) -> Tensor:
     """Crop each picture from itself padded by `PAD` reflected pixels, and mirror half of them.
 
-    Args:
-        images: ``(N, C, H, W)`` uint8.
-        sets: Different draws; picture ``i`` gets draw ``i % sets``.
-        rng: Source of the draws.
+    Images are ``(N, C, H, W)`` uint8; number ``i`` gets draw ``i % sets``.
     """
     count, _, height, width = images.shape
     repeat = torch.arange(count) % sets

@@ -14,7 +14,6 @@ from .agreement import Agreement as Agreement
 from .bootstrap import Estimate as Estimate
 from .bootstrap import Interval as Interval
 from .ceiling import Ceiling as Ceiling
-from .command import study_command as study_command
 from .contradictions import Contradictions as Contradictions
 from .image_level import ImageLevel as ImageLevel
 from .model_level import ModelLevel as ModelLevel

@@ -13,40 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from .bootstrap import Draws, Estimate, interval
-from .table import CANNOT_TELL, Floats, Ints, Ratings
+from .bootstrap import Draws, Estimate, estimate
+from .rank import ratio
+from .table import CANNOT_TELL, Bools, Floats, Ints, Ratings
+
+CODINGS = {
+    "label": "class named, or cannot tell",
+    "right": "right / not right",
+    "answered": "cannot tell / any class",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coding:
-    """Agreement under one coding; 0 is chance, 1 is perfect.
+    """Agreement under one coding; 0 is chance, 1 is perfect."""
 
-    Attributes:
-        meaning: What the categories are.
-        categories: How many occur.
-        fleiss: Kappa, interval over originals.
-        krippendorff: Nominal alpha, interval over originals.
-    """
-
-    meaning: str
-    categories: int
-    fleiss: Estimate
-    krippendorff: Estimate
+    meaning: str  # what the categories are
+    categories: int  # how many occur
+    fleiss: Estimate  # Kappa, interval over originals
+    krippendorff: Estimate  # nominal alpha, interval over originals
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotator:
-    """How one annotator answers.
+    """How one annotator answers."""
 
-    Attributes:
-        right: Share of answers that name the true class.
-        cannot_tell: Share of answers that name none.
-        right_if_answered: Share right among answers that name a class; NaN without any.
-    """
-
-    right: float
-    cannot_tell: float
-    right_if_answered: float
+    right: float  # share of answers that name the true class
+    cannot_tell: float  # share of answers that name none
+    right_if_answered: float  # share right among answers that name a class; NaN without any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,41 +53,53 @@ class Agreement:
 
 def agreement(ratings: Ratings, draws: Draws) -> Agreement:
     """Measure agreement under the three codings."""
-    answered = ratings.answers != CANNOT_TELL
-    codes: dict[str, tuple[str, NDArray[np.generic]]] = {
-        "label": ("class named, or cannot tell", ratings.answers),
-        "right": ("right / not right", ratings.right),
-        "answered": ("cannot tell / any class", answered),
-    }
+    codes = coded(ratings.answers, ratings.true_label)
+    right, answered = codes["right"], codes["answered"]
     return Agreement(
         codings={
-            name: _coding(meaning, code, ratings.original, draws)
-            for name, (meaning, code) in codes.items()
+            name: _coding(CODINGS[name], code, ratings.original, draws)
+            for name, code in codes.items()
         },
         annotators={
             rater: Annotator(
-                right=float(ratings.right[:, i].mean()),
+                right=float(right[:, i].mean()),
                 cannot_tell=float(1 - answered[:, i].mean()),
-                right_if_answered=(
-                    float(ratings.right[answered[:, i], i].mean())
-                    if answered[:, i].any()
-                    else np.nan
-                ),
+                right_if_answered=float(ratio(right[:, i].sum(), answered[:, i].sum())),
             )
             for i, rater in enumerate(ratings.raters)
         },
     )
 
 
+def coded(answers: Ints, true_label: Ints) -> dict[str, NDArray[np.generic]]:
+    """Answers ``(N, R)`` under each coding, from the classes named and the true ones ``(N,)``."""
+    right, answered = answers == true_label[:, None], answers != CANNOT_TELL
+    return {"label": answers, "right": right, "answered": answered}
+
+
+def counted(code: NDArray[np.generic], there: Bools | None = None) -> Ints:
+    """How many annotators chose each category, ``(N, R)`` -> ``(N, V)``; `there`: who answered."""
+    there = np.ones(code.shape, dtype=bool) if there is None else there
+    names, index = np.unique(code[there], return_inverse=True)
+    counts = np.zeros((len(code), len(names)), dtype=np.int64)
+    np.add.at(counts, (np.nonzero(there)[0], index), 1)
+    return counts
+
+
+def fleiss(counts: Ints) -> float:
+    """Fleiss' kappa of complete data; NaN unless two categories occur."""
+    return float(fleiss_kappa(counts)) if counts.shape[1] > 1 else np.nan
+
+
 def alpha(counts: Ints) -> float:
-    """Krippendorff's nominal alpha of complete data.
+    """Krippendorff's nominal alpha; NaN unless two categories occur.
 
     The package lays out units x categories x categories, gigabytes for a hundred classes. Nominal
     disagreement splits exactly into one two-category problem for each category ("this one or
     another"), weighted by the disagreement expected there, so the package is asked for those.
 
     Args:
-        counts: ``(N, V)``, how many annotators chose each category.
+        counts: ``(N, V)``, how many annotators chose each category, two or more in all.
 
     >>> counts = np.array([[2, 0, 0], [0, 2, 0], [0, 1, 1]])
     >>> whole = krippendorff.alpha(value_counts=counts, level_of_measurement="nominal")
@@ -117,25 +123,16 @@ def alpha(counts: Ints) -> float:
 
 
 def _coding(meaning: str, code: NDArray[np.generic], original: Ints, draws: Draws) -> Coding:
-    names, index = np.unique(code, return_inverse=True)
-    index = index.reshape(code.shape)
-    units, raters = code.shape
-    counts = np.zeros((units, len(names)), dtype=np.int64)
-    np.add.at(counts, (np.arange(units)[:, None], index), 1)
+    counts = counted(code)
     kappas = _fleiss_drawn(counts, original, draws)
-    answers = draws.originals.astype(np.float64) @ np.bincount(original) * raters
+    answers = draws.originals.astype(np.float64) @ np.bincount(original) * code.shape[1]
+    # Complete data: alpha is kappa with chance drawn without replacement.
+    alphas = kappas + (1 - kappas) / answers
     return Coding(
         meaning=meaning,
-        categories=len(names),
-        fleiss=Estimate(
-            value=float(fleiss_kappa(counts)) if len(names) > 1 else np.nan,
-            over_images=interval(kappas),
-        ),
-        krippendorff=Estimate(
-            value=alpha(counts),
-            # Complete data: alpha is kappa with chance drawn without replacement.
-            over_images=interval(kappas + (1 - kappas) / answers),
-        ),
+        categories=counts.shape[1],
+        fleiss=estimate(fleiss(counts), kappas),
+        krippendorff=estimate(alpha(counts), alphas),
     )
 
 
@@ -150,6 +147,4 @@ def _fleiss_drawn(counts: Ints, original: Ints, draws: Draws) -> Floats:
     observed = weight @ np.bincount(original, weights=agreeing) / (units * raters * (raters - 1))
     shares = weight @ by_original / (units * raters)[:, None]
     chance = (shares * shares).sum(axis=1)
-    kappas = np.full(len(units), np.nan)
-    np.divide(observed - chance, 1 - chance, out=kappas, where=chance < 1)
-    return kappas
+    return ratio(observed - chance, 1 - chance)

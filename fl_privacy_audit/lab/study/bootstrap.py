@@ -5,13 +5,16 @@ the same figure? *Over settings*: would other models and attacks? Every metric m
 so differences between metrics are paired.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy_audit.core.errors import StudyError
 
+from .rank import ratio
 from .table import Floats
 
 LEVEL = 0.95
@@ -33,30 +36,29 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure of the whole table with its intervals.
+    """A figure of the whole table with its intervals."""
 
-    Attributes:
-        value: NaN where the table does not define it (a constant metric, one class only).
-        over_images: Originals resampled, settings kept.
-        over_settings: Settings resampled, their means kept; None for an image-level figure.
-    """
-
-    value: float
-    over_images: Interval
+    value: float  # naN where the table does not define it (a constant metric, one class only)
+    over_images: Interval  # originals resampled, settings kept
+    # settings resampled, their means kept; None for an image-level figure
     over_settings: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How much better the first metric does than the second, on the same draws."""
+
+    first: str
+    second: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
 class Draws:
-    """What each of B draws resamples.
+    """What each of B draws resamples."""
 
-    Attributes:
-        originals: ``(B, O)``, how often each original counts.
-        settings: ``(B, S)``, indices of the settings drawn.
-    """
-
-    originals: NDArray[np.uint16]
-    settings: NDArray[np.int64]
+    originals: NDArray[np.uint16]  # ``(B, O)``, how often each original counts
+    settings: NDArray[np.int64]  # ``(B, S)``, indices of the settings drawn
 
 
 def draw(originals: int, settings: int, *, bootstraps: int, seed: int) -> Draws:
@@ -90,12 +92,30 @@ def interval(values: Floats) -> Interval:
     return Interval(low=float(low), high=float(high))
 
 
+def estimate(
+    value: float | Floats, over_images: Floats, over_settings: Floats | None = None
+) -> Estimate:
+    """A figure (one number), and the same figure of every draw, ``(B,)``."""
+    return Estimate(
+        value=float(np.asarray(value).item()),
+        over_images=interval(over_images),
+        over_settings=None if over_settings is None else interval(over_settings),
+    )
+
+
+def differences(found: Mapping[str, tuple[Floats, ...]]) -> tuple[Difference, ...]:
+    """Of every two metrics, from what `estimate` takes for each of them."""
+    return tuple(
+        Difference(
+            first=a,
+            second=b,
+            estimate=estimate(*(x - y for x, y in zip(found[a], found[b], strict=True))),
+        )
+        for a, b in combinations(found, 2)
+    )
+
+
 def share(hits: Floats, cases: Floats, draws: Draws) -> Estimate:
     """A share of cases, from the hits and cases of each original, ``(O,)`` both."""
     weight = draws.originals.astype(np.float64)
-    drawn_hits, drawn_cases = weight @ hits, weight @ cases
-    shares = np.divide(
-        drawn_hits, drawn_cases, out=np.full(len(weight), np.nan), where=drawn_cases > 0
-    )
-    value = float(hits.sum() / cases.sum()) if cases.sum() else np.nan
-    return Estimate(value=value, over_images=interval(shares))
+    return estimate(ratio(hits.sum(), cases.sum()), ratio(weight @ hits, weight @ cases))

@@ -4,6 +4,7 @@ Annotators are measured as if they were metrics: one against all others, and one
 rest. A metric near this ceiling cannot be told from a person; one far below it can.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -19,47 +20,31 @@ MOST_SPLITS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Single:
-    """One annotator against all others.
+    """One annotator against all others."""
 
-    Attributes:
-        spearman: Over settings, this annotator's rate against that of the others.
-        auc: Over images, the others' share of right answers as a score for "this one is right".
-    """
-
-    spearman: float
-    auc: float
+    spearman: float  # over settings, this annotator's rate against that of the others
+    auc: float  # over images, the others' share of right answers as a score for "this one is right"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """The human ceiling.
+    """The human ceiling."""
 
-    Attributes:
-        singles: One for each annotator.
-        split: Sizes of the two groups.
-        splits: How many ways of splitting define a Spearman.
-        split_mean: Mean Spearman over settings between the two groups.
-        split_low: Smallest.
-        split_high: Largest.
-        metric_auc: For each metric, its pooled AUC for "this annotator is right", mean over
-            annotators; the fair counterpart of `Single.auc`.
-    """
-
-    singles: dict[str, Single]
-    split: tuple[int, int]
-    splits: int
-    split_mean: float
-    split_low: float
-    split_high: float
+    singles: dict[str, Single]  # one for each annotator
+    split: tuple[int, int]  # sizes of the two groups
+    splits: int  # how many ways of splitting define a Spearman
+    split_mean: float  # mean Spearman over settings between the two groups
+    split_low: float  # smallest
+    split_high: float  # largest
+    # for each metric, its pooled AUC for "this annotator is right", mean over annotators; the fair
+    # counterpart of `Single.auc`
     metric_auc: dict[str, float]
 
 
 def ceiling(ratings: Ratings, *, seed: int = 0) -> Ceiling:
-    """Measure annotators against one another.
+    """Measure two annotators or more against one another.
 
-    Args:
-        ratings: At least two annotators.
-        seed: Matters only for more than `MOST_SPLITS` ways to split them.
+    The seed matters only for more than `MOST_SPLITS` ways to split them.
     """
     right = ratings.right
     raters = len(ratings.raters)
@@ -68,14 +53,12 @@ def ceiling(ratings: Ratings, *, seed: int = 0) -> Ceiling:
     counts = np.zeros((len(ratings.settings), raters))
     np.add.at(counts, ratings.setting, right)
 
-    def against_rest(group: tuple[int, ...]) -> float:
-        rest = [i for i in range(raters) if i not in group]
-        own, theirs = counts[:, list(group)].sum(axis=1), counts[:, rest].sum(axis=1)
+    def against_rest(group: Sequence[int]) -> float:
+        own, theirs = counts[:, group].sum(axis=1), np.delete(counts, group, axis=1).sum(axis=1)
         return float(spearman(own / images, theirs / images))
 
     total = right.sum(axis=1)
-    groups = _groups(raters, seed)
-    between = np.array([against_rest(group) for group in groups])
+    between = np.array([against_rest(group) for group in _groups(raters, seed)])
     between = between[~np.isnan(between)]
     low, mean, high = (
         (between.min(), between.mean(), between.max()) if len(between) else 3 * (np.nan,)
@@ -83,7 +66,7 @@ def ceiling(ratings: Ratings, *, seed: int = 0) -> Ceiling:
     return Ceiling(
         singles={
             name: Single(
-                spearman=against_rest((i,)),
+                spearman=against_rest([i]),
                 auc=float(auc((total - right[:, i]).astype(np.float64), right[:, i])[0]),
             )
             for i, name in enumerate(ratings.raters)
@@ -95,21 +78,18 @@ def ceiling(ratings: Ratings, *, seed: int = 0) -> Ceiling:
         split_high=float(high),
         metric_auc={
             metric: float(
-                mean_of_defined(
-                    np.array([auc(ratings.leakage(metric), right[:, i])[0] for i in range(raters)])
-                )
+                mean_of_defined(np.array([auc(ratings.leakage(metric), one)[0] for one in right.T]))
             )
             for metric in ratings.metrics
         },
     )
 
 
-def _groups(raters: int, seed: int) -> list[tuple[int, ...]]:
+def _groups(raters: int, seed: int) -> list[list[int]]:
     """The smaller half of each split of the annotators; equal halves are counted once."""
     half = raters // 2
     if comb(raters, half) > MOST_SPLITS:
         rng = np.random.default_rng(seed)
-        drawn = [rng.permutation(raters)[:half].tolist() for _ in range(MOST_SPLITS)]
-        return [tuple(group) for group in drawn]
-    groups = combinations(range(raters), half)
+        return [rng.permutation(raters)[:half].tolist() for _ in range(MOST_SPLITS)]
+    groups = map(list, combinations(range(raters), half))
     return [group for group in groups if 2 * half < raters or 0 in group]

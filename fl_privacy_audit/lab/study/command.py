@@ -5,27 +5,18 @@ from typing import cast
 
 import click
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fl_privacy_audit.core.errors import StudyError
-from fl_privacy_audit.lab.progress import bars
+from fl_privacy_audit.lab.progress import PATH, bars, print_files, print_table
 
 from .report import SHORT_HEADER, short_rows, verdict
-from .result import StudyResult
 from .run import run_study
 from .table import Direction
 
 
 @click.command("study", context_settings={"show_default": True})
-@click.argument("ratings", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    "out_dir",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for the report.",
-)
+@click.argument("ratings", type=PATH)
+@click.option("--out", "out_dir", type=PATH, required=True, help="Folder for the report.")
 @click.option("--bootstraps", type=int, default=2000, help="Draws behind each interval.")
 @click.option("--seed", type=int, default=0, help="Seed of the draws.")
 @click.option(
@@ -53,23 +44,13 @@ def study_command(
             leaks_when=leaks_when,
             progress=lambda _, done, total: show("study", done, total),
         )
-    _print(result, Console())
-
-
-def _print(result: StudyResult, console: Console) -> None:
-    short = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, name in enumerate(SHORT_HEADER):
-        if i == 0:
-            short.add_column(name, overflow="fold")
-        else:
-            short.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
-    for row in short_rows(result):
-        short.add_row(*map(Text, row))
-    console.print(short)
+    console = Console()
+    metric, *figures = SHORT_HEADER
+    heads = [metric, *(name.replace(" ", "\n") for name in figures)]
+    print_table(console, heads, short_rows(result))
     console.print()
     console.print(verdict(result), markup=False, highlight=False)
-    for file in result.files:
-        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    print_files(console, result.files)
 
 
 def _direction(text: str) -> tuple[str, Direction]:

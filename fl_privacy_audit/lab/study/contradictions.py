@@ -27,17 +27,11 @@ class BetweenMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class AgainstPeople:
-    """Share of pairs that a metric and people order oppositely.
+    """Share of pairs that a metric and people order oppositely."""
 
-    Attributes:
-        any_gap: Over same-original pairs whose right answers differ at all.
-        clear_gap: Over those differing by more than half of the annotators.
-        settings: Over pairs of settings, by their means (one number, no interval).
-    """
-
-    any_gap: Estimate
-    clear_gap: Estimate
-    settings: float
+    any_gap: Estimate  # over same-original pairs whose right answers differ at all
+    clear_gap: Estimate  # over those differing by more than half of the annotators
+    settings: float  # over pairs of settings, by their means (one number, no interval)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +49,18 @@ class Contradictions:
 def contradictions(ratings: Ratings, draws: Draws) -> Contradictions:
     """Compare orders pair by pair, intervals over originals."""
     first, second = np.triu_indices(len(ratings.settings), 1)
-    n_right = ratings.grid(ratings.right.sum(axis=1))
-    gap = n_right[first] - n_right[second]
+    n_right = ratings.right.sum(axis=1)
+    gap = ratings.grid(n_right)[first] - ratings.grid(n_right)[second]
     paired = ~np.isnan(gap)
     gap = np.where(paired, gap, 0.0)
     clear = np.abs(gap) >= ratings.majority
     people = np.sign(gap).astype(np.int8)
-    setting_people = pair_signs(_means(n_right))
     orders = {name: pair_signs(ratings.grid(ratings.leakage(name))) for name in ratings.metrics}
+
+    def setting_order(values: NDArray[np.generic]) -> NDArray[np.int8]:
+        return pair_signs(np.nanmean(ratings.grid(values), axis=1, keepdims=True))
+
+    by_people = setting_order(n_right)
 
     def opposed(
         order: NDArray[np.int8], other: NDArray[np.int8], cases: NDArray[np.bool_]
@@ -70,14 +68,14 @@ def contradictions(ratings: Ratings, draws: Draws) -> Contradictions:
         hits = (order * other < 0) & cases
         return share(hits.sum(axis=0), cases.sum(axis=0), draws)
 
-    against = {}
-    for name, order in orders.items():
-        setting_order = pair_signs(_means(ratings.grid(ratings.leakage(name))))
-        against[name] = AgainstPeople(
+    against = {
+        name: AgainstPeople(
             any_gap=opposed(order, people, people != 0),
             clear_gap=opposed(order, people, clear),
-            settings=float((setting_order * setting_people < 0).mean()),
+            settings=float((setting_order(ratings.leakage(name)) * by_people < 0).mean()),
         )
+        for name, order in orders.items()
+    }
     return Contradictions(
         pairs=int(paired.sum()),
         any_gap_pairs=int((people != 0).sum()),
@@ -89,9 +87,3 @@ def contradictions(ratings: Ratings, draws: Draws) -> Contradictions:
         ),
         people=against,
     )
-
-
-def _means(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of each setting, ``(S, 1)``."""
-    means: NDArray[np.float64] = np.nanmean(grid, axis=1, keepdims=True)
-    return means

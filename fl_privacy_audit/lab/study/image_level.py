@@ -12,12 +12,10 @@ metric is a score for that, judged by the area under the ROC curve in three ways
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
-from .bootstrap import Draws, Estimate, interval, share
-from .model_level import Difference
+from .bootstrap import Difference, Draws, Estimate, differences, estimate, share
 from .rank import auc, mean_of_defined, pair_signs
 from .table import Floats, Ratings
 
@@ -33,23 +31,14 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLevel:
-    """Everything computed image by image.
+    """Everything computed image by image."""
 
-    Attributes:
-        threshold: Right answers from which a reconstruction counts as recognised.
-        recognised: Share of reconstructions that do.
-        settings_used: Settings holding both kinds; the rest cannot enter `within_setting`.
-        pairs_used: Pairs of the same original, one recognised and one not.
-        rankings: One for each metric.
-        pooled_differences: Pooled AUC, first metric minus second.
-    """
-
-    threshold: int
-    recognised: float
-    settings_used: int
-    pairs_used: int
-    rankings: dict[str, Ranking]
-    pooled_differences: tuple[Difference, ...]
+    threshold: int  # right answers from which a reconstruction counts as recognised
+    recognised: float  # share of reconstructions that do
+    settings_used: int  # settings holding both kinds; the rest cannot enter `within_setting`
+    pairs_used: int  # pairs of the same original, one recognised and one not
+    rankings: dict[str, Ranking]  # one for each metric
+    pooled_differences: tuple[Difference, ...]  # pooled AUC, first metric minus second
 
 
 def image_level(
@@ -57,25 +46,20 @@ def image_level(
 ) -> ImageLevel:
     """Judge each metric as a predictor of recognition, intervals over originals.
 
-    Args:
-        ratings: The table.
-        draws: Shared with the model level.
-        on_metric: Called with the name of each metric when its turn comes.
+    `on_metric` is called with the name of each metric when its turn comes.
     """
     recognised = ratings.recognised
     verdicts = pair_signs(ratings.grid(recognised))
     rankings: dict[str, Ranking] = {}
-    pooled_drawn: dict[str, Floats] = {}
+    pooled: dict[str, tuple[Floats, ...]] = {}
     for name in ratings.metrics:
         on_metric(name)
         leakage = ratings.leakage(name)
-        pooled_drawn[name] = auc(leakage, recognised, draws.originals, ratings.original)
+        drawn = auc(leakage, recognised, draws.originals, ratings.original)
+        pooled[name] = (auc(leakage, recognised), drawn)
         wins = (1 + verdicts * pair_signs(ratings.grid(leakage))) / 2 * (verdicts != 0)
         rankings[name] = Ranking(
-            pooled=Estimate(
-                value=float(auc(leakage, recognised)[0]),
-                over_images=interval(pooled_drawn[name]),
-            ),
+            pooled=estimate(*pooled[name]),
             within_setting=_within_setting(ratings, leakage, draws),
             same_original=share(wins.sum(axis=0), (verdicts != 0).sum(axis=0), draws),
         )
@@ -86,17 +70,7 @@ def image_level(
         settings_used=int(((per_setting > 0) & (per_setting < 1)).sum()),
         pairs_used=int((verdicts != 0).sum()),
         rankings=rankings,
-        pooled_differences=tuple(
-            Difference(
-                first=a,
-                second=b,
-                estimate=Estimate(
-                    value=rankings[a].pooled.value - rankings[b].pooled.value,
-                    over_images=interval(pooled_drawn[a] - pooled_drawn[b]),
-                ),
-            )
-            for a, b in combinations(ratings.metrics, 2)
-        ),
+        pooled_differences=differences(pooled),
     )
 
 
@@ -107,7 +81,4 @@ def _within_setting(ratings: Ratings, leakage: Floats, draws: Draws) -> Estimate
         score, recognised = leakage[rows], ratings.recognised[rows]
         values.append(auc(score, recognised)[0])
         drawn.append(auc(score, recognised, draws.originals, ratings.original[rows]))
-    return Estimate(
-        value=float(mean_of_defined(np.array(values))),
-        over_images=interval(mean_of_defined(np.array(drawn))),
-    )
+    return estimate(mean_of_defined(np.array(values)), mean_of_defined(np.array(drawn)))

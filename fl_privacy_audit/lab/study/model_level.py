@@ -6,33 +6,24 @@ class. The question of Sun et al. (2023, arXiv:2309.13038), asked with intervals
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bootstrap import Draws, Estimate, interval
-from .rank import kendall, pearson, spearman
+from .bootstrap import Difference, Draws, Estimate, differences, estimate
+from .rank import kendall, pearson, ratio, spearman
 from .table import Floats, Ratings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One point of the scatter plots.
+    """One point of the scatter plots."""
 
-    Attributes:
-        name: As in the table.
-        images: Reconstructions judged.
-        human: Share of all answers that name the true class.
-        recognised: Share of images more than half of the annotators classified correctly.
-        metrics: Mean of each metric, unsigned.
-    """
-
-    name: str
-    images: int
-    human: float
-    recognised: float
-    metrics: dict[str, float]
+    name: str  # as in the table
+    images: int  # reconstructions judged
+    human: float  # share of all answers that name the true class
+    recognised: float  # share of images more than half of the annotators classified correctly
+    metrics: dict[str, float]  # mean of each metric, unsigned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +33,6 @@ class Correlation:
     spearman: Estimate
     kendall: Estimate
     pearson: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How much better the first metric does than the second, on the same draws."""
-
-    first: str
-    second: str
-    estimate: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,36 +47,31 @@ class ModelLevel:
 def model_level(
     ratings: Ratings, draws: Draws, *, on_metric: Callable[[str], None] = lambda name: None
 ) -> ModelLevel:
-    """Correlate each metric with the human rate over settings.
+    """Correlate each metric with the human rate over settings, of which there are three or more.
 
-    Metrics are signed so that a positive coefficient means agreement with people.
-
-    Args:
-        ratings: At least three settings.
-        draws: Shared with the image level.
-        on_metric: Called with the name of each metric when its turn comes.
+    Metrics are signed so that a positive coefficient means agreement with people. `on_metric` is
+    called with the name of each metric when its turn comes.
     """
     n_right = ratings.right.sum(axis=1)  # whole numbers: equal rates stay equal under any draw
     human, human_drawn = _means(ratings, n_right, draws)
+    human_picked = human[draws.settings]
     means: dict[str, Floats] = {}
     correlations: dict[str, Correlation] = {}
-    rho_drawn: dict[str, tuple[Floats, Floats]] = {}
+    rho: dict[str, tuple[Floats, ...]] = {}
     for name in ratings.metrics:
         on_metric(name)
         mean, drawn = _means(ratings, ratings.leakage(name), draws)
-        picked, human_picked = mean[draws.settings], human[draws.settings]
-        found = {}
-        for statistic in (spearman, kendall, pearson):
-            over_images = statistic(drawn, human_drawn)
-            over_settings = statistic(picked, human_picked)
-            found[statistic.__name__] = Estimate(
-                value=float(statistic(mean, human)),
-                over_images=interval(over_images),
-                over_settings=interval(over_settings),
+        picked = mean[draws.settings]
+        found = {
+            statistic.__name__: (
+                statistic(mean, human),
+                statistic(drawn, human_drawn),
+                statistic(picked, human_picked),
             )
-            if statistic is spearman:
-                rho_drawn[name] = (over_images, over_settings)
-        correlations[name] = Correlation(**found)
+            for statistic in (spearman, kendall, pearson)
+        }
+        correlations[name] = Correlation(**{key: estimate(*one) for key, one in found.items()})
+        rho[name] = found["spearman"]
         means[name] = mean if ratings.leaks_when[name] == "high" else -mean
     images = np.bincount(ratings.setting)
     recognised = np.bincount(ratings.setting, weights=ratings.recognised) / images
@@ -110,18 +87,7 @@ def model_level(
             for i, name in enumerate(ratings.settings)
         ),
         correlations=correlations,
-        spearman_differences=tuple(
-            Difference(
-                first=a,
-                second=b,
-                estimate=Estimate(
-                    value=correlations[a].spearman.value - correlations[b].spearman.value,
-                    over_images=interval(rho_drawn[a][0] - rho_drawn[b][0]),
-                    over_settings=interval(rho_drawn[a][1] - rho_drawn[b][1]),
-                ),
-            )
-            for a, b in combinations(ratings.metrics, 2)
-        ),
+        spearman_differences=differences(rho),
     )
 
 
@@ -131,8 +97,5 @@ def _means(ratings: Ratings, values: NDArray[np.generic], draws: Draws) -> tuple
     present = ~np.isnan(grid)
     filled = np.where(present, grid, 0.0)
     weight = draws.originals.astype(np.float64)
-    images = weight @ present.T
-    drawn = np.divide(
-        weight @ filled.T, images, out=np.full(images.shape, np.nan), where=images > 0
-    )
+    drawn = ratio(weight @ filled.T, weight @ present.T)
     return filled.sum(axis=1) / present.sum(axis=1), drawn

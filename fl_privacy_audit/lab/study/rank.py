@@ -25,7 +25,7 @@ def pearson(x: Floats, y: Floats) -> Floats:
     x = x - x.mean(axis=-1, keepdims=True)
     y = y - y.mean(axis=-1, keepdims=True)
     size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    return _ratio((x * y).sum(axis=-1), np.where(varies, size, 0.0))
+    return ratio((x * y).sum(axis=-1), np.where(varies, size, 0.0))
 
 
 def spearman(x: Floats, y: Floats) -> Floats:
@@ -46,7 +46,7 @@ def kendall(x: Floats, y: Floats) -> Floats:
         dx = np.sign(xs[chunk][:, first] - xs[chunk][:, second])
         dy = np.sign(ys[chunk][:, first] - ys[chunk][:, second])
         size = np.sqrt((dx * dx).sum(axis=1) * (dy * dy).sum(axis=1))
-        tau[chunk] = _ratio((dx * dy).sum(axis=1), size)
+        tau[chunk] = ratio((dx * dy).sum(axis=1), size)
     return tau.reshape(x.shape[:-1])
 
 
@@ -85,15 +85,14 @@ def auc(
         passed = np.zeros((len(part), len(low) + 1))
         np.cumsum(part[:, unit[low]], axis=1, out=passed[:, 1:])
         wins = 0.5 * np.einsum("bn,bn->b", high_weight, passed[:, below] + passed[:, up_to])
-        areas[chunk] = _ratio(wins, high_weight.sum(axis=1) * passed[:, -1])
+        areas[chunk] = ratio(wins, high_weight.sum(axis=1) * passed[:, -1])
     return areas
 
 
 def pair_signs(grid: Floats) -> NDArray[np.int8]:
     """Which of two settings scores higher on the same original.
 
-    Args:
-        grid: ``(S, O)``, NaN where a setting lacks an original.
+    `grid` is ``(S, O)``, NaN where a setting lacks an original.
 
     Returns:
         ``(P, O)``, one row for each of the S (S - 1) / 2 pairs in the order of
@@ -108,21 +107,18 @@ def pair_signs(grid: Floats) -> NDArray[np.int8]:
 def mean_of_defined(values: Floats) -> Floats:
     """Mean over the first axis of what is not NaN; NaN where nothing is."""
     defined = ~np.isnan(values)
-    count = defined.sum(axis=0)
-    total = np.where(defined, values, 0.0).sum(axis=0)
-    mean: Floats = np.full(np.shape(total), np.nan)
-    np.divide(total, count, out=mean, where=count > 0)
-    return mean
+    return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
+
+
+def ratio(top: Floats, bottom: Floats) -> Floats:
+    """``top / bottom``, NaN unless `bottom` is above zero."""
+    top, bottom = np.broadcast_arrays(np.asarray(top), np.asarray(bottom))
+    ratio: Floats = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=ratio, where=bottom > 0)
+    return ratio
 
 
 def _chunks(draws: int, width: int) -> Iterator[slice]:
     """Slices of the draws that keep each temporary array to some megabytes."""
     step = max(1, _CELLS // max(1, width))
     return (slice(start, start + step) for start in range(0, draws, step))
-
-
-def _ratio(top: Floats, bottom: Floats) -> Floats:
-    top, bottom = np.broadcast_arrays(np.asarray(top), np.asarray(bottom))
-    ratio: Floats = np.full(top.shape, np.nan)
-    np.divide(top, bottom, out=ratio, where=bottom > 0)
-    return ratio

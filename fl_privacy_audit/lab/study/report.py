@@ -7,8 +7,7 @@ from pathlib import Path
 
 from fl_privacy_audit.core import numbers
 
-from .bootstrap import Estimate, Interval
-from .model_level import Difference
+from .bootstrap import Difference, Estimate, Interval
 from .plots import draw_forest, draw_scatter
 from .result import StudyResult
 from .table import title
@@ -93,19 +92,12 @@ SHORT_HEADER = (
 def short_rows(result: StudyResult) -> list[list[str]]:
     """One row per metric: the figures most asked for."""
     rows = []
-    for name, correlation in result.model_level.correlations.items():
+    for name, found in result.model_level.correlations.items():
         ranking = result.image_level.rankings[name]
-        rows.append(
-            [
-                title(name),
-                number(correlation.spearman.value),
-                _range(correlation.spearman.over_settings),
-                number(correlation.kendall.value),
-                number(ranking.pooled.value),
-                number(ranking.same_original.value),
-                number(result.contradictions.people[name].clear_gap.value),
-            ]
-        )
+        against = result.contradictions.people[name].clear_gap
+        figures = (found.kendall, ranking.pooled, ranking.same_original, against)
+        first = [number(found.spearman.value), _range(found.spearman.over_settings)]
+        rows.append([title(name), *first, *(number(figure.value) for figure in figures)])
     return rows
 
 
@@ -150,16 +142,16 @@ def _with_images(estimate: Estimate) -> str:
     return f"{number(estimate.value)} {_range(estimate.over_images)}"
 
 
+def _with_ranges(estimate: Estimate) -> list[str]:
+    """Three cells."""
+    ranges = (estimate.over_images, estimate.over_settings)
+    return [number(estimate.value), *map(_range, ranges)]
+
+
 def _model_level(result: StudyResult) -> list[str]:
     level = result.model_level
     rows = [
-        [
-            title(name),
-            label,
-            number(found.value),
-            _range(found.over_images),
-            _range(found.over_settings),
-        ]
+        [title(name), label, *_with_ranges(found)]
         for name, correlation in level.correlations.items()
         for label, found in (
             ("Spearman", correlation.spearman),
@@ -181,7 +173,7 @@ def _model_level(result: StudyResult) -> list[str]:
         f"![Metric means against the human rate]({SCATTER})",
         f"![Intervals of every metric]({FOREST})",
         "Differences of Spearman between metrics, on the same draws:",
-        _differences(level.spearman_differences, settings=True),
+        _differences(level.spearman_differences, columns=4),
         (
             "The points of the figure (`human` is the share of right answers, `recognised` the share "
             "of images that more than half of the annotators classified correctly):"
@@ -192,30 +184,19 @@ def _model_level(result: StudyResult) -> list[str]:
     ]
 
 
-def _differences(differences: Iterable[Difference], *, settings: bool) -> str:
+def _differences(differences: Iterable[Difference], *, columns: int) -> str:
     header = ("first minus second", "difference", "over images", "over settings")
     rows = [
-        [
-            f"{title(d.first)} - {title(d.second)}",
-            number(d.estimate.value),
-            _range(d.estimate.over_images),
-            _range(d.estimate.over_settings),
-        ]
-        for d in differences
+        [f"{title(d.first)} - {title(d.second)}", *_with_ranges(d.estimate)] for d in differences
     ]
-    return table(header, rows) if settings else table(header[:3], [row[:3] for row in rows])
+    return table(header[:columns], [row[:columns] for row in rows])
 
 
 def _image_level(result: StudyResult) -> list[str]:
     level = result.image_level
     rows = [
-        [
-            title(name),
-            _with_images(ranking.pooled),
-            _with_images(ranking.within_setting),
-            _with_images(ranking.same_original),
-        ]
-        for name, ranking in level.rankings.items()
+        [title(name), *map(_with_images, (one.pooled, one.within_setting, one.same_original))]
+        for name, one in level.rankings.items()
     ]
     return [
         (
@@ -225,7 +206,7 @@ def _image_level(result: StudyResult) -> list[str]:
         ),
         table(("metric", "pooled", "within setting", "same original"), rows),
         "Differences of pooled AUC:",
-        _differences(level.pooled_differences, settings=False),
+        _differences(level.pooled_differences, columns=3),
     ]
 
 

@@ -18,42 +18,21 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The table behind the figures, and how they were drawn.
+    """The table behind the figures, and how they were drawn."""
 
-    Attributes:
-        table: File name.
-        sha256: Of the file as read.
-        rows: Reconstructions judged.
-        originals: Different originals among them.
-        raters: Column names of the annotators.
-        leaks_when: Direction of each metric, in column order.
-        bootstraps: Draws behind each interval.
-        seed: Seed of the draws; the same table and seed give the same figures.
-    """
-
-    table: str
-    sha256: str
-    rows: int
-    originals: int
-    raters: tuple[str, ...]
-    leaks_when: Mapping[str, Direction]
-    bootstraps: int
-    seed: int
+    table: str  # file name
+    sha256: str  # of the file as read
+    rows: int  # reconstructions judged
+    originals: int  # different originals among them
+    raters: tuple[str, ...]  # column names of the annotators
+    leaks_when: Mapping[str, Direction]  # direction of each metric, in column order
+    bootstraps: int  # draws behind each interval
+    seed: int  # seed of the draws; the same table and seed give the same figures
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """Every figure of a study and the files that show them.
-
-    Attributes:
-        source: The table and the settings of the study.
-        model_level: One point a setting.
-        image_level: Image by image.
-        contradictions: Between metrics, and against people.
-        agreement: Between annotators.
-        ceiling: Annotators measured as if they were metrics.
-        files: What was written.
-    """
+    """Every figure of a study, and the files that show them."""
 
     source: Source
     model_level: ModelLevel

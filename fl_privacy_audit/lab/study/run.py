@@ -48,14 +48,10 @@ def run_study(
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"{out_dir}: cannot be made a folder ({error.strerror})") from error
-
-    steps = 2 * len(ratings.metrics) + 4
-    done = 0
+    steps = iter(range(2 * len(ratings.metrics) + 5))
 
     def begin(what: str) -> None:
-        nonlocal done
-        progress(what, done, steps)
-        done += 1
+        progress(what, next(steps), 2 * len(ratings.metrics) + 4)
 
     by_model = model_level(ratings, draws, on_metric=lambda name: begin(f"settings: {name}"))
     by_image = image_level(ratings, draws, on_metric=lambda name: begin(f"images: {name}"))
@@ -64,7 +60,6 @@ def run_study(
     begin("agreement")
     agreed = agreement(ratings, draws)
     begin("human ceiling")
-    people = ceiling(ratings, seed=seed)
     result = StudyResult(
         source=Source(
             table=table_path.name,
@@ -80,7 +75,7 @@ def run_study(
         image_level=by_image,
         contradictions=opposed,
         agreement=agreed,
-        ceiling=people,
+        ceiling=ceiling(ratings, seed=seed),
     )
     begin("report")
     try:

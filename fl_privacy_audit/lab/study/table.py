@@ -52,29 +52,17 @@ _RATER = re.compile(r"rater([1-9]\d*)")
 
 @dataclass(frozen=True, kw_only=True)
 class Ratings:
-    """A checked table of N reconstructions judged by R annotators.
+    """A checked table of N reconstructions judged by R annotators."""
 
-    Attributes:
-        settings: Names of the S settings, in order of first appearance.
-        originals: Names of the O originals, in order of first appearance.
-        setting: ``(N,)`` index into `settings`.
-        original: ``(N,)`` index into `originals`.
-        true_label: ``(N,)`` class of the original.
-        raters: Column names of the annotators.
-        answers: ``(N, R)`` class named, `CANNOT_TELL` where none was.
-        metrics: Values as in the table, ``(N,)`` each.
-        leaks_when: Direction of each metric.
-    """
-
-    settings: tuple[str, ...]
-    originals: tuple[str, ...]
-    setting: Ints
-    original: Ints
-    true_label: Ints
-    raters: tuple[str, ...]
-    answers: Ints
-    metrics: Mapping[str, Floats]
-    leaks_when: Mapping[str, Direction]
+    settings: tuple[str, ...]  # names of the S settings, in order of first appearance
+    originals: tuple[str, ...]  # names of the O originals, in order of first appearance
+    setting: Ints  # ``(N,)`` index into `settings`
+    original: Ints  # ``(N,)`` index into `originals`
+    true_label: Ints  # ``(N,)`` class of the original
+    raters: tuple[str, ...]  # column names of the annotators
+    answers: Ints  # ``(N, R)`` class named, `CANNOT_TELL` where none was
+    metrics: Mapping[str, Floats]  # values as in the table, ``(N,)`` each
+    leaks_when: Mapping[str, Direction]  # direction of each metric
 
     @property
     def right(self) -> Bools:

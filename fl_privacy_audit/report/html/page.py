@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report import words
@@ -14,10 +15,10 @@ from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
-from fl_privacy_audit.report.lines import clean, headline, lines_of, views
+from fl_privacy_audit.report.lines import headline, lines_of, views
 from fl_privacy_audit.report.summary import AuditSummary
 from fl_privacy_audit.report.words import say
-from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST, Word
+from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST
 
 from .pictures import LEFT_OUT, OFF, pictures_of
 from .plots import draw_distribution, draw_tradeoff
@@ -35,6 +36,9 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
     seen = views(summary)
     shown = {view: pictures_of(summary, view) for view in seen} if pictures else {}
     any_shown = any(shown.values())
+    found = {line.word for view in seen for line in lines_of(summary, view)}
+    deltas = {s.dp.delta for s in summary.settings if s.dp is not None and s.dp.clients}
+    levels = {v.confidence for s in summary.settings for one in s.verdicts for v in one.attacks}
     return {
         "summary": summary,
         "views": [_view(summary, view) for view in seen],
@@ -43,9 +47,11 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "made": when(summary.made),
         "judge": _judge(summary),
         "judged_by": title_of(summary.primary) if summary.primary else "",
-        "leads": _leads(summary),
-        "deltas": _deltas(summary),
-        "confidence": _confidence(summary),
+        # What each verdict on this page means, in a sentence; worst first.
+        "leads": [(word, words.LEADS[word]) for word in WORST_FIRST if word in found],
+        # At which delta the epsilons of the first table hold.
+        "deltas": " or ".join(f"{delta:g}" for delta in sorted(deltas)),
+        "confidence": " and ".join(f"{100 * level:.4g} %" for level in sorted(levels)) or "99 %",
         "fewest": FEWEST,
         "attackers": attackers(summary),
         "attack_notes": attack_notes(summary),
@@ -80,12 +86,6 @@ def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
     }
 
 
-def _leads(summary: AuditSummary) -> list[tuple[Word, str]]:
-    """What each verdict on this page means, in a sentence; worst first."""
-    there = {line.word for view in views(summary) for line in lines_of(summary, view)}
-    return [(word, words.LEADS[word]) for word in WORST_FIRST if word in there]
-
-
 def _judge(summary: AuditSummary) -> str:
     """The metric that judged, and how to read it."""
     if summary.primary is None:
@@ -97,17 +97,6 @@ def _judge(summary: AuditSummary) -> str:
 
 def _meaning(name: str) -> str:
     return f"{METRICS[name].short}: {METRICS[name].meaning}"
-
-
-def _deltas(summary: AuditSummary) -> str:
-    """At which delta the epsilons of the first table hold."""
-    deltas = {s.dp.delta for s in summary.settings if s.dp is not None and s.dp.clients}
-    return " or ".join(f"{delta:g}" for delta in sorted(deltas))
-
-
-def _confidence(summary: AuditSummary) -> str:
-    levels = {v.confidence for s in summary.settings for one in s.verdicts for v in one.attacks}
-    return " and ".join(f"{100 * level:.4g} %" for level in sorted(levels)) or "99 %"
 
 
 def _final(value: object) -> object:

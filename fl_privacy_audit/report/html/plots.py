@@ -54,7 +54,7 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
     left_out = []
     for number, setting in numbered(summary):
         verdict = verdict_of(setting, view)
-        one = deciding(verdict) if verdict else None
+        one = deciding(verdict)
         same = one is not None and one.metric == summary.primary
         if verdict and one and one.net and same and setting.accuracy is not None:
             points.append((number, setting, verdict.word, one.net, setting.accuracy))

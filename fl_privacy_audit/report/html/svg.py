@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fl_privacy_audit.report.lines import clean
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.report.summary import SettingSummary
 from fl_privacy_audit.verdicts.verdict import Word
 

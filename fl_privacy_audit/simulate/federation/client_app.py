@@ -1,21 +1,44 @@
 """The client: trains on its own images, with the defence that the server's config asks for."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from torch import Tensor
 
-from fl_privacy_audit.strategies import audit_mod, persistent_accountant, publish_batch
+from fl_privacy_audit.core.config import read_options
+from fl_privacy_audit.defences import DEFENCES, Soteria, defend_weights, make_defence
+from fl_privacy_audit.strategies import audit_mod, defend, persistent_accountant, publish_batch
 
 from .config import FederationConfig
 from .data import load_partition
-from .defence import defence_mod, soteria
 from .model import make_net
 from .training import train
 
 app = ClientApp()
+Next = Callable[[Message, Context], Message]
+
+
+def defence_mod(message: Message, context: Context, call_next: Next) -> Message:
+    """Flower mod: the one that the config in the message names.
+
+    An app with a single defence has no use for this: it lists `defend(...)` or Flower's own mod.
+    """
+    federation = FederationConfig.model_validate(dict(message.content.config_records["config"]))
+    name = federation.defence
+    options: dict[str, Any] = read_options(federation.defence_options)
+    if name == "client-clipping":
+        return fixedclipping_mod(message, context, call_next)
+    if name == "local-dp":
+        return LocalDpMod(**options)(message, context, call_next)
+    if DEFENCES[name].where != "mod":
+        return call_next(message, context)
+    seed = federation.seed if federation.reproducible_noise else None
+    return defend(name, seed=seed, **options)(message, context, call_next)
 
 
 @app.train(mods=[audit_mod, defence_mod])
@@ -45,8 +68,13 @@ def train_on_own_images(message: Message, context: Context) -> Message:
             on_batch=on_batch,
         )
     weights = dict(model.state_dict())
-    if federation.defence == "soteria":
-        weights = soteria(federation, received, weights, torch.cat(inputs_used))
+    if federation.defence == "soteria" and any(map(len, inputs_used)):
+        start = make_net(federation)
+        start.load_state_dict(received)
+        soteria = make_defence("soteria", read_options(federation.defence_options))
+        assert isinstance(soteria, Soteria)
+        measured = soteria.measure(start, torch.cat(inputs_used))
+        weights = defend_weights(received, weights, measured, rng=torch.Generator())
     metrics = MetricRecord({"num-examples": max(result.examples, 1), "train_loss": result.loss})
     if result.epsilon is not None:
         metrics["epsilon"] = result.epsilon

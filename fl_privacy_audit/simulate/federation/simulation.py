@@ -32,10 +32,7 @@ def in_ray(
 ) -> None:
     """Flower's simulation: every client trains in every round, in one of Ray's processes.
 
-    Arguments are as for `run_federation`; the auditor attacks what clients return.
-
-    Raises:
-        AuditError: The federation stopped before its last round.
+    Arguments and errors are those of `run_federation`; the auditor attacks what clients return.
     """
     server_app = ServerApp()
     finished = []

@@ -39,11 +39,7 @@ def lock(folder: Path, patience: float = 0.0) -> int | None:
 
 
 def is_finished(out: Path, run: Run) -> bool:
-    """Whether the run was finished before.
-
-    Raises:
-        ConfigError: Its folder holds a finished run of another plan.
-    """
+    """Whether the run was finished before; ConfigError if its folder holds one of another plan."""
     try:
         text = (out / run.folder / FINISHED).read_text(encoding="utf-8")
         digest = json.loads(text)["digest"]
@@ -60,8 +56,7 @@ def is_finished(out: Path, run: Run) -> bool:
 def prepare(out: Path, run: Run) -> None:
     """Make an empty folder for a run; what a half run left there is set aside, not lost.
 
-    Raises:
-        LedgerError: Another process still works in it.
+    LedgerError if another process still works in it.
     """
     folder = out / run.folder
     if folder.exists():

@@ -84,11 +84,7 @@ class Run:
 
 
 def read_plan(path: str | Path) -> list[Run]:
-    """The runs of a plan file, seed by seed.
-
-    Raises:
-        ConfigError: With one line for each thing that is wrong.
-    """
+    """The runs of a plan file, as `plan_runs` gives them; ConfigError if it cannot be read."""
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -90,15 +90,41 @@ def _do_all(
     processes: set[subprocess.Popen[str]] = set()
     free_slots = list(range(workers))
 
-    def one_at_a_time(event: Event) -> None:
+    def tell(event: Event) -> None:
         with guard:
             on_event(event)
 
     def work(run: Run) -> bool:
-        slot = free_slots.pop()
+        """Do one run; return whether it finished."""
+        folder, slot = out / run.folder, free_slots.pop()
         try:
-            command = [*worker, str(out / run.folder), str(cores)]
-            return _do(run, out, one_at_a_time, command, slot, processes)
+            prepare(out, run)
+            started = time.monotonic()
+            tell(Event(run=run, kind="started"))
+            with (folder / LOG).open("w", encoding="utf-8") as log:
+                process = subprocess.Popen(
+                    [*worker, str(folder), str(cores)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    start_new_session=True,
+                    env=_environment(slot),
+                )
+            processes.add(process)
+            assert process.stdout is not None
+            with process, process.stdout:
+                for line in process.stdout:
+                    event = _event(run, line, time.monotonic() - started)
+                    if event is not None:
+                        tell(event)
+                # Leaving this block closes its standard input, which would kill it on its way out.
+                process.wait()
+            processes.discard(process)
+            whole = process.returncode == 0 and (folder / FINISHED).exists()
+            kind = "finished" if whole else "failed"
+            tell(Event(run=run, kind=kind, seconds=time.monotonic() - started))
+            return whole
         finally:
             free_slots.append(slot)
 
@@ -114,45 +140,6 @@ def _do_all(
         for process in list(processes):
             if process.stdin is not None and process.poll() is None:
                 process.stdin.close()
-
-
-def _do(
-    run: Run,
-    out: Path,
-    on_event: OnEvent,
-    command: Sequence[str],
-    slot: int,
-    processes: "set[subprocess.Popen[str]]",
-) -> bool:
-    """Do one run; return whether it finished."""
-    prepare(out, run)
-    folder = out / run.folder
-    started = time.monotonic()
-    on_event(Event(run=run, kind="started"))
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-            env=_environment(slot),
-        )
-    processes.add(process)
-    assert process.stdout is not None
-    with process, process.stdout:
-        for line in process.stdout:
-            event = _event(run, line, time.monotonic() - started)
-            if event is not None:
-                on_event(event)
-        # Leaving this block closes its standard input, which would kill it on its way out.
-        process.wait()
-    processes.discard(process)
-    whole = process.returncode == 0 and (folder / FINISHED).exists()
-    kind = "finished" if whole else "failed"
-    on_event(Event(run=run, kind=kind, seconds=time.monotonic() - started))
-    return whole
 
 
 def _event(run: Run, line: str, seconds: float) -> Event | None:

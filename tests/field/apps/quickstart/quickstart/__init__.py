@@ -1,0 +1,1 @@
+"""The pattern of quickstart-pytorch: a plain epoch of SGD with momentum."""
