@@ -461,7 +461,7 @@ class _Case:
             for n in self.nets("attack")
             if n.high is not None
         ]
-        for count in range(self.batches, MOST_ADVISED + 1):
+        for count in range(self.batches + 1, MOST_ADVISED + 1):
             width = self._width(count)
             if any(mean + above * width <= self.margin for mean, above in ends):
                 return count
