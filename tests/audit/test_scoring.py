@@ -29,7 +29,7 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, Reconstruction
 from fl_privacy_audit.ledger.records import AttackOutcome
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.report.words import say
+from fl_privacy_audit.report.sentences import say
 from tests.support.builders import IMAGE, audit_config, make_truth, outcome, seen_by, tiny_net
 from tests.support.spies import Spy
 

@@ -11,7 +11,7 @@ import torch
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.ledger.ledger import last_run
 from fl_privacy_audit.ledger.records import AuditRecord
-from fl_privacy_audit.report.words import advise, say
+from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 from tests.support.cases import photos

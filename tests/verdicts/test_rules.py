@@ -19,7 +19,8 @@ from fl_privacy_audit.ledger.records import (
     ReplayCheck,
     Scores,
 )
-from fl_privacy_audit.report.words import CAUSES, advise, say
+from fl_privacy_audit.report.sentences import advise, say
+from fl_privacy_audit.report.words import CAUSES
 from fl_privacy_audit.verdicts.rules import judge, judge_run, views_of
 from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL, WORST_FIRST, Verdict
 from tests.support.builders import audit_line, kept, outcome, run_line
