@@ -11,8 +11,8 @@ The two lines of a ServerApp::
 import sys
 
 from fl_privacy_audit import _moved as _moved
-from fl_privacy_audit.audit.auditor import Auditor as Auditor
-from fl_privacy_audit.audit.auditor import Progress as Progress
+from fl_privacy_audit.audit import Auditor as Auditor
+from fl_privacy_audit.audit import Progress as Progress
 from fl_privacy_audit.audit.schedule import ClientReply as ClientReply
 from fl_privacy_audit.core.config import AttackConfig as AttackConfig
 from fl_privacy_audit.core.config import AuditConfig as AuditConfig

@@ -13,6 +13,7 @@ from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.terminal import (
     chosen_lines,
     comparison_json,
@@ -22,7 +23,7 @@ from fl_privacy_audit.report.terminal import (
     rounds_table,
     verdict_lines,
 )
-from fl_privacy_audit.report.words import LOWER_BOUND, say
+from fl_privacy_audit.report.words import LOWER_BOUND
 from fl_privacy_audit.verdicts.compare import compare, last_run
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict

@@ -1,6 +1,6 @@
 """The audit of a round: schedule, observe, attack, score, record."""
 
+from .attacker import Progress as Progress
 from .auditor import Auditor as Auditor
-from .auditor import Progress as Progress
 from .schedule import ClientReply as ClientReply
 from .schedule import Release as Release

@@ -91,6 +91,7 @@ class Attempts:
     Attributes:
         target: What was attacked.
         attack: By what.
+        chosen: Why `auto` chose it; None where the settings name it.
         own: On the target itself.
         controls: One for each kind that the settings ask for; without a truth to score with, noise
             alone; none where the attack on the target failed.
@@ -100,6 +101,7 @@ class Attempts:
 
     target: Target
     attack: ReadyAttack
+    chosen: Reason | None
     own: Attempt
     controls: tuple[Attempt, ...]
     budget: float
@@ -190,6 +192,7 @@ def attack_targets(
     config: AuditConfig,
     seconds: float,
     progress: Progress,
+    chosen: Sequence[Reason | None],
 ) -> list[Attempts]:
     """Attack every target and its controls.
 
@@ -202,6 +205,7 @@ def attack_targets(
         config: The audit's settings.
         seconds: For all targets and their controls; less than zero to attack none.
         progress: Called with steps done and in all.
+        chosen: For each target, why `auto` chose the attack for it.
 
     Returns:
         One for each target, in order.
@@ -272,6 +276,7 @@ def attack_targets(
             Attempts(
                 target=target,
                 attack=attack,
+                chosen=chosen[at],
                 own=Attempt(kind=None, result=result, seconds=taken, seed=seeds[at]),
                 controls=() if failed else tuple(made),
                 budget=max(seconds, 0.0) / attacked,

@@ -8,8 +8,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -23,7 +21,7 @@ from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
-from fl_privacy_audit.core.types import Observation, Reconstruction
+from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.defences import AppliedDefence, make_defence
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
@@ -38,35 +36,16 @@ from fl_privacy_audit.ledger.records import (
     UpdateForm,
 )
 
-from .attack_round import OTHER, Control, attack_targets, find_partners, partners_among
+from .attacker import Attacker, Progress, share
 from .lineup import Lineup
 from .replay_check import check_replay
 from .reserve import Reserve
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
-from .scoring import check_metrics, score_round, worst_scores
+from .scoring import check_metrics, worst_scores
 from .targets import Observer, Target, training_told
 from .truth import truth_digest, truth_sketch
 
 log = logging.getLogger("fl_privacy_audit")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where an attack stands.
-
-    Attributes:
-        round: Server round.
-        client: As in the ledger.
-        attack: Name of the attack.
-        step: Steps done.
-        steps: Steps in all.
-    """
-
-    round: int
-    client: str
-    attack: str
-    step: int
-    steps: int
 
 
 class Auditor:
@@ -127,12 +106,19 @@ class Auditor:
             forward=forward,
             loss=loss,
         )
-        self._on_progress = on_progress
         self._sinks = tuple(sinks)
         self._reserve = Reserve()
-        self._told: set[str] = set()
         self.ledger = Ledger(config.directory)
         self.run = secrets.token_hex(6)
+        self._attacker = Attacker(
+            config=config,
+            lineup=self._lineup,
+            observer=self._observer,
+            reserve=self._reserve,
+            directory=self.ledger.directory,
+            run=self.run,
+            on_progress=on_progress,
+        )
         self._begun = False
 
     def begin(self) -> None:
@@ -206,75 +192,14 @@ class Auditor:
         spares = [
             slot for slot, seen in zip(plan.slots, observed, strict=True) if seen is slot.reason
         ]
-        outcomes = self._attack(plan.deadline, targets, spares) if targets else []
+        outcomes = self._attacker.attack(plan.deadline, targets, spares) if targets else []
         for at, (place, target) in enumerate(zip(places, targets, strict=True)):
-            share = _share(plan.deadline, len(targets) - at)
+            until = share(plan.deadline, len(targets) - at)
             records[place] = self._record(
-                target.slot, target=target, outcomes=outcomes[at], deadline=share
+                target.slot, target=target, outcomes=outcomes[at], deadline=until
             )
             self._write(records[place])
         return [records[place] for place in range(len(plan.slots))]
-
-    def _attack(
-        self, deadline: float, targets: Sequence[Target], spares: Sequence[Slot]
-    ) -> list[list[AttackOutcome]]:
-        """For each target, what every attack made of it."""
-        partners = [Control(kind=OTHER) for _ in targets]
-        if OTHER in self.config.controls:
-            partners = find_partners(targets, spares, self._observer.observe)
-        truths = [target for target in targets if target.truth is not None]
-        deadline -= self._reserve.seconds("replay", len(truths), deadline - time.monotonic())
-        attacked = len(targets) * (1 + sum(kind != "grey" for kind in self.config.controls))
-        each = max(deadline - time.monotonic(), 0.0) / attacked
-        turns, unfit = self._lineup.turns([target.seen for target in targets], each)
-        outcomes = [[unfit[at]] if at in unfit else [] for at in range(len(targets))]
-        solved: dict[int, Reason] = {}
-        for number, turn in enumerate(turns):
-            places, left_out = turn.among(solved)
-            for place, outcome in left_out.items():
-                outcomes[place].append(outcome)
-            if not places:
-                continue
-            among, name = [targets[place] for place in places], turn.attack.config.name
-            images = sum(len(target.truth.images) for target in among if target.truth is not None)
-            pairs = images * (1 + len(self.config.controls))
-            until = _share(deadline, len(turns) - number)
-            left = until - time.monotonic()
-            kept = self._reserve.seconds("scoring", pairs, left)
-            attempts = attack_targets(
-                turn.attack,
-                among,
-                partners_among(partners, targets, places),
-                config=self.config,
-                # However late it is one attack gets a first step.
-                seconds=max(left - kept, 0.0 if number == 0 else -1.0),
-                progress=self._reporter(among, name),
-            )
-            pictures = [self._picture(target, name) for target in among]
-            with self._reserve.measured("scoring", pairs):
-                scored = score_round(
-                    attempts, config=self.config, pictures=pictures, deadline=until
-                )
-            self._tell_allowed(scored)
-            for place, attempt, outcome in zip(places, attempts, scored, strict=True):
-                outcomes[place].append(outcome.model_copy(update={"chosen": turn.why[place]}))
-                if isinstance(attempt.own.result, Reconstruction) and attempt.own.result.exact:
-                    solved.setdefault(place, Reason.of("explained already", attack=name))
-        return outcomes
-
-    def _tell_allowed(self, outcomes: Sequence[AttackOutcome]) -> None:
-        """Say, once for each attack, that the seconds of a round do not do for it."""
-        for outcome in outcomes:
-            allowed = outcome.allowed
-            if allowed and outcome.attack not in self._told:
-                self._told.add(outcome.attack)
-                log.warning(
-                    "seconds_per_round = %g allows %s %.2g%% of its steps; about %.0f would do",
-                    self.config.seconds_per_round,
-                    outcome.attack,
-                    100 * allowed,
-                    self.config.seconds_per_round / allowed,
-                )
 
     def record_evaluation(
         self, server_round: int, source: Literal["server", "clients"], metrics: Mapping[str, float]
@@ -299,27 +224,6 @@ class Auditor:
                 sink.write(record)
             except Exception:
                 log.exception("privacy audit: %s could not take a record", type(sink).__name__)
-
-    def _picture(self, target: Target, attack: str) -> Path | None:
-        if not self.config.keep_pictures:
-            return None
-        who = "release" if target.slot.view == "release" else target.name.replace(" ", "")
-        name = f"{self.run}-round{target.slot.round}-{who}-{attack}.png"
-        return self.ledger.directory / "pictures" / name
-
-    def _reporter(self, targets: Sequence[Target], attack: str) -> Callable[[int, int], None]:
-        client = f"{len(targets)} clients" if len(targets) > 1 else targets[0].name
-        server_round = targets[0].slot.round
-
-        def report(step: int, steps: int) -> None:
-            if self._on_progress is not None:
-                self._on_progress(
-                    Progress(
-                        round=server_round, client=client, attack=attack, step=step, steps=steps
-                    )
-                )
-
-        return report
 
     def _record(
         self,
@@ -398,12 +302,6 @@ class Auditor:
             _worst(attacked) if attacked else ", ".join(why_not),
             seconds,
         )
-
-
-def _share(deadline: float, parts: int) -> float:
-    """When the first of so many equal parts of the time left ends."""
-    now = time.monotonic()
-    return now + max(deadline - now, 0.0) / parts
 
 
 def _worst(attacked: Sequence[AuditRecord]) -> str:

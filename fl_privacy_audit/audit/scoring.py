@@ -4,7 +4,6 @@ Where the time does not do for all originals, some are scored: those that a seed
 for a target and its controls.
 """
 
-import io
 import logging
 import time
 from collections import Counter
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.core.config import AuditConfig
@@ -27,7 +25,6 @@ from fl_privacy_audit.core.errors import (
     TimeUpError,
     UnmetNeedError,
 )
-from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import Reconstruction, Truth
@@ -37,6 +34,7 @@ from fl_privacy_audit.metrics.matching import match
 from fl_privacy_audit.metrics.pairs import SLACK
 
 from .attack_round import Attempt, Attempts
+from .pictures import save_picture
 from .targets import Target
 
 log = logging.getLogger("fl_privacy_audit")
@@ -342,6 +340,7 @@ def _outcome(
     labels = None if result is None or answered.status != "scored" else result.labels
     return AttackOutcome(
         attack=attack.config.name,
+        chosen=attempts.chosen,
         threat_model=None if attack.entry is None else attack.entry.threat_model,
         options=attack.config.options,
         status=answered.status,
@@ -399,34 +398,3 @@ def labels_right(guessed: Tensor, true: Tensor) -> float:
     """
     common = Counter(guessed.tolist()) & Counter(true.tolist())
     return common.total() / len(true)
-
-
-def save_picture(path: Path, rows: Sequence[Tensor]) -> str:
-    """Write rows of images as one PNG that only its owner can read.
-
-    Pictures touch each other, so the file can be cut up again.
-
-    Args:
-        path: Where to; its folder is made for the owner alone if it is not there.
-        rows: Each ``(N, C, H, W)`` in ``[0, 1]``, C 1 or 3.
-
-    Returns:
-        Path relative to the audit's directory.
-
-    Raises:
-        ValueError: The images have another number of channels.
-        OSError: The folder cannot be written, or is a symbolic link.
-    """
-    channels = rows[0].shape[1]
-    if channels not in (1, 3):
-        raise ValueError(f"a picture has 1 or 3 channels, but these images have {channels}")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.parent.is_symlink():
-        raise NotADirectoryError(f"{path.parent} is a symbolic link, and links are not followed")
-    strips = [torch.cat(list(row), dim=2) for row in rows]
-    pixels = (torch.cat(strips, dim=1).clamp(0, 1) * 255).round().to(torch.uint8)
-    array = pixels.permute(1, 2, 0).numpy()
-    file = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, format="png")
-    write_whole(path, file.getvalue())
-    return f"{path.parent.name}/{path.name}"

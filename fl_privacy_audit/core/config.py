@@ -50,6 +50,9 @@ class AttackConfig(Chosen):
         return self
 
 
+DP_SGD = ("max_grad_norm", "noise_multiplier")
+"""Figures of DP-SGD, both of training and of the defence."""
+
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
 Span = Literal["run", "round"]
 Neighbours = Literal["add-or-remove", "replace-one"]
@@ -249,13 +252,28 @@ class AuditConfig(Checked):
         return self
 
     @model_validator(mode="after")
-    def _attacks_adapt_to_dp_sgd(self) -> Self:
-        known = self.training.noise_multiplier is not None
-        if self.defence.name == "dp-sgd" and not known:
+    def _dp_sgd_is_told_once(self) -> Self:
+        """In `training` or in the options of `defence`: attacks adapt to the one, claims to both."""
+        if self.defence.name != "dp-sgd":
+            return self
+        options, training = self.defence.options, self.training
+        figures = {name: options[name] for name in DP_SGD if name in options}
+        for name in DP_SGD:
+            value = getattr(training, name)
+            if value is not None and figures.setdefault(name, value) != value:
+                raise ValueError(
+                    f"`{name}` is {value:g} in `training` and {figures[name]} in the options of "
+                    "`defence`: clients have one"
+                )
+        if "noise_multiplier" not in figures:
             raise ValueError(
                 "`defence` is dp-sgd, so `training` needs `max_grad_norm` and `noise_multiplier`: "
                 "attacks adapt to those"
             )
+        figures.setdefault("max_grad_norm", 1.0)
+        told = self.defence.model_copy(update={"options": {**options, **figures}})
+        object.__setattr__(self, "defence", told)
+        object.__setattr__(self, "training", training.replace(**figures))
         return self
 
     @classmethod

@@ -27,7 +27,8 @@ def open_picture(path: str | Path) -> Image.Image:
     if not Path(path).is_file():
         raise CorpusError(f"the picture {path} is missing")
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        # By its handle: a turned TIFF that Pillow maps into memory itself comes out scrambled.
+        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as picture:
             why = _why_not(picture)
             if not why:
                 picture.load()

@@ -12,11 +12,11 @@ Answers are a table of their own, one row per answer: the columns are the fields
 Everything is paired by `Pair.key`, never by the order of files or rows.
 """
 
-import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.pictures import open_picture
-from fl_privacy_audit.core.tables import write_table
+from fl_privacy_audit.core.tables import Row, read_table, write_table
 
 MANIFEST = "manifest.csv"
 CLASSES = "classes.json"
@@ -102,18 +102,13 @@ def read_corpus(directory: str | Path) -> Corpus:
     pairs = []
     seen: dict[str, int] = {}
     path = directory / MANIFEST
-    for number, row in _rows(path, [field.name for field in fields(Pair)]):
-        try:
-            pair = Pair(**{**row, "label": int(row["label"])})  # type: ignore[arg-type]
-        except ValueError:
-            raise CorpusError(
-                f"{path}, line {number}: `label` must be a class index, but is {row['label']!r}"
-            ) from None
+    names = [field.name for field in fields(Pair)]
+    for row in read_table(path, names, CorpusError)[1]:
+        texts: dict[str, Any] = {name: row.text(name) for name in names}
+        pair = Pair(**{**texts, "label": row.whole("label", lowest=0)})
         if pair.key in seen:
-            raise CorpusError(
-                f"{path}, line {number}: key {pair.key!r} stands in line {seen[pair.key]} already"
-            )
-        seen[pair.key] = number
+            raise row.wrong("key", f"{pair.key!r} stands in line {seen[pair.key]} already")
+        seen[pair.key] = row.line
         pairs.append(pair)
     try:
         classes = json.loads((directory / CLASSES).read_text(encoding="utf-8"))
@@ -154,23 +149,18 @@ def read_answers(path: str | Path) -> list[Response]:
     Raises:
         CorpusError: It cannot be read, or a row does not fit, with its line.
     """
-    path = Path(path)
-    answers = []
-    for number, row in _rows(path, [field.name for field in fields(Response)]):
-        try:
-            answers.append(
-                Response(
-                    key=row["key"],
-                    annotator=row["annotator"],
-                    answer=int(row["answer"]),
-                    recognisable=_WORDS[row["recognisable"]],
-                    confidence=float(row["confidence"]) if row["confidence"] else None,
-                    time=row["time"],
-                )
-            )
-        except (KeyError, ValueError) as error:
-            raise CorpusError(f"{path}, line {number} is not an answer: {error}") from error
-    return answers
+    _, rows = read_table(Path(path), [field.name for field in fields(Response)], CorpusError)
+    return [
+        Response(
+            key=row.text("key"),
+            annotator=row.text("annotator"),
+            answer=row.whole("answer", lowest=CANNOT_TELL, hint=" (-1 is 'cannot tell')"),
+            recognisable=_yes_or_no(row),
+            confidence=_share(row),
+            time=row.cells["time"],
+        )
+        for row in rows
+    ]
 
 
 def write_answers(path: str | Path, answers: Iterable[Response]) -> None:
@@ -194,20 +184,15 @@ def write_answers(path: str | Path, answers: Iterable[Response]) -> None:
 _WORDS = {"": None, "yes": True, "no": False}
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """``(line number, row)`` of a table that must have these columns."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            lacking = sorted(set(columns) - set(reader.fieldnames or ()))
-            if lacking:
-                raise CorpusError(f"{path} has no column {lacking[0]!r}; it needs {columns}")
-            rows = []
-            for row in reader:
-                values = {name: row[name] for name in columns}
-                if None in values.values() or None in row:
-                    raise CorpusError(f"{path}, line {reader.line_num} has too few or many cells")
-                rows.append((reader.line_num, values))
-            return rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"the table {path} cannot be read: {error}") from error
+def _yes_or_no(row: Row) -> bool | None:
+    word = row.cells["recognisable"].casefold()
+    if word not in _WORDS:
+        raise row.wrong("recognisable", f"must be yes, no or empty, but got {word!r}")
+    return _WORDS[word]
+
+
+def _share(row: Row) -> float | None:
+    value = row.number("confidence") if row.cells["confidence"] else None
+    if value is not None and not 0 <= value <= 1:
+        raise row.wrong("confidence", f"must be in [0, 1] or empty, but got {value:g}")
+    return value

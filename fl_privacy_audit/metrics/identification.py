@@ -8,6 +8,7 @@ from torch import Tensor
 from fl_privacy_audit.core.errors import MetricUnavailable
 
 from .frechet import SetScore
+from .pairs import check_pixels
 from .perceptual import embed_lpips
 from .semsim import embed
 
@@ -22,7 +23,7 @@ def identification_pixels(
 
     Raises:
         MetricUnavailable: Fewer than two candidates.
-        ValueError: Reconstructions and originals are not paired.
+        ValueError: Reconstructions and originals are not paired, or are no pixels.
     """
     return _identified(lambda images: images.flatten(1), reconstructions, originals, others)
 
@@ -80,6 +81,7 @@ def _identified(
             "reconstructions and originals must both be (N, C, H, W), but got "
             f"{tuple(reconstructions.shape)} and {tuple(originals.shape)}"
         )
+    check_pixels(reconstructions, originals, *([] if others is None else [others]))
     pool = originals if others is None else torch.cat([originals, others.to(originals.device)])
     if len(pool) < 2 or not len(originals):
         raise MetricUnavailable(f"identification needs two candidates or more, but got {len(pool)}")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.records import ThreatModel
 
+from .background import UPDATE_FORMS
 from .formats import count, settings
 from .lines import VIEW_ORDER, numbered
 from .summary import AuditSummary
-from .words import UPDATE_FORMS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,11 @@ from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.ledger import FILE_NAME
 
+from .background import NEVER_TESTED, THREATS
 from .formats import count, duration, ranges, settings, when
 from .lines import VIEW_ORDER, by_attack, deciding, numbered, verdict_of
+from .sentences import say, say_fit
 from .summary import AttackTried, AuditSummary, LeftOut, SettingSummary
-from .words import NEVER_TESTED, THREATS, say, say_fit
 
 
 @dataclass(frozen=True, kw_only=True)

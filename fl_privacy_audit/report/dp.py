@@ -12,9 +12,9 @@ from typing import Any
 from fl_privacy_audit.dp import FLAGS, ClaimCheck, ClientEpsilon
 
 from . import formats
+from .background import MECHANISMS
 from .lines import MINUS, VIEW_ORDER, numbered, psnrs, score_text
 from .summary import AuditSummary, SettingSummary
-from .words import MECHANISMS
 
 MOST_ROWS = 8
 MOST_NAMES = 3

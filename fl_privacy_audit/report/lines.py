@@ -10,8 +10,8 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
 
 from .formats import covers, epsilon, epsilon_in_view
+from .sentences import say_why
 from .summary import AuditSummary, SettingSummary
-from .words import say_why
 
 VIEW_ORDER: tuple[View, ...] = ("server", "release")
 

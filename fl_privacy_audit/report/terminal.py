@@ -24,7 +24,8 @@ from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
 from .formats import epsilon, epsilon_in_view, markdown_table
 from .lines import others_of
-from .words import LOWER_BOUND, say, say_fit, say_why, spoken, steps
+from .sentences import say, say_fit, say_why, spoken, steps
+from .words import LOWER_BOUND
 
 NOTHING = "-"
 ROOMY = 130

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.terminal import comparison_json, comparison_markdown, comparison_table
-from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.compare import Comparison, compare
 
 

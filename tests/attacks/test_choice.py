@@ -13,7 +13,8 @@ from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.observe import observe
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import KnownDefence, Observation
-from fl_privacy_audit.report.words import REASONS, STEPS, say
+from fl_privacy_audit.report.sentences import say
+from fl_privacy_audit.report.words import REASONS, STEPS
 from tests.support.attack_cases import SIZE, BatchNormNet, Perceptron, SmallLeNet
 from tests.support.cases import image_config, photos, seeded, train_locally
 

@@ -19,7 +19,7 @@ from fl_privacy_audit.core.errors import (
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.ledger.records import AuditRecord
-from fl_privacy_audit.report.words import say
+from fl_privacy_audit.report.sentences import say
 from tests.support.builders import (
     ONE_STEP,
     audit_config,

@@ -222,12 +222,27 @@ def test_the_defence_in_a_run_config() -> None:
         AuditConfig.from_run_config({**flat, "audit.defence.options": "1e-3"})
 
 
-def test_dp_sgd_is_told_to_the_attacks_too() -> None:
-    settings = {
+@pytest.mark.parametrize("sides", ["training", "defence", "both"])
+def test_dp_sgd_is_told_once(sides: str) -> None:
+    figures = {"max_grad_norm": 2.0, "noise_multiplier": 1.5}
+    audit = {
+        "image": ImageConfig(shape=(1, 8, 8), mean=(0.5,), std=(0.25,)),
+        "training": figures if sides != "defence" else {},
+        "defence": {"name": "dp-sgd", "options": figures if sides != "training" else {}},
+    }
+    config = AuditConfig.build(audit)
+    assert config.defence.options == figures
+    assert (config.training.max_grad_norm, config.training.noise_multiplier) == (2.0, 1.5)
+    assert AuditConfig.build(config.model_dump()) == config
+
+
+def test_dp_sgd_that_is_told_twice_is_told_alike() -> None:
+    audit = {
         "image": ImageConfig(shape=(1, 8, 8), mean=(0.5,), std=(0.25,)),
         "defence": {"name": "dp-sgd", "options": {"noise_multiplier": 1.0}},
+        "training": {"max_grad_norm": 1.0, "noise_multiplier": 2.0},
     }
+    with pytest.raises(ConfigError, match=r"`noise_multiplier` is 2 in `training` and 1\.0 "):
+        AuditConfig.build(audit)
     with pytest.raises(ConfigError, match="`training` needs `max_grad_norm` and `noise_multip"):
-        AuditConfig.build(settings)
-    known = {"max_grad_norm": 1.0, "noise_multiplier": 1.0}
-    assert AuditConfig.build({**settings, "training": known}).defence.name == "dp-sgd"
+        AuditConfig.build({**audit, "training": {}, "defence": "dp-sgd"})

@@ -169,11 +169,13 @@ def test_what_would_be_guessed_is_refused(name: str, tmp_path: Path) -> None:
 def test_pictures_are_upright(turn: int, deep: bool, ending: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = turn
-    stored = Image.fromarray(DEEP) if deep else GREY
+    stored = Image.fromarray((DEEP if deep else RAMP)[:11])
     if turn > 1:
         stored = stored.transpose(UPRIGHT[turn])
     stored.save(tmp_path / f"turned.{ending}", exif=exif)
-    assert np.array_equal(np.asarray(open_picture(tmp_path / f"turned.{ending}"))[..., 0], RAMP)
+    assert np.array_equal(
+        np.asarray(open_picture(tmp_path / f"turned.{ending}"))[..., 0], RAMP[:11]
+    )
 
 
 def test_cmyk_of_unknown_polarity_is_refused(tmp_path: Path) -> None:

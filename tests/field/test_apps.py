@@ -11,7 +11,7 @@ import torch
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.ledger.ledger import last_run
 from fl_privacy_audit.ledger.records import AuditRecord
-from fl_privacy_audit.report.words import advise, say
+from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 from tests.support.cases import photos
@@ -51,7 +51,7 @@ def verdict_in(directory: Path) -> SettingVerdict:
     return verdict
 
 
-@pytest.mark.parametrize("attack", ["swept_inversion", "surrogate_model_extension"])
+@pytest.mark.parametrize("attack", ["swept_inversion", "auto"])
 def test_a_quick_start_of_125_steps_gets_an_answer_or_is_told_how(
     data: Path, tmp_path: Path, attack: str
 ) -> None:

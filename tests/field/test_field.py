@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.ledger.ledger import LastRun, last_run
-from fl_privacy_audit.report.words import advise, say
+from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod, publish_batch
 from fl_privacy_audit.verdicts.rules import judge_run
 from tests.support.builders import audit_config

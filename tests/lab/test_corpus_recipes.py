@@ -276,7 +276,10 @@ def test_ratings_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="cannot be read"):
         make_plan("sun2023-cifar100", Request(ratings=tmp_path / "absent.csv"))
     (tmp_path / "odd.csv").write_text("image\nfrog\n")
-    with pytest.raises(CorpusError, match="must have a column `image` of names like 781_12"):
+    with pytest.raises(
+        CorpusError,
+        match=r"odd.csv, line 2, column `image`: must be .* such as 781_12, but got 'frog'$",
+    ):
         make_plan("sun2023-cifar100", Request(ratings=tmp_path / "odd.csv"))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from fl_privacy_audit import AuditConfig
 from fl_privacy_audit import metrics as package
 from fl_privacy_audit.metrics import METRICS, SET_METRICS, Metric, mse, pairs, psnr, ssim
+from fl_privacy_audit.metrics.identification import identification_pixels
 from fl_privacy_audit.metrics.pixel import PSNR_CEILING
 from tests.metrics.cases import CASES, SET_CASES
 from tests.support.builders import IMAGE, QUICK
@@ -252,8 +253,7 @@ def test_psnr_never_passes_its_ceiling() -> None:
     assert psnr(almost, black).tolist() == pytest.approx([PSNR_CEILING, 93.979400087], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mse", "psnr", "ssim", "ms_ssim", "semsim", "lpips"])
-@pytest.mark.parametrize(
+not_pixels = pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda x: (x * 255).to(torch.uint8), "floating point"),
@@ -261,6 +261,31 @@ def test_psnr_never_passes_its_ceiling() -> None:
         (lambda x: (x - 0.5) / 0.25, "undo the normalisation"),
     ],
 )
+
+
+@not_pixels
+@pytest.mark.parametrize("name", SET_METRICS)
+def test_sets_of_what_is_not_pixels_are_refused(
+    name: str, spoil: Callable[[Tensor], Tensor], message: str
+) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=message):
+        SET_METRICS[name].function(spoil(images), images)
+
+
+@not_pixels
+def test_candidates_that_are_not_pixels_are_refused(
+    spoil: Callable[[Tensor], Tensor], message: str
+) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=message):
+        identification_pixels(images, spoil(images))
+    with pytest.raises(ValueError, match=message):
+        identification_pixels(images, images, spoil(images))
+
+
+@pytest.mark.parametrize("name", ["mse", "psnr", "ssim", "ms_ssim", "semsim", "lpips"])
+@not_pixels
 @pytest.mark.usefixtures("made_up_networks")
 def test_what_is_not_pixels_is_refused(
     name: str, spoil: Callable[[Tensor], Tensor], message: str

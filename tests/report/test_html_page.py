@@ -15,13 +15,14 @@ from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import KnownDefence
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
+from fl_privacy_audit.report.background import THREATS
 from fl_privacy_audit.report.conditions import gaps, ledger_digest
 from fl_privacy_audit.report.dp import dp_sections
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
 from fl_privacy_audit.report.lines import MINUS, headline, lines_of
 from fl_privacy_audit.report.summary import AuditSummary, LeftOut, summarise
-from fl_privacy_audit.report.words import LEADS, LOWER_BOUND, THREATS
+from fl_privacy_audit.report.words import LEADS, LOWER_BOUND
 from tests.support.report_builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
 
 EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fl_privacy_audit.audit.scoring import save_picture
+from fl_privacy_audit.audit.pictures import save_picture
 from fl_privacy_audit.ledger.records import Record
 from fl_privacy_audit.report.terminal import PictureRow, draw_reconstructions, reconstruction_rows
 from fl_privacy_audit.verdicts.compare import LastRun

@@ -16,6 +16,7 @@ from fl_privacy_audit.core.console import UNWRAPPED, print_rows, standard_output
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.report.formats import epsilon
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
+from fl_privacy_audit.report.sentences import advise, say, say_why
 from fl_privacy_audit.report.summary import AuditSummary, summarise
 from fl_privacy_audit.report.terminal import (
     comparison_json,
@@ -23,16 +24,7 @@ from fl_privacy_audit.report.terminal import (
     comparison_table,
     dp_lines,
 )
-from fl_privacy_audit.report.words import (
-    CAUSES,
-    DETAILS,
-    MEANINGS,
-    REASONS,
-    STEPS,
-    advise,
-    say,
-    say_why,
-)
+from fl_privacy_audit.report.words import CAUSES, DETAILS, MEANINGS, REASONS, STEPS
 from fl_privacy_audit.verdicts.compare import Comparison, compare
 from tests.support.builders import outcome
 from tests.support.report_builders import SWEEP, dp_sgd, write_setting

@@ -14,7 +14,7 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.ledger.provenance import describe_model
 from fl_privacy_audit.ledger.records import AuditRecord, Record, RunRecord
-from fl_privacy_audit.report.words import say
+from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.verdicts.compare import compare, last_run
 from tests.support.builders import (
     ONE_STEP,

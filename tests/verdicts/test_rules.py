@@ -19,7 +19,8 @@ from fl_privacy_audit.ledger.records import (
     ReplayCheck,
     Scores,
 )
-from fl_privacy_audit.report.words import CAUSES, advise, say
+from fl_privacy_audit.report.sentences import advise, say
+from fl_privacy_audit.report.words import CAUSES
 from fl_privacy_audit.verdicts.rules import judge, judge_run, views_of
 from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL, WORST_FIRST, Verdict
 from tests.support.builders import audit_line, kept, outcome, run_line
@@ -151,6 +152,7 @@ def test_too_few_batches_are_said() -> None:
     assert verdict.word == "inconclusive"
     assert say(verdict.reason) == "too few: 4 batches attacked and scored, at least 5 are needed"
     assert judged([0.9] * FEWEST).word == "leaked"
+    assert judged([0.02] * FEWEST).word == "withstood these attacks"
     assert judged([0.9]).net is not None and judged([0.9]).net.low is None  # type: ignore[union-attr]
 
 
@@ -184,7 +186,7 @@ def test_a_single_record_may_be_luck_and_forbids_withstood() -> None:
     assert verdict.worst.undefended == pytest.approx(0.8)
 
 
-@pytest.mark.parametrize(("count", "least"), [(10, 8), (20, 13)])
+@pytest.mark.parametrize(("count", "least"), [(10, 8), (13, 10), (20, 13)])
 def test_more_records_than_chance_gives_are_a_leak(count: int, least: int) -> None:
     """The rest is so bad that the average shows nothing."""
     for reached, word in ((least - 1, "inconclusive"), (least, "leaked")):
@@ -200,6 +202,12 @@ def test_one_null_attack_makes_luck_more_likely() -> None:
         return record(number, attack=attack, noise=0.02, grey=0.1, undefended=0.9)
 
     assert judge("a", "server", NAME, [line(i) for i in range(10)]).word == "inconclusive"
+    two = [
+        record(i, attack=0.6 if i < 8 else -4.0, noise=0.02, other_client=0.02, undefended=0.9)
+        for i in range(10)
+    ]
+    assert judge("a", "server", NAME, two).word == "leaked"
+    assert judge("a", "server", NAME, [line(0), *two[1:]]).word == "inconclusive"
 
 
 def test_records_of_one_batch_must_all_get_there() -> None:
@@ -256,15 +264,90 @@ def test_it_says_how_many_batches_would_tell() -> None:
     )  # above the margin
 
 
+def exact(
+    count: int,
+    *,
+    attack: float = 0.0,
+    undefended: float = 4.0,
+    odd: tuple[float, float] | None = None,
+) -> Verdict:
+    """By PSNR, whose margin is 1 dB, with null controls at 0; ``odd`` are both scores of a record."""
+    pairs = [(attack, undefended)] * count + ([odd] if odd else [])
+    lines = [
+        audit_line(
+            outcome(
+                {"psnr": own},
+                controls=[control("noise", psnr=0.0), control("undefended", psnr=copy)],
+            ),
+            round=number,
+            digest=str(number),
+        )
+        for number, (own, copy) in enumerate(pairs)
+    ]
+    return judge("a", "server", NAME, lines)
+
+
+def test_what_lies_on_the_margin_is_no_leak() -> None:
+    at = exact(8, attack=1.0, undefended=2.0)
+    assert (at.word, at.reached) == ("withstood these attacks", 0)
+    assert exact(8, attack=1.001, undefended=2.0).word == "leaked"
+    weak = exact(8, attack=0.0, undefended=1.0)
+    assert (weak.word, weak.reason.code) == ("inconclusive", "attack too weak")
+
+
+@pytest.mark.parametrize(
+    ("odd", "reached"),
+    [
+        ((2.0, 4.0), 1),  # half as far
+        ((1.999, 4.0), 0),
+        ((1.0, 1.5), 0),  # ahead of the null control by no more than the margin
+        ((3.0, 1.0), 0),  # the copy itself is
+        ((3.0, 0.5), 0),
+        ((3.0, 1.001), 1),
+    ],
+)
+def test_a_record_is_counted_that_comes_half_as_far_as_its_copy(
+    odd: tuple[float, float], reached: int
+) -> None:
+    verdict = exact(40, odd=odd)
+    assert verdict.reached == reached
+    assert verdict.word == ("inconclusive" if reached else "withstood these attacks")
+
+
+def test_copies_that_beat_only_grey_do_not_show_that_the_attack_works() -> None:
+    """The records with an undefended copy have no null attack beside it."""
+    nulls = [record(i, attack=0.02, noise=0.02, grey=0.1) for i in range(6)]
+    copies = [record(i, attack=0.02, grey=0.1, undefended=0.9) for i in range(6, 12)]
+    verdict = judge("a", "server", NAME, nulls + copies)
+    assert (verdict.word, verdict.reason.code) == ("inconclusive", "attack too weak")
+
+
+def test_more_batches_than_anybody_audits_are_no_advice() -> None:
+    assert "enough" in judged([-0.05, 0.2, 0.0, 0.2] * 5).reason.figures
+    assert judged([-0.2, 0.44] * 10).reason.code == "unclear"
+
+
 def test_lower_is_more_for_an_error() -> None:
     records = []
     for number in range(8):
         made = [control("noise", mse=0.1), control("grey", mse=0.05), control("undefended", mse=0)]
-        line = outcome({"mse": 0.001}, controls=made)
+        line = outcome({"mse": 0.001 if number != 3 else 0.0005}, controls=made)
         records.append(audit_line(line, round=number, digest=str(number)))
     verdict = judge("a", "server", NAME, records)
     assert (verdict.word, verdict.metric) == ("leaked", "mse")
-    assert verdict.net is not None and verdict.net.mean == pytest.approx(0.049)
+    assert verdict.net is not None and verdict.net.mean == pytest.approx(0.049, abs=1e-4)
+    assert verdict.worst is not None and verdict.worst.round == 3
+
+
+def test_a_metric_that_some_records_lack_does_not_judge() -> None:
+    def line(number: int, **scores: float) -> AuditRecord:
+        return audit_line(
+            outcome(scores, controls=[control("noise", psnr=8.0)]), digest=str(number)
+        )
+
+    some = [line(i, psnr=25.0, ssim=0.9) for i in range(6)]
+    assert judge("a", "server", NAME, some).metric == "ssim"
+    assert judge("a", "server", NAME, [*some, line(7, psnr=25.0)]).metric == "psnr"
 
 
 def test_another_metric_that_says_leaked_forbids_withstood() -> None:
@@ -399,6 +482,12 @@ def test_attacking_more_clients_helps_as_it_says() -> None:
     assert judge("a", "server", NAME, same_images(2, rounds=99)).word == "inconclusive"
 
 
+def test_clients_that_share_their_images_are_too_few_however_many() -> None:
+    lines = [r.model_copy(update={"truth_digest": "shared"}) for r in same_images(9, asked=9)]
+    reason = judge("a", "server", NAME, lines).reason
+    assert reason.code == "same images every round, too few clients"
+
+
 def test_a_release_of_the_same_images_needs_other_images() -> None:
     lines = same_images(1, asked=1, view="release")
     assert judge("a", "release", NAME, lines).reason.code == "same images in every release"
@@ -423,7 +512,7 @@ def without_truth(*objectives: tuple[float | None, float | None]) -> list[AuditR
 
 
 def test_without_truth_the_objective_says_what_it_can() -> None:
-    fits = judge("a", "server", NAME, without_truth(*[(0.01, 0.8)] * 7, (0.9, 0.8)))
+    fits = judge("a", "server", NAME, without_truth(*[(0.01, 0.8)] * 7, (0.8, 0.8)))
     assert fits.word == "inconclusive", "an objective is no proof of a leak"
     assert fits.reason.figures == {
         "lost": 8,
@@ -627,6 +716,12 @@ def test_a_description_that_does_not_fit_is_no_evidence_of_safety(
         assert verdict.reason.figures["misfits"] == misfits
         assert verdict.reason.cause == replayed(fits=False).hint
         assert "optimizer adam" in say(verdict.reason)
+
+
+def test_a_description_that_does_not_fit_is_named_before_too_few_batches() -> None:
+    for misfits, code in ((0, "too few batches"), (1, "description does not fit")):
+        verdict = judge("a", "server", NAME, with_replay([0.1] * 3, misfits))
+        assert (verdict.word, verdict.reason.code) == ("inconclusive", code)
 
 
 @pytest.mark.parametrize(("value", "word"), [(0.1, "inconclusive"), (0.9, "leaked")])

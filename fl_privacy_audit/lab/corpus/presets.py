@@ -1,7 +1,6 @@
 """Whole corpora by name: the paper's, and those of ``presets.toml``."""
 
-import csv
-import gzip
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,12 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.tables import read_table
 
 from .plan import Part, Plan
 from .recipes import RECIPES, Training
 from .specs import Spec, parse_spec
 
 SUN: Final = "sun2023-cifar100"
+_RATED = re.compile(r"\d+_\d+", re.ASCII)
 _TABLES: dict[str, dict[str, Any]] = tomllib.loads(
     files(__package__).joinpath("presets.toml").read_text(encoding="utf-8")
 )
@@ -113,16 +114,13 @@ def sun2023_cifar100(request: Request) -> Plan:
 
 def _rated_images(path: Path) -> tuple[tuple[str, int], ...]:
     """``(name in the test set, class)`` of each image in a table of ratings."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8", newline="") as file:
-            rated = dict.fromkeys(row["image"] for row in csv.DictReader(file))
-        numbers = sorted(tuple(map(int, image.split("_"))) for image in rated)
-        return tuple((f"test{number - 1:05d}", label) for number, label in numbers)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"the ratings in {path} cannot be read: {error}") from error
-    except (KeyError, ValueError) as error:
-        raise CorpusError(
-            f"{path} must have a column `image` of names like 781_12 (number in the test set from "
-            f"one, class), but: {error}"
-        ) from error
+    rated = {row.text("image"): row for row in read_table(path, ("image",), CorpusError)[1]}
+    for image, row in rated.items():
+        if not _RATED.fullmatch(image):
+            raise row.wrong(
+                "image",
+                "must be a number in the test set, from one, and a class, such as 781_12, but got "
+                f"{image!r}",
+            )
+    numbers = sorted(tuple(map(int, image.split("_"))) for image in rated)
+    return tuple((f"test{number - 1:05d}", label) for number, label in numbers)

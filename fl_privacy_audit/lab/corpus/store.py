@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.files import write_whole
-from fl_privacy_audit.core.tables import Kind, write_table
+from fl_privacy_audit.core.tables import Kind, read_table, write_table
 from fl_privacy_audit.lab.manifest import CLASSES, MANIFEST, Pair
 
 PLAN, LOCK = "plan.json", ".lock"
@@ -127,10 +127,15 @@ class Store:
         path = self.directory / MANIFEST
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
+        header, first = ",".join(COLUMNS), whole.split(b"\n")[0].rstrip(b"\r")
+        if whole and first != header.encode():
+            raise CorpusError(
+                f"{path}, line 1: is {first[:200]!r}, but rows are only added below {header}; undo "
+                "what another program changed"
+            )
+        if not whole:
+            write_whole(path, header + "\n")
+        elif len(whole) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        if not whole:
-            write_whole(path, ",".join(COLUMNS) + "\n")
-            return set()
-        return {row["key"] for row in csv.DictReader(io.StringIO(whole.decode()))}
+        return {row.text("key") for row in read_table(path, COLUMNS, CorpusError)[1]}

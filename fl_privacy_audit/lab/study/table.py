@@ -10,21 +10,17 @@ One row is one reconstruction. The columns::
     anything else     a metric, one value a row
 """
 
-import csv
-import gzip
-import math
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy_audit.core.errors import StudyError
+from fl_privacy_audit.core.tables import Row, column_name, read_table
 from fl_privacy_audit.metrics import METRICS, title_of
 
 Floats = NDArray[np.float64]
@@ -46,7 +42,6 @@ More columns than this package computes: tables from elsewhere have them.
 
 REQUIRED = ("folder", "image", "true_label", "rater1", "rater2")
 CANNOT_TELL = -1
-_HIGHEST_CLASS = 10**9
 _RATER = re.compile(r"rater([1-9]\d*)")
 
 
@@ -106,7 +101,7 @@ def read_ratings(path: str | Path, *, leaks_when: Mapping[str, Direction] | None
     """Read and check a ratings table.
 
     Args:
-        path: Comma-separated text, plain or gzip (``.gz``), with a header line.
+        path: A table that `read_table` reads.
         leaks_when: Direction of metrics that `COLUMNS` does not know, or other directions than
             it gives.
 
@@ -114,27 +109,26 @@ def read_ratings(path: str | Path, *, leaks_when: Mapping[str, Direction] | None
         StudyError: With the line and column at fault, and what to do about it.
     """
     path = Path(path)
-    known = {name: direction for name, (direction, _) in COLUMNS.items()} | dict(leaks_when or {})
-    with _opened(path) as file:
-        lines = csv.reader(file)
-        header = [name.strip() for name in next(lines, [])]
-        raters, metrics = _check_header(path, header, known)
-        for name in leaks_when or {}:
-            if name not in metrics:
-                raise StudyError(
-                    f"{path.name}: a direction is given for `{name}`, not a metric here"
-                )
-        rows = [_Row(path, lines.line_num, header, cells) for cells in lines if any(cells)]
+    given = {column_name(name): direction for name, direction in (leaks_when or {}).items()}
+    known = {name: direction for name, (direction, _) in COLUMNS.items()} | given
+    header, rows = read_table(path, REQUIRED, StudyError)
+    raters, metrics = _sorted_out(path, header, known)
+    for name in given:
+        if name not in metrics:
+            raise StudyError(f"{path}: a direction is given for `{name}`, not a metric here")
     if not rows:
-        raise StudyError(f"{path.name}: the table has a header but no row")
-    true_label = np.array([row.integer("true_label", lowest=0) for row in rows])
-    answers = np.array([[row.integer(name, lowest=CANNOT_TELL) for name in raters] for row in rows])
+        raise StudyError(f"{path}: the table has a header but no row")
+    true_label = np.array([row.whole("true_label", lowest=0) for row in rows])
+    hint = " (-1 is 'cannot tell')"
+    answers = np.array(
+        [[row.whole(name, lowest=CANNOT_TELL, hint=hint) for name in raters] for row in rows]
+    )
     setting, settings = index_names([row.text("folder") for row in rows])
     original, originals = index_names([row.text("image") for row in rows])
     _check_rows(rows, setting, original, true_label, answers)
     if len(settings) < 3:
         raise StudyError(
-            f"{path.name}: column `folder` must name at least 3 settings to correlate, but names "
+            f"{path}: column `folder` must name at least 3 settings to correlate, but names "
             f"{len(settings)}; add reconstructions of other attacks, models or defences"
         )
     return Ratings(
@@ -150,94 +144,18 @@ def read_ratings(path: str | Path, *, leaks_when: Mapping[str, Direction] | None
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    path: Path
-    line: int
-    header: list[str]
-    cells: list[str]
-
-    def __post_init__(self) -> None:
-        if len(self.cells) != len(self.header):
-            raise StudyError(
-                f"{self.path.name}, line {self.line}: must have {len(self.header)} fields like the "
-                f"header, but has {len(self.cells)}"
-            )
-
-    def wrong(self, column: str, message: str) -> StudyError:
-        return StudyError(f"{self.path.name}, line {self.line}, column `{column}`: {message}")
-
-    def text(self, column: str) -> str:
-        text = self.cells[self.header.index(column)].strip()
-        if not text:
-            raise self.wrong(column, "is empty; fill it in or drop the row")
-        return text
-
-    def number(self, column: str) -> float:
-        text = self.text(column)
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise self.wrong(
-                column, f"must be a finite number, but got {text!r}; cap it, or drop the column"
-            )
-        return value
-
-    def integer(self, column: str, *, lowest: int) -> int:
-        text = self.text(column)
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not value.is_integer() or not lowest <= value <= _HIGHEST_CLASS:
-            extra = " (-1 is 'cannot tell')" if lowest == CANNOT_TELL else ""
-            raise self.wrong(
-                column, f"must be a class number of {lowest} or more{extra}, but got {text!r}"
-            )
-        return int(value)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-                yield file
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise StudyError(
-            f"{path.name}: is not a whole gzip file; unpack it or copy it again"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise StudyError(f"{path.name}: is not comma-separated UTF-8 text ({error})") from error
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _check_header(
+def _sorted_out(
     path: Path, header: list[str], known: Mapping[str, Direction]
 ) -> tuple[list[str], list[str]]:
-    for name in header:
-        if header.count(name) > 1:
-            raise StudyError(f"{path.name}: column `{name}` appears twice; rename or drop one")
-    missing = [f"`{name}`" for name in REQUIRED if name not in header]
-    if missing:
-        raise StudyError(
-            f"{path.name}: lacks column {', '.join(missing)}; the first line must name folder, "
-            "image, true_label, rater1, rater2, ... and the metrics"
-        )
+    """The columns of raters and of metrics."""
     raters = sorted(filter(_RATER.fullmatch, header), key=lambda name: int(name[5:]))
     metrics = [name for name in header if name not in {*REQUIRED, *raters, "n_correct"}]
     if not metrics:
-        raise StudyError(f"{path.name}: has no metric column; add one, such as `psnr`")
+        raise StudyError(f"{path}: has no metric column; add one, such as `psnr`")
     for name in metrics:
         if name not in known:
             raise StudyError(
-                f"{path.name}: column `{name}` is no known metric; say whether high or low values "
+                f"{path}: column `{name}` is no known metric; say whether high or low values "
                 f"leak (--direction {name}=high or {name}=low), or drop it"
             )
         if known[name] not in ("high", "low"):
@@ -255,12 +173,12 @@ def index_names(names: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
 
 
 def _check_rows(
-    rows: list[_Row], setting: Ints, original: Ints, true_label: Ints, answers: Ints
+    rows: list[Row], setting: Ints, original: Ints, true_label: Ints, answers: Ints
 ) -> None:
     seen: dict[tuple[int, int], int] = {}
     label_of: dict[int, tuple[int, int]] = {}
     n_right = (answers == true_label[:, None]).sum(axis=1)
-    counted = "n_correct" in rows[0].header
+    counted = "n_correct" in rows[0].cells
     for i, row in enumerate(rows):
         first = seen.setdefault((int(setting[i]), int(original[i])), row.line)
         if first != row.line:
@@ -270,7 +188,7 @@ def _check_rows(
             raise row.wrong(
                 "true_label", f"is {true_label[i]}, but line {line} says {label} for this image"
             )
-        if counted and row.integer("n_correct", lowest=0) != n_right[i]:
+        if counted and row.whole("n_correct", lowest=0) != n_right[i]:
             raise row.wrong(
                 "n_correct",
                 f"is {row.text('n_correct')}, but {n_right[i]} answers equal true_label; "

@@ -9,15 +9,15 @@ from markupsafe import Markup
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
-from fl_privacy_audit.report import words
+from fl_privacy_audit.report import background, words
 from fl_privacy_audit.report.agreement import agreement
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
 from fl_privacy_audit.report.lines import headline, lines_of, views
+from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import AuditSummary
-from fl_privacy_audit.report.words import say
 from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST
 
 from .pictures import LEFT_OUT, OFF, pictures_of
@@ -63,6 +63,7 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "software": software(summary),
         "notes": list(dict.fromkeys(map(say, summary.comparison.notes))),
         "words": words,
+        "background": background,
         "metric_words": _meaning(summary.primary) if summary.primary else "",
         "metrics": [_meaning(m.name) for m in summary.metrics],
     }
@@ -70,7 +71,7 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
 
 def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
     lines = lines_of(summary, view)
-    heading, attacker = words.VIEWS[view]
+    heading, attacker = background.VIEWS[view]
     return {
         "name": view,
         "heading": heading,

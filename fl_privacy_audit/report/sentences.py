@@ -1,0 +1,118 @@
+"""Reasons -> sentences, by the words of `words`."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Final
+
+from fl_privacy_audit.core.reasons import Figure, Reason
+from fl_privacy_audit.metrics import METRICS, title_of
+from fl_privacy_audit.verdicts.verdict import ReplayFit
+
+from .background import NULL_WORDS
+from .formats import count
+from .words import CAUSES, DETAILS, REASONS, STEPS
+
+_OBJECTIVE: Final = (
+    "; the images that it found explain the update better than noise as long in {explained} of {pairs} "
+    "(objective {own} against {noise} in the median), which does not make them the true ones"
+)
+
+
+def say(reason: Reason, *, brief: bool = False) -> str:
+    """A reason in words.
+
+    Args:
+        reason: What was recorded.
+        brief: Whether to leave out figures that a table shows in columns of their own.
+    """
+    words = REASONS.get(reason.code, f"{reason.code} {{figures}}")
+    if not brief:
+        words += DETAILS.get(reason.code, "")
+    return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
+
+
+def steps(allowed: float) -> str:
+    """A share of an attack's steps.
+
+    >>> steps(0.004), steps(0.4)
+    ('0.4% of its steps', '40% of its steps')
+    """
+    return f"{100 * allowed:.2g}% of its steps"
+
+
+def advise(reason: Reason) -> str:
+    """What to do about it: what its innermost cause asks for, if that is known; else ``""``."""
+    inner = "" if reason.cause is None else advise(reason.cause)
+    if inner:
+        return inner
+    step = CAUSES[reason.code][1] if reason.code in CAUSES else STEPS.get(reason.code, "")
+    return step.format_map(_phrases(reason, brief=True))
+
+
+def say_why(reason: Reason, *, brief: bool = False) -> str:
+    """A verdict's reason in words, and what to do where there is something to do."""
+    step = advise(reason)
+    return say(reason, brief=brief) + (f"; what to do: {step}" if step else "")
+
+
+def spoken(reason: Reason) -> dict[str, str]:
+    """What stands beside a reason in JSON."""
+    step = advise(reason)
+    return {"sentence": say(reason)} | ({"advice": step} if step else {})
+
+
+def say_fit(fit: ReplayFit) -> str:
+    """The replay check in a sentence, without its end."""
+    length = "" if fit.length_ratio is None else f", length ratio {fit.length_ratio:.3f}"
+    exact = fit.cosine > 0.9999
+    gives = "the real update" if exact else "one as far from the real update as its noise allows"
+    return (
+        f"the description fits {fit.fitting} of {count(fit.records, 'record')}: trained as described, "
+        f"the true batch gives {gives} (median cosine {fit.cosine:.5f}{length})"
+    )
+
+
+def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
+    """Figures as text, and the phrases that are made from several of them."""
+    figures = reason.figures
+    phrases = {
+        name: f"{value:.3g}" if isinstance(value, float) else str(value)
+        for name, value in figures.items()
+    }
+    phrases["figures"] = ", ".join(f"{name} {value}" for name, value in phrases.items())
+    if reason.cause is not None:
+        phrases["cause"] = say(reason.cause, brief=brief)
+    phrases["because"] = f"; {phrases['cause']}" if reason.cause is not None else ""
+    if "metric" in figures:
+        phrases["metric"] = title_of(phrases["metric"])
+    for name, one, many in (("batches", "batch", "batches"), ("records", "record", "records")):
+        if isinstance(number := figures.get(name), int):
+            phrases[name] = count(number, one, many)
+    allowed = figures.get("allowed")
+    phrases["time"] = f": its time allows {steps(allowed)}" if isinstance(allowed, float) else ""
+    leaking = figures.get("leaking")
+    if isinstance(leaking, list):
+        phrases["leaking"] = ", ".join(map(title_of, leaking))
+    if isinstance(lacking := figures.get("lacking"), list):
+        phrases["lacking"] = "; ".join(lacking)
+    phrases["passed"] = f" (not {phrases['lacking']})" if "lacking" in phrases else ""
+    phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
+    phrases["objective"] = ""
+    if "own" in figures:
+        phrases["objective"] = _OBJECTIVE.format_map(phrases)
+    if "mean" in figures:
+        phrases["net"] = _net(figures)
+    return phrases
+
+
+def _net(figures: Mapping[str, Figure]) -> str:
+    metric = METRICS[str(figures["metric"])]
+    mean, low, high = (
+        metric.format(float(figures[name]), signed=True, unit=name == "mean")  # type: ignore[arg-type]
+        if name in figures
+        else ""
+        for name in ("mean", "low", "high")
+    )
+    interval = f" ({low} to {high})" if low and high else ""
+    against = figures["against"]
+    return f"net {metric.short} {mean}{interval} against {NULL_WORDS.get(against, against)}"  # type: ignore[call-overload]
