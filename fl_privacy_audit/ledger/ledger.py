@@ -21,7 +21,15 @@ from pydantic import ValidationError
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 
-from .records import RECORD, AuditRecord, EvaluationRecord, GapRecord, Record, RunRecord
+from .records import (
+    RECORD,
+    AttackOutcome,
+    AuditRecord,
+    EvaluationRecord,
+    GapRecord,
+    Record,
+    RunRecord,
+)
 
 FILE_NAME = "ledger.jsonl"
 
@@ -197,6 +205,13 @@ class LastRun:
     audits: list[AuditRecord]
     evaluations: list[EvaluationRecord]
     notes: list[Reason]
+
+    def picture(self, outcome: AttackOutcome) -> Path | None:
+        """The file with original and reconstruction; None for what lies outside the audit's folder."""
+        folder = self.path.parent.absolute()
+        path = folder / (outcome.picture or "")
+        kept = outcome.picture and path.resolve().is_relative_to(folder.resolve())
+        return path if kept else None
 
 
 def last_run(contents: LedgerContents) -> LastRun:

@@ -214,7 +214,7 @@ def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
 
 
 def _scores(run: LastRun, record: AuditRecord, outcome: AttackOutcome) -> RecordScores:
-    picture = outcome.picture
+    picture = run.picture(outcome)
     return RecordScores(
         round=record.round,
         client=record.client,
@@ -229,7 +229,7 @@ def _scores(run: LastRun, record: AuditRecord, outcome: AttackOutcome) -> Record
         },
         labels_right=outcome.labels_right,
         seconds=outcome.seconds,
-        picture=None if picture is None else str((run.path.parent / picture).absolute()),
+        picture=None if picture is None else str(picture),
     )
 
 

@@ -265,12 +265,13 @@ def reconstruction_rows(runs: Sequence[LastRun], *, attack: str, most: int = 6) 
     kept = [
         {
             (record.round, record.client): (
-                run.path.parent / outcome.picture,
+                picture,
                 show(outcome.scores["psnr"].mean, unit=True),
             )
             for record in run.audits
             for outcome in record.attacks
-            if outcome.attack == attack and outcome.picture and "psnr" in outcome.scores
+            if outcome.attack == attack and "psnr" in outcome.scores
+            if (picture := run.picture(outcome)) is not None
         }
         for run in runs
     ]

@@ -51,7 +51,7 @@ def verdict_in(directory: Path) -> SettingVerdict:
     return verdict
 
 
-@pytest.mark.parametrize("attack", ["swept_inversion", "surrogate_model_extension"])
+@pytest.mark.parametrize("attack", ["swept_inversion", "auto"])
 def test_a_quick_start_of_125_steps_gets_an_answer_or_is_told_how(
     data: Path, tmp_path: Path, attack: str
 ) -> None:

@@ -373,3 +373,28 @@ def test_a_ledger_is_for_its_owner_alone(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / FILE_NAME).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("picture", "inside"),
+    [
+        ("pictures/a.png", True),
+        ("pictures/not there.png", True),
+        (None, False),
+        ("", False),
+        ("/etc/hostname", False),
+        ("../secret.png", False),
+        ("pictures/../../secret.png", False),
+        ("pictures/link.png", False),
+    ],
+)
+def test_no_picture_outside_the_audits_folder_is_read(
+    tmp_path: Path, picture: str | None, inside: bool
+) -> None:
+    (tmp_path / "secret.png").touch()
+    folder = tmp_path / "audit"
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "pictures" / "link.png").symlink_to(tmp_path / "secret.png")
+    line = outcome(picture=picture)
+    run = last_run(read_ledger(write_ledger(folder, [run_line(), audit_line(line)])))
+    assert (run.picture(line) is not None) is inside
