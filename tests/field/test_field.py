@@ -20,7 +20,8 @@ from fl_privacy_audit.verdicts.rules import judge_run
 from tests.support.builders import audit_config
 from tests.support.grid import InProcessGrid
 
-from .federations import FEDERATIONS, IMAGE, ROUNDS, Federation
+from .clients import IMAGE, ROUNDS, Federation
+from .federations import FEDERATIONS
 
 
 def client_app(federation: Federation, *, audited: bool) -> ClientApp:
