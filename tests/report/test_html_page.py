@@ -225,10 +225,8 @@ def test_what_was_never_attacked_is_counted(summary: AuditSummary) -> None:
     changed = first.model_copy(update={"attacks": [left, *others]})
     said = gaps(summary.model_copy(update={"settings": [changed, *rest]}))
     whole = formats.count(1200, "update")
-    assert (
-        f"Server view, setting 1: swept_inversion attacked 18 of {whole}. "
-        "The others were never attacked." in said
-    )
+    never = "The others were never attacked."
+    assert f"Server view, setting 1: swept_inversion attacked 18 of {whole}. {never}" in said
     records = formats.count(1182, "record")
     assert (
         f"Server view, setting 1, swept_inversion: {records} not tested (not due: every 3 rounds)."

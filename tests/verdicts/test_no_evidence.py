@@ -31,6 +31,11 @@ from tests.support.ledger_cases import NAME, control, record, replayed
             "2 of 4 records were not attacked: no labels",
         ),
         (
+            [("not scored", "blind"), ("not tested", "no labels"), ("failed", "it broke")],
+            "inconclusive",
+            "the attack failed on 1 of 3 records: it broke",
+        ),
+        (
             [("failed", "it broke")] + [("not scored", "blind")] * 2,
             "inconclusive",
             "attacked, but nothing to compare with: blind",

@@ -66,6 +66,11 @@ def test_records_of_one_batch_count_once() -> None:
     assert (verdict.records, verdict.batches, verdict.word) == (12, 1, "inconclusive")
     nameless = [r.model_copy(update={"truth_digest": None, "round": i}) for i, r in enumerate(same)]
     assert judge("a", "server", NAME, nameless).batches == 12
+    good = [record(i, attack=0.9, noise=0.0) for i in range(6)]
+    bad = [record(i, attack=0.1, noise=0.0) for i in range(6)]
+    net = judge("a", "server", NAME, good + bad).net
+    assert net is not None and (net.records, net.batches) == (12, 6)
+    assert (net.low, net.mean, net.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_without_a_null_attack_nothing_is_said() -> None:
