@@ -30,6 +30,7 @@ NORMS = 16
 HARDLY_CLIPPED = 0.99
 MOST_NOISE = 0.5
 """Standard deviation of a count up to which counts are worth reading."""
+UNREADABLE = "counting labels needs a last layer that the defence left readable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +124,8 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
     After several steps the predictions are the mean of those at the weights that were sent and
     that came back (Dimitrov et al. 2022 interpolate between them). The B largest remainders decide.
 
-    Where the gradient of each image was clipped, the slope is divided by what that left of it: see
-    `_left_by_clipping`.
+    Where the gradient of each image was clipped, or a defence clipped the update, the slope is
+    divided by what that left of it: see `_left_by_clipping`.
 
     Raises:
         UnmetNeedError: No last linear layer with one row a class, or the length of the gradient is
@@ -152,11 +153,15 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
         slope = layer.bias
         mean = slope @ layer.weight / slope.square().sum().clamp_min(1e-30)
         features = [f * (mean / f.mean(dim=0).clamp_min(1e-9)).clamp(0, 4) for f in features]
-    clipped = training.max_grad_norm is not None
-    if clipped:
+    usual: float | None = 1.0
+    if training.max_grad_norm is not None:
         # The loss of one image: its weight is divided out by a mean, or lost to the norm.
         training = training.model_copy(update={"class_weights": None, "reduction": "mean"})
         usual = _usually_left(seen, inputs[:NORMS])
+    if _update_clipped(seen):
+        # A sum is a mean of another length.
+        training = training.model_copy(update={"reduction": "mean"})
+        usual = None
     best = None
     for scale in SCALES:
         predicted = torch.zeros_like(slope)
@@ -164,13 +169,14 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
             times = scale if layer.bias is not None else 1.0
             predicted += _predictions(layer.name, weights, hidden * times) / len(ends)
         times = 1.0 if layer.bias is not None else scale
-        left = _left_by_clipping(predicted, slope, count, usual) if clipped else 1.0
+        left = _left_by_clipping(predicted, slope, count, usual)
         wanted = _wanted(training, predicted, times * slope / left, count).clamp_min(0)
         whole = _rounded(wanted, count)
         cost = float((wanted - whole).square().sum()) + TRUST * math.log(scale) ** 2
         if best is None or cost < best[0]:
-            best = (cost, whole)
+            best = (cost, whole, left)
     assert best is not None
+    _need_quiet(seen, best[2])
     every = torch.arange(seen.num_classes, device=seen.device)
     return _fixed(seen, torch.repeat_interleave(every, best[1]))
 
@@ -265,23 +271,42 @@ def _distance_travelled(training: LocalTraining) -> float:
 def _need_length(seen: Observation) -> None:
     """Refuse a last layer whose slope has lost its size.
 
-    What clipping in the step takes is made good in `counts`; the weighted means of several clients
-    are near enough to that of them all.
+    What clipping takes, in the step or of the update, is made good in `counts`; the weighted means
+    of several clients are near enough to that of them all.
     """
     training, defence = seen.training, seen.defence
     near = training.max_grad_norm is not None or training.class_weights is not None
+    near |= _update_clipped(seen)
     near &= training.optimizer == "sgd" and training.learning_rate is not None
     unknown = seen.gradient is not None and not seen.gradient_scale_known and not near
-    if unknown or training.adaptive or (defence is not None and defence.length_lost):
+    lost = defence is not None and defence.length_lost and not _update_clipped(seen)
+    if unknown or training.adaptive or lost:
         raise UnmetNeedError(
             "counting labels needs the length of the gradient: give the local learning rate"
         )
     last = list(_source(seen).values())[-1]
-    dropped = defence is not None and defence.zeros_hide and not bool(last.all())
-    unit = 1.0 if seen.gradient is not None else _distance_travelled(training)
-    noise_of_counts = seen.num_images * noise.variance(seen) ** 0.5 / unit
-    if dropped or noise_of_counts > MOST_NOISE:
-        raise UnmetNeedError("counting labels needs a last layer that the defence left readable")
+    if defence is not None and defence.zeros_hide and not bool(last.all()):
+        raise UnmetNeedError(UNREADABLE)
+
+
+def _update_clipped(seen: Observation) -> bool:
+    """Whether clipping is all that the length of the update was lost to."""
+    known = seen.defence
+    return known is not None and known.length_lost and known.clip_norm is not None
+
+
+def _need_quiet(seen: Observation, left: float) -> None:
+    """Refuse counts that are mostly noise, of a slope of which clipping left this factor.
+
+    Where the slope itself told the factor, noise made it larger: by no more, on average, than the
+    largest of K normal numbers, ``sqrt(2 ln K)`` standard deviations, over the mean probability 1 / K.
+    """
+    unit = 1.0 if seen.gradient is not None else _distance_travelled(seen.training)
+    of_slope = noise.variance(seen) ** 0.5 / unit
+    if left != 1:
+        left -= seen.num_classes * math.sqrt(2 * math.log(seen.num_classes)) * of_slope
+    if seen.num_images * of_slope > MOST_NOISE * left:
+        raise UnmetNeedError(UNREADABLE)
 
 
 def _usually_left(seen: Observation, inputs: Tensor) -> float:
@@ -301,18 +326,20 @@ def _usually_left(seen: Observation, inputs: Tensor) -> float:
     return sum(factors) / len(factors)
 
 
-def _left_by_clipping(predicted: Tensor, slope: Tensor, count: int, usual: float) -> float:
-    """Mean factor by which the images' gradients were shortened.
+def _left_by_clipping(predicted: Tensor, slope: Tensor, count: int, usual: float | None) -> float:
+    """Mean factor by which the images' gradients, or the whole update, were shortened.
 
     The slope of a class that no image has is its probability times this factor, that of others is
     less. So the classes with the largest ratios tell, of which at least K - B are in no image; where
     the batch may have all classes, and where clipping would hardly touch a stand-in, the stand-ins.
+    No stand-in tells how long the update was (`usual` is None): there the largest ratio must do, which
+    is right where a single class is in no image.
     """
     absent = len(slope) - count
-    if usual > HARDLY_CLIPPED or absent < 1:
+    if usual is not None and (usual > HARDLY_CLIPPED or absent < 1):
         return usual
-    ratios = (slope / predicted.clamp_min(1e-12)).topk(absent).values
-    return float(ratios.median().clamp(1e-12, 1.0))
+    ratios = (slope / predicted.clamp_min(1e-12)).topk(max(absent, 1)).values
+    return float(ratios.median().clamp(1e-12, math.inf if usual is None else 1.0))
 
 
 @dataclass(frozen=True)

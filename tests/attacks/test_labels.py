@@ -11,6 +11,9 @@ from fl_privacy_audit.attacks.parts import labels
 from fl_privacy_audit.attacks.parts.lookalikes import lookalikes
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.local_training import train_locally
+from fl_privacy_audit.core.types import Observation
+from fl_privacy_audit.defences import inform, make_applied_defence
+from fl_privacy_audit.defences.defence import length
 from tests.support.cases import CLASSES, LeNet, image_config, observation, photos, seeded
 
 BATCH = 16
@@ -90,6 +93,40 @@ def test_counting_needs_the_length_of_the_gradient() -> None:
 def test_one_image_is_read_by_its_sign() -> None:
     seen = observation(seeded(LeNet), photos()[:1], torch.tensor([7]))
     assert labels.recovered(seen, torch.Generator()).classes().tolist() == [7]
+
+
+@pytest.mark.parametrize("net", [ReluNet, BiaslessNet])
+@pytest.mark.parametrize("count", [4, 16])
+def test_counts_where_a_defence_clipped_the_update(net: type[nn.Module], count: int) -> None:
+    shares = []
+    for seed in range(8):
+        images, truth = (tensor[:count] for tensor in batch(seed))
+        seen = observation(seeded(net, seed), images, truth)
+        assert seen.gradient is not None
+        clipping = make_applied_defence("clipping", {"norm": 0.1 * length(seen.update)})
+        shorter = {name: 0.1 * tensor for name, tensor in seen.gradient.items()}
+        update = clipping.apply(seen.update, torch.Generator())
+        told = inform(replace(seen, update=update, gradient=shorter), clipping)
+        found = labels.counts(told, torch.Generator().manual_seed(seed)).classes()
+        shares.append((Counter(found.tolist()) & Counter(truth.tolist())).total() / count)
+    assert sum(shares) / len(shares) > 0.92
+
+
+@pytest.mark.parametrize("count", [2, 4, 9])
+def test_the_noise_that_counting_bears_shrinks_with_the_clipped_update(count: int) -> None:
+    images, truth = (tensor[:count] for tensor in batch(0))
+    seen = observation(seeded(ReluNet), images, truth)
+    norm = length(seen.update)
+
+    def told(clipped: float) -> Observation:
+        of_noise = {"std": 1e-3 * norm, "clip_norm": clipped * norm}
+        gaussian = make_applied_defence("gaussian", of_noise)
+        update = gaussian.apply(seen.update, torch.Generator().manual_seed(0))
+        gradient = {n: -t / 0.1 for n, t in update.items()}
+        return inform(replace(seen, update=update, gradient=gradient), gaussian)
+
+    assert not labels.recovered(told(0.5), torch.Generator().manual_seed(0)).learned
+    assert labels.recovered(told(1e-5), torch.Generator().manual_seed(0)).learned
 
 
 def test_counts_over_several_steps() -> None:

@@ -228,8 +228,7 @@ CASES = (
 
 
 OPEN = {
-    "one image: quantisation": "the prior's weight for fine rounding is too high",
-    "batch, perceptron: clipping": "labels are learned where an update was clipped",
+    "one image: quantisation": "for one image the prior's weight against noise of any kind is too high",
 }
 """Cases in which more knowledge still hurts, and why."""
 
