@@ -13,6 +13,7 @@ from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import LocalTraining, Observation, Update
 
 from . import noise
+from .last_layer import features_of, mean_probabilities, towards_one
 from .lookalikes import lookalikes
 from .replay import by_autograd
 
@@ -22,7 +23,6 @@ SCALES = tuple(1.25 ** (step / 9) for step in range(-9, 10))
 """Of the stand-ins' features, or of the slope where there is no bias; tried in turn."""
 TRUST = 10.0
 """Cost of a scale's squared logarithm beside squared remainders of the counts."""
-RIDGE = 0.03
 SURE = 4.0
 """Score that learned labels start from where a class is named."""
 NORMS = 16
@@ -145,10 +145,9 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
     ends = [seen.parameters]
     if seen.gradient is None:
         ends.append({name: tensor + seen.update[name] for name, tensor in seen.parameters.items()})
-    features = [_features(seen, layer.name, weights, inputs) for weights in ends]
+    features = [features_of(seen, layer.name, weights, inputs) for weights in ends]
     if layer.bias is None:
-        towards_one = _constant(features[0])
-        slope = layer.weight @ towards_one
+        slope = layer.weight @ towards_one(features[0])
     else:
         slope = layer.bias
         mean = slope @ layer.weight / slope.square().sum().clamp_min(1e-30)
@@ -167,7 +166,7 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
         predicted = torch.zeros_like(slope)
         for weights, hidden in zip(ends, features, strict=True):
             times = scale if layer.bias is not None else 1.0
-            predicted += _predictions(layer.name, weights, hidden * times) / len(ends)
+            predicted += mean_probabilities(layer.name, weights, hidden * times) / len(ends)
         times = 1.0 if layer.bias is not None else scale
         left = _left_by_clipping(predicted, slope, count, usual)
         wanted = _wanted(training, predicted, times * slope / left, count).clamp_min(0)
@@ -362,43 +361,6 @@ def _last_layer(seen: Observation) -> _LastLayer:
     return _LastLayer(
         name, _row_a_class(seen, weight), None if bias is None else _row_a_class(seen, bias)
     )
-
-
-def _features(seen: Observation, layer: str, weights: Update, inputs: Tensor) -> Tensor:
-    """``(M, D)`` inputs of the last layer for model inputs ``(M, C, H, W)``."""
-    caught: list[Tensor] = []
-
-    def catch(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        del module
-        caught.append(arguments[0].detach())
-
-    handle = seen.model.get_submodule(layer).register_forward_pre_hook(catch)
-    try:
-        with torch.no_grad():
-            functional_call(seen.model, {**weights, **seen.buffers}, (inputs,))
-    finally:
-        handle.remove()
-    if len(caught) != 1 or caught[0].ndim != 2:
-        raise UnmetNeedError("counting labels needs a last layer that sees each image once")
-    return caught[0]
-
-
-def _predictions(layer: str, weights: Update, features: Tensor) -> Tensor:
-    """``(K,)`` mean probabilities."""
-    scores = F.linear(features, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"))
-    if scores.shape[1] == 1:
-        scores = torch.cat([torch.zeros_like(scores), scores], dim=1)
-    return scores.softmax(dim=1).mean(dim=0)
-
-
-def _constant(features: Tensor) -> Tensor:
-    """``(D,)``: ridge regression of 1 on the features ``(M, D)``."""
-    product = features @ features.T
-    ridge = RIDGE * product.diagonal().mean() * torch.eye(len(product)).to(product)
-    direction: Tensor = features.T @ torch.linalg.solve(
-        product + ridge, torch.ones_like(product[0])
-    )
-    return direction
 
 
 def _rounded(wanted: Tensor, count: int) -> Tensor:
