@@ -272,15 +272,14 @@ def test_told_more_a_closed_form_rebuilds_no_less(attack: str, hidden: str) -> N
     compare(f"{images}: clipped", hidden, attack=attack)
 
 
-@pytest.mark.slow
+def marks(number: int, case: str) -> list[pytest.MarkDecorator]:
+    """One case in five is asked often enough to notice, all of them before a release."""
+    often = pytest.mark.exhaustive if number % 5 else pytest.mark.slow
+    return [often, pytest.mark.xfail(reason=OPEN[case], strict=True)] if case in OPEN else [often]
+
+
 @pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=OPEN[name], strict=True))
-        if name in OPEN
-        else name
-        for name in CASES
-    ],
+    "case", [pytest.param(name, marks=marks(i, name)) for i, name in enumerate(CASES)]
 )
 def test_told_more_it_rebuilds_no_less_in_all_cases(case: str) -> None:
     for hidden in (*HIDDEN, "defence"):

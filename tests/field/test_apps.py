@@ -20,8 +20,6 @@ from tests.support.flwr_run import ROOT, flwr_run
 APPS = Path(__file__).with_name("apps")
 SHARED = ROOT.parent / "shared" / "data"
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,7 +49,13 @@ def verdict_in(directory: Path) -> SettingVerdict:
     return verdict
 
 
-@pytest.mark.parametrize("attack", ["swept_inversion", "auto"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param("swept_inversion", marks=pytest.mark.exhaustive),
+        pytest.param("auto", marks=pytest.mark.slow),
+    ],
+)
 def test_a_quick_start_of_125_steps_gets_an_answer_or_is_told_how(
     data: Path, tmp_path: Path, attack: str
 ) -> None:
@@ -95,6 +99,7 @@ def advanced(
     return records, verdict_in(folder / "audit")
 
 
+@pytest.mark.slow
 def test_heads_of_the_clients_own_are_found_out(data: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.npz"
     stored = np.load(data)
@@ -106,6 +111,7 @@ def test_heads_of_the_clients_own_are_found_out(data: Path, tmp_path: Path) -> N
     assert verdict.word == "leaked" or advise(verdict.reason)
 
 
+@pytest.mark.exhaustive
 def test_the_first_round_of_such_clients_can_be_judged(data: Path, tmp_path: Path) -> None:
     """What the replay check advises, followed: 6 of 24 clients train in round 1."""
     records, verdict = advanced(
