@@ -99,7 +99,7 @@ def advanced(
     return records, verdict_in(folder / "audit")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_heads_of_the_clients_own_are_found_out(data: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.npz"
     stored = np.load(data)
