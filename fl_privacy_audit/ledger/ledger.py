@@ -52,7 +52,7 @@ class Ledger:
         self.path = self.directory / FILE_NAME
         self.lost = 0
         self._file: int | None = None
-        self._torn = False
+        self._torn = self._replaced = False
         self._close: Callable[[], object] = lambda: None
         self._run: RunRecord | None = None
 
@@ -65,8 +65,8 @@ class Ledger:
         """
         records = list(records)
         try:
-            file, renewed = self._current()
-            _write(file, [*self._owed(renewed), *records], torn=self._torn, sync=sync)
+            file = self._current()
+            _write(file, [*self._owed(), *records], torn=self._torn, sync=sync)
         except OSError as error:
             self.lost += len(records)
             self._torn = True
@@ -74,14 +74,14 @@ class Ledger:
                 f"the audit log {self.path} cannot be written: {_why(error)}. Set `directory` to a "
                 "folder that this process may write."
             ) from error
-        self.lost, self._torn = 0, False
+        self.lost, self._torn, self._replaced = 0, False, False
         self._run = next((r for r in records if isinstance(r, RunRecord)), self._run)
 
-    def _current(self) -> tuple[int, bool]:
-        """The file under the ledger's name, and whether it took the place of another."""
+    def _current(self) -> int:
+        """The file under the ledger's name; opened anew where it took the place of another."""
         if self._file is not None and _is_at(self._file, self.path):
-            return self._file, False
-        renewed = self._file is not None
+            return self._file
+        self._replaced |= self._file is not None
         self._close()
         self._file = None
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -92,13 +92,13 @@ class Ledger:
             self._close()
             raise OSError(errno.EINVAL, "it is not a regular file")
         self._file, self._torn = file, True
-        return file, renewed
+        return file
 
-    def _owed(self, renewed: bool) -> list[Record]:
-        """What a reader must know before the next record."""
-        owed: list[Record] = [self._run] if renewed and self._run is not None else []
+    def _owed(self) -> list[Record]:
+        """What a reader must know before the next record, until a record could be written."""
+        owed: list[Record] = [self._run] if self._replaced and self._run is not None else []
         run = "" if self._run is None else self._run.run
-        if renewed:
+        if self._replaced:
             owed.append(GapRecord(time=now(), run=run, reason=Reason.of("ledger was replaced")))
         if self.lost:
             reason = Reason.of("records lost", records=self.lost)

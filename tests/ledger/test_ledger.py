@@ -266,6 +266,31 @@ def test_a_ledger_that_goes_away_is_made_anew(tmp_path: Path, act: Callable[[Pat
     assert [gap.reason.code for gap in contents.gaps] == ["ledger was replaced"]
 
 
+@pytest.mark.parametrize("fails", ["open", "write"])
+def test_a_ledger_that_goes_away_while_nothing_can_be_written_says_so_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ledger = Ledger(tmp_path / "audit")
+    ledger.append([run_line(), evaluation_line(round=1)])
+    delete_the_folder(ledger.path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, full)
+        for number in (2, 3):
+            with pytest.raises(LedgerError, match="No space left"):
+                ledger.append([evaluation_line(round=number)])
+    ledger.append([evaluation_line(round=4)])
+    contents = read_ledger(tmp_path / "audit")
+    assert contents.runs == (run_line(),)
+    assert [e.round for e in contents.evaluations] == [4]
+    assert [gap.reason for gap in contents.gaps] == [
+        Reason.of("ledger was replaced"),
+        Reason.of("records lost", records=2),
+    ]
+
+
 def test_rotated_parts_put_together_are_one_run(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.append([run_line(), evaluation_line(round=1)])
