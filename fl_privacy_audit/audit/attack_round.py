@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from fl_privacy_audit.attacks import (
     AttackEntry,
@@ -106,6 +107,14 @@ class Attempts:
     controls: tuple[Attempt, ...]
     budget: float
     needed: float | None = None
+
+    def to_score(self) -> list[tuple[Tensor, Tensor]]:
+        """Originals beside reconstructions: of the target, and of its controls."""
+        if self.target.truth is None:
+            return []
+        results = [attempt.result for attempt in (self.own, *self.controls)]
+        originals = self.target.truth.images
+        return [(originals, r.images) for r in results if isinstance(r, Reconstruction)]
 
 
 def find_partners(

@@ -109,7 +109,9 @@ class Attacker:
                 chosen=[turn.why[place] for place in places],
             )
             pictures = [self._picture(target, name) for target in among]
-            with self.reserve.measured("scoring", pairs):
+            # An attack that gave nothing tells nothing of what its pairs would have cost.
+            given = sum(len(originals) for each in attempts for originals, _ in each.to_score())
+            with self.reserve.measured("scoring", given):
                 scored = score_round(
                     attempts, config=self.config, pictures=pictures, deadline=until
                 )

@@ -156,13 +156,7 @@ def _turns(target: Target, most: int, seed: int) -> Tensor:
 
 def _most_matched(attempts: Sequence[Attempts], deadline: float) -> int:
     """How many originals can be matched in half of the time left; the work grows by the square."""
-    tries = [
-        (each.target.truth.images, attempt.result.images)
-        for each in attempts
-        if each.target.truth is not None
-        for attempt in (each.own, *each.controls)
-        if isinstance(attempt.result, Reconstruction)
-    ]
+    tries = [pair for each in attempts for pair in each.to_score()]
     nothing = torch.zeros(0)
     originals, images = max(tries, key=lambda pair: len(pair[0]), default=(nothing, nothing))
     if len(originals) <= MATCHED_AT_ONCE or deadline == float("inf"):

@@ -298,6 +298,13 @@ def test_a_record_says_why_its_training_was_not_replayed(
     assert "could not be replayed: too late" in caplog.text
 
 
+def test_an_attack_that_gave_nothing_tells_nothing_of_what_scoring_takes(spied: Build) -> None:
+    auditor, _ = spied({"error": UnmetNeedError("not this one")})
+    (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
+    assert outcome.status == "not tested"
+    assert auditor._reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
+
+
 def test_what_is_kept_back_is_what_the_work_took() -> None:
     reserve = Reserve()
     assert reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
