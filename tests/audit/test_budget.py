@@ -24,7 +24,7 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.metrics.matching import match
 from fl_privacy_audit.report.sentences import say
-from tests.audit.test_scoring import attempts, made_of
+from tests.support.attempt_cases import attempts, made_of
 from tests.support.builders import (
     audit_config,
     made,
