@@ -95,7 +95,14 @@ def test_it_trains_and_is_audited_in_this_process(
 def test_flwr_run_ends_in_a_verdict(tmp_path: Path) -> None:
     app, ledger = tmp_path / "app", tmp_path / "audit"
     shutil.copytree(EXAMPLE, app, ignore=shutil.ignore_patterns("__pycache__", "audit"))
-    log = flwr_run(app, tmp_path / "home", started_in=app, audit__directory=str(ledger))
+    seconds = 600  # for any machine: a round ends when its attacks do
+    log = flwr_run(
+        app,
+        tmp_path / "home",
+        started_in=app,
+        audit__directory=str(ledger),
+        audit__seconds_per_round=seconds,
+    )
     assert f"The ledger is {ledger / 'ledger.jsonl'}" in log
     shown = call(sys.executable, "-m", "fl_privacy_audit", "show", ledger, cwd=app, environment={})
     assert "no defence, server view: leaked" in shown

@@ -1,0 +1,1 @@
+"""What the audit promises when clients, plug-ins, files and machines misbehave, tried at random."""
