@@ -8,19 +8,23 @@ clients left there whose replies were lost or late.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fl_privacy_audit.audit.truth import as_classes, as_pixels
 from fl_privacy_audit.core.errors import TruthError
@@ -132,7 +136,7 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
         if not _NAME.fullmatch(name):
             raise TruthError(f"{name[:40]!r} is not the name of a published batch")
         try:
-            with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
+            with _opened(folder / f"{name}.npz") as stored:
                 pixels = torch.from_numpy(stored["images"])
                 images.append(spec.denormalise(pixels) if stored["normalised"] else pixels)
                 labels.append(torch.from_numpy(stored["labels"]))
@@ -152,6 +156,22 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
             at += 1
     kept = list(first.values())
     return Truth(images=joined[kept], labels=classes[kept])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of a batch; a pipe, a device or a link is not read.
+
+    Raises:
+        OSError: It is not here, or not a regular file.
+        ValueError: It holds something else than arrays.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with np.load(file, allow_pickle=False) as stored:
+            yield stored
 
 
 def _directory() -> Path:

@@ -97,6 +97,8 @@ class Lineup:
                 continue
             for choice in choices:
                 chosen.setdefault(choice.attack, {})[place] = choice.why
+        if not chosen:
+            return turns, unfit
         table = all_attacks()
         names = [attack.config.name for attack in self.named]
         for name in (name for name in order_of(table) if name in chosen and name not in names):

@@ -245,7 +245,7 @@ def test_an_odd_reply_hides_no_other(tmp_path: Path, name: str) -> None:
 def test_a_partition_that_two_claim_is_neithers() -> None:
     replies = [make_reply(node=node, partition=3) for node in (1, 2)]
     replies.append(make_reply(node=4, partition=5))
-    assert [str(reply.client) for reply in _told_apart(replies)] == ["1", "2", "partition 5"]
+    assert [str(reply.client) for reply in _told_apart(replies, {})] == ["1", "2", "partition 5"]
 
 
 def test_text_of_an_error_is_cut_and_steers_nothing() -> None:
