@@ -374,3 +374,12 @@ def test_without_the_mod_nothing_is_published(home: Path) -> None:
     )
     publish(context)
     assert not home.exists()
+
+
+def test_a_link_in_place_of_a_batch_is_not_followed(tmp_path: Path) -> None:
+    folder = side_channel.open_round([1], 0)
+    name = side_channel.write(folder, photos(), LABELS, normalised=False)
+    moved = (folder / f"{name}.npz").rename(tmp_path / "elsewhere.npz")
+    (folder / f"{name}.npz").symlink_to(moved)
+    with pytest.raises(TruthError, match="cannot be read"):
+        side_channel.read(folder, [name], SPEC)
