@@ -187,17 +187,16 @@ def test_text_of_an_error_is_cut_and_steers_nothing() -> None:
     assert not set(ESCAPE) - set("]0;owned") & set(message)
 
 
-def test_a_reply_that_cannot_be_read_hides_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def surprise(*args: object) -> None:
-        raise RuntimeError("surprise")
+def test_a_reply_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    class Surprise(ConfigRecord):
+        def get(self, *args: object) -> Any:
+            raise RuntimeError("surprise")
 
     grid, strategy = InProcessGrid(app(), 3), audited(tmp_path)
     arrays = ArrayRecord(tiny_net().state_dict())
     messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
     replies = list(grid.send_and_receive(messages))
-    monkeypatch.setattr(replies[0].content, "get", surprise)
+    replies[0].content["fl-privacy-audit"] = Surprise()
     strategy.aggregate_train(1, replies)
     reasons = [r.reason for r in read_ledger(tmp_path).audits if r.view == "server"]
     assert [reason and reason.code for reason in reasons].count(None) == 2
