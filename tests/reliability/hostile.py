@@ -37,14 +37,14 @@ class Turn:
         replies: Of all clients, in the order in which they arrive.
         reply: The hostile client's own.
         rng: For what is drawn by chance.
-        folder: Where batches are published; None where nobody wants any.
+        own: Files of the batches that it published.
         earlier: The hostile client's replies of the rounds before.
     """
 
     replies: list[Message]
     reply: Message
     rng: random.Random
-    folder: Path | None = None
+    own: list[Path] = field(default_factory=list)
     earlier: list[Message] = field(default_factory=list)
 
     @property
@@ -179,11 +179,9 @@ def published(write: Callable[[Path], object]) -> Mutator:
     """Something else in place of the published batch's file."""
 
     def change(turn: Turn) -> None:
-        for name in as_list(turn.side.get("batches")):
-            path = Path(turn.folder or "", f"{name!s}.npz")
-            if len(str(name)) == 32 and path.is_file():
-                path.unlink()
-                write(path)
+        for path in turn.own:
+            path.unlink()
+            write(path)
 
     return change
 

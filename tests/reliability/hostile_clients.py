@@ -6,19 +6,21 @@ import functools
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.strategies import audit_mod, publish_batch
+from fl_privacy_audit.strategies.mods import KEY
 from fl_privacy_audit.strategies.side_channel import find_round
 from tests.support.builders import make_truth, tiny_net, trained
 from tests.support.grid import FIRST_NODE, InProcessGrid
 
-from .hostile import ENVELOPE, NUMBERS, RESERVED, Mutator, Turn
+from .hostile import ENVELOPE, NUMBERS, RESERVED, Mutator, Turn, as_list
 from .hostile_arrays import ARRAYS
 
 KINDS: dict[str, Mutator] = {**RESERVED, **NUMBERS, **ARRAYS, **ENVELOPE}
@@ -74,7 +76,7 @@ class HostileGrid(InProcessGrid):
                 replies=replies,
                 reply=reply,
                 rng=random.Random(f"{self._federation.seed}/{self.trained}"),
-                folder=find_round(node, reply.metadata.run_id),
+                own=published_by(reply),
                 earlier=[self._earlier[node]] if node in self._earlier else [],
             )
             for kind in now.kinds:
@@ -84,6 +86,13 @@ class HostileGrid(InProcessGrid):
                     KINDS[kind](turn)
         self._earlier = kept
         return replies
+
+
+def published_by(reply: Message) -> list[Path]:
+    folder = find_round(reply.metadata.src_node_id, reply.metadata.run_id)
+    side = reply.content.get(KEY) if reply.has_content() else None
+    names = side["batches"] if folder and isinstance(side, ConfigRecord) else None
+    return [Path(folder or "", f"{name!s}.npz") for name in as_list(names)]
 
 
 def as_it_is(reply: Message) -> Message:
@@ -110,7 +119,8 @@ def honest_app(norms: dict[tuple[int, int], float]) -> ClientApp:
     @app.train(mods=[audit_mod])
     def train(message: Message, context: Context) -> Message:
         before = message.content.array_records["arrays"].to_torch_state_dict()
-        if not all(float(tensor.abs().max()) < TRAINABLE for tensor in before.values()):
+        real = all(tensor.is_floating_point() for tensor in before.values())
+        if not real or not all(float(tensor.abs().max()) < TRAINABLE for tensor in before.values()):
             raise FloatingPointError("these weights cannot be trained")
         partition = int(context.node_config["partition-id"])
         truth = make_truth(seed=partition)

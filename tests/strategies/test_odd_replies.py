@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
@@ -111,3 +111,19 @@ def test_nobody_answers_what_another_was_asked() -> None:
     captured = capture(snapshot([message]), [reply], Reading(image=IMAGE))
     reasons = [each.reason and each.reason.code for each in captured]
     assert reasons == ["answers no message", "timed out"]
+
+
+@pytest.mark.parametrize(("code", "kept"), [(2, 2), (-5, -5), ("two\x1b", "'two\\x1b'")])
+def test_the_code_of_an_error_is_short(code: Any, kept: object) -> None:
+    message, reply = exchanged()
+    reply.__dict__.update({"_content": None, "_error": Error(code, "why")})
+    (captured,) = capture(snapshot([message]), [reply], Reading(image=IMAGE))
+    assert captured.reason == Reason.of("client error", number=kept, message="why")
+
+
+def test_a_code_too_long_to_print_costs_the_code_alone() -> None:
+    message, reply = exchanged()
+    reply.__dict__.update({"_content": None, "_error": Error(10**5000, "why")})
+    (captured,) = capture(snapshot([message]), [reply], Reading(image=IMAGE))
+    assert captured.reason is not None
+    assert len(captured.reason.model_dump_json()) < 300
