@@ -114,7 +114,7 @@ def test_nobody_answers_what_another_was_asked() -> None:
 
 
 @pytest.mark.parametrize(("code", "kept"), [(2, 2), (-5, -5), ("two\x1b", "'two\\x1b'")])
-def test_the_code_of_an_error_is_short(code: Any, kept: object) -> None:
+def test_the_code_of_an_error_is_short(code: Any, kept: Any) -> None:
     message, reply = exchanged()
     reply.__dict__.update({"_content": None, "_error": Error(code, "why")})
     (captured,) = capture(snapshot([message]), [reply], Reading(image=IMAGE))
