@@ -14,11 +14,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor, read_ledger
+from fl_privacy_audit.core.process_state import process_state_kept
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.strategies import AuditedStrategy
 from fl_privacy_audit.strategies.capture import _told_apart
-from fl_privacy_audit.strategies.untouched import process_state_kept
 from tests.support.builders import audit_config, make_reply, make_truth, tiny_net, trained
 from tests.support.grid import InProcessGrid
 from tests.support.spies import Spy
