@@ -1,5 +1,6 @@
 """Several targets, one attack: side by side where the attack can, bounded in time and memory."""
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -13,10 +14,13 @@ from fl_privacy_audit.core.errors import AttackError, TimeUpError
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.observe import private_copy
 from fl_privacy_audit.core.protocols import Attack, Progress
+from fl_privacy_audit.core.reasons import message_of
 from fl_privacy_audit.core.types import Observation, Reconstruction
 
 from .cost import MEASURED, kind_of
 from .loop import NO_TURN, OptimisationAttack
+
+log = logging.getLogger("fl_privacy_audit")
 
 MEMORY = 1 << 30
 """Bytes that guesses side by side may take, roughly: larger groups run in chunks."""
@@ -154,6 +158,7 @@ def _attack(
         return results
     if len(targets) == 1:
         return [results]
+    log.warning("attack %s takes targets one by one: %s", attack.name, message_of(results))
     left = max(seconds - (time.monotonic() - started), 0.0) / len(targets)
     for rng, state in zip(rngs, states, strict=True):
         rng.set_state(state)

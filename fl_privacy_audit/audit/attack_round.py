@@ -1,5 +1,6 @@
 """One attack on the targets of a round and on their controls, side by side."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import TimeUpError
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import Attack, Progress
-from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import ControlKind, Observation, Reconstruction
 
@@ -30,6 +31,8 @@ from .results import plain_result
 from .schedule import Slot
 from .targets import Target
 from .truth import share_images
+
+log = logging.getLogger("fl_privacy_audit")
 
 OTHER: Final = "other client"
 
@@ -249,10 +252,11 @@ def attack_targets(
                 progress=progress,
                 guard=guard,
             )
+        whole = f"attack {attack.config.name}"
         return [
             result
             if isinstance(result, Exception)
-            else guard.call(f"attack {attack.config.name}", partial(plain_result, result))
+            else guard.call(whole, partial(plain_result, result), often=True)
             for result in results
         ]
 
@@ -309,7 +313,10 @@ def attack_targets(
 
 def _needed(attack: ReadyAttack, seen: Observation, guard: Guard) -> float | None:
     seconds = guard.call("the clients' model", partial(needed_seconds, attack.attack, seen))
-    return None if isinstance(seconds, Exception) else seconds
+    if not isinstance(seconds, Exception):
+        return seconds
+    log.warning("what %s needs is not known: %s", attack.config.name, message_of(seconds))
+    return None
 
 
 def _expected(config: AuditConfig, partner: Control) -> int:

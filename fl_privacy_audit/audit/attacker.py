@@ -205,7 +205,7 @@ class Attacker:
             if self.on_progress is None or broken:
                 return
             at = Progress(round=server_round, client=client, attack=attack, step=step, steps=steps)
-            error = self.guard.call("on_progress", partial(self.on_progress, at))
+            error = self.guard.call("on_progress", partial(self.on_progress, at), often=True)
             if isinstance(error, Exception):
                 broken.append(error)
                 if self.guard.fail_fast:

@@ -106,7 +106,7 @@ class Lineup:
                 continue
             for choice in choices:
                 chosen.setdefault(choice.attack, {})[place] = choice.why
-        table = all_attacks()
+        table = all_attacks() if chosen else {}
         names = [attack.config.name for attack in self.named]
         for name in (name for name in order_of(table) if name in chosen and name not in names):
             config = AttackConfig(name=name, options=table[name].auto_options)

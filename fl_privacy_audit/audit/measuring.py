@@ -1,5 +1,6 @@
 """What the metrics say of attempts beside the truth: of all at once, and where that fails of each alone."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import AuditError, MetricUnavailable
 from fl_privacy_audit.core.guard import Guard
-from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.types import Reconstruction
 from fl_privacy_audit.ledger.records import AttackStatus, Scores
 from fl_privacy_audit.metrics import METRICS, Metric
+
+log = logging.getLogger("fl_privacy_audit")
 
 PIXELS_AT_ONCE = 2**16
 """Pixels of originals that are always scored; with more the clock is read after each lot."""
@@ -135,6 +138,7 @@ def _values_of(
             for piece in values.split([len(pair[0]) for pair in pairs])
         ]
     if len(pairs) > 1 and not isinstance(values, MetricUnavailable):
+        log.warning("metric %s is computed for each attempt alone: %s", name, message_of(values))
         return [one for pair in pairs for one in _values_of(name, [pair], device, guard)]
     # The reconstruction, and what other metrics say of it, must not be lost with this.
     if guard.fail_fast and not isinstance(values, AuditError):

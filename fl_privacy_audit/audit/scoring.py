@@ -142,7 +142,7 @@ def answer(attempt: Attempt, target: Target, turns: Tensor, guard: Guard) -> Ans
         unmet = isinstance(result, UnmetNeedError | TimeUpError)
         reason = Reason.of_error(result)
         return Answer(status="not tested" if unmet else "failed", reason=reason)
-    paired = guard.result("the pairing", partial(_answer, result, target, turns))
+    paired = guard.result("the pairing", partial(_answer, result, target, turns), often=True)
     if isinstance(paired, Reason):
         reason = Reason.of("result cannot be scored", paired)
         return Answer(status="failed", reason=reason, result=result)

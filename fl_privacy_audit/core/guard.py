@@ -28,7 +28,7 @@ class Guard:
     fail_fast: bool = False
     _told: set[str] = field(default_factory=set)
 
-    def call(self, whose: str, work: Callable[[], T]) -> T | Exception:
+    def call(self, whose: str, work: Callable[[], T], *, often: bool = False) -> T | Exception:
         """What `work` returns, or what it raised; a `RuntimeError` for `SystemExit` and its like.
 
         Settings of the process that it changed are put back; the log says so once.
@@ -36,13 +36,14 @@ class Guard:
         Args:
             whose: Who is called, for the log: ``"metric 'psnr'"``.
             work: Takes nothing.
+            often: Whether it is called in every step; see `process_state_kept`.
 
         Raises:
             KeyboardInterrupt: The user wants to stop everything.
         """
         changed: list[str] = []
         try:
-            with process_state_kept() as changed:
+            with process_state_kept(often=often) as changed:
                 return work()
         except KeyboardInterrupt:
             raise
@@ -51,13 +52,13 @@ class Guard:
         finally:
             self._tell(f"privacy audit: {whose} changed {', '.join(changed)}" if changed else "")
 
-    def result(self, whose: str, work: Callable[[], T]) -> T | Reason:
+    def result(self, whose: str, work: Callable[[], T], *, often: bool = False) -> T | Reason:
         """As `call`, with the reason in place of the error.
 
         Raises:
             Exception: What `work` raised, only with `fail_fast`.
         """
-        result = self.call(whose, work)
+        result = self.call(whose, work, often=often)
         if not isinstance(result, Exception):
             return result
         if self.fail_fast:

@@ -19,25 +19,33 @@ from torch import Tensor
 Setting = tuple[Callable[[], Any], Callable[[Any], object]]
 """How a setting is read, and how it is set to what was read."""
 
-NEVER_CAUGHT = {signal.SIGKILL, signal.SIGSTOP}
+SIGNALS: Final = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGALRM),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGPIPE),
+)
+"""Those that programs handle."""
 SMALLEST: Final = [5e-324]
 """The smallest double: times one it is itself, unless the processor flushes such numbers to zero."""
 
 
 @contextlib.contextmanager
-def process_state_kept() -> Iterator[list[str]]:
+def process_state_kept(*, often: bool = False) -> Iterator[list[str]]:
     """Put back afterwards every setting of `SETTINGS` that was changed.
+
+    Args:
+        often: Whether to leave out those that take long to read, for what is called in every step.
 
     Yields:
         A list that holds the names of those settings once the block has ended.
     """
     changed: list[str] = []
-    before = {name: read() for name, (read, _) in SETTINGS.items()}
+    settings = {n: s for n, s in SETTINGS.items() if not (often and n in SLOW)}
+    before = {name: read() for name, (read, _) in settings.items()}
     threads = set(threading.enumerate())
     try:
         yield changed
     finally:
-        for name, (read, write) in SETTINGS.items():
+        for name, (read, write) in settings.items():
             # A setting that cannot be put back keeps no other from it.
             with contextlib.suppress(Exception):
                 if not _same(before[name], read()):
@@ -169,7 +177,6 @@ def _set_collecting(enabled: bool) -> None:
     (gc.enable if enabled else gc.disable)()
 
 
-SIGNALS: Final = sorted(signal.valid_signals() - NEVER_CAUGHT)
 SETTINGS: Final[Mapping[str, Setting]] = {
     "logging.disable": (lambda: logging.root.manager.disable, logging.disable),
     "default device": (torch.get_default_device, _set_device),
@@ -206,3 +213,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "garbage collection": (gc.isenabled, _set_collecting),
 }
 """By name, in the order in which they are put back: each is read by what those above it allow."""
+SLOW: Final = frozenset(
+    {"random numbers of Python", "random numbers of NumPy", "environment", "signal handlers"}
+)
+"""A tenth of a millisecond or more, together; the rest takes a tenth of that."""
