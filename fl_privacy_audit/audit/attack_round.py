@@ -252,13 +252,7 @@ def attack_targets(
                 progress=progress,
                 guard=guard,
             )
-        whole = f"attack {attack.config.name}"
-        return [
-            result
-            if isinstance(result, Exception)
-            else guard.call(whole, partial(plain_result, result), often=True)
-            for result in results
-        ]
+        return [plain_result(result, guard) for result in results]
 
     everybody = range(len(targets))
     own: dict[int, Reconstruction | Exception] = {}
@@ -313,10 +307,10 @@ def attack_targets(
 
 def _needed(attack: ReadyAttack, seen: Observation, guard: Guard) -> float | None:
     seconds = guard.call("the clients' model", partial(needed_seconds, attack.attack, seen))
-    if not isinstance(seconds, Exception):
-        return seconds
-    log.warning("what %s needs is not known: %s", attack.config.name, message_of(seconds))
-    return None
+    if isinstance(seconds, Exception):
+        log.warning("what %s needs is not known: %s", attack.config.name, message_of(seconds))
+        return None
+    return seconds
 
 
 def _expected(config: AuditConfig, partner: Control) -> int:

@@ -1,6 +1,7 @@
 """What an attack returned, taken in: whatever it was, what comes out can be scored and recorded."""
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import AttackError
+from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.texts import MOST, clean
 from fl_privacy_audit.core.types import Reconstruction
 
@@ -17,7 +19,14 @@ MOST_NAME: Final = 100
 MOST_STEPS: Final = 2**53
 
 
-def plain_result(result: object) -> Reconstruction:
+def plain_result(result: object, guard: Guard) -> Reconstruction | Exception:
+    """See `_plain`; what cannot be taken in is an error, and so is an error."""
+    if isinstance(result, Exception):
+        return result
+    return guard.call("the result of an attack", partial(_plain, result), often=True)
+
+
+def _plain(result: object) -> Reconstruction:
     """A copy of a reconstruction that holds only plain numbers, clean text and tensors on the CPU.
 
     Whether its images are pictures that can be scored is not looked at.

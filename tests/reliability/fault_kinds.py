@@ -39,14 +39,14 @@ class Silent(Exception):
 
 class LeavesWhenAsked(Exception):
     def __str__(self) -> str:
-        sys.exit("no comment")
+        raise SystemExit("no comment")
 
     __repr__ = __str__
 
 
 class Mute(Exception):
     def __str__(self) -> str:
-        return None  # type: ignore[return-value]
+        return None  # type: ignore[return-value]  # noqa: PLE0307
 
 
 class Hostile(BaseException):

@@ -6,7 +6,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -35,10 +35,10 @@ from .fault_kinds import COERCED, KINDS, RELEASE, Fault, Healthy
 from .tally import Tally
 
 CLIENTS, ROUNDS = 2, 2
-WHERE: dict[str, tuple[str, ...]] = {
-    place: ("observe", "reconstruct_each", "_controls", "check_replay", "_needed")
-    for place in ("model", "forward", "loss")
-}
+WHERE: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("model", "forward", "loss"),
+    ("observe", "reconstruct_each", "_controls", "check_replay", "_needed"),
+)
 """In which function of the audit a plug-in that is called in several places goes wrong."""
 FIRST_CALLS = {"attack": 12, "metric": 4, "truth": 4, "sink": 5, "progress": 12}
 PROMISES = (
