@@ -156,8 +156,8 @@ def _attack(
     results = guard.call(f"attack {attack.name}", run)
     if not isinstance(results, Exception):
         return results
-    if len(targets) == 1:
-        return [results]
+    if len(targets) == 1 or guard.fail_fast:
+        return [results] * len(targets)
     log.warning("attack %s takes targets one by one: %s", attack.name, message_of(results))
     left = max(seconds - (time.monotonic() - started), 0.0) / len(targets)
     for rng, state in zip(rngs, states, strict=True):

@@ -132,17 +132,17 @@ def _values_of(
     guesses, originals = (torch.cat([pair[side].float() for pair in pairs]) for side in (0, 1))
     compute = partial(_values, METRICS[name], guesses.to(device), originals.to(device))
     values = guard.call(f"metric {name}", compute)
-    if isinstance(values, Tensor):
-        return [
-            piece if bool(piece.isfinite().all()) else NOT_FINITE
-            for piece in values.split([len(pair[0]) for pair in pairs])
-        ]
-    if len(pairs) > 1 and not isinstance(values, MetricUnavailable):
-        log.warning("metric %s is computed for each attempt alone: %s", name, message_of(values))
-        return [one for pair in pairs for one in _values_of(name, [pair], device, guard)]
-    # The reconstruction, and what other metrics say of it, must not be lost with this.
-    if guard.fail_fast and not isinstance(values, AuditError):
+    if isinstance(values, Tensor) and (len(pairs) == 1 or bool(values.isfinite().all())):
+        pieces = values.split([len(pair[0]) for pair in pairs])
+        return [piece if bool(piece.isfinite().all()) else NOT_FINITE for piece in pieces]
+    if guard.fail_fast and isinstance(values, Exception) and not isinstance(values, AuditError):
         raise values
+    if len(pairs) > 1 and not isinstance(values, MetricUnavailable):
+        why = message_of(values) if isinstance(values, Exception) else "not every value is finite"
+        log.warning("metric %s is computed for each attempt alone: %s", name, why)
+        return [one for pair in pairs for one in _values_of(name, [pair], device, guard)]
+    assert isinstance(values, Exception)
+    # The reconstruction, and what other metrics say of it, must not be lost with this.
     return [Reason.of_error(values)] * len(pairs)
 
 

@@ -67,7 +67,7 @@ def _kind(value: object) -> str:
 def _images(images: Any) -> Tensor:
     if not isinstance(images, Tensor) or images.is_complex():
         _refuse("images", _kind(images), "a tensor (N, C, H, W) of floats")
-    plain: Tensor = images.detach().as_subclass(Tensor).to_dense().cpu().clone()
+    plain: Tensor = images.detach().to_dense().as_subclass(Tensor).cpu().clone()
     return plain if plain.is_floating_point() else plain.float()
 
 

@@ -36,12 +36,13 @@ def process_state_kept(*, often: bool = False) -> Iterator[list[str]]:
         often: Whether to leave out those that take long to read, for what is called in every step.
 
     Yields:
-        A list that holds the names of those settings once the block has ended.
+        A list that holds the names of those settings once the block has ended, but for what the first
+        use of a GPU or the first import of a module does.
     """
     changed: list[str] = []
     settings = {n: s for n, s in SETTINGS.items() if not (often and n in SLOW)}
     before = {name: read() for name, (read, _) in settings.items()}
-    threads = set(threading.enumerate())
+    threads, modules = set(threading.enumerate()), len(sys.modules)
     try:
         yield changed
     finally:
@@ -49,11 +50,16 @@ def process_state_kept(*, often: bool = False) -> Iterator[list[str]]:
             # A setting that cannot be put back keeps no other from it.
             with contextlib.suppress(Exception):
                 if not _same(before[name], read()):
-                    if before[name] is not UNUSED:
-                        changed.append(name)
+                    changed.append(name)
                     write(before[name])
         if set(threading.enumerate()) - threads:
             changed.append("running threads")
+        imported = len(sys.modules) > modules
+        changed[:] = [
+            name
+            for name in changed
+            if before.get(name) != UNUSED and not (imported and name in BY_IMPORT)
+        ]
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -66,7 +72,7 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-UNUSED: Final = ()
+UNUSED: Final[dict[int, Tensor]] = {}
 """In place of the random state of GPUs that nobody has used yet."""
 
 
@@ -77,7 +83,7 @@ def _gpu_random() -> Any:
 
 
 def _set_gpu_random(states: Any) -> None:
-    if states is UNUSED:
+    if not states:
         # The GPU is new in this process: training will find it as freshly seeded.
         torch.cuda.manual_seed_all(torch.initial_seed())
     else:
@@ -213,6 +219,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "garbage collection": (gc.isenabled, _set_collecting),
 }
 """By name, in the order in which they are put back: each is read by what those above it allow."""
+BY_IMPORT: Final = frozenset({"environment", "warnings filters", "running threads"})
+"""What modules change when they are imported."""
 SLOW: Final = frozenset(
     {"random numbers of Python", "random numbers of NumPy", "environment", "signal handlers"}
 )
