@@ -70,7 +70,7 @@ def test_what_is_meant_is_taken(name: str) -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    details = {
+    details: dict[str, Any] = {
         "a": np.float32(1.5),
         "b": np.int64(2),
         "c": torch.ones(()),

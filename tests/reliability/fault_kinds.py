@@ -188,7 +188,7 @@ def of_images(change: Callable[[torch.Tensor], Any]) -> Fault:
     return altered(lambda result: replace(result, images=change(result.images)))
 
 
-ANYTHING: Mapping[str, Fault] = {
+ANYTHING: dict[str, Fault] = {
     "None": returning(None),
     "text": returning("all is well"),
     "number": returning(7.5),
@@ -197,7 +197,7 @@ ANYTHING: Mapping[str, Fault] = {
     "reason": returning(Reason.of("no truth")),
     "odd object": returning(OddValue()),
 }
-FROM_ATTACK: Mapping[str, Fault] = ANYTHING | {
+FROM_ATTACK: dict[str, Fault] = ANYTHING | {
     "images None": with_field(images=None),
     "images a list": of_images(torch.Tensor.tolist),
     "images of numpy": of_images(torch.Tensor.numpy),
@@ -225,7 +225,7 @@ FROM_ATTACK: Mapping[str, Fault] = ANYTHING | {
     "details a list": with_field(details=[1, 2]),
     "details that exit": with_field(details={"a": OddValue()}),
 }
-COERCED: Mapping[str, Fault] = {
+COERCED: dict[str, Fault] = {
     "details of numpy": with_field(
         details={"a": np.float32(1.5), "b": np.int64(2), "c": np.bool_(True), "d": torch.ones(())}
     ),
@@ -244,7 +244,7 @@ COERCED: Mapping[str, Fault] = {
     "images doubled": of_images(lambda images: torch.cat([images, images])),
 }
 """Odd results that are taken as what they mean: no fault that anybody need see."""
-FROM_METRIC: Mapping[str, Fault] = ANYTHING | {
+FROM_METRIC: dict[str, Fault] = ANYTHING | {
     "one value": altered(torch.Tensor.mean),
     "one value too many": altered(lambda values: torch.cat([values, values[:1]])),
     "one value too few": altered(lambda values: values[1:]),
@@ -253,7 +253,7 @@ FROM_METRIC: Mapping[str, Fault] = ANYTHING | {
     "infinite": altered(lambda values: values + float("inf")),
     "complex": altered(lambda values: values.to(torch.complex64)),
 }
-FROM_TRUTH: Mapping[str, Fault] = (
+FROM_TRUTH: dict[str, Fault] = (
     ANYTHING
     | {
         "flat": altered(lambda t: Truth(images=t.images.flatten(), labels=t.labels)),
@@ -264,12 +264,12 @@ FROM_TRUTH: Mapping[str, Fault] = (
         "too few labels": altered(lambda t: Truth(images=t.images, labels=t.labels[:0])),
     }
 )
-FROM_MODEL: Mapping[str, Fault] = ANYTHING | {
+FROM_MODEL: dict[str, Fault] = ANYTHING | {
     "scores flat": altered(torch.Tensor.sum),
     "scores NaN": altered(lambda scores: scores * float("nan")),
     "too few scores": altered(lambda scores: scores[:0]),
 }
-FROM_LOSS: Mapping[str, Fault] = ANYTHING | {
+FROM_LOSS: dict[str, Fault] = ANYTHING | {
     "a vector": altered(lambda loss: loss.expand(3)),
     "without a slope": altered(torch.Tensor.detach),
     "NaN": altered(lambda loss: loss * float("nan")),

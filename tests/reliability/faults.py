@@ -125,7 +125,8 @@ class Net(nn.Sequential):
     trigger = HEALTHY
 
     def forward(self, inputs: Tensor) -> Tensor:
-        scores: Tensor = self.trigger("model", lambda: super(Net, self).forward(inputs))
+        whole: Any = super().forward
+        scores: Tensor = self.trigger("model", lambda: whole(inputs))
         return scores
 
 
@@ -242,10 +243,10 @@ def audited(trigger: Trigger, **settings: Any) -> Trial:
     log, collected = logging.getLogger("fl_privacy_audit"), _Collected()
 
     def psnr(guesses: Tensor, originals: Tensor) -> Any:
-        return trigger("metric", lambda: function(guesses, originals), originals)
+        return trigger("metric", lambda: real.function(guesses, originals), originals)
 
-    function = METRICS["psnr"].function
-    metrics = {"psnr": replace(METRICS["psnr"], function=psnr)}
+    real = METRICS["psnr"]
+    metrics = {"psnr": replace(real, function=psnr)}
     RELEASE.clear()
     log.addHandler(collected)
     training: dict[str, Any] | BaseException
