@@ -20,10 +20,10 @@ from flask import (
 from werkzeug.wrappers import Response as Reply
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
-from fl_privacy_audit.lab.manifest import CANNOT_TELL, Corpus, read_picture
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Corpus
 
 from .guard import protect
-from .items import Item, path_inside, png, size_shown
+from .items import Item, png, size_shown
 from .plan import Settings, candidates, plan
 from .store import LONGEST_NAME, Annotator, Store, Task
 
@@ -218,7 +218,6 @@ def _question(service: Service, annotator: Annotator, done: list[Task], todo: li
     service.picture(task, "reconstruction")
     if task.stage == "beside":
         service.picture(task, "original")
-    height, width = read_picture(path_inside(service.corpus, item.pair.reconstruction)).shape[1:]
     classes = [
         (index, item.classes[index].replace("_", " "))
         for index in service.choices(task)
@@ -232,7 +231,7 @@ def _question(service: Service, annotator: Annotator, done: list[Task], todo: li
         question=service.settings.question,
         classes=sorted(classes, key=lambda row: row[1].casefold()),
         digits=DIGITS if len(classes) <= len(DIGITS) else "",
-        size=size_shown(width, height),
+        size=size_shown(*item.size),
         done=len(passed),
         total=len(passed) + len(left),
         parts=2 if service.settings.beside else 1,
