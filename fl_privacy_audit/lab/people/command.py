@@ -1,8 +1,6 @@
 """``fl-privacy-audit annotate CORPUS``: serve the page, export the answers, or judge them."""
 
-import logging
 import math
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,7 +9,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
@@ -25,6 +22,7 @@ from .export import answers, chosen, export_answers, log_table, ratings_table
 from .guard import is_loopback
 from .items import Item, check_corpus
 from .plan import Settings
+from .server import listen
 from .store import Store
 
 DATABASE = "annotations.sqlite"
@@ -153,8 +151,7 @@ def _serve(
         console.print(f"{len(problems)} of {len(corpus.pairs)} pictures are left out:")
         for problem in problems:
             console.print(f"  {problem}", markup=False, highlight=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = _listen(create_app(corpus, store, items, host=host), host, port)
+    server = listen(create_app(corpus, store, items, host=host), host, port)
     if not is_loopback(host):
         console.print(
             f"Warning: --host {host} lets everyone who can reach this machine see the pictures and "
@@ -164,32 +161,9 @@ def _serve(
     shown = f"[{host}]" if ":" in host else host
     console.print(f"{len(items)} pictures. Answers go to {store.path}", markup=False)
     console.print(
-        f"Open http://{shown}:{server.server_address[1]}/ and stop with Ctrl-C.", markup=False
+        f"Open http://{shown}:{server.effective_port}/ and stop with Ctrl-C.", markup=False
     )
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
-
-
-def _listen(app: object, host: str, port: int) -> BaseWSGIServer:
-    """A server on that address.
-
-    Raises:
-        ConfigError: It is taken, or not of this machine.
-    """
-    try:
-        # Werkzeug would print and exit; a socket of our own raises.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as free:
-            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            free.bind((host, port))
-            free.listen()
-            return make_server(host, port, app, threaded=True, fd=free.fileno())  # type: ignore[arg-type]
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; give another --port or --host"
-        ) from error
+    server.run()
 
 
 def _export(
