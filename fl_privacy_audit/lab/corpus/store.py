@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.files import write_whole
-from fl_privacy_audit.core.tables import Kind, read_table, write_table
+from fl_privacy_audit.core.tables import Kind, cell, read_table, write_table
 from fl_privacy_audit.lab.manifest import CLASSES, MANIFEST, Pair
 
 PLAN, LOCK = "plan.json", ".lock"
@@ -91,7 +91,8 @@ class Store:
             self._picture(pair.reconstruction, reconstruction)
         with (self.directory / MANIFEST).open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writerows(asdict(pair) for pair, _, _ in fresh)
+            for pair, _, _ in fresh:
+                writer.writerow({name: cell(value) for name, value in asdict(pair).items()})
             file.flush()
             os.fsync(file.fileno())
         self.done.update(pair.key for pair, _, _ in fresh)
