@@ -88,7 +88,11 @@ class Row:
 
 
 def read_table(
-    path: Path, needed: Sequence[str], error: type[AuditError]
+    path: Path,
+    needed: Sequence[str],
+    error: type[AuditError],
+    *,
+    former: Mapping[str, str] | None = None,
 ) -> tuple[list[str], list[Row]]:
     """Read a table as a spreadsheet, a program or a person wrote it.
 
@@ -101,6 +105,7 @@ def read_table(
         path: Of the file.
         needed: Columns that it must have, as `column_name` writes them.
         error: What is raised.
+        former: Earlier names of columns, and what they are called now.
 
     Returns:
         All columns, as `column_name` writes them, and the rows.
@@ -121,7 +126,7 @@ def read_table(
         except csv.Error as wrong:
             problem = str(wrong)
             continue
-        header = [column_name(text) for text in cells]
+        header = [(former or {}).get(name, name) for name in map(column_name, cells)]
         found[mark] = (len({*needed}.intersection(header)), len(header), first, header)
     if not found:
         raise error(f"{path}: the first line is not one of a table: {problem}")

@@ -41,18 +41,18 @@ def write_corpus(
         (folder / name).mkdir(parents=True)
     for source in sources:
         for i in range(images):
-            for victim in SETTINGS:
+            for architecture in SETTINGS:
                 pair = Pair(
-                    key=f"{source}-{victim}-{i}",
+                    key=f"{source}-{architecture}-{i}",
                     source=source,
                     image=str(i),
                     label=i % classes,
-                    victim=victim,
+                    architecture=architecture,
                     recipe="none",
                     attack="noise",
                     defence="none",
                     original=f"originals/{source}_{i}.png",
-                    reconstruction=f"reconstructions/{source}_{victim}_{i}.png",
+                    reconstruction=f"reconstructions/{source}_{architecture}_{i}.png",
                 )
                 for path in (pair.original, pair.reconstruction):
                     pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)

@@ -161,7 +161,7 @@ def test_a_page_gives_nothing_away(make_corpus: MakeCorpus) -> None:
     store, client = begin(corpus, repeat=0)
     page = Page(client, store.token())
     for text in [page.join("ann"), *(page.answer(-1) for _ in range(2))]:
-        for name in (pair.victim, "lenet", "originals", "reconstructions/", "tiny"):
+        for name in (pair.architecture, "lenet", "originals", "reconstructions/", "tiny"):
             assert name not in text
     (task,) = [t for t in store.tasks(store.annotators()[0]) if t.key == pair.key]
     reply = client.get(f"{page.address}/{task.id}/reconstruction.png")

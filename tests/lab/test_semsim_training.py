@@ -86,12 +86,14 @@ def test_the_other_rule_reads_the_other_column(tmp_path: Path) -> None:
 
 def test_selections_keep_pairs_away(tmp_path: Path) -> None:
     chosen = read(
-        tmp_path, without=[Selection.parse("victim=res*")], only=[Selection.parse("attack=*ong")]
+        tmp_path,
+        without=[Selection.parse("architecture=res*")],
+        only=[Selection.parse("attack=*ong")],
     )
-    assert {(p.victim, p.attack) for p in chosen.pairs} == {("lenet", "strong")}
+    assert {(p.architecture, p.attack) for p in chosen.pairs} == {("lenet", "strong")}
 
 
-@pytest.mark.parametrize("text", ["victim", "victim=", "key=a", "=x"])
+@pytest.mark.parametrize("text", ["architecture", "architecture=", "key=a", "=x"])
 def test_a_selection_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="a selection must be FIELD=PATTERN with a field of"):
         Selection.parse(text)

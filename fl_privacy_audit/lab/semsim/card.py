@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fl_privacy_audit.core.errors import WeightsError
+from fl_privacy_audit.lab.manifest import FORMER
 from fl_privacy_audit.lab.study.report import table
 from fl_privacy_audit.ledger.provenance import versions
 from fl_privacy_audit.metrics.semsim import MEAN, SIDE, STD, SemSimNet
@@ -184,22 +185,13 @@ def seen_in_training(card: Mapping[str, Any] | None, found: Evaluation) -> list[
     """What an evaluation shares with the training of its weights, as sentences."""
     if card is None:
         return ["No card lies beside the weights, so what they were trained on is not known."]
-    counts = card["data"]["counts"]
-    sentences = []
-    for words, ours, theirs in (
-        ("sources", found.sources, counts["source"]),
-        ("victims", found.victims, counts["victim"]),
-        ("attacks", found.attacks, counts["attack"]),
-        ("defences", found.defences, counts["defence"]),
-        ("annotators", found.annotators, card["labels"]["annotators"]),
-    ):
-        shared = sorted(set(ours) & set(theirs))
-        new = sorted(set(ours) - set(theirs))
-        sentences.append(
-            f"Of the {words}, new to SemSim: {', '.join(new) or 'none'}; seen in training: "
-            f"{', '.join(shared) or 'none'}."
-        )
-    return sentences
+    seen = {FORMER.get(field, field): set(names) for field, names in card["data"]["counts"].items()}
+    seen["annotator"] = set(card["labels"]["annotators"])
+    return [
+        f"Of the {field}s, new to SemSim: {', '.join(sorted({*names} - seen[field])) or 'none'}; "
+        f"seen in training: {', '.join(sorted({*names} & seen[field])) or 'none'}."
+        for field, names in (*found.names.items(), ("annotator", found.annotators))
+    ]
 
 
 def _figures(found: Evaluation) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def _batch(
 def moved(images: Tensor, *, sets: int, rng: torch.Generator) -> Tensor:
     """Some pictures moved by up to `FAR` pixels each way, black where nothing is left.
 
-    Victims trained with policies of augmentation (Gao et al. 2021, arXiv:2011.12505) see such
+    Networks trained with policies of augmentation (Gao et al. 2021, arXiv:2011.12505) see such
     pictures, and leak them, not always at the place where they were.
 
     Images are ``(N, C, H, W)``; number ``i`` gets draw ``i % sets``.

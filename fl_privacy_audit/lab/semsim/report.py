@@ -18,7 +18,7 @@ from fl_privacy_audit.lab.study.table import title
 from .evaluation import Evaluation
 
 MARKDOWN, JSON, FIGURE = "evaluation.md", "evaluation.json", "evaluation.png"
-SCHEMA = 1
+SCHEMA = 2
 HEADER = ("metric", "pooled AUC", "within setting", "same original", "Spearman", "Kendall")
 AGAINST_HEADER = ("SemSim minus", "pooled AUC", "same original", "Spearman")
 COLOURS = ("#c8553d", "#1b3a5c", "#5b84ad", "#9db8d2", "0.6")
@@ -26,7 +26,7 @@ COLOURS = ("#c8553d", "#1b3a5c", "#5b84ad", "#9db8d2", "0.6")
 LIMITS = """\
 - The reference is the verdict of the annotators named above, asked this question. Where they are
   machines, the figures say how well a metric follows machines, not people.
-- Intervals over originals keep the settings. A claim about other attacks, victims or defences needs
+- Intervals over originals keep the settings. A claim about other attacks, architectures or defences needs
   the interval over settings, which is far wider and means little under ten settings or so.
 - Settings that succeed always or never are easy to rank, so a Spearman over very different settings
   flatters every metric. The AUC within a setting and on the same original do not have that help.
@@ -66,10 +66,7 @@ def markdown(found: Evaluation, *, name: str, seen: Sequence[str] = ()) -> str:
             f"the annotators of their source (of {', '.join(found.annotators)})."
             + (f" {found.dropped:,} pairs not judged by all are left out." if found.dropped else "")
         ),
-        (
-            f"Sources: {', '.join(found.sources)}. Victims: {', '.join(found.victims)}. "
-            f"Attacks: {', '.join(found.attacks)}. Defences: {', '.join(found.defences)}."
-        ),
+        " ".join(f"{f.capitalize()}s: {', '.join(names)}." for f, names in found.names.items()),
         *([" ".join(seen)] if seen else []),
         (
             "AUC for recognition: pooled, within a setting, between reconstructions of the same "
