@@ -1,6 +1,5 @@
 """``fl-privacy-audit annotate CORPUS``: serve the page, export the answers, or judge them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.tables import check_ending, write_table
 from fl_privacy_audit.lab.manifest import Corpus, read_corpus
+from fl_privacy_audit.lab.pages import number
 from fl_privacy_audit.lab.progress import PATH, bars, print_table
 from fl_privacy_audit.lab.reliability import Reliability, reliability
 
@@ -193,9 +193,9 @@ def _print(found: Reliability, console: Console) -> None:
     rows = [
         [
             one.meaning,
-            _figure(one.fleiss),
+            number(one.fleiss),
             str(one.complete),
-            _figure(one.krippendorff),
+            number(one.krippendorff),
             str(one.shared),
         ]
         for one in found.codings.values()
@@ -204,13 +204,9 @@ def _print(found: Reliability, console: Console) -> None:
     console.print()
     rows = []
     for name, habits in found.annotators.items():
-        repeated = (f"{habits.same} of {habits.repeats}", _figure(habits.alpha))
+        repeated = (f"{habits.same} of {habits.repeats}", number(habits.alpha))
         shares = (f"{habits.right:.0%}", f"{habits.cannot_tell:.0%}")
         same = repeated if habits.repeats else ("-", "-")
         rows.append([name, str(habits.answers), *shares, *same])
     twice = ("same when\nasked twice", "alpha")
     print_table(console, ("annotator", "answers", "right", "cannot\ntell", *twice), rows)
-
-
-def _figure(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.3f}"

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core.arguments import name_and_value
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.lab.manifest import (
@@ -54,13 +55,11 @@ class Selection:
         >>> Selection.parse("victim=dlg*")  # the former name
         Selection(field='architecture', pattern='dlg*')
         """
-        field, _, pattern = text.partition("=")
+        example = f"FIELD=PATTERN with a field of {', '.join(FIELDS)}"
+        field, pattern = name_and_value(text, "a selection", example)
         field = FORMER.get(field, field)
-        if field not in FIELDS or not pattern:
-            raise ConfigError(
-                f"a selection must be FIELD=PATTERN with a field of {', '.join(FIELDS)}, "
-                f"but got {text!r}"
-            )
+        if field not in FIELDS:
+            raise ConfigError(f"a selection must look like {example}, but got {text!r}")
         return cls(field=field, pattern=pattern)
 
     def holds(self, pair: Pair) -> bool:
