@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.lab.pages import number, render
-from fl_privacy_audit.lab.study.bootstrap import Estimate
+from fl_privacy_audit.lab.study.bootstrap import Estimate, Interval
 from fl_privacy_audit.lab.study.result import plain
 from fl_privacy_audit.lab.study.table import title
 
@@ -94,25 +94,18 @@ def verdict(found: Evaluation) -> str:
         ("same_original", "same-original AUC"),
         ("spearman", "Spearman over settings"),
     ):
-        above, below, open_ = [], [], []
+        places: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
         for name, one in found.against.items():
-            difference: Estimate = getattr(one, figure)
-            span = difference.over_images
-            if math.isnan(difference.value):
-                open_.append(title(name))
-            elif span.low > 0:
-                above.append(title(name))
-            elif span.high < 0:
-                below.append(title(name))
-            else:
-                open_.append(title(name))
-        parts = [
-            f"{word} {', '.join(names)}"
-            for word, names in (("above", above), ("below", below), ("not told apart from", open_))
-            if names
-        ]
+            places[_place(getattr(one, figure).over_images)].append(title(name))
+        parts = [f"{word} {', '.join(names)}" for word, names in places.items() if names]
         sentences.append(f"By {words}, SemSim is {'; '.join(parts)}.")
     return " ".join(sentences)
+
+
+def _place(span: Interval) -> str:
+    if not span.excludes_zero:
+        return "not told apart from"
+    return "above" if span.low > 0 else "below"
 
 
 def cell(estimate: Estimate) -> str:
