@@ -10,10 +10,12 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 
@@ -118,13 +120,8 @@ class Store:
             StoreError: It is no file of answers, or of another version.
         """
         facts = self._facts()
-        return Settings(
-            seed=int(facts["seed"]),
-            candidates=int(facts["candidates"]),
-            beside=facts["beside"] == "True",
-            repeat=float(facts["repeat"]),
-            question=facts["question"],
-        )
+        known = {field.name: facts[field.name] for field in fields(Settings)}
+        return TypeAdapter(Settings).validate_python(known)  # all are kept as text
 
     def token(self) -> str:
         """A secret of this file that every form carries; an open page outlives a restart."""
