@@ -21,8 +21,10 @@ SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_key(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Two test runs beside each other share neither a key nor published batches."""
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+    os.environ["FL_PRIVACY_AUDIT_TRUTH"] = str(tmp_path_factory.mktemp("truth"))
 
 
 @pytest.fixture(autouse=True, scope="session")
