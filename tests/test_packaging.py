@@ -197,6 +197,14 @@ def declared(*extras: str) -> set[str]:
     return {other.get(name, name.replace("-", "_")) for name in names}
 
 
+def test_every_dependency_has_both_bounds() -> None:
+    project = PROJECT["project"]
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    for line in project["dependencies"] + extras:
+        if not line.startswith(project["name"]):
+            assert re.search(r">=[\d.]+,<[\d.]+$|==[\d.]+$", line), line
+
+
 OPTIONAL = {
     "fl_privacy_audit/core/tables.py": "parquet",
     "fl_privacy_audit/ledger/sinks.py": "mlflow",
