@@ -1,6 +1,8 @@
 """What every test can use."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -18,6 +20,18 @@ from tests.support.spies import made_up_networks, no_weights, spied, two_threads
 __all__ = ["made_up_networks", "no_weights", "spied", "two_threads"]
 
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+
+
+_modules = 0
+
+
+def pytest_runtest_logfinish() -> None:
+    """Flower collects garbage in every round; modules are none, and to look at them takes long."""
+    global _modules
+    if len(sys.modules) > _modules + 50:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -83,7 +83,7 @@ def test_what_an_attack_took_says_what_it_needs() -> None:
     taken = time.monotonic() - started
     needed = needed_seconds(attack, seen)
     assert needed is not None
-    assert 0 < needed <= taken
+    assert 0 < needed <= taken * 40 / 39  # the first step is left out
 
 
 def test_of_a_closed_form_nothing_is_known_before_it_ran() -> None:

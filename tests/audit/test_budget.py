@@ -161,7 +161,7 @@ def test_what_a_search_needs_is_in_the_record(tmp_path: Path) -> None:
     (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
     assert outcome.stopped == "finished"
     assert outcome.needed_seconds is not None
-    assert outcome.needed_seconds <= 1.05 * outcome.seconds  # it is rounded to two digits
+    assert outcome.needed_seconds <= outcome.seconds * 40 / 39 + 1e-3  # the first step is left out
 
 
 def many(count: int) -> Attempts:
