@@ -28,7 +28,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def call(*command: str | Path, cwd: Path, environment: Mapping[str, str]) -> str:
-    """What a command prints; it must succeed within ten minutes."""
+    """What a command prints; it must succeed within half an hour."""
     done = subprocess.run(
         command,
         check=False,
@@ -36,7 +36,7 @@ def call(*command: str | Path, cwd: Path, environment: Mapping[str, str]) -> str
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     said = done.stdout + done.stderr
     if "Failed to start local SuperLink" in said or "Unable to launch" in said:
