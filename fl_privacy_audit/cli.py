@@ -11,6 +11,7 @@ import click
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks, order_of
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.report.sentences import say
@@ -114,7 +115,7 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except AuditError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(clean(str(error))) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows: dict[str, list[tuple[str, str]]] = {"Commands": [], "Laboratory commands": []}

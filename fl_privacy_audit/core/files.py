@@ -1,8 +1,43 @@
-"""Files that are there whole or not at all."""
+"""Files: written whole or not at all; read only where they are plain files."""
 
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
+from typing import BinaryIO
+
+
+def open_plain(path: str | Path, *, links: bool = True) -> BinaryIO:
+    """Open a regular file for reading, and never a pipe, device or socket: those wait, or have no end.
+
+    Args:
+        path: Of the file.
+        links: Whether a symbolic link at the end of `path` is followed.
+
+    Raises:
+        OSError: It is not there, cannot be read, or is no such file.
+    """
+    path = os.fspath(path)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
+    try:
+        _check_plain(os.stat(path, follow_symlinks=links))
+        handle = os.open(path, flags)
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(errno.EINVAL, str(error)) from error
+    try:
+        _check_plain(os.fstat(handle))
+    except OSError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def _check_plain(found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, "it is a symbolic link, and links are not followed")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:

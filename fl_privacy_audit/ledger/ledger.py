@@ -6,6 +6,7 @@ the disk itself. Nothing already written is ever changed: a run that
 is started again in the same directory finds a torn last line, ends it, and goes on below.
 """
 
+import codecs
 import contextlib
 import errno
 import os
@@ -15,11 +16,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
 from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.texts import clean
 
 from .records import (
     RECORD,
@@ -32,6 +36,10 @@ from .records import (
 )
 
 FILE_NAME = "ledger.jsonl"
+LONGEST = 16 * 2**20
+"""Bytes of the longest line that is read."""
+MOST_NAMED = 20
+"""Damaged lines that are named each; what is beyond is counted."""
 
 
 def now() -> str:
@@ -160,25 +168,22 @@ def read_ledger(directory: str | Path) -> LedgerContents:
     Raises:
         LedgerError: There is no ledger, or it holds no run.
     """
-    path = Path(directory)
-    if path.is_dir():
-        path = path / FILE_NAME
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise LedgerError(f"there is no audit log at {path}: {error.strerror}") from error
+    path = ledger_file(directory)
+    with open_ledger(path, links=path == Path(directory)) as file:
+        text = file.read().removeprefix(codecs.BOM_UTF8)
     records: list[Record] = []
     damaged: list[tuple[int, str]] = []
     *lines, _ = text.split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        if len(line) > LONGEST:
+            damaged.append((number, f"{len(line)} bytes, and at most {LONGEST} are read"))
+            continue
         try:
             records.append(RECORD.validate_json(line))
         except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(str(part) for part in problem["loc"])
-            damaged.append((number, f"{place}: {problem['msg']}" if place else problem["msg"]))
+            damaged.append((number, _problem(error)))
     contents = LedgerContents(
         path=path,
         runs=tuple({r.run: r for r in records if isinstance(r, RunRecord)}.values()),
@@ -187,13 +192,44 @@ def read_ledger(directory: str | Path) -> LedgerContents:
         gaps=tuple(r for r in records if isinstance(r, GapRecord)),
         damaged=tuple(damaged),
     )
-    if not contents.runs:
+    if not contents.runs and not contents.audits:
         state = "is empty" if not text else "holds no readable run"
         raise LedgerError(
             f"the audit log {path} {state}"
             + (f"; line {damaged[0][0]} is damaged ({damaged[0][1]})" if damaged else "")
         )
     return contents
+
+
+def ledger_file(directory: str | Path) -> Path:
+    """The ledger's file, from the directory it is in or from the file itself."""
+    path = Path(directory)
+    return path / FILE_NAME if os.path.isdir(path) else path
+
+
+def open_ledger(path: Path, *, links: bool = False) -> BinaryIO:
+    """Open a ledger's file for reading.
+
+    Args:
+        path: Of the file.
+        links: Whether it may be a symbolic link: where somebody named the link itself.
+
+    Raises:
+        LedgerError: It is not there, cannot be read, or is no regular file.
+    """
+    try:
+        return open_plain(path, links=links)
+    except FileNotFoundError as error:
+        raise LedgerError(f"there is no audit log at {path}: {error.strerror}") from error
+    except OSError as error:
+        raise LedgerError(f"the audit log {path} cannot be read: {_why(error)}") from error
+
+
+def _problem(error: ValidationError) -> str:
+    """The first of what is wrong with a line; of what stands there it shows little."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return clean(f"{place}: {problem['msg']}" if place else problem["msg"], 200)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,18 +246,34 @@ class LastRun:
         """The file with original and reconstruction; None for what lies outside the audit's folder."""
         folder = self.path.parent.absolute()
         path = folder / (outcome.picture or "")
-        kept = outcome.picture and path.resolve().is_relative_to(folder.resolve())
-        return path if kept else None
+        try:
+            folder = folder.resolve()
+            real = path.resolve()
+            inside = real.is_relative_to(folder) and real == folder / (outcome.picture or "")
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ):  # no name that a file can have; a circle of links
+            return None
+        return path if outcome.picture and inside else None
 
 
 def last_run(contents: LedgerContents) -> LastRun:
     """Pick the lines of the last run, and note what is left out."""
-    run = contents.runs[-1]
+    run = contents.runs[-1] if contents.runs else _unknown_run(contents)
     path = str(contents.path)
     notes = [
         Reason.of("damaged line", path=path, line=number, problem=problem)
-        for number, problem in contents.damaged
+        for number, problem in contents.damaged[:MOST_NAMED]
     ]
+    if (more := len(contents.damaged) - MOST_NAMED) > 0:
+        notes.append(Reason.of("more damaged lines", path=path, lines=more))
+    if not contents.runs:
+        notes.append(Reason.of("run line missing", path=path))
+    known = {each.run for each in contents.runs} or {run.run}
+    if strays := [a for a in contents.audits if a.run not in known]:
+        notes.append(Reason.of("records of no run", path=path, records=len(strays)))
     notes += [gap.reason for gap in contents.gaps if gap.run == run.run]
     if len(contents.runs) > 1:
         notes.append(Reason.of("several runs", path=path, runs=len(contents.runs)))
@@ -236,4 +288,17 @@ def last_run(contents: LedgerContents) -> LastRun:
         audits=audits,
         evaluations=[e for e in contents.evaluations if e.run == run.run],
         notes=notes,
+    )
+
+
+def _unknown_run(contents: LedgerContents) -> RunRecord:
+    """Stands in for the first line of the run of the last record, where that line is not there."""
+    last = contents.audits[-1]
+    return RunRecord(
+        time=last.time,
+        run=last.run,
+        setting=f"run {last.run}",
+        config={"views": list({a.view: None for a in contents.audits if a.run == last.run})},
+        model={},
+        versions={},
     )

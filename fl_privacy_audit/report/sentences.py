@@ -25,7 +25,7 @@ def say(reason: Reason, *, brief: bool = False) -> str:
         reason: What was recorded.
         brief: Whether to leave out figures that a table shows in columns of their own.
     """
-    words = REASONS.get(reason.code, f"{reason.code} {{figures}}")
+    words = REASONS.get(reason.code, "{code} {figures}")
     if not brief:
         words += DETAILS.get(reason.code, "")
     return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
@@ -80,6 +80,7 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
         for name, value in figures.items()
     }
     phrases["figures"] = ", ".join(f"{name} {value}" for name, value in phrases.items())
+    phrases["code"] = reason.code
     if reason.cause is not None:
         phrases["cause"] = say(reason.cause, brief=brief)
     phrases["because"] = f"; {phrases['cause']}" if reason.cause is not None else ""

@@ -75,7 +75,7 @@ def replay_fit(records: Sequence[AuditRecord]) -> ReplayFit | None:
 def views_of(run: LastRun) -> list[View]:
     """The views that a run was to audit; ledgers of version 1 knew the server's alone."""
     views: list[View] = ["server", "release"]
-    return [view for view in views if view in run.run.config.get("views", ["server"])]
+    return [view for view in views if view in run.run.stated.views]
 
 
 def attacks_of(run: LastRun, view: View) -> list[str]:
@@ -83,7 +83,7 @@ def attacks_of(run: LastRun, view: View) -> list[str]:
 
     ``"auto"`` itself is among them only where it chose none.
     """
-    named = [attack["name"] for attack in run.run.config["attacks"]]
+    named = [attack.name for attack in run.run.stated.attacks] or [AUTO]
     chosen = [o.attack for record in run.audits if record.view == view for o in record.attacks]
     names = dict.fromkeys(name for name in [*named, *chosen] if name != AUTO)
     return list(names) if names else named
