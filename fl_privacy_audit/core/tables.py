@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from .errors import AuditError, ConfigError
 from .files import write_whole
+from .texts import clean
 
 Kind = Literal["string", "int64", "double", "bool"]
 """Type of a column, by its name in Arrow; every column may have empty cells."""
@@ -27,6 +28,10 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 _INDEX = re.compile(r"(?:unnamed:_\d+)?")
 """How the first column is headed where it only counts the rows."""
 _MOST = 10**9
+_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
+"""How a formula begins, in the wide characters of East Asia too."""
+_BREAKS = frozenset("\t\r\n")
+"""What a spreadsheet may drop before a formula."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +275,19 @@ def _csv(values: Mapping[str, Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(values)
-    writer.writerows(zip(*values.values(), strict=True))
+    writer.writerows(map(_harmless, row) for row in zip(*values.values(), strict=True))
     return file.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe.
+
+    As OWASP has it ("CSV Injection"). Numbers stay as they are.
+    """
+    if not isinstance(cell, str):
+        return cell
+    cell = clean(cell)
+    return f"'{cell}" if cell[:1] in _BREAKS or cell.lstrip()[:1] in _FORMULA else cell
 
 
 def _parquet(columns: Mapping[str, Kind], values: Mapping[str, Sequence[Any]]) -> bytes:
