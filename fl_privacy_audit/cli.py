@@ -58,7 +58,7 @@ class _Lazy(click.Group):
             "Build pictures for annotators: originals and reconstructions.",
         ),
         "export": (
-            "fl_privacy_audit.ledger.export",
+            "fl_privacy_audit.report.export",
             "export_command",
             "Write records as a CSV or Parquet table.",
         ),

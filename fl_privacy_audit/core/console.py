@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.markup import escape
+from rich import markup
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
@@ -14,6 +14,11 @@ from .texts import clean
 
 UNWRAPPED = 10_000
 """Characters to a line where nobody's terminal limits it."""
+
+
+def escape(text: str) -> str:
+    """Text from anywhere for the cell of a table: its markup and its escapes are shown, not followed."""
+    return markup.escape(clean(text))
 
 
 class CleanConsole(Console):

@@ -30,7 +30,7 @@ _INDEX = re.compile(r"(?:unnamed:_\d+)?")
 _MOST = 10**9
 _FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
 """How a formula begins, in the wide characters of East Asia too."""
-_BREAKS = frozenset("\t\r\n")
+_BREAKS = frozenset("\t\n")
 """What a spreadsheet may drop before a formula."""
 
 
@@ -290,6 +290,10 @@ def _harmless(cell: Any) -> Any:
     return f"'{cell}" if cell[:1] in _BREAKS or cell.lstrip()[:1] in _FORMULA else cell
 
 
+def _fits_64_bits(value: int | None) -> int | None:
+    return None if value is None or not -(2**63) <= value < 2**63 else value
+
+
 def _parquet(columns: Mapping[str, Kind], values: Mapping[str, Sequence[Any]]) -> bytes:
     try:
         import pyarrow as arrow
@@ -299,8 +303,12 @@ def _parquet(columns: Mapping[str, Kind], values: Mapping[str, Sequence[Any]]) -
             'a Parquet table needs one more package: `pip install "fl-privacy-audit[parquet]"`; '
             "or write .csv"
         ) from None
+    fitting = {
+        name: [_fits_64_bits(value) for value in values[name]] if kind == "int64" else values[name]
+        for name, kind in columns.items()
+    }
     table = arrow.table(
-        {name: arrow.array(values[name], arrow.type_for_alias(columns[name])) for name in columns}
+        {name: arrow.array(fitting[name], arrow.type_for_alias(columns[name])) for name in columns}
     )
     file = io.BytesIO()
     parquet.write_table(table, file)

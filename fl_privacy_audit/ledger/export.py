@@ -4,15 +4,13 @@ Controls are rows too: ``control`` is empty for the attack itself. An attack wit
 row, with an empty metric, so that nothing that was tried is lost.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from fl_privacy_audit.core.tables import Kind, check_ending, write_table
 
-from .ledger import read_ledger
+from .ledger import LedgerContents, read_ledger
 from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord, Scores
 
 COLUMNS: dict[str, Kind] = {
@@ -63,16 +61,20 @@ def records_table(*directories: str | Path) -> list[Row]:
     Raises:
         LedgerError: A ledger cannot be read.
     """
+    return rows_of([read_ledger(directory) for directory in directories])
+
+
+def rows_of(ledgers: Sequence[LedgerContents]) -> list[Row]:
+    """Every audited record of ledgers that were read."""
     rows: list[Row] = []
-    for directory in directories:
-        contents = read_ledger(directory)
+    for contents in ledgers:
         runs = {run.run: run for run in contents.runs}
         for record in contents.audits:
             rows += _rows(runs.get(record.run), record)
     return rows
 
 
-def export(directories: list[Path], to: Path) -> int:
+def export(directories: Sequence[Path], to: Path) -> int:
     """Write the table and count its rows; the ending says how: ``.parquet`` or ``.csv``.
 
     Raises:
@@ -120,14 +122,3 @@ def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
     for metric, found in scores.items():
         figures = {"mean": found.mean, "worst": found.worst, "images": len(found.each)}
         yield row | {"metric": metric} | figures
-
-
-@click.command("export")
-@click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."
-)
-def export_command(directories: tuple[Path, ...], to: Path) -> None:
-    """Write the records of audits as one table: a row for each record, attack and metric."""
-    count = export(list(directories), to)
-    click.echo(f"{to}: {count} rows")

@@ -259,9 +259,8 @@ class LastRun:
         return path if outcome.picture and inside else None
 
 
-def last_run(contents: LedgerContents) -> LastRun:
-    """Pick the lines of the last run, and note what is left out."""
-    run = contents.runs[-1] if contents.runs else _unknown_run(contents)
+def damage(contents: LedgerContents) -> list[Reason]:
+    """What is wrong with a ledger: lines that cannot be read, and records of no known run."""
     path = str(contents.path)
     notes = [
         Reason.of("damaged line", path=path, line=number, problem=problem)
@@ -269,11 +268,20 @@ def last_run(contents: LedgerContents) -> LastRun:
     ]
     if (more := len(contents.damaged) - MOST_NAMED) > 0:
         notes.append(Reason.of("more damaged lines", path=path, lines=more))
-    if not contents.runs:
+    known = {run.run for run in contents.runs}
+    if not known:
         notes.append(Reason.of("run line missing", path=path))
-    known = {each.run for each in contents.runs} or {run.run}
-    if strays := [a for a in contents.audits if a.run not in known]:
-        notes.append(Reason.of("records of no run", path=path, records=len(strays)))
+        known = {contents.audits[-1].run}
+    if strays := sum(audit.run not in known for audit in contents.audits):
+        notes.append(Reason.of("records of no run", path=path, records=strays))
+    return notes
+
+
+def last_run(contents: LedgerContents) -> LastRun:
+    """Pick the lines of the last run, and note what is left out."""
+    run = contents.runs[-1] if contents.runs else _unknown_run(contents)
+    path = str(contents.path)
+    notes = damage(contents)
     notes += [gap.reason for gap in contents.gaps if gap.run == run.run]
     if len(contents.runs) > 1:
         notes.append(Reason.of("several runs", path=path, runs=len(contents.runs)))

@@ -100,11 +100,8 @@ def _refuse_odd_numbers(value: Any) -> None:
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             _refuse_odd_numbers(each)
-    elif (
-        isinstance(value, float)
-        and not isfinite(value)
-        or isinstance(value, int)
-        and abs(value) >= MOST
+    elif (isinstance(value, float) and not isfinite(value)) or (
+        isinstance(value, int) and abs(value) >= MOST
     ):
         raise ValueError("holds a number that no setting can have")
 

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
@@ -138,10 +139,24 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> st
 
 def json_text(content: object) -> str:
     """JSON for programs that may also be printed: all but plain ASCII, ``<`` and ``>`` as escapes."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
+    except ValueError:
+        text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=True)
     for character in "<>&\x7f":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text + "\n"
+
+
+def _finite(content: Any) -> Any:
+    """JSON has no word for NaN and infinity: they are written as text."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return "NaN" if math.isnan(content) else "Infinity" if content > 0 else "-Infinity"
+    return content
 
 
 def covers(check: ClaimCheck | None, view: View) -> bool:

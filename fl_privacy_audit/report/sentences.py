@@ -100,20 +100,24 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
     phrases["objective"] = ""
     if "own" in figures:
-        phrases["objective"] = _OBJECTIVE.format_map(phrases)
+        phrases["objective"] = _OBJECTIVE.format_map(defaultdict(lambda: "?", phrases))
     if "mean" in figures:
         phrases["net"] = _net(figures)
     return phrases
 
 
 def _net(figures: Mapping[str, Figure]) -> str:
-    metric = METRICS[str(figures["metric"])]
+    """Net leakage in words; somebody else's figures may lack anything."""
+    metric = METRICS.get(str(figures.get("metric")))
+    if metric is None:
+        return "net leakage by a metric that is not known here"
     mean, low, high = (
-        metric.format(float(figures[name]), signed=True, unit=name == "mean")  # type: ignore[arg-type]
-        if name in figures
+        metric.format(value, signed=True, unit=name == "mean")
+        if isinstance(value := figures.get(name), int | float)
         else ""
         for name in ("mean", "low", "high")
     )
     interval = f" ({low} to {high})" if low and high else ""
-    against = figures["against"]
-    return f"net {metric.short} {mean}{interval} against {NULL_WORDS.get(against, against)}"  # type: ignore[call-overload]
+    words: Mapping[str, str] = dict(NULL_WORDS)
+    against = str(figures.get("against", "?"))
+    return f"net {metric.short} {mean or '?'}{interval} against {words.get(against, against)}"

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.markup import escape
 from rich.table import Table
 
+from fl_privacy_audit.core.console import escape
 from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCheck

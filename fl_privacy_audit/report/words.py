@@ -345,7 +345,7 @@ REASONS: Final[Mapping[str, str]] = {
         "the audit log was gone, replaced or rotated while the run went on; this file begins in the "
         "middle of it"
     ),
-    "records lost": "{records:records} could not be written, for want of space say",
+    "records lost": "{records} could not be written, for want of space say",
     "several runs": "{path} holds {runs} runs; the last one counts",
 }
 """Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""

@@ -114,7 +114,9 @@ def judge(
         attacks: How many attacks share the confidence `LEVEL`.
     """
     outcomes = [(r, o) for r in records if (o := r.outcome_of(attack)) is not None]
-    scored = [(r, o) for r, o in outcomes if o.status == "scored" and o.scores]
+    scored = [
+        (r, o) for r, o in outcomes if o.status == "scored" and o.scores.keys() & METRICS.keys()
+    ]
     confidence = 1 - (1 - LEVEL) / max(attacks, 1)
     if not scored:
         word, reason = _unscored([o for _, o in outcomes])

@@ -29,16 +29,19 @@ from PIL import Image
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import LedgerError
-from fl_privacy_audit.ledger.ledger import FILE_NAME, LedgerContents, read_ledger
-from fl_privacy_audit.ledger.records import RECORD
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, LedgerContents, read_ledger
+from fl_privacy_audit.ledger.records import RECORD, GapRecord
 from tests.support.hostile_files import KINDS
-from tests.support.hostile_ledgers import MARK, Case
+from tests.support.hostile_ledgers import FIELDS, MARK, Case
 from tests.support.report_builders import SWEEP, dp_sgd, write_setting
 
 from .tally import Tally
 
 SECONDS = 60.0
 """After which a reader hangs, on a loaded machine."""
+TWICE = 0.3
+"""How often a ledger is spoiled in one more way."""
 NAMED = 20
 """Damaged lines of which each is named."""
 SECRET = "a-secret-of-somebody-else"
@@ -95,6 +98,12 @@ def _valid() -> tuple[tuple[bytes, dict[str, bytes]], ...]:
             pictures = {
                 p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.glob("*/*")
             }
+            lost = GapRecord(
+                time="2026-11-24T10:00:00+00:00",
+                run=read_ledger(folder).runs[0].run,
+                reason=Reason.of("records lost", records=2),
+            )
+            Ledger(folder).append([lost])
             found.append(((folder / FILE_NAME).read_bytes(), pictures))
     return tuple(found)
 
@@ -114,6 +123,8 @@ def _spoiled(kind: str, place: Path, rng: random.Random) -> Case:
             (folder_ / name).parent.mkdir(exist_ok=True)
             (folder_ / name).write_bytes(content)
     case = Case(folder, outside, lines.splitlines(), rng)
+    while kind != "name of the folder" and rng.random() < TWICE:
+        rng.choice(list(FIELDS.values()))(case)
     KINDS[kind](case)
     case.write()
     return case
@@ -225,7 +236,7 @@ def _read(case: Case, reader: str) -> Iterator[tuple[str, str]]:
         yield "nothing outside is read", "the text outside is shown"
     if outside := [name for name in opened if _is_outside(Path(name), case)]:
         yield "nothing outside is read", f"opened {outside[:3]}"
-    if done.exit_code in (0, 3) and reader in ("show", "compare", "report md"):
+    if done.exit_code in (0, 3) and reader in ("show", "compare", "report md", "export csv"):
         yield from _unnamed(case, text)
 
 

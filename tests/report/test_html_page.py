@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from PIL import Image
 
 from fl_privacy_audit.attacks import THREAT_MODELS
 from fl_privacy_audit.core.reasons import Reason
@@ -355,6 +356,10 @@ def test_pictures_only_where_they_were_kept(tmp_path: Path, page: Page) -> None:
     assert all(base64.b64decode(a.split(",")[1]).startswith(b"\x89PNG") for a in images)
     bare = Page(render_html(summary, pictures=False))
     assert LEFT_OUT in bare.text and "img" not in bare.tags
+    for path in (tmp_path / "run" / "pictures").iterdir():
+        Image.new("RGB", (640, 480)).save(path)
+    foreign = Page(render_html(summary))
+    assert "is not of the size of this audit's" in foreign.text and "img" not in foreign.tags
     for path in (tmp_path / "run" / "pictures").iterdir():
         path.unlink()
     assert "The picture cannot be read" in Page(render_html(summary)).text

@@ -148,6 +148,17 @@ def test_a_cause_is_said_with_it() -> None:
     assert say(reason) == "the attack failed on 1 of 1 record: {no} labels"
 
 
+@pytest.mark.parametrize("value", ["x", 10**30, 0.5, ["x"], "{0.__class__}"])
+def test_figures_of_any_type_are_said(value: Figure) -> None:
+    names = (
+        "metric mean low high against leaking lacking own noise allowed records batches needed clients "
+        "line lines path problem runs message type figures code"
+    )
+    for code in [*REASONS, "{0.__class__} {"]:
+        for figures in ({}, dict.fromkeys(names.split(), value)):
+            assert say_why(Reason.of(code, Reason.of(code), **figures))
+
+
 def test_a_reason_of_a_later_version_is_shown_as_it_is() -> None:
     assert say(Reason.of("struck by lightning", times=2)) == "struck by lightning times 2"
     assert say(Reason.of("not due")) == "not due: every ? rounds"
