@@ -247,9 +247,9 @@ class AttackOutcome(_Outcome):
         kept = {name: value for name, value in details.items() if name not in gone}
         return {**data, "details": kept, "unavailable": gone}
 
-    @field_validator("details", mode="before")
+    @field_validator("details", mode="after")
     @classmethod
-    def _numbers_from_words(cls, details: dict[str, Any]) -> dict[str, Any]:
+    def _numbers_from_words(cls, details: dict[str, float | str]) -> dict[str, float | str]:
         """JSON has no infinity: such numbers are written as words."""
         words = ("Infinity", "-Infinity", "NaN")
         return {k: float(v) if v in words else v for k, v in details.items()}

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -211,7 +212,8 @@ def _read(case: Case, reader: str) -> Iterator[tuple[str, str]]:
     _hooked()
     _opened = []
     try:
-        with _alarm():
+        with _alarm(), warnings.catch_warnings():
+            warnings.simplefilter("error")
             done = CliRunner().invoke(cli, words)
     except _Hang:
         yield "no hang", f"over {SECONDS} s"
