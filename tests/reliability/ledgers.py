@@ -71,8 +71,9 @@ def run(count: int, seed: int, readers: Sequence[str] = tuple(READERS)) -> Tally
     """Spoil `count` ledgers, kind after kind, and run every reader on each."""
     trials: Counter[str] = Counter()
     broken: dict[str, list[str]] = {promise: [] for promise in PROMISES}
+    kinds = random.Random(seed).sample(list(KINDS), len(KINDS))
     for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = kinds[number % len(kinds)]
         with tempfile.TemporaryDirectory(prefix="hostile-ledger-") as place:
             case = _spoiled(kind, Path(place), random.Random(f"{seed} {number}"))
             found = [("ledger", *one) for one in _contents(case)]
