@@ -4,7 +4,7 @@ import copy
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,7 @@ class AttackFacts:
         self.replays = Replays()
         self.unchecked: Counter[Reason] = Counter()
         self._names = BatchNames()
+        self._last_chosen: Reason | None = None
         self._reasons: dict[Reason, Reason] = {}
 
     def renamed(self, attack: str) -> "AttackFacts":
@@ -122,7 +123,8 @@ class AttackFacts:
         self.steps += outcome.steps
         if outcome.reason is not None:
             self.reasons[outcome.status, outcome.reason] += 1
-        if outcome.chosen is not None and outcome.chosen not in self.chosen:
+        if outcome.chosen is not None and outcome.chosen != self._last_chosen:
+            self._last_chosen = outcome.chosen
             self.chosen[outcome.chosen] = None
         if self.options is None and outcome.attack == self.attack:
             self.options = outcome.options
@@ -144,8 +146,9 @@ class AttackFacts:
                 continue
             total.sum += score.mean
             total.count += 1
-            if name in METRICS:
-                total.worst = METRICS[name].worst([total.worst, score.worst])
+            sign = METRICS[name].sign if name in METRICS else 1
+            if sign * score.worst > sign * total.worst:
+                total.worst = score.worst
 
     def _add_row(self, record: AuditRecord, outcome: AttackOutcome) -> None:
         row = self.rows
@@ -228,6 +231,8 @@ class RunFacts:
     def __init__(self, records: Iterable[AuditRecord] = ()) -> None:
         self.views: dict[View, ViewFacts] = {"server": ViewFacts(), "release": ViewFacts()}
         self.replies: list[Reply] = []
+        self.chosen: dict[tuple[str, Reason], None] = {}  # attacks that `auto` chose, and why
+        self._last_chosen: dict[str, Reason] = {}
         for record in records:
             self.add(record)
 
@@ -235,6 +240,11 @@ class RunFacts:
         """Take the next record."""
         self.replies.append(Reply.of(record))
         self.views[record.view].add(record)
+        for outcome in record.attacks:
+            why = outcome.chosen
+            if why is not None and self._last_chosen.get(outcome.attack) != why:
+                self._last_chosen[outcome.attack] = why
+                self.chosen[outcome.attack, why] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +267,17 @@ def gather(run: LastRun | GatheredRun) -> GatheredRun:
     return GatheredRun(**head, facts=RunFacts(run.audits))
 
 
-def gather_ledger(directory: str | Path) -> GatheredRun:
+def gather_ledger(
+    directory: str | Path, new: Callable[[], RunFacts] = RunFacts
+) -> GatheredRun:
     """What verdicts need of the last run of a ledger, read in one pass.
+
+    Args:
+        directory: Of the ledger, or its file.
+        new: Makes what gathers; a subclass may gather more.
 
     Raises:
         LedgerError: It cannot be read.
     """
-    head, facts = read_last_run(directory, RunFacts)
+    head, facts = read_last_run(directory, new)
     return GatheredRun(**vars(head), facts=facts)

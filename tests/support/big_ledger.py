@@ -24,7 +24,7 @@ from .builders import audit_line, evaluation_line, run_line
 ATTACKS = ("inverting_gradients", "rgap")
 METRICS = ("mse", "psnr", "ssim")
 CLIENTS = 10  # each sends an update in every round
-DUE = 5  # of them are attacked
+DUE = 4  # of them are attacked
 SHOWN: dict[str, float] = {
     "attack": 0.3,
     "noise": 0.05,
