@@ -11,6 +11,7 @@ import click
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks, order_of
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.tail import read_tail
 from fl_privacy_audit.report.sentences import say
@@ -61,7 +62,7 @@ class _Lazy(click.Group):
             "Build pictures for annotators: originals and reconstructions.",
         ),
         "export": (
-            "fl_privacy_audit.ledger.export",
+            "fl_privacy_audit.report.export",
             "export_command",
             "Write records as a CSV or Parquet table.",
         ),
@@ -118,7 +119,7 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except AuditError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(clean(str(error))) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows: dict[str, list[tuple[str, str]]] = {"Commands": [], "Laboratory commands": []}

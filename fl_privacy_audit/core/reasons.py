@@ -3,6 +3,7 @@
 Words are made where they are shown, in `fl_privacy_audit.report.words`; nothing ever reads them back.
 """
 
+import math
 from typing import Any
 
 from pydantic import (
@@ -19,11 +20,15 @@ from .errors import AuditError
 from .texts import MOST, clean
 
 Figure = int | float | str | list[str]
+LARGEST = 2**64
+"""Whole numbers from here on count nothing."""
 
 
 def _cleaned(figure: Figure) -> Figure:
     if isinstance(figure, list):
         return [clean(text, MOST) for text in figure[:100]]
+    if isinstance(figure, int) and abs(figure) >= LARGEST:
+        return math.inf if figure > 0 else -math.inf
     return clean(figure, MOST) if isinstance(figure, str) else figure
 
 

@@ -4,7 +4,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
+
+from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
@@ -39,13 +41,18 @@ def check_run(run: Run) -> ClaimCheck | None:
     Returns:
         None if there is nothing to check: no claim, no known noise and no reported epsilon.
     """
-    config = run.run.config
-    stated: dict[str, Any] | None = config.get("claim")
+    stated = run.run.stated.claim
+    training = run.run.stated.training
     reported = reported_epsilons(run)
-    if stated is None and config["training"]["noise_multiplier"] is None and not reported:
+    if stated is None and training.noise_multiplier is None and not reported:
         return None
     assumed = [] if stated else [f"no claim is in the settings; delta is taken as {DELTA:g}"]
-    settings = ClaimConfig.model_validate(stated or {"delta": DELTA})
+    try:
+        settings = ClaimConfig.model_validate(stated or {"delta": DELTA})
+    except ValidationError as error:
+        wrong = ", ".join(dict.fromkeys(str(e["loc"][0]) for e in error.errors() if e["loc"]))
+        unread = ClaimConfig(delta=DELTA)
+        return _without_epsilon(unread, run, f"the claim cannot be read ({wrong})", assumed)
     try:
         claim = _claim(settings, run, assumed)
     except ConfigError as error:
@@ -88,15 +95,15 @@ def _claim(settings: ClaimConfig, run: Run, assumed: list[str]) -> DpClaim:
     Raises:
         ConfigError: The settings do not say enough, or do not go together.
     """
-    training: dict[str, Any] = run.run.config["training"]
-    clip = settings.clipping_norm or training["max_grad_norm"]
+    training = run.run.stated.training
+    clip = settings.clipping_norm or training.max_grad_norm
     if clip is None:
         raise ConfigError("the clipping norm is not known; set `claim.clipping_norm`")
     noise, steps, sampled = settings.noise_multiplier, 1, settings.sampled_clients
     if settings.mechanism == "dp-sgd":
-        noise = training["noise_multiplier"] if noise is None else noise
-        steps = settings.steps_per_round or training["steps"] or 1
-        if not (settings.steps_per_round or training["steps"]):
+        noise = training.noise_multiplier if noise is None else noise
+        steps = settings.steps_per_round or training.steps or 1
+        if not (settings.steps_per_round or training.steps):
             assumed.append("the number of local steps is not known; taken as one")
     if settings.mechanism == "central-gaussian" and sampled is None:
         replies_per_round = Counter(record.round for record in _returned(run))
@@ -144,17 +151,23 @@ def _observed(run: Run, mechanism: str) -> Observed:
     return Observed(
         update_norms=norms,
         complete=bool(norms) and all(r.update_norm is not None for r in returned),
-        parameters=int(run.run.model["parameters"]) or None,
+        parameters=_parameters(run),
         weights=known if mechanism == "central-gaussian" else {},
         participation=Counter(record.client for record in returned),
         records=most,
     )
 
 
+def _parameters(run: Run) -> int | None:
+    count = run.run.model.get("parameters")
+    return count if isinstance(count, int) and count > 0 else None
+
+
 def _corridor(claim: DpClaim, multiplier: float, run: Run) -> RiskCorridor | None:
-    if claim.mechanism == "central-gaussian":
+    image = run.run.stated.image
+    if claim.mechanism == "central-gaussian" or image is None:
         return None
-    pixels = math.prod(run.run.config["image"]["shape"])
+    pixels = math.prod(image.shape)
     rounds = max(Counter(r.client for r in _returned(run)).values(), default=claim.rounds)
     mechanism = claim.over(rounds, multiplier=multiplier, as_poisson=claim.sampling == "poisson")
     return risk_corridor(

@@ -21,8 +21,11 @@ from fl_privacy_audit.core.reasons import Reason
 from .reading import FILE_NAME as FILE_NAME
 from .reading import LastRun as LastRun
 from .reading import LedgerContents as LedgerContents
+from .reading import damage as damage
 from .reading import last_run as last_run
+from .reading import open_ledger as open_ledger
 from .reading import read_ledger as read_ledger
+from .reading import why
 from .records import GapRecord, Record, RunRecord
 
 
@@ -64,7 +67,7 @@ class Ledger:
             self.lost += len(records)
             self._torn = True
             raise LedgerError(
-                f"the audit log {self.path} cannot be written: {_why(error)}. Set `directory` to a "
+                f"the audit log {self.path} cannot be written: {why(error)}. Set `directory` to a "
                 "folder that this process may write."
             ) from error
         self.lost, self._torn, self._replaced = 0, False, False
@@ -123,9 +126,3 @@ def _is_at(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), path.lstat())
     except OSError:
         return False
-
-
-def _why(error: OSError) -> str:
-    if error.errno == errno.ELOOP:
-        return "it is a symbolic link, and links are not followed"
-    return error.strerror or str(error)

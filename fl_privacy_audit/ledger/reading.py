@@ -4,17 +4,23 @@
 the audited records of the last run to a collector one by one and keeps none of them.
 """
 
+import codecs
+import errno
 import math
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
 
 from .records import (
@@ -28,6 +34,10 @@ from .records import (
 )
 
 FILE_NAME = "ledger.jsonl"
+LONGEST = 16 * 2**20
+"""Bytes of the longest line that is read."""
+MOST_NAMED = 20
+"""Damaged lines that are named each; what is beyond is counted."""
 
 
 class Damage(NamedTuple):
@@ -50,13 +60,38 @@ class LedgerContents:
     damaged: tuple[tuple[int, str], ...]
 
 
-def file_of(directory: str | Path) -> Path:
-    """The ledger's file, by its directory or by itself."""
+def ledger_file(directory: str | Path) -> Path:
+    """The ledger's file, from the directory it is in or from the file itself."""
     path = Path(directory)
-    return path / FILE_NAME if path.is_dir() else path
+    return path / FILE_NAME if os.path.isdir(path) else path
 
 
-def read_lines(path: Path) -> Iterator[Record | Damage]:
+def open_ledger(path: Path, *, links: bool = False) -> BinaryIO:
+    """Open a ledger's file for reading.
+
+    Args:
+        path: Of the file.
+        links: Whether it may be a symbolic link: where somebody named the link itself.
+
+    Raises:
+        LedgerError: It is not there, cannot be read, or is no regular file.
+    """
+    try:
+        return open_plain(path, links=links)
+    except FileNotFoundError as error:
+        raise LedgerError(f"there is no audit log at {path}: {error.strerror}") from error
+    except OSError as error:
+        raise LedgerError(f"the audit log {path} cannot be read: {why(error)}") from error
+
+
+def why(error: OSError) -> str:
+    """What is wrong with a file, in words."""
+    if error.errno == errno.ELOOP:
+        return "it is a symbolic link, and links are not followed"
+    return error.strerror or str(error)
+
+
+def read_lines(directory: str | Path) -> Iterator[Record | Damage]:
     """Every line of a ledger, decoded one at a time, also while it is being written.
 
     A last line without its end is taken as still being written.
@@ -64,23 +99,41 @@ def read_lines(path: Path) -> Iterator[Record | Damage]:
     Raises:
         LedgerError: There is no ledger.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.endswith(b"\n") and line.strip():
-                    yield decoded(line, number)
-    except OSError as error:
-        raise LedgerError(f"there is no audit log at {path}: {error.strerror}") from error
+    path = ledger_file(directory)
+    with open_ledger(path, links=path == Path(directory)) as file:
+        for number, line in enumerate(_whole_lines(file), start=1):
+            if line.strip():
+                yield decoded(line, number)
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines with their ends. Of one beyond `LONGEST` the rest is passed over, block by block."""
+    first = True
+    while line := file.readline(LONGEST + 2):
+        if first:
+            line, first = line.removeprefix(codecs.BOM_UTF8), False
+        end = line
+        while end and not end.endswith(b"\n"):
+            end = file.readline(LONGEST)
+        if end:
+            yield line
 
 
 def decoded(line: bytes, number: int) -> Record | Damage:
     """One line, or what is wrong with it."""
+    if len(line) > LONGEST + 1:
+        return Damage(number, f"more than the {LONGEST} bytes that are read")
     try:
         return RECORD.validate_json(line)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        return Damage(number, f"{place}: {problem['msg']}" if place else problem["msg"])
+        return Damage(number, _problem(error))
+
+
+def _problem(error: ValidationError) -> str:
+    """The first of what is wrong with a line; of what stands there it shows little."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return clean(f"{place}: {problem['msg']}" if place else problem["msg"], 200)
 
 
 def read_ledger(directory: str | Path) -> LedgerContents:
@@ -92,8 +145,8 @@ def read_ledger(directory: str | Path) -> LedgerContents:
     Raises:
         LedgerError: There is no ledger, or it holds no run.
     """
-    path = file_of(directory)
-    records = list(read_lines(path))
+    path = ledger_file(directory)
+    records = list(read_lines(directory))
     contents = LedgerContents(
         path=path,
         runs=tuple({r.run: r for r in records if isinstance(r, RunRecord)}.values()),
@@ -102,17 +155,49 @@ def read_ledger(directory: str | Path) -> LedgerContents:
         gaps=tuple(r for r in records if isinstance(r, GapRecord)),
         damaged=tuple(r for r in records if isinstance(r, Damage)),
     )
-    if not contents.runs:
+    if not contents.runs and not contents.audits:
         raise _no_run(path, contents.damaged)
     return contents
 
 
-def _no_run(path: Path, damaged: tuple[tuple[int, str], ...]) -> LedgerError:
+def _no_run(path: Path, damaged: Sequence[tuple[int, str]]) -> LedgerError:
     state = "holds no readable run" if path.stat().st_size else "is empty"
     return LedgerError(
         f"the audit log {path} {state}"
         + (f"; line {damaged[0][0]} is damaged ({damaged[0][1]})" if damaged else "")
     )
+
+
+class AuditedLines:
+    """The audited records of a ledger with the lines of their runs, in turn, all runs.
+
+    Iterating raises LedgerError where there is no ledger, or where it holds neither run nor record.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = directory
+        self._runs: dict[str, RunRecord] = {}
+        self._audited: Counter[str] = Counter()
+        self._damaged: list[tuple[int, str]] = []
+        self._last = ""
+
+    def __iter__(self) -> Iterator[tuple[RunRecord | None, AuditRecord]]:
+        for line in read_lines(self._directory):
+            if isinstance(line, Damage):
+                self._damaged.append(line)
+            elif isinstance(line, RunRecord):
+                self._runs[line.run] = line
+            elif isinstance(line, AuditRecord):
+                self._audited[line.run] += 1
+                self._last = line.run
+                yield self._runs.get(line.run), line
+        if not self._runs and not self._audited:
+            raise _no_run(ledger_file(self._directory), self._damaged)
+
+    def damage(self) -> list[Reason]:
+        """What was wrong with the ledger; of what has been read so far."""
+        path = ledger_file(self._directory)
+        return _damage(path, self._damaged, {*self._runs}, self._audited, self._last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +218,17 @@ class RunHead:
         """A file by its name in a record; None for what lies outside the audit's folder."""
         folder = self.path.parent.absolute()
         path = folder / (name or "")
-        kept = name and path.resolve().is_relative_to(folder.resolve())
-        return path if kept else None
+        try:
+            folder = folder.resolve()
+            real = path.resolve()
+            inside = real.is_relative_to(folder) and real == folder / (name or "")
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ):  # no name that a file can have; a circle of links
+            return None
+        return path if name and inside else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +281,37 @@ def last_run(contents: LedgerContents) -> LastRun:
     return LastRun(**vars(head), audits=found.of(head.run.run).collected.records)
 
 
+def damage(contents: LedgerContents) -> list[Reason]:
+    """What is wrong with a ledger: lines that cannot be read, and records of no known run."""
+    audited = Counter(audit.run for audit in contents.audits)
+    last = contents.audits[-1].run if contents.audits else ""
+    known = {run.run for run in contents.runs}
+    return _damage(contents.path, contents.damaged, known, audited, last)
+
+
+def _damage(
+    path: Path,
+    damaged: Sequence[tuple[int, str]],
+    known: set[str],
+    audited: Counter[str],
+    last: str,
+) -> list[Reason]:
+    """`audited`: records of each run; `last`: the run of the last of them."""
+    where = str(path)
+    notes = [
+        Reason.of("damaged line", path=where, line=number, problem=problem)
+        for number, problem in damaged[:MOST_NAMED]
+    ]
+    if (more := len(damaged) - MOST_NAMED) > 0:
+        notes.append(Reason.of("more damaged lines", path=where, lines=more))
+    if not known:
+        notes.append(Reason.of("run line missing", path=where))
+        known = {last}
+    if strays := sum(count for run, count in audited.items() if run not in known):
+        notes.append(Reason.of("records of no run", path=where, records=strays))
+    return notes
+
+
 class Collector(Protocol):
     """Keeps what it needs of the records of a run."""
 
@@ -217,17 +342,17 @@ def read_last_run(directory: str | Path, new: Callable[[], C]) -> tuple[RunHead,
     Raises:
         LedgerError: There is no ledger, or it holds no run.
     """
-    path = file_of(directory)
+    path = ledger_file(directory)
     found = _Last(new)
     damaged: list[tuple[int, str]] = []
-    for line in read_lines(path):
+    for line in read_lines(directory):
         if isinstance(line, Damage):
             damaged.append(line)
         else:
             found.take(line)
-    if not found.runs:
-        raise _no_run(path, tuple(damaged))
-    head = found.head(path, tuple(damaged))
+    if not found.runs and not found.audited:
+        raise _no_run(path, damaged)
+    head = found.head(path, damaged)
     return head, found.of(head.run.run).collected
 
 
@@ -239,7 +364,8 @@ class _Part(Generic[C]):
         self.evaluations: list[EvaluationRecord] = []
         self.gaps: list[GapRecord] = []
         self.missing: dict[tuple[str, Reason], None] = {}
-        self.ended = ""
+        self.views: dict[View, None] = {}
+        self.ended = self.last_record = ""
         self._last: dict[str, Reason] = {}
 
     def take(self, line: AuditRecord | EvaluationRecord | GapRecord) -> None:
@@ -250,6 +376,8 @@ class _Part(Generic[C]):
         if isinstance(line, EvaluationRecord):
             self.evaluations.append(line)
             return
+        self.views[line.view] = None
+        self.last_record = line.time
         self.collected.add(line)
         for outcome in line.attacks:
             for metric, reason in outcome.unavailable.items():
@@ -266,6 +394,8 @@ class _Last(Generic[C]):
 
     def __init__(self, new: Callable[[], C]) -> None:
         self.runs: dict[str, RunRecord] = {}
+        self.audited: Counter[str] = Counter()  # records of each run
+        self._last = ""  # the run of the last record
         self._new = new
         self._parts: dict[str, _Part[C]] = {}
 
@@ -274,7 +404,11 @@ class _Last(Generic[C]):
             if line.run not in self.runs:
                 self._parts = {k: p for k, p in self._parts.items() if k not in self.runs}
             self.runs[line.run] = line
-        elif line.run not in self.runs or line.run == next(reversed(self.runs)):
+            return
+        if isinstance(line, AuditRecord):
+            self.audited[line.run] += 1
+            self._last = line.run
+        if line.run not in self.runs or line.run == next(reversed(self.runs)):
             self.of(line.run).take(line)
 
     def of(self, run: str) -> _Part[C]:
@@ -282,17 +416,13 @@ class _Last(Generic[C]):
             self._parts[run] = _Part(self._new())
         return self._parts[run]
 
-    def head(self, path: Path, damaged: tuple[tuple[int, str], ...]) -> RunHead:
-        run = next(reversed(self.runs.values()))
+    def head(self, path: Path, damaged: Sequence[tuple[int, str]]) -> RunHead:
+        run = next(reversed(self.runs.values())) if self.runs else self._unknown_run()
         part = self.of(run.run)
-        where = str(path)
-        notes = [
-            Reason.of("damaged line", path=where, line=number, problem=problem)
-            for number, problem in damaged
-        ]
+        notes = _damage(path, damaged, {*self.runs}, self.audited, self._last)
         notes += [gap.reason for gap in part.gaps]
         if len(self.runs) > 1:
-            notes.append(Reason.of("several runs", path=where, runs=len(self.runs)))
+            notes.append(Reason.of("several runs", path=str(path), runs=len(self.runs)))
         notes += [Reason.of("unavailable", why, metric=metric) for metric, why in part.missing]
         return RunHead(
             path=path,
@@ -300,4 +430,16 @@ class _Last(Generic[C]):
             evaluations=part.evaluations,
             notes=notes,
             ended=max(run.time, part.ended),
+        )
+
+    def _unknown_run(self) -> RunRecord:
+        """Stands in for the first line of the run of the last record, where that line is not there."""
+        part = self.of(self._last)
+        return RunRecord(
+            time=part.last_record,
+            run=self._last,
+            setting=f"run {self._last}",
+            config={"views": list(part.views)},
+            model={},
+            versions={},
         )

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 
-from .reading import Damage, LastRun, decoded, file_of
+from .reading import Damage, LastRun, decoded, ledger_file, open_ledger
 from .records import AuditRecord, RunRecord
 
 BLOCK = 1 << 16
@@ -25,12 +25,9 @@ def read_tail(directory: str | Path, records: int) -> LastRun:
     Raises:
         LedgerError: There is no ledger, or no line of that run says how it was audited.
     """
-    path = file_of(directory)
-    try:
-        with path.open("rb") as file:
-            return _read_tail(path, file, records)
-    except OSError as error:
-        raise LedgerError(f"there is no audit log at {path}: {error.strerror}") from error
+    path = ledger_file(directory)
+    with open_ledger(path, links=path == Path(directory)) as file:
+        return _read_tail(path, file, records)
 
 
 def _read_tail(path: Path, file: BinaryIO, records: int) -> LastRun:

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from fl_privacy_audit.core.console import CleanConsole
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.types import View
@@ -59,7 +59,7 @@ def report_command(
 
     The page needs no network and holds no script. With pictures in it only its owner may read it.
     """
-    errors = Console(stderr=True)
+    errors = CleanConsole(stderr=True)
     with errors.status("reading the audit logs"):
         summary = summarise(directories)
     with errors.status("drawing"):

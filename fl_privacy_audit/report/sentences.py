@@ -25,7 +25,7 @@ def say(reason: Reason, *, brief: bool = False) -> str:
         reason: What was recorded.
         brief: Whether to leave out figures that a table shows in columns of their own.
     """
-    words = REASONS.get(reason.code, f"{reason.code} {{figures}}")
+    words = REASONS.get(reason.code, "{code} {figures}")
     if not brief:
         words += DETAILS.get(reason.code, "")
     return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
@@ -80,6 +80,7 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
         for name, value in figures.items()
     }
     phrases["figures"] = ", ".join(f"{name} {value}" for name, value in phrases.items())
+    phrases["code"] = reason.code
     if reason.cause is not None:
         phrases["cause"] = say(reason.cause, brief=brief)
     phrases["because"] = f"; {phrases['cause']}" if reason.cause is not None else ""
@@ -99,20 +100,24 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
     phrases["objective"] = ""
     if "own" in figures:
-        phrases["objective"] = _OBJECTIVE.format_map(phrases)
+        phrases["objective"] = _OBJECTIVE.format_map(defaultdict(lambda: "?", phrases))
     if "mean" in figures:
         phrases["net"] = _net(figures)
     return phrases
 
 
 def _net(figures: Mapping[str, Figure]) -> str:
-    metric = METRICS[str(figures["metric"])]
+    """Net leakage in words; somebody else's figures may lack anything."""
+    metric = METRICS.get(str(figures.get("metric")))
+    if metric is None:
+        return "net leakage by a metric that is not known here"
     mean, low, high = (
-        metric.format(float(figures[name]), signed=True, unit=name == "mean")  # type: ignore[arg-type]
-        if name in figures
+        metric.format(value, signed=True, unit=name == "mean")
+        if isinstance(value := figures.get(name), int | float)
         else ""
         for name in ("mean", "low", "high")
     )
     interval = f" ({low} to {high})" if low and high else ""
-    against = figures["against"]
-    return f"net {metric.short} {mean}{interval} against {NULL_WORDS.get(against, against)}"  # type: ignore[call-overload]
+    words: Mapping[str, str] = dict(NULL_WORDS)
+    against = str(figures.get("against", "?"))
+    return f"net {metric.short} {mean or '?'}{interval} against {words.get(against, against)}"

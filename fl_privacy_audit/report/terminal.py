@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.markup import escape
 from rich.table import Table
 
+from fl_privacy_audit.core.console import escape
 from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.dp import ClaimCheck
@@ -24,7 +24,7 @@ from fl_privacy_audit.verdicts.facts import GatheredRun, RunFacts, gather
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
-from .formats import count, epsilon, epsilon_in_view, markdown_table
+from .formats import count, epsilon, epsilon_in_view, json_text, markdown_table, markdown_text
 from .lines import others_of
 from .sentences import say, say_fit, say_why, spoken, steps
 from .words import LOWER_BOUND
@@ -255,13 +255,13 @@ def _narrow(cell: str) -> str:
 
 def comparison_json(comparison: Comparison) -> str:
     """The comparison as JSON; beside the code and figures of each reason stands its sentence."""
-    return comparison.model_dump_json(indent=2, context={"words": spoken}) + "\n"
+    return json_text(comparison.model_dump(mode="json", context={"words": spoken}))
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as Markdown, with how to read it."""
     heads, rows = comparison_cells(comparison)
-    table = markdown_table(heads, [[c.replace("|", "\\|") for c in cells] for cells in rows])
+    table = markdown_table(heads, rows)
     directions = "; ".join(
         f"{name}: {m.direction}, {m.range}"
         for name, m in METRICS.items()
@@ -277,7 +277,9 @@ def comparison_markdown(comparison: Comparison) -> str:
         *dp_lines(comparison.dp),
         *map(say, comparison.notes),
     ]
-    return "\n".join(["# Leakage by setting", "", table, "", *(f"- {note}" for note in notes), ""])
+    return "\n".join(
+        ["# Leakage by setting", "", table, "", *(f"- {markdown_text(note)}" for note in notes), ""]
+    )
 
 
 def format_net(net: NetLeakage | None) -> str:

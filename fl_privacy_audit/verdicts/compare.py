@@ -164,13 +164,14 @@ def _differences(first: GatheredRun, other: GatheredRun) -> list[str]:
     found = []
     if first.run.setting == other.run.setting:
         found.append(f"two runs are both called {first.run.setting!r}; set `setting` apart")
-    if first.run.model["layout"] != other.run.model["layout"]:
+    here, there = first.run.model, other.run.model
+    if here.get("layout") != there.get("layout"):
         found.append(
-            f"{names} train different models: {first.run.model['name']} and "
-            f"{other.run.model['name']} differ in their parameters"
+            f"{names} train different models: {here.get('name')} and {there.get('name')} differ in "
+            "their parameters"
         )
-    for key, here, there in _flat_differences(first.run.config, other.run.config):
-        found.append(f"{names} differ in the audit setting `{key}`: {here!r} and {there!r}")
+    for key, mine, theirs in _flat_differences(first.run.config, other.run.config):
+        found.append(f"{names} differ in the audit setting `{key}`: {mine!r} and {theirs!r}")
     views = {*views_of(first)} & {*views_of(other)}
     where, elsewhere = _attacked(first, views), _attacked(other, views)
     if where != elsewhere:

@@ -135,7 +135,7 @@ class AttackFacts:
             self.lost[outcome.status, why_unscored(outcome)] += 1
             return
         self._sum(outcome.scores)
-        if outcome.status == "scored":
+        if outcome.status == "scored" and outcome.scores.keys() & METRICS.keys():
             self._add_row(record, outcome)
 
     def _sum(self, scores: Mapping[str, Scores]) -> None:

@@ -75,6 +75,11 @@ def spread(values: Floats, *, confidence: float, seed: int = 0) -> Spread:
         confidence: Of both sides together.
         seed: Of the draws.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers that no metric gives
+        return _spread(values, confidence, seed)
+
+
+def _spread(values: Floats, confidence: float, seed: int) -> Spread:
     mean = float(np.mean(values))
     if len(values) < 2:
         return Spread(mean=mean, low=-np.inf, high=np.inf)

@@ -68,7 +68,7 @@ def replay_fit(replays: Replays) -> ReplayFit | None:
 def views_of(run: RunHead) -> list[View]:
     """The views that a run was to audit; ledgers of version 1 knew the server's alone."""
     views: list[View] = ["server", "release"]
-    return [view for view in views if view in run.run.config.get("views", ["server"])]
+    return [view for view in views if view in run.run.stated.views]
 
 
 def attacks_of(run: LastRun | GatheredRun, view: View) -> list[str]:
@@ -76,7 +76,7 @@ def attacks_of(run: LastRun | GatheredRun, view: View) -> list[str]:
 
     ``"auto"`` itself is among them only where it chose none.
     """
-    named = [attack["name"] for attack in run.run.config["attacks"]]
+    named = [attack.name for attack in run.run.stated.attacks] or [AUTO]
     chosen = gather(run).facts.views[view].attacks
     names = dict.fromkeys(name for name in [*named, *chosen] if name != AUTO)
     return list(names) if names else named
