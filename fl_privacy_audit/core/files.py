@@ -4,6 +4,8 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,13 +53,19 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:
     Raises:
         OSError: The folder cannot be written, or the disk is full. What was there is unharmed.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with open_whole(path, mode=mode) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_whole(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file to write to part by part, which takes its place when all is there; see `write_whole`."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
             os.fchmod(handle, mode)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(handle)
         draft.replace(path)

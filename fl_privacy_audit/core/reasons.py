@@ -62,9 +62,18 @@ class Reason(BaseModel):
         words = (info.context or {}).get("words")
         return {**dump(self), **(words(self) if words else {})}
 
-    def __hash__(self) -> int:
+    def __eq__(self, other: object) -> bool:
         """Equal reasons count as one."""
-        return hash(self.model_dump_json())
+        return self is other or (
+            isinstance(other, Reason)
+            and self.code == other.code
+            and self.figures == other.figures
+            and self.cause == other.cause
+        )
+
+    def __hash__(self) -> int:
+        figures = ((k, tuple(v) if isinstance(v, list) else v) for k, v in self.figures.items())
+        return hash((self.code, self.cause, frozenset(figures)))
 
     @classmethod
     def of(cls, code: str, cause: "Reason | None" = None, /, **figures: Figure) -> "Reason":

@@ -5,7 +5,7 @@ held reasons as sentences: they are read as reasons with the code ``"text"``.
 """
 
 from math import isfinite
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -232,20 +232,20 @@ class AttackOutcome(_Outcome):
         """The control of this kind, if there is one."""
         return next((c for c in self.controls if c.kind == kind), None)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _unavailable_from_details(cls, data: Any) -> Any:
-        """Ledgers before version 3 kept the reason among the details."""
-        details = data.get("details") if isinstance(data, dict) else None
-        if not isinstance(details, dict) or "unavailable" in data:
-            return data
+    @model_validator(mode="after")
+    def _details_of_old_ledgers(self) -> Self:
+        """Ledgers before version 3 kept among the details why a metric is not available."""
+        if "unavailable" in self.model_fields_set:
+            return self
         gone = {
-            name: text.removeprefix(UNAVAILABLE)
-            for name, text in details.items()
+            name: Reason.of("text", text=text.removeprefix(UNAVAILABLE))
+            for name, text in self.details.items()
             if isinstance(text, str) and text.startswith(UNAVAILABLE)
         }
-        kept = {name: value for name, value in details.items() if name not in gone}
-        return {**data, "details": kept, "unavailable": gone}
+        if not gone:
+            return self
+        kept = {name: value for name, value in self.details.items() if name not in gone}
+        return self.model_copy(update={"details": kept, "unavailable": gone})
 
     @field_validator("details", mode="after")
     @classmethod

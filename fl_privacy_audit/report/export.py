@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from fl_privacy_audit.core.tables import check_ending, write_table
+from fl_privacy_audit.core.tables import write_columns
 from fl_privacy_audit.core.texts import clean
-from fl_privacy_audit.ledger.export import COLUMNS, rows_of
-from fl_privacy_audit.ledger.ledger import damage, read_ledger
+from fl_privacy_audit.ledger.export import COLUMNS, blocks_of
+from fl_privacy_audit.ledger.reading import AuditedLines
 
 from .sentences import say
 
@@ -19,10 +19,8 @@ from .sentences import say
 )
 def export_command(directories: tuple[Path, ...], to: Path) -> None:
     """Write the records of audits as one table: a row for each record, attack and metric."""
-    check_ending(to)
-    ledgers = [read_ledger(directory) for directory in directories]
-    rows = rows_of(ledgers)
-    write_table(to, COLUMNS, rows)
-    click.echo(clean(f"{to}: {len(rows)} rows"))
-    for note in (note for contents in ledgers for note in damage(contents)):
+    ledgers = [AuditedLines(directory) for directory in directories]
+    rows = write_columns(to, COLUMNS, blocks_of(ledgers))
+    click.echo(clean(f"{to}: {rows} rows"))
+    for note in (note for ledger in ledgers for note in ledger.damage()):
         click.echo(clean(f"Note: {say(note)}"), err=True)

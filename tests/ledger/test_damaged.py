@@ -7,7 +7,7 @@ import pytest
 
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.ledger import ledger
+from fl_privacy_audit.ledger import reading
 from fl_privacy_audit.ledger.ledger import FILE_NAME, damage, last_run, read_ledger
 from fl_privacy_audit.ledger.records import GapRecord
 from fl_privacy_audit.report.sentences import say
@@ -37,9 +37,9 @@ def test_the_first_damaged_lines_are_named_and_the_others_counted(tmp_path: Path
 
 
 def test_a_line_too_long_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "LONGEST", 5000)
+    monkeypatch.setattr(reading, "LONGEST", 5000)
     write_ledger(tmp_path, [run_line()], torn=b'{"x":"' + b"x" * 5000 + b'"}\n')
-    assert read_ledger(tmp_path).damaged == ((2, "5008 bytes, and at most 5000 are read"),)
+    assert read_ledger(tmp_path).damaged == ((2, "more than the 5000 bytes that are read"),)
 
 
 @pytest.mark.parametrize(
