@@ -28,6 +28,7 @@ from .verdict import (
 )
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def judge_run(run: LastRun | GatheredRun) -> list[SettingVerdict]:
     """The verdicts of a run, one for each view that was audited."""
     gathered = gather(run)

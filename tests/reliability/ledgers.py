@@ -51,6 +51,7 @@ COLOUR = (255, 0, 254)
 FIXTURES = Path(__file__).parents[1] / "ledger" / "fixtures"
 READERS: dict[str, tuple[str, ...]] = {
     "show": ("show", "LEDGER"),
+    "show last": ("show", "LEDGER", "--last", "2"),
     "compare": ("compare", "LEDGER"),
     "compare with another": ("compare", "LEDGER", "GOOD"),
     "compare md": ("compare", "LEDGER", "--format", "md"),
