@@ -6,11 +6,11 @@ from .ledgers import run
 
 
 def test_quick_readers_on_many() -> None:
-    run(30, seed=1, readers=("show", "export csv")).check()
+    run(20, seed=1, readers=("show", "export csv")).check()
 
 
 def test_every_reader_on_a_few() -> None:
-    run(3, seed=2).check()
+    run(2, seed=2).check()
 
 
 @pytest.mark.slow
