@@ -117,6 +117,6 @@ def _net(figures: Mapping[str, Figure]) -> str:
         for name in ("mean", "low", "high")
     )
     interval = f" ({low} to {high})" if low and high else ""
-    words: Mapping[str, str] = dict(NULL_WORDS)
     against = str(figures.get("against", "?"))
-    return f"net {metric.short} {mean or '?'}{interval} against {words.get(against, against)}"
+    named = next((words for kind, words in NULL_WORDS.items() if kind == against), against)
+    return f"net {metric.short} {mean or '?'}{interval} against {named}"

@@ -5,8 +5,8 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 from PIL import Image
@@ -397,7 +397,7 @@ def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     read: list[Path] = []
     plain = reading.open_plain
 
-    def counted(path: Path, *, links: bool) -> BinaryIO:
+    def counted(path: Path, *, links: bool) -> BufferedReader:
         read.append(path)
         return plain(path, links=links)
 
