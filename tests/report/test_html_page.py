@@ -15,7 +15,7 @@ from fl_privacy_audit.attacks import THREAT_MODELS
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import KnownDefence
-from fl_privacy_audit.ledger import ledger
+from fl_privacy_audit.ledger import reading
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.background import THREATS
@@ -395,12 +395,12 @@ def test_the_undefended_setting_comes_first_then_the_one_that_leaks_most(tmp_pat
 def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directories = write_sweep(tmp_path, FEW[:2])
     read: list[Path] = []
-    plain = ledger.open_plain
+    plain = reading.open_plain
 
     def counted(path: Path, *, links: bool) -> BinaryIO:
         read.append(path)
         return plain(path, links=links)
 
-    monkeypatch.setattr(ledger, "open_plain", counted)
+    monkeypatch.setattr(reading, "open_plain", counted)
     summarise(directories)
     assert read == [directory / "ledger.jsonl" for directory in directories]
