@@ -143,9 +143,17 @@ def json_text(content: object) -> str:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
     except ValueError:
         text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=True)
+    return escaped(text) + "\n"
+
+
+def escaped(text: str) -> str:
+    """JSON with all but plain ASCII, ``<``, ``>`` and ``&`` as escapes."""
     for character in "<>&\x7f":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text + "\n"
+    return text if text.isascii() else _WIDE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+_WIDE = re.compile("[^\\x00-\\x7f]+")
 
 
 def _finite(content: Any) -> Any:

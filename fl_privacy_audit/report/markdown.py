@@ -1,6 +1,9 @@
 """The report as Markdown and as JSON, for pull requests, wikis and programs."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+
+from pydantic import BaseModel
 
 from fl_privacy_audit.core.types import View
 
@@ -9,7 +12,7 @@ from .attackers import attackers
 from .background import RESIDUAL_RISK, VIEWS
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
-from .formats import json_text, markdown_table, markdown_text, when
+from .formats import escaped, json_text, markdown_table, markdown_text, when
 from .lines import headline, lines_of, views
 from .sentences import say, spoken
 from .summary import AuditSummary
@@ -18,11 +21,38 @@ from .words import LEADS, MEANINGS, SYMBOLS
 
 def render_json(summary: AuditSummary) -> str:
     """The summary, and the digest of each ledger. ``<`` and ``>`` are written as escapes."""
+    return "".join(json_parts(summary))
+
+
+LONG = ("quality", "records", "series")
+"""Lists of a setting that are as long as its ledger; they are written item by item."""
+_EMPTY = re.compile(rf'\n {{6}}"({"|".join(LONG)})": \[\]')
+
+
+def json_parts(summary: AuditSummary) -> Iterator[str]:
+    """What `render_json` gives, part by part: a long ledger's is not held in memory."""
+    short = [s.model_copy(update={name: [] for name in LONG}) for s in summary.settings]
     content = {
-        **summary.model_dump(mode="json", context={"words": spoken}),
+        **summary.model_copy(update={"settings": short}).model_dump(
+            mode="json", context={"words": spoken}
+        ),
         "ledger_sha256": {s.setting: ledger_digest(s.directory) for s in summary.settings},
     }
-    return json_text(content)
+    text, done = json_text(content), 0
+    lists = (getattr(setting, name) for setting in summary.settings for name in LONG)
+    for gap, items in zip(_EMPTY.finditer(text), lists, strict=True):
+        if items:
+            yield text[done : gap.end() - 1]
+            for number, item in enumerate(items):
+                yield ("," if number else "") + _indented(item)
+            yield "\n      "
+            done = gap.end() - 1
+    yield text[done:]
+
+
+def _indented(item: BaseModel) -> str:
+    text = item.model_dump_json(indent=2).replace("\n", "\n        ")
+    return "\n        " + escaped(text)
 
 
 def render_markdown(summary: AuditSummary) -> str:

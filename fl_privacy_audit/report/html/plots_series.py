@@ -12,7 +12,7 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report.lines import numbered, psnrs, score_text
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores
 
-from .plots import judged
+from .plots import MOST_MARKS, drawn, judged
 from .svg import COLOURS, INK, NULL, POSITIVE, Plot, canvas, finish, plain, short, strips, style
 
 _COLUMNS = 2
@@ -114,7 +114,7 @@ def _panel(axes: Axes, records: Sequence[RecordScores], name: str, colour: str) 
             lows, highs = [min(v) for _, v in rounds], [max(v) for _, v in rounds]
             axes.fill_between(at, lows, highs, color=tint, alpha=0.2, lw=0)
         means = [float(np.mean(v)) for _, v in rounds]
-        axes.plot(at, means, line, color=tint, marker="o", ms=2.4, lw=1.3, label=label)
+        axes.plot(at, means, line, color=tint, marker="o" if len(at) <= MOST_MARKS else "", ms=2.4, lw=1.3, label=label)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
     plain(axes, axis="y")
     axes.spines["bottom"].set_color(colour)
@@ -144,7 +144,7 @@ def draw_corridor(summary: AuditSummary, view: View) -> Plot | None:
         for row, (_, _, corridor, values) in enumerate(rows):
             left.plot([min(values), max(values)], [row, row], color=INK, lw=1.2)
             left.plot(
-                values, [row] * len(values), "|", color=INK, ms=6, label="attack" * (row == 0)
+                drawn(values), [row] * len(drawn(values)), "|", color=INK, ms=6, label="attack" * (row == 0)
             )
             left.plot(corridor.psnr, row, "v", color=_THEORY, ms=7, label="no prior" * (row == 0))
             right.plot([corridor.kappa, corridor.identification], [row, row], color=_THEORY, lw=4)
