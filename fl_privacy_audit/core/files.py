@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 
 def open_plain(path: str | Path, *, links: bool = True) -> BufferedReader:

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
@@ -66,7 +67,7 @@ def ledger_file(directory: str | Path) -> Path:
     return path / FILE_NAME if os.path.isdir(path) else path
 
 
-def open_ledger(path: Path, *, links: bool = False) -> BinaryIO:
+def open_ledger(path: Path, *, links: bool = False) -> BufferedReader:
     """Open a ledger's file for reading.
 
     Args:
