@@ -1,8 +1,11 @@
 """Text from a log is text: in the terminal, in Markdown and in JSON."""
 
 import json
+import re
 import unicodedata
+from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -10,11 +13,15 @@ from markdown_it import MarkdownIt
 from fl_privacy_audit.core.console import UNWRAPPED, CleanConsole
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
+from fl_privacy_audit.ledger.reading import FILE_NAME
 from fl_privacy_audit.report.formats import json_text, markdown_table, markdown_text
+from fl_privacy_audit.report.html import render_html
+from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.report.terminal import comparison_json, comparison_markdown, comparison_table
 from fl_privacy_audit.verdicts.compare import Comparison
 from tests.report.test_terminal import row
 from tests.support.hostile_ledgers import TEXTS
+from tests.support.report_builders import SWEEP, write_setting
 
 SHORT = tuple(text for text in TEXTS if len(text) < 200)
 
@@ -70,3 +77,13 @@ def test_json_has_words_for_numbers_that_it_does_not_know() -> None:
         "b": "Infinity",
         "c": ["-Infinity"],
     }
+
+
+def test_scores_that_no_axis_holds_are_not_drawn(tmp_path: Path) -> None:
+    folder = write_setting(tmp_path, replace(SWEEP[0], views=("server",), rounds=5, clients=1))
+    path = folder / FILE_NAME
+    text = path.read_text()
+    value = re.search(r'"ssim":\{"each":\[([\d.]+)\]', text)
+    assert value is not None
+    path.write_text(text.replace(value[1], "1e308"))
+    assert "no record was scored" not in render_html(summarise([folder]))
