@@ -3,6 +3,7 @@
 Words are made where they are shown, in `fl_privacy_audit.report.words`; nothing ever reads them back.
 """
 
+import math
 from typing import Any
 
 from pydantic import (
@@ -19,6 +20,8 @@ from .errors import AuditError
 from .texts import MOST, clean
 
 Figure = int | float | str | list[str]
+LARGEST = 2**64
+"""Whole numbers from here on count nothing."""
 MOST_CODE = 100
 """Characters of a code, which may be of somebody else's error."""
 
@@ -26,6 +29,8 @@ MOST_CODE = 100
 def _cleaned(figure: Figure) -> Figure:
     if isinstance(figure, list):
         return [clean(text, MOST) for text in figure[:100]]
+    if isinstance(figure, int) and abs(figure) >= LARGEST:
+        return math.inf if figure > 0 else -math.inf
     return clean(figure, MOST) if isinstance(figure, str) else figure
 
 
@@ -59,9 +64,18 @@ class Reason(BaseModel):
         words = (info.context or {}).get("words")
         return {**dump(self), **(words(self) if words else {})}
 
-    def __hash__(self) -> int:
+    def __eq__(self, other: object) -> bool:
         """Equal reasons count as one."""
-        return hash(self.model_dump_json())
+        return self is other or (
+            isinstance(other, Reason)
+            and self.code == other.code
+            and self.figures == other.figures
+            and self.cause == other.cause
+        )
+
+    def __hash__(self) -> int:
+        figures = ((k, tuple(v) if isinstance(v, list) else v) for k, v in self.figures.items())
+        return hash((self.code, self.cause, frozenset(figures)))
 
     @classmethod
     def of(cls, code: str, cause: "Reason | None" = None, /, **figures: Figure) -> "Reason":
