@@ -51,6 +51,11 @@ class _Lazy(click.Group):
             "annotators_command",
             "Train machine annotators, or let them judge a corpus.",
         ),
+        "clean": (
+            "fl_privacy_audit.ledger.clean",
+            "clean_command",
+            "Remove private files that killed processes left behind.",
+        ),
         "corpus": (
             "fl_privacy_audit.lab.corpus.command",
             "corpus_command",

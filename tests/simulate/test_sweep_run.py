@@ -16,10 +16,11 @@ from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
+from fl_privacy_audit.core.files import LOCK, lock
 from fl_privacy_audit.ledger.ledger import FILE_NAME, read_ledger
 from fl_privacy_audit.report.terminal import comparison_json
 from fl_privacy_audit.simulate.sweep import command, run, worker
-from fl_privacy_audit.simulate.sweep.files import FINISHED, LOCK, SET_ASIDE, lock, prepare
+from fl_privacy_audit.simulate.sweep.files import FINISHED, SET_ASIDE, prepare
 from fl_privacy_audit.simulate.sweep.plan import Run, plan_runs, read_plan
 from fl_privacy_audit.simulate.sweep.run import Event, run_sweep
 from fl_privacy_audit.verdicts.compare import compare

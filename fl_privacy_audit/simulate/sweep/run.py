@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.files import lock
 from fl_privacy_audit.simulate import QUIET
 from fl_privacy_audit.simulate.comparison import write_comparison
 from fl_privacy_audit.verdicts.compare import Comparison
 
-from .files import FINISHED, LOG, is_finished, lock, prepare
+from .files import FINISHED, LOG, is_finished, prepare
 from .plan import Run
 
 WORKER = (sys.executable, "-m", "fl_privacy_audit.simulate.sweep.worker")
