@@ -10,6 +10,7 @@ import click
 
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks, order_of
 from fl_privacy_audit.core.console import print_rows, standard_output
+from fl_privacy_audit.core.endings import check_arguments, end_on_signals, one_line_errors
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import read_ledger
@@ -114,12 +115,16 @@ class _Lazy(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is no argument of any command."""
+        with one_line_errors(AuditError):
+            check_arguments(args)
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; an expected error is one line on stderr and exit code 1."""
-        try:
+        """Run a command; an error is one line on stderr and an exit code."""
+        with one_line_errors(AuditError):
             return super().invoke(ctx)
-        except AuditError as error:
-            raise click.ClickException(str(error)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows: dict[str, list[tuple[str, str]]] = {"Commands": [], "Laboratory commands": []}
@@ -240,4 +245,5 @@ def attacks() -> None:
 
 def main() -> None:
     """Entry point."""
+    end_on_signals()
     cli()

@@ -15,7 +15,7 @@ UNWRAPPED = 10_000
 
 def standard_output() -> Console:
     """A console as wide as the terminal, or as ``COLUMNS`` says; without end where it is piped."""
-    limited = sys.stdout.isatty() or "COLUMNS" in os.environ
+    limited = (sys.stdout is not None and sys.stdout.isatty()) or "COLUMNS" in os.environ
     return Console(width=None if limited else UNWRAPPED)
 
 
