@@ -10,7 +10,12 @@ import click
 
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks, order_of
 from fl_privacy_audit.core.console import print_rows, standard_output
-from fl_privacy_audit.core.endings import check_arguments, end_on_signals, one_line_errors
+from fl_privacy_audit.core.endings import (
+    check_arguments,
+    check_numbers,
+    end_on_signals,
+    one_line_errors,
+)
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.ledger import read_ledger
@@ -100,7 +105,8 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.later:
-            return super().get_command(ctx, cmd_name)
+            own = super().get_command(ctx, cmd_name)
+            return own and check_numbers(own)
         module, name, _ = self.later[cmd_name]
         try:
             command = getattr(importlib.import_module(module), name)
@@ -113,7 +119,7 @@ class _Lazy(click.Group):
                 '`pip install "fl-privacy-audit[lab]"`'
             ) from error
         assert isinstance(command, click.Command)
-        return command
+        return check_numbers(command)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse what is no argument of any command."""
@@ -156,7 +162,7 @@ def cli() -> None:
     help="photos needs no download.",
 )
 @click.option("--data-root", default="", help="Folder with CIFAR-10 in torchvision's layout.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def demo(out: Path, dataset: str, data_root: str, seed: int) -> None:
     """Audit one small federation without defence and with DP-SGD at two noise levels."""
     from fl_privacy_audit.simulate.demo import run_demo

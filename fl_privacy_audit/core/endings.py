@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -75,6 +75,25 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise click.UsageError(f"{shown} holds control characters")
 
 
+def check_numbers(command: click.Command) -> click.Command:
+    """The same command; it refuses numbers that are not finite, or beyond 64 bits, in any option."""
+    for param in command.params:
+        numbers = (click.types.IntParamType, click.types.FloatParamType)
+        if isinstance(param.type, numbers) and param.callback is None:
+            param.callback = _in_bounds
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            check_numbers(each)
+    return command
+
+
+def _in_bounds(context: click.Context, param: click.Parameter, value: Any) -> Any:
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and not abs(number) < 2**63:  # NaN is not, either
+            raise click.BadParameter(f"{number} is out of range", context, param)
+    return value
+
+
 def _encodes(text: str) -> bool:
     try:
         os.fsencode(text)
@@ -100,7 +119,7 @@ def one_line_errors(expected: type[Exception]) -> Iterator[None]:
         raise click.ClickException(_cut(str(error))) from error
     except BrokenPipeError:
         _discard(sys.stdout)
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         click.echo(f"Stopped by {signal.Signals(number).name}", err=True)

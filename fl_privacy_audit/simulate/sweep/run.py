@@ -120,7 +120,8 @@ def _do_all(
                 process.wait()
             whole = process.returncode == 0 and (folder / FINISHED).exists()
             kind = "finished" if whole else "failed"
-            tell(Event(run=run, kind=kind, seconds=time.monotonic() - started))
+            if not processes.ended:
+                tell(Event(run=run, kind=kind, seconds=time.monotonic() - started))
             return whole
         finally:
             free_slots.append(slot)
@@ -143,14 +144,14 @@ class _Processes:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._started: list[subprocess.Popen[str]] = []
-        self._ended = False
+        self.ended = False
 
     def start(
         self, command: Sequence[str], log: IO[str], environment: Mapping[str, str]
     ) -> subprocess.Popen[str]:
         """AuditError if all were ended before."""
         with self._guard:
-            if self._ended:
+            if self.ended:
                 raise AuditError("the sweep was stopped")
             process = subprocess.Popen(
                 command,
@@ -167,7 +168,7 @@ class _Processes:
     def end(self) -> None:
         """End those that are still at work, with all that they started."""
         with self._guard:
-            self._ended = True
+            self.ended = True
             for process in self._started:
                 if process.poll() is None:
                     with contextlib.suppress(ProcessLookupError):
