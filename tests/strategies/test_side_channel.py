@@ -4,14 +4,14 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
@@ -22,11 +22,12 @@ from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client
 from fl_privacy_audit.ledger.records import AuditRecord
-from fl_privacy_audit.strategies import AuditedStrategy, audit_mod, publish_batch, side_channel
+from fl_privacy_audit.strategies import AuditedStrategy, audit_mod, side_channel
 from fl_privacy_audit.strategies.mods import KEY, _warn_once
-from tests.support.builders import IMAGE, audit_config, make_truth, tiny_net, trained
+from tests.support.builders import IMAGE, audit_config, make_truth, tiny_net
 from tests.support.cases import image_config, photos
 from tests.support.grid import FIRST_NODE, InProcessGrid
+from tests.support.publishing import client, publish
 from tests.support.spies import Spy
 
 SPEC = image_config()
@@ -144,38 +145,6 @@ def test_a_client_finds_no_round_of_a_server_that_is_gone(folder: Path) -> None:
     assert side_channel.find_round(1, 1) == folder
     os.close(private_folders._HELD.pop(folder))  # as a kill does
     assert side_channel.find_round(1, 1) is None
-
-
-Train = Callable[[Message, Context], Message]
-Publish = Callable[[Context], None]
-
-
-def publish(context: Context, **changes: Any) -> None:
-    truth = make_truth(seed=int(context.node_config["partition-id"]))
-    batch = {"images": truth.images, "labels": truth.labels, "normalised": False, **changes}
-    publish_batch(context, **batch)
-
-
-def client(publish: Publish, *mods: Any, after: Publish = lambda context: None) -> ClientApp:
-    app = ClientApp()
-
-    @app.train(mods=list(mods))
-    def train(message: Message, context: Context) -> Message:
-        assert not context.state, "the client's state is its own"
-        model = tiny_net()
-        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-        truth = make_truth(seed=int(context.node_config["partition-id"]))
-        publish(context)
-        after(context)
-        content = RecordDict(
-            {
-                "arrays": ArrayRecord(trained(model, truth).state_dict()),
-                "metrics": MetricRecord({"num-examples": 1}),
-            }
-        )
-        return Message(content=content, reply_to=message)
-
-    return app
 
 
 def federate(
