@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LOCK = ".lock"
+FORK_SECONDS = 1.0
+"""How long a child that a killed process was starting may still hold its locks."""
 _DRAFT = re.compile(r"\..*\.[0-9a-f]{8}\.fl-privacy-audit\.part")
 
 

@@ -147,3 +147,13 @@ def _remove(folder: Path) -> None:
         folder.rename(closed)
     shutil.rmtree(closed, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _let_go() -> None:
+    """A forked child must not hold what its parent opened: it may outlive it."""
+    for taken in _HELD.values():
+        os.close(taken)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -129,6 +129,25 @@ def test_a_lock_ends_with_its_process(home: Path) -> None:
     assert not list(home.iterdir())
 
 
+def test_a_forked_child_holds_nothing_of_its_parent(home: Path) -> None:
+    folder = open_folder()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:  # pragma: no cover
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(private_folders._HELD.pop(folder))
+    deadline = time.monotonic() + 60
+    while leftovers() != [folder] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert leftovers() == [folder]
+    os.close(writer)
+    os.waitpid(child, 0)
+    os.close(reader)
+    assert remove_leftovers() == [folder]
+
+
 def test_a_draft_of_a_living_process_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     draft, handle = files._draft(path)

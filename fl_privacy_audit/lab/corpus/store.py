@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
-from fl_privacy_audit.core.files import lock, write_whole
+from fl_privacy_audit.core.files import FORK_SECONDS, lock, write_whole
 from fl_privacy_audit.core.tables import Kind, read_table, write_table
 from fl_privacy_audit.lab.manifest import CLASSES, MANIFEST, Pair
 
@@ -41,7 +41,7 @@ class Store:
         try:
             for name in (".", "originals", "reconstructions"):
                 (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-            held = lock(directory)
+            held = lock(directory, FORK_SECONDS)
         except OSError as error:
             raise CorpusError(f"a corpus cannot be written to {directory}: {error}") from error
         if held is None:

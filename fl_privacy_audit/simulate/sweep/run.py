@@ -17,7 +17,7 @@ from typing import IO
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.files import lock
+from fl_privacy_audit.core.files import FORK_SECONDS, lock
 from fl_privacy_audit.core.private_folders import remove_leftovers
 from fl_privacy_audit.simulate import QUIET
 from fl_privacy_audit.simulate.comparison import write_comparison
@@ -66,7 +66,7 @@ def run_sweep(
         ConfigError: The folder holds a run of another plan.
         AuditError: Another sweep is at work there, or runs failed: the others are kept.
     """
-    held = lock(out)
+    held = lock(out, FORK_SECONDS)
     if held is None:
         raise AuditError(f"another sweep is at work in {out}; wait until it has ended")
     try:
