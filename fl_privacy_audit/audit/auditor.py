@@ -15,6 +15,7 @@ from torch import nn
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.observe import update_norm
@@ -38,6 +39,7 @@ from fl_privacy_audit.ledger.records import (
 
 from .attacker import Attacker, Progress, share
 from .lineup import Lineup
+from .rehearsal import Rehearsal, rehearse
 from .replay_check import check_replay
 from .reserve import Reserve
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
@@ -140,6 +142,13 @@ class Auditor:
         )
         self._write(record)
         self._begun = True
+
+    def rehearse(self, *, sent: Arrays | None = None, num_examples: int | None = None) -> Rehearsal:
+        """See `fl_privacy_audit.audit.rehearsal.rehearse`; nothing is written."""
+        with cpu_threads(self.config.threads):
+            return rehearse(
+                self._observer, self._lineup, self.config, sent=sent, num_examples=num_examples
+            )
 
     def is_due(self, server_round: int) -> bool:
         """Whether this round is attacked."""
