@@ -107,7 +107,7 @@ def _injected(free: int) -> Iterator[None]:
         left -= written
         return written
 
-    os.write = write
+    os.write = write  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -143,7 +143,7 @@ def _ledger(place: Path, rng: random.Random) -> Broken:
             refused += 1
     contents = read_ledger(place / "audit")
     there = set(map(identity, contents.evaluations))
-    told = sum(int(gap.reason.figures.get("records", 0)) for gap in contents.gaps)  # type: ignore[arg-type]
+    told = sum(int(str(gap.reason.figures.get("records", 0))) for gap in contents.gaps)
     return {
         LOST: [name for name in acknowledged if name not in there],
         SILENT: [] if told + ledger.lost == refused else [f"{refused} lost, {told} told"],

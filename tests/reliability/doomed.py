@@ -22,13 +22,14 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor
+from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.tables import write_table
 from fl_privacy_audit.lab.corpus import Part, Plan, Spec, build_corpus, parse_spec
 from fl_privacy_audit.ledger.ledger import Ledger
 from fl_privacy_audit.ledger.records import EvaluationRecord, Record, RunRecord
 from fl_privacy_audit.simulate.sweep.plan import plan_runs
-from fl_privacy_audit.simulate.sweep.run import run_sweep
+from fl_privacy_audit.simulate.sweep.run import Event, run_sweep
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod, side_channel
 from tests.support.builders import audit_config, make_truth, run_line, tiny_net
 from tests.support.grid import InProcessGrid
@@ -130,29 +131,28 @@ def corpus(place: Path, seed: int, ack: Ack) -> None:
     """A build of a small corpus, once it is through again in another folder."""
     del seed
     for number in range(10**9):
-        build_corpus(
-            place / f"corpus-{number}",
-            replace(CORPUS, seed=number),
-            device="cpu",
-            report=lambda what, done, total, number=number: ack(f"{number} {done}"),  # type: ignore[misc]
-        )
+
+        def report(what: str, done: int, total: int, number: int = number) -> None:
+            ack(f"{number} {done}")
+
+        plan = replace(CORPUS, seed=number)
+        build_corpus(place / f"corpus-{number}", plan, device="cpu", report=report)
 
 
 def sweep(place: Path, seed: int, ack: Ack) -> None:
     """Sweeps whose workers do nothing; what is killed is the sweep."""
     del seed
     (place / "worker.py").write_text(WORKER)
+    worker = (sys.executable, "-S", str(place / "worker.py"))
     for number in range(10**9):
+
+        def on_event(event: Event, number: int = number) -> None:
+            ack(f"{number} {event.kind} {event.run.folder}")
+
         out = place / f"sweep-{number}"
         try:
-            run_sweep(
-                SWEEP,
-                out,
-                workers=2,
-                on_event=lambda e, number=number: ack(f"{number} {e.kind} {e.run.folder}"),  # type: ignore[misc]
-                worker=(sys.executable, "-S", str(place / "worker.py")),
-            )
-        except Exception:  # noqa: BLE001  # there is nothing to compare
+            run_sweep(SWEEP, out, workers=2, on_event=on_event, worker=worker)
+        except AuditError:  # there is nothing to compare
             ack(f"{number} ended")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.tables import read_table, write_table
 from fl_privacy_audit.lab.corpus import build_corpus
@@ -124,7 +125,7 @@ def _check_writer(place: Path, acknowledged: list[str]) -> Broken:
 
 def _check_ledger(place: Path, acknowledged: list[str]) -> Broken:
     contents = read_ledger(place / "audit")
-    found = Counter(map(identity, (*contents.audits, *contents.evaluations)))
+    found = Counter(identity(record) for record in (*contents.audits, *contents.evaluations))
     return {
         LOST: [name for name in acknowledged if name not in found],
         DOUBLED: [name for name, times in found.items() if times > 1],
@@ -192,7 +193,7 @@ def _check_sweep(place: Path, acknowledged: list[str]) -> Broken:
 
 def _check_table(place: Path, acknowledged: list[str]) -> Broken:
     """It is whole, and no older than what was acknowledged."""
-    rows = read_table(place / "table.csv", ["number", "row"], ValueError)[1] if acknowledged else []
+    rows = read_table(place / "table.csv", ["number", "row"], AuditError)[1] if acknowledged else []
     numbers = {row.whole("number", lowest=0) for row in rows}
     write_table(place / "other.csv", {"number": "int64"}, [])
     latest = int(acknowledged[-1]) if acknowledged else 0
