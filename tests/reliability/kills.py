@@ -125,7 +125,7 @@ def _check_writer(place: Path, acknowledged: list[str]) -> Broken:
 
 def _check_ledger(place: Path, acknowledged: list[str]) -> Broken:
     contents = read_ledger(place / "audit")
-    found = Counter(identity(record) for record in (*contents.audits, *contents.evaluations))
+    found = Counter([*map(identity, contents.audits), *map(identity, contents.evaluations)])
     return {
         LOST: [name for name in acknowledged if name not in found],
         DOUBLED: [name for name, times in found.items() if times > 1],
