@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 import click
 
+from .texts import clean
+
 TRACEBACK_VARIABLE = "FL_PRIVACY_AUDIT_TRACEBACK"
 """Set it, and an error ends a command with Python's traceback."""
 PATIENCE_SECONDS = 4.0
@@ -116,7 +118,7 @@ def one_line_errors(expected: type[Exception]) -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except expected as error:
-        raise click.ClickException(_cut(str(error))) from error
+        raise click.ClickException(clean(str(error), LONGEST)) from error
     except BrokenPipeError:
         _discard(sys.stdout)
         raise SystemExit(1) from None
@@ -127,7 +129,7 @@ def one_line_errors(expected: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        raise click.ClickException(_cut(_said(error))) from error
+        raise click.ClickException(clean(_said(error), LONGEST)) from error
 
 
 def _said(error: Exception) -> str:
@@ -138,13 +140,6 @@ def _said(error: Exception) -> str:
         return f"there is not enough memory {error}".strip()
     first = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {first} ({TRACEBACK_VARIABLE}=1 shows where)"
-
-
-def _cut(text: str, most: int = 2000) -> str:
-    """Nothing that steers a terminal, and not a page of it."""
-    lines = (_STEERS.sub(lambda found: repr(found[0])[1:-1], line) for line in text.split("\n"))
-    whole = "\n".join(lines)
-    return whole if len(whole) <= most else f"{whole[:most]}..."
 
 
 def _flush() -> None:

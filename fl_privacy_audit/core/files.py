@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and locks that tell whether a process still lives.
+"""Files that are plain, and there whole or not at all; locks that tell whether a process still lives.
 
 A lock is the kernel's own (``flock``): it ends with the process that holds it, however that ends.
 So what a killed process left is told from what a living one needs, without ids or guesses.
@@ -14,12 +14,46 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 LOCK = ".lock"
 FORK_SECONDS = 1.0
 """How long a child that a killed process was starting may still hold its locks."""
 _DRAFT = re.compile(r"\..*\.[0-9a-f]{8}\.fl-privacy-audit\.part")
+
+
+def open_plain(path: str | Path, *, links: bool = True) -> BufferedReader:
+    """Open a regular file for reading, and never a pipe, device or socket: those wait, or have no end.
+
+    Args:
+        path: Of the file.
+        links: Whether a symbolic link at the end of `path` is followed.
+
+    Raises:
+        OSError: It is not there, cannot be read, or is no such file.
+    """
+    path = os.fspath(path)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
+    try:
+        _check_plain(os.stat(path, follow_symlinks=links))
+        handle = os.open(path, flags)
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(errno.EINVAL, str(error)) from error
+    try:
+        _check_plain(os.fstat(handle))
+    except OSError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def _check_plain(found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, "it is a symbolic link, and links are not followed")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:
@@ -36,13 +70,19 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:
     Raises:
         OSError: The folder cannot be written, or the disk is full. What was there is unharmed.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with open_whole(path, mode=mode) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def open_whole(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file to write to part by part, which takes its place when all is there; see `write_whole`."""
     _remove_drafts_once(path.parent.absolute())
     draft, handle = _draft(path)
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(handle, mode)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(handle)
             draft.replace(path)

@@ -7,13 +7,14 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from .errors import AuditError, ConfigError
-from .files import write_whole
+from .files import open_whole
+from .texts import clean
 
 Kind = Literal["string", "int64", "double", "bool"]
 """Type of a column, by its name in Arrow; every column may have empty cells."""
@@ -26,6 +27,8 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 """With a comma that may stand before decimals or after thousands."""
 _INDEX = re.compile(r"(?:unnamed:_\d+)?")
 """How the first column is headed where it only counts the rows."""
+_FORMULA = re.compile(r"'*\s*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20]|'*[\t\n]")
+"""How text begins that a spreadsheet may take for a formula: also in full width, or behind blanks."""
 _MOST = 10**9
 
 
@@ -86,18 +89,24 @@ class Row:
 
 
 def read_table(
-    path: Path, needed: Sequence[str], error: type[AuditError]
+    path: Path,
+    needed: Sequence[str],
+    error: type[AuditError],
+    *,
+    former: Mapping[str, str] | None = None,
 ) -> tuple[list[str], list[Row]]:
     """Read a table as a spreadsheet, a program or a person wrote it.
 
     Fields are separated by commas, semicolons, tabs or bars: as a first line ``sep=;`` says, else by
     what gives the needed columns. Text is UTF-8 or, with its mark, UTF-16; plain or gzip. Dropped are
-    blank rows, blanks around cells, separators that end a line, and a first column without a name.
+    blank rows, blanks around cells, separators that end a line, a first column without a name, and the
+    marks of `cell`.
 
     Args:
         path: Of the file.
         needed: Columns that it must have, as `column_name` writes them.
         error: What is raised.
+        former: Earlier names of columns, and what they are called now.
 
     Returns:
         All columns, as `column_name` writes them, and the rows.
@@ -118,7 +127,7 @@ def read_table(
         except csv.Error as wrong:
             problem = str(wrong)
             continue
-        header = [column_name(cell) for cell in cells]
+        header = [(former or {}).get(name, name) for name in map(column_name, cells)]
         found[mark] = (len({*needed}.intersection(header)), len(header), first, header)
     if not found:
         raise error(f"{path}: the first line is not one of a table: {problem}")
@@ -158,6 +167,26 @@ def column_name(text: str) -> str:
     return re.sub(r"[\s-]+", "_", text.strip().casefold())
 
 
+def cell(value: Any) -> Any:
+    r"""What a cell of a CSV holds: text that a spreadsheet would calculate gets a ``'`` before it.
+
+    Line ends within text become ``\n``: writers quote no other. Numbers are left as they are. `read_table`
+    takes the mark away again.
+
+    >>> cell("=1+1"), cell("-x"), cell("a-b"), cell(-1)
+    ("'=1+1", "'-x", 'a-b', -1)
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _unmarked(text: str) -> str:
+    """A stripped cell without the mark of `cell`."""
+    return text[1:].strip() if text[:1] == "'" and _FORMULA.match(text[1:]) else text
+
+
 def _decoded(path: Path, error: type[AuditError]) -> str:
     try:
         data = path.read_bytes()
@@ -182,7 +211,7 @@ def _lines(text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
     """``(line, stripped cells)`` of all rows that are not blank."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     for cells in lines:
-        stripped = [cell.strip() for cell in cells]
+        stripped = [_unmarked(text.strip()) for text in cells]
         if any(stripped):
             yield lines.line_num, stripped
 
@@ -241,7 +270,7 @@ def write_table(path: Path, columns: Mapping[str, Kind], rows: Sequence[Mapping[
     """Write a table; the ending of the name decides the format. An older file is replaced whole.
 
     Args:
-        path: ``FILE.csv`` or ``FILE.parquet``; its folder must exist.
+        path: ``FILE.csv``, whose texts go through `cell`, or ``FILE.parquet``; its folder must exist.
         columns: Name -> type, in order.
         rows: One mapping per row. None, NaN or a missing name is an empty cell.
 
@@ -249,32 +278,64 @@ def write_table(path: Path, columns: Mapping[str, Kind], rows: Sequence[Mapping[
         ConfigError: Another ending.
         AuditError: The file cannot be written, or Parquet's package is not installed.
     """
+    values = {name: [row.get(name) for row in rows] for name in columns}
+    write_columns(path, columns, [values])
+
+
+def write_columns(
+    path: Path, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
+) -> int:
+    """Write a table block by block, each a list of values for every column, and count its rows.
+
+    See `write_table`.
+    """
     check_ending(path)
-    values = {name: [_cell(row.get(name), kind) for row in rows] for name, kind in columns.items()}
-    content = _parquet(columns, values) if path.suffix == ".parquet" else _csv(values)
+    write = _write_parquet if path.suffix == ".parquet" else _write_csv
     try:
-        write_whole(path, content)
+        with open_whole(path) as file:
+            return write(file, columns, blocks)
     except OSError as error:
         raise AuditError(
             f"the table cannot be written to {path}: {error.strerror or error}"
         ) from error
 
 
-def _cell(value: Any, kind: Kind) -> Any:
-    if value is None or kind != "double":
-        return value
-    return None if math.isnan(value) else float(value)
+def _write_csv(
+    file: BinaryIO, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
+) -> int:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(cell, columns))
+    rows = 0
+    for values in blocks:
+        cells = [_in_csv(values[name], kind) for name, kind in columns.items()]
+        writer.writerows(zip(*cells, strict=True))
+        rows += len(cells[0])
+    text.detach()
+    return rows
 
 
-def _csv(values: Mapping[str, Sequence[Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(values)
-    writer.writerows(zip(*values.values(), strict=True))
-    return file.getvalue()
+def _in_csv(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    if kind == "double":
+        return _numbers(values)
+    harmless = {
+        value: cell(clean(value) if isinstance(value, str) else value) for value in {*values}
+    }
+    return [harmless[value] for value in values]
 
 
-def _parquet(columns: Mapping[str, Kind], values: Mapping[str, Sequence[Any]]) -> bytes:
+def _numbers(values: Sequence[Any]) -> list[float | None]:
+    """Floats; None where there is none, or where it is NaN."""
+    return [None if value is None or math.isnan(value) else float(value) for value in values]
+
+
+def _fits_64_bits(value: int | None) -> int | None:
+    return None if value is None or not -(2**63) <= value < 2**63 else value
+
+
+def _write_parquet(
+    file: BinaryIO, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
+) -> int:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -283,9 +344,21 @@ def _parquet(columns: Mapping[str, Kind], values: Mapping[str, Sequence[Any]]) -
             'a Parquet table needs one more package: `pip install "fl-privacy-audit[parquet]"`; '
             "or write .csv"
         ) from None
-    table = arrow.table(
-        {name: arrow.array(values[name], arrow.type_for_alias(columns[name])) for name in columns}
-    )
-    file = io.BytesIO()
-    parquet.write_table(table, file)
-    return file.getvalue()
+    schema = arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in columns.items()])
+    rows = 0
+    with parquet.ParquetWriter(file, schema) as writer:
+        for values in blocks:
+            arrays = [
+                arrow.array(_in_parquet(values[name], kind), arrow.type_for_alias(kind))
+                for name, kind in columns.items()
+            ]
+            table = arrow.table(arrays, schema=schema)
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows
+
+
+def _in_parquet(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    if kind == "int64":
+        return [_fits_64_bits(value) for value in values]
+    return _numbers(values) if kind == "double" else values
