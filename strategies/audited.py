@@ -17,6 +17,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply
+from fl_privacy_audit.core.files import remove_drafts
+from fl_privacy_audit.core.private_folders import remove_leftovers
 from fl_privacy_audit.core.process_state import process_state_kept
 from fl_privacy_audit.ledger.ledger import last_run, read_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
@@ -120,6 +122,8 @@ class AuditedStrategy(Strategy):
             LedgerError: The audit's directory cannot be written; before anything is trained.
         """
         self.auditor.begin()
+        remove_leftovers()
+        remove_drafts(self.auditor.ledger.directory, self.auditor.ledger.directory / "pictures")
         with through_flower(), self._listening():
             self._log_settings()
             with self._guard("what the audit lacks could not be found out"):

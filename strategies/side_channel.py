@@ -4,19 +4,15 @@ For a round whose batches it can use, the server opens a folder that only its ow
 notes in it whose batches it wants. A client that finds no such folder writes nothing: it is on
 another machine, or the round is not audited. Pixels go into that folder; the reply carries nothing
 but the random name of a file. When the round is over the server removes the folder, with whatever
-clients left there whose replies were lost or late.
+clients left there whose replies were lost or late; where the server was killed, the next one does.
 """
 
 import contextlib
 import errno
 import json
 import os
-import re
 import secrets
-import shutil
 import stat
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,28 +25,15 @@ from numpy.typing import NDArray
 from fl_privacy_audit.audit.truth import as_classes, as_pixels
 from fl_privacy_audit.core.errors import TruthError
 from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.private_folders import (
+    close_folder,
+    is_name,
+    open_folder,
+    open_folders,
+)
 from fl_privacy_audit.core.types import ImageSpec, Truth
 
-DIRECTORY_VARIABLE = "FL_PRIVACY_AUDIT_TRUTH"
-OLD_SECONDS = 24 * 3600.0
-"""Age at which what an audit left behind, killed say, is removed by the next one."""
 _NOTE = "wanted.json"
-_NAME = re.compile(r"[0-9a-f]{32}")
-
-
-def directory() -> Path:
-    """``$FL_PRIVACY_AUDIT_TRUTH``, else a folder of this user in the temporary folder.
-
-    Raises:
-        TruthError: The folder belongs to somebody else.
-    """
-    path = _directory()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_ours(path):
-        raise TruthError(
-            f"{path} belongs to another user; set {DIRECTORY_VARIABLE} to a folder of your own"
-        )
-    return path
 
 
 def open_round(nodes: Iterable[int], run_id: int) -> Path:
@@ -67,33 +50,31 @@ def open_round(nodes: Iterable[int], run_id: int) -> Path:
         TruthError: The folder belongs to somebody else.
         OSError: It cannot be written.
     """
-    home = directory()
-    _remove_old(home)
-    folder = home / secrets.token_hex(16)
-    folder.mkdir(mode=0o700)
-    write_whole(folder / _NOTE, json.dumps({"run": run_id, "nodes": list(nodes)}))
+    folder = open_folder()
+    try:
+        write_whole(folder / _NOTE, json.dumps({"run": run_id, "nodes": list(nodes)}))
+    except BaseException:
+        close_folder(folder)
+        raise
     return folder
 
 
 def close_round(folder: Path) -> None:
     """Remove a round's folder and all batches in it; a client that comes later finds none."""
-    shutil.rmtree(folder, ignore_errors=True)
+    close_folder(folder)
 
 
 def find_round(node: int, run_id: int) -> Path | None:
     """The folder in which the server wants this client's batch; the client's side.
 
     Returns:
-        None where the server asked for nothing, or is not on this machine.
+        None where the server asked for nothing, is gone, or is not on this machine.
     """
-    with contextlib.suppress(OSError):
-        folders = [path for path in _directory().iterdir() if _NAME.fullmatch(path.name)]
-        for folder in folders:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                note = json.loads((folder / _NOTE).read_bytes())
-                wanted = node in note["nodes"] and note["run"] in (0, run_id)
-                if wanted and _is_ours(folder):
-                    return folder
+    for folder in open_folders():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads((folder / _NOTE).read_bytes())
+            if node in note["nodes"] and note["run"] in (0, run_id):
+                return folder
     return None
 
 
@@ -133,7 +114,7 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
     """
     images, labels = [], []
     for name in names:
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise TruthError(f"{name[:40]!r} is not the name of a published batch")
         try:
             with _opened(folder / f"{name}.npz") as stored:
@@ -172,25 +153,3 @@ def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
             raise OSError(errno.EINVAL, "it is not a regular file")
         with np.load(file, allow_pickle=False) as stored:
             yield stored
-
-
-def _directory() -> Path:
-    default = Path(tempfile.gettempdir()) / f"fl-privacy-audit-{os.getuid()}"
-    return Path(os.environ.get(DIRECTORY_VARIABLE, default))
-
-
-def _is_ours(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
-
-
-def _remove_old(home: Path) -> None:
-    for path in home.iterdir():
-        if not _NAME.fullmatch(path.stem):
-            continue
-        with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime < OLD_SECONDS:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
