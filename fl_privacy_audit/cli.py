@@ -11,10 +11,14 @@ import click
 from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks, order_of
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.dp.run_check import check_run
-from fl_privacy_audit.ledger.ledger import read_ledger
+from fl_privacy_audit.ledger.tail import read_tail
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.terminal import (
+    MOST_ROWS,
+    Rounds,
+    ShownFacts,
     chosen_lines,
     comparison_json,
     comparison_markdown,
@@ -24,7 +28,8 @@ from fl_privacy_audit.report.terminal import (
     verdict_lines,
 )
 from fl_privacy_audit.report.words import LOWER_BOUND
-from fl_privacy_audit.verdicts.compare import compare, last_run
+from fl_privacy_audit.verdicts.compare import compare
+from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
@@ -62,7 +67,7 @@ class _Lazy(click.Group):
             "Say what an audit lacks for a verdict, before it runs.",
         ),
         "export": (
-            "fl_privacy_audit.ledger.export",
+            "fl_privacy_audit.report.export",
             "export_command",
             "Write records as a CSV or Parquet table.",
         ),
@@ -119,7 +124,7 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except AuditError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(clean(str(error))) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows: dict[str, list[tuple[str, str]]] = {"Commands": [], "Laboratory commands": []}
@@ -169,12 +174,30 @@ fail_on = click.option(
 
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--last",
+    type=click.IntRange(min=1),
+    help="Only the last N records, read from the end of the log; without a verdict, which takes all.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=MOST_ROWS,
+    show_default=True,
+    help="The most attacked records to print, the worst first; and the most rows of others.",
+)
 @fail_on
-def show(directory: Path, fail_on: tuple[str, ...]) -> None:
+def show(directory: Path, last: int | None, rows: int, fail_on: tuple[str, ...]) -> None:
     """Print the rounds of one audit as a table, and its verdict."""
-    contents = read_ledger(directory)
-    run = last_run(contents)
-    console.print(rounds_table(run))
+    if last is not None:
+        _show_last(directory, last, fail_on)
+        return
+    run = gather_ledger(directory, lambda: ShownFacts(rows))
+    facts = run.facts
+    assert isinstance(facts, ShownFacts)
+    console.print(rounds_table(run, facts.rounds))
+    if more := facts.rounds.more():
+        console.print(more, markup=False)
     verdicts = judge_run(run)
     check = check_run(run)
     lines = verdict_lines(verdicts) + dp_lines({run.run.setting: check} if check else {})
@@ -184,6 +207,16 @@ def show(directory: Path, fail_on: tuple[str, ...]) -> None:
         console.print(f"Note: {say(note)}", markup=False)
     console.print(LOWER_BOUND)
     _fail(verdicts, fail_on)
+
+
+def _show_last(directory: Path, records: int, fail_on: tuple[str, ...]) -> None:
+    if fail_on:
+        raise click.UsageError("--fail-on needs the verdict, which takes all records: drop --last")
+    run = read_tail(directory, records)
+    console.print(rounds_table(run, Rounds.of(run.audits)))
+    for note in run.notes:
+        console.print(f"Note: {say(note)}", markup=False)
+    console.print(f"The last {len(run.audits)} records alone; `show` without --last judges all.")
 
 
 def _fail(verdicts: Sequence[SettingVerdict], words: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply
+from fl_privacy_audit.core.process_state import process_state_kept
 from fl_privacy_audit.ledger.ledger import last_run, read_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
@@ -24,7 +25,6 @@ from . import side_channel
 from .capture import Reading, Sent, capture, copy_record, layers, release, snapshot
 from .doctor import Plan, examine
 from .flower_log import through_flower
-from .untouched import process_state_kept
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -326,7 +326,9 @@ class AuditedStrategy(Strategy):
         try:
             with process_state_kept():
                 yield
-        except (Exception, SystemExit):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             if self.auditor.config.fail_fast:
                 raise
             log.exception("privacy audit: %s; training goes on", what)

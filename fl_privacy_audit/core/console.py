@@ -3,20 +3,46 @@
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich import markup
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
+
+from .texts import clean
 
 UNWRAPPED = 10_000
 """Characters to a line where nobody's terminal limits it."""
 
 
+def escape(text: str) -> str:
+    """Text from anywhere for the cell of a table: its markup and its escapes are shown, not followed."""
+    return markup.escape(clean(text))
+
+
+class CleanConsole(Console):
+    """Prints no character that steers a terminal but those by which it styles itself.
+
+    Nor are names between colons, ``:bomb:`` say, made pictures.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(emoji=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Every text that is shown comes by here."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=clean(segment.text))
+
+
 def standard_output() -> Console:
     """A console as wide as the terminal, or as ``COLUMNS`` says; without end where it is piped."""
     limited = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if limited else UNWRAPPED)
+    return CleanConsole(width=None if limited else UNWRAPPED)
 
 
 def print_rows(console: Console, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -13,6 +13,8 @@ def number(value: float, decimals: int = 2) -> str:
         return "n/a"
     if math.isinf(value):
         return "infinite" if value > 0 else "-infinite"
+    if abs(value) >= 1e15:
+        return f"{value:.3g}"
     if value == 0 or abs(value) >= 0.95 * 10 ** (1 - decimals):
         return f"{value:z.{decimals}f}"
     return f"{value:.2g}"

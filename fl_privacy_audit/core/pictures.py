@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import CorpusError
+from .files import open_plain
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """By Pillow's names. The rest of what it opens is not for photographs, or starts other programs."""
@@ -25,11 +26,15 @@ def open_picture(path: str | Path, *, most_pixels: int = MOST_PIXELS) -> Image.I
     Raises:
         CorpusError: It is missing or damaged, or is one of these; the message says which.
     """
-    if not Path(path).is_file():
-        raise CorpusError(f"the picture {path} is missing")
+    try:
+        plain = open_plain(path)
+    except FileNotFoundError as error:
+        raise CorpusError(f"the picture {path} is missing") from error
+    except OSError as error:
+        raise CorpusError(f"the picture {path} cannot be read: {error.strerror}") from error
     try:
         # By its handle: a turned TIFF that Pillow maps into memory itself comes out scrambled.
-        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as picture:
+        with plain as file, Image.open(file, formats=FORMATS) as picture:
             why = _too_large(picture, most_pixels) or _why_not(picture)
             if not why:
                 picture.load()

@@ -3,6 +3,7 @@
 Words are made where they are shown, in `fl_privacy_audit.report.words`; nothing ever reads them back.
 """
 
+import math
 from typing import Any
 
 from pydantic import (
@@ -19,11 +20,17 @@ from .errors import AuditError
 from .texts import MOST, clean
 
 Figure = int | float | str | list[str]
+LARGEST = 2**64
+"""Whole numbers from here on count nothing."""
+MOST_CODE = 100
+"""Characters of a code, which may be of somebody else's error."""
 
 
 def _cleaned(figure: Figure) -> Figure:
     if isinstance(figure, list):
         return [clean(text, MOST) for text in figure[:100]]
+    if isinstance(figure, int) and abs(figure) >= LARGEST:
+        return math.inf if figure > 0 else -math.inf
     return clean(figure, MOST) if isinstance(figure, str) else figure
 
 
@@ -57,9 +64,18 @@ class Reason(BaseModel):
         words = (info.context or {}).get("words")
         return {**dump(self), **(words(self) if words else {})}
 
-    def __hash__(self) -> int:
+    def __eq__(self, other: object) -> bool:
         """Equal reasons count as one."""
-        return hash(self.model_dump_json())
+        return self is other or (
+            isinstance(other, Reason)
+            and self.code == other.code
+            and self.figures == other.figures
+            and self.cause == other.cause
+        )
+
+    def __hash__(self) -> int:
+        figures = ((k, tuple(v) if isinstance(v, list) else v) for k, v in self.figures.items())
+        return hash((self.code, self.cause, frozenset(figures)))
 
     @classmethod
     def of(cls, code: str, cause: "Reason | None" = None, /, **figures: Figure) -> "Reason":
@@ -69,13 +85,17 @@ class Reason(BaseModel):
     @classmethod
     def of_error(cls, error: BaseException) -> "Reason":
         """An error: its own code where the package raised it on purpose."""
-        if isinstance(error, AuditError):
-            return cls.of(error.code, message=_message(error))
-        return cls.of("unexpected error", type=type(error).__name__, message=_message(error))
+        message = message_of(error)
+        if isinstance(error, AuditError) and isinstance(type(error).code, str):
+            return cls.of(clean(type(error).code, MOST_CODE), message=message)
+        return cls.of("unexpected error", type=type(error).__name__, message=message)
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """What an error says, cut and clean; it may be of somebody else's class."""
     try:
-        return str(error)
-    except Exception as another:  # noqa: BLE001 - of somebody else's class
+        return clean(str(error), MOST)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as another:  # noqa: BLE001 - raised where a text was to be made
         return f"its message cannot be made: {type(another).__name__}"

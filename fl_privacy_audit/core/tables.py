@@ -7,13 +7,14 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from .errors import AuditError, ConfigError
-from .files import write_whole
+from .files import open_whole
+from .texts import clean
 
 Kind = Literal["string", "int64", "double", "bool"]
 """Type of a column, by its name in Arrow; every column may have empty cells."""
@@ -277,32 +278,64 @@ def write_table(path: Path, columns: Mapping[str, Kind], rows: Sequence[Mapping[
         ConfigError: Another ending.
         AuditError: The file cannot be written, or Parquet's package is not installed.
     """
+    values = {name: [row.get(name) for row in rows] for name in columns}
+    write_columns(path, columns, [values])
+
+
+def write_columns(
+    path: Path, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
+) -> int:
+    """Write a table block by block, each a list of values for every column, and count its rows.
+
+    See `write_table`.
+    """
     check_ending(path)
-    values = {name: [_cell(row.get(name), kind) for row in rows] for name, kind in columns.items()}
-    content = _parquet(columns, values) if path.suffix == ".parquet" else _csv(values)
+    write = _write_parquet if path.suffix == ".parquet" else _write_csv
     try:
-        write_whole(path, content)
+        with open_whole(path) as file:
+            return write(file, columns, blocks)
     except OSError as error:
         raise AuditError(
             f"the table cannot be written to {path}: {error.strerror or error}"
         ) from error
 
 
-def _cell(value: Any, kind: Kind) -> Any:
-    if value is None or kind != "double":
-        return value
-    return None if math.isnan(value) else float(value)
+def _write_csv(
+    file: BinaryIO, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
+) -> int:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(cell, columns))
+    rows = 0
+    for values in blocks:
+        cells = [_in_csv(values[name], kind) for name, kind in columns.items()]
+        writer.writerows(zip(*cells, strict=True))
+        rows += len(cells[0])
+    text.detach()
+    return rows
 
 
-def _csv(values: Mapping[str, Sequence[Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(cell, values))
-    writer.writerows(map(cell, row) for row in zip(*values.values(), strict=True))
-    return file.getvalue()
+def _in_csv(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    if kind == "double":
+        return _numbers(values)
+    harmless = {
+        value: cell(clean(value) if isinstance(value, str) else value) for value in {*values}
+    }
+    return [harmless[value] for value in values]
 
 
-def _parquet(columns: Mapping[str, Kind], values: Mapping[str, Sequence[Any]]) -> bytes:
+def _numbers(values: Sequence[Any]) -> list[float | None]:
+    """Floats; None where there is none, or where it is NaN."""
+    return [None if value is None or math.isnan(value) else float(value) for value in values]
+
+
+def _fits_64_bits(value: int | None) -> int | None:
+    return None if value is None or not -(2**63) <= value < 2**63 else value
+
+
+def _write_parquet(
+    file: BinaryIO, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
+) -> int:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -311,9 +344,21 @@ def _parquet(columns: Mapping[str, Kind], values: Mapping[str, Sequence[Any]]) -
             'a Parquet table needs one more package: `pip install "fl-privacy-audit[parquet]"`; '
             "or write .csv"
         ) from None
-    table = arrow.table(
-        {name: arrow.array(values[name], arrow.type_for_alias(columns[name])) for name in columns}
-    )
-    file = io.BytesIO()
-    parquet.write_table(table, file)
-    return file.getvalue()
+    schema = arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in columns.items()])
+    rows = 0
+    with parquet.ParquetWriter(file, schema) as writer:
+        for values in blocks:
+            arrays = [
+                arrow.array(_in_parquet(values[name], kind), arrow.type_for_alias(kind))
+                for name, kind in columns.items()
+            ]
+            table = arrow.table(arrays, schema=schema)
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows
+
+
+def _in_parquet(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    if kind == "int64":
+        return [_fits_64_bits(value) for value in values]
+    return _numbers(values) if kind == "double" else values

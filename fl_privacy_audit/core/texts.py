@@ -18,6 +18,8 @@ def clean(text: str, most: int | None = None) -> str:
     """
     if most is not None and len(text) > most:
         return clean(text[:most]) + " ..."
+    if text.isprintable():
+        return text
     return "".join(
         c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd" for c in text
     )

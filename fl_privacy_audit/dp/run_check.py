@@ -2,13 +2,16 @@
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
+
+from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.ledger.ledger import LastRun
-from fl_privacy_audit.ledger.records import AuditRecord
+from fl_privacy_audit.ledger.reading import Reply
+from fl_privacy_audit.ledger.records import RunRecord
 
 from .bounds import RiskCorridor, risk_corridor
 from .claims import ClaimCheck, check_claim
@@ -20,19 +23,36 @@ KAPPA = 0.01
 """The corridor is drawn for picking the right one of a hundred candidates."""
 
 
-def check_run(run: LastRun) -> ClaimCheck | None:
+class Run(Protocol):
+    """A run as far as it is looked at here."""
+
+    @property
+    def run(self) -> RunRecord:
+        """Its settings."""
+
+    @property
+    def replies(self) -> Sequence[Reply]:
+        """What its clients gave."""
+
+
+def check_run(run: Run) -> ClaimCheck | None:
     """Check the claim of a run, or what its settings and its clients say of DP without one.
 
     Returns:
         None if there is nothing to check: no claim, no known noise and no reported epsilon.
     """
-    config = run.run.config
-    stated: dict[str, Any] | None = config.get("claim")
+    stated = run.run.stated.claim
+    training = run.run.stated.training
     reported = reported_epsilons(run)
-    if stated is None and config["training"]["noise_multiplier"] is None and not reported:
+    if stated is None and training.noise_multiplier is None and not reported:
         return None
     assumed = [] if stated else [f"no claim is in the settings; delta is taken as {DELTA:g}"]
-    settings = ClaimConfig.model_validate(stated or {"delta": DELTA})
+    try:
+        settings = ClaimConfig.model_validate(stated or {"delta": DELTA})
+    except ValidationError as error:
+        wrong = ", ".join(dict.fromkeys(str(e["loc"][0]) for e in error.errors() if e["loc"]))
+        unread = ClaimConfig(delta=DELTA)
+        return _without_epsilon(unread, run, f"the claim cannot be read ({wrong})", assumed)
     try:
         claim = _claim(settings, run, assumed)
     except ConfigError as error:
@@ -52,39 +72,38 @@ def check_run(run: LastRun) -> ClaimCheck | None:
     return replace(check, assumed=tuple(assumed), corridor=corridor)
 
 
-def reported_epsilons(run: LastRun) -> dict[str, list[tuple[int, float]]]:
+def reported_epsilons(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Client -> (round, the epsilon it reported), in the order of rounds.
 
     What cannot be an epsilon, such as NaN or a number below zero, is left out: a client's word must
     not make a ledger unreadable.
     """
     series: dict[str, list[tuple[int, float]]] = {}
-    for record in sorted(run.audits, key=lambda r: r.round):
-        epsilon = record.reported.get("epsilon", math.nan)
-        if record.view == "server" and epsilon >= 0:
-            series.setdefault(record.client, []).append((record.round, epsilon))
+    stated = [r for r in run.replies if r.view == "server" and r.epsilon >= 0]
+    for reply in sorted(stated, key=lambda r: r.round):
+        series.setdefault(reply.client, []).append((reply.round, reply.epsilon))
     return series
 
 
-def _returned(run: LastRun) -> list[AuditRecord]:
-    return [r for r in run.audits if r.view == "server" and r.client_status == "returned"]
+def _returned(run: Run) -> list[Reply]:
+    return [r for r in run.replies if r.view == "server" and r.returned]
 
 
-def _claim(settings: ClaimConfig, run: LastRun, assumed: list[str]) -> DpClaim:
+def _claim(settings: ClaimConfig, run: Run, assumed: list[str]) -> DpClaim:
     """The claim as `check_claim` takes it.
 
     Raises:
         ConfigError: The settings do not say enough, or do not go together.
     """
-    training: dict[str, Any] = run.run.config["training"]
-    clip = settings.clipping_norm or training["max_grad_norm"]
+    training = run.run.stated.training
+    clip = settings.clipping_norm or training.max_grad_norm
     if clip is None:
         raise ConfigError("the clipping norm is not known; set `claim.clipping_norm`")
     noise, steps, sampled = settings.noise_multiplier, 1, settings.sampled_clients
     if settings.mechanism == "dp-sgd":
-        noise = training["noise_multiplier"] if noise is None else noise
-        steps = settings.steps_per_round or training["steps"] or 1
-        if not (settings.steps_per_round or training["steps"]):
+        noise = training.noise_multiplier if noise is None else noise
+        steps = settings.steps_per_round or training.steps or 1
+        if not (settings.steps_per_round or training.steps):
             assumed.append("the number of local steps is not known; taken as one")
     if settings.mechanism == "central-gaussian" and sampled is None:
         replies_per_round = Counter(record.round for record in _returned(run))
@@ -116,7 +135,7 @@ def _claim(settings: ClaimConfig, run: LastRun, assumed: list[str]) -> DpClaim:
     )
 
 
-def _observed(run: LastRun, mechanism: str) -> Observed:
+def _observed(run: Run, mechanism: str) -> Observed:
     norms: dict[int, dict[str, float]] = defaultdict(dict)
     weights: dict[int, dict[str, float]] = defaultdict(dict)
     most: Counter[str] = Counter()  # records that a client said it trained on in a round
@@ -132,17 +151,23 @@ def _observed(run: LastRun, mechanism: str) -> Observed:
     return Observed(
         update_norms=norms,
         complete=bool(norms) and all(r.update_norm is not None for r in returned),
-        parameters=int(run.run.model["parameters"]) or None,
+        parameters=_parameters(run),
         weights=known if mechanism == "central-gaussian" else {},
         participation=Counter(record.client for record in returned),
         records=most,
     )
 
 
-def _corridor(claim: DpClaim, multiplier: float, run: LastRun) -> RiskCorridor | None:
-    if claim.mechanism == "central-gaussian":
+def _parameters(run: Run) -> int | None:
+    count = run.run.model.get("parameters")
+    return count if isinstance(count, int) and count > 0 else None
+
+
+def _corridor(claim: DpClaim, multiplier: float, run: Run) -> RiskCorridor | None:
+    image = run.run.stated.image
+    if claim.mechanism == "central-gaussian" or image is None:
         return None
-    pixels = math.prod(run.run.config["image"]["shape"])
+    pixels = math.prod(image.shape)
     rounds = max(Counter(r.client for r in _returned(run)).values(), default=claim.rounds)
     mechanism = claim.over(rounds, multiplier=multiplier, as_poisson=claim.sampling == "poisson")
     return risk_corridor(
@@ -155,7 +180,7 @@ def _corridor(claim: DpClaim, multiplier: float, run: LastRun) -> RiskCorridor |
 
 
 def _without_epsilon(
-    settings: ClaimConfig, run: LastRun, why: str, assumed: list[str]
+    settings: ClaimConfig, run: Run, why: str, assumed: list[str]
 ) -> ClaimCheck:
     """What can be said without knowing the mechanism: of delta, and whether epsilons grow."""
     any_mechanism = DpClaim(
@@ -182,7 +207,7 @@ def _without_epsilon(
     )
 
 
-def _reported_series(run: LastRun) -> dict[str, list[float]]:
+def _reported_series(run: Run) -> dict[str, list[float]]:
     """Client -> the epsilon it reported after each round."""
     return {
         client: [epsilon for _, epsilon in series]

@@ -4,16 +4,14 @@ Controls are rows too: ``control`` is empty for the attack itself. An attack wit
 row, with an empty metric, so that nothing that was tried is lost.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
+from fl_privacy_audit.core.tables import Kind, write_columns
 
-from fl_privacy_audit.core.tables import Kind, check_ending, write_table
-
-from .ledger import read_ledger
-from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord, Scores
+from .reading import AuditedLines
+from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord
 
 COLUMNS: dict[str, Kind] = {
     "setting": "string",
@@ -52,27 +50,45 @@ COLUMNS: dict[str, Kind] = {
 ``reason_figures`` the JSON of what belongs to it."""
 
 Row = dict[str, Any]
+Columns = dict[str, list[Any]]
+BLOCK = 10_000
+"""Rows from which on a block is handed on."""
+_OF_RECORD = (
+    "time", "round", "view", "client", "partition", "client_status", "update_norm",
+    "num_examples", "truth_digest", "run",
+)  # fmt: skip
+_OF_OUTCOME = ("status", "objective", "steps", "stopped", "seconds", "seed")
 
 
 def records_table(*directories: str | Path) -> list[Row]:
     """Every audited record of one or more ledgers, all their runs, in the order written.
 
     One mapping per row, with names of `COLUMNS`; ``mean`` and ``worst`` are in units of the metric,
-    over the images of a record. A name without a value may be missing.
+    over the images of a record. What has no value is None.
 
     Raises:
         LedgerError: A ledger cannot be read.
     """
-    rows: list[Row] = []
-    for directory in directories:
-        contents = read_ledger(directory)
-        runs = {run.run: run for run in contents.runs}
-        for record in contents.audits:
-            rows += _rows(runs.get(record.run), record)
-    return rows
+    return [
+        dict(zip(COLUMNS, row, strict=True))
+        for block in blocks_of([AuditedLines(directory) for directory in directories])
+        for row in zip(*block.values(), strict=True)
+    ]
 
 
-def export(directories: list[Path], to: Path) -> int:
+def blocks_of(ledgers: Iterable[AuditedLines]) -> Iterator[Columns]:
+    """The table's columns, some `BLOCK` rows at a time."""
+    block: Columns = {name: [] for name in COLUMNS}
+    for ledger in ledgers:
+        for run, record in ledger:
+            _extend(block, run, record)
+            if len(block["run"]) >= BLOCK:
+                yield block
+                block = {name: [] for name in COLUMNS}
+    yield block
+
+
+def export(directories: Sequence[Path], to: Path) -> int:
     """Write the table and count its rows; the ending says how: ``.parquet`` or ``.csv``.
 
     Raises:
@@ -80,54 +96,44 @@ def export(directories: list[Path], to: Path) -> int:
         LedgerError: A ledger cannot be read.
         AuditError: The file cannot be written, or Parquet's package is not installed.
     """
-    check_ending(to)
-    rows = records_table(*directories)
-    write_table(to, COLUMNS, rows)
-    return len(rows)
+    return write_columns(to, COLUMNS, blocks_of([AuditedLines(path) for path in directories]))
 
 
-def _rows(run: RunRecord | None, record: AuditRecord) -> Iterator[Row]:
-    base = _fields(record) | {
-        "setting": None if run is None else run.setting,
-        "node_id": str(record.node_id),
-        "epsilon_reported": record.reported.get("epsilon"),
-        "reason": None,  # the attack's own stands here
-        "reason_figures": None,
-    }
-    if (check := record.replay) is not None:
-        base |= {"replay_cosine": check.cosine, "replay_length_ratio": check.length_ratio}
-        base["replay_fits"] = "yes" if check.fits else "no"
+def _extend(block: Columns, run: RunRecord | None, record: AuditRecord) -> None:
+    """Add a record's rows: what they share is worked out once."""
+    rows = 0
     for outcome in record.attacks:
-        base["attack"] = outcome.attack
-        yield from _scores(base | _fields(outcome), outcome.scores)
+        rows += _add(block, outcome, {"attack": outcome.attack, "labels_right": outcome.labels_right})
         for control in outcome.controls:
-            row = base | _fields(control) | {"control": control.kind}
-            yield from _scores(row, control.scores)
+            rows += _add(block, control, {"attack": outcome.attack, "control": control.kind})
+    shared = {name: getattr(record, name) for name in _OF_RECORD}
+    shared["setting"] = None if run is None else run.setting
+    shared["node_id"] = str(record.node_id)
+    shared["epsilon_reported"] = record.reported.get("epsilon")
+    check = record.replay
+    shared["replay_cosine"] = check and check.cosine
+    shared["replay_length_ratio"] = check and check.length_ratio
+    shared["replay_fits"] = check and ("yes" if check.fits else "no")
+    for name, value in shared.items():
+        block[name].extend([value] * rows)
 
 
-def _fields(line: AuditRecord | AttackOutcome | ControlOutcome) -> Row:
-    """The fields that are columns."""
-    row = {name: getattr(line, name) for name in type(line).model_fields if name in COLUMNS}
-    if line.reason is not None:
-        row["reason"] = line.reason.code
-        row["reason_figures"] = line.reason.model_dump_json(exclude={"code"}, exclude_none=True)
-    return row
-
-
-def _scores(row: Row, scores: dict[str, Scores]) -> Iterator[Row]:
-    if not scores:
-        yield row
-    for metric, found in scores.items():
-        figures = {"mean": found.mean, "worst": found.worst, "images": len(found.each)}
-        yield row | {"metric": metric} | figures
-
-
-@click.command("export")
-@click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."
-)
-def export_command(directories: tuple[Path, ...], to: Path) -> None:
-    """Write the records of audits as one table: a row for each record, attack and metric."""
-    count = export(list(directories), to)
-    click.echo(f"{to}: {count} rows")
+def _add(block: Columns, line: AttackOutcome | ControlOutcome, more: Row) -> int:
+    """Add the rows of one outcome, and say how many; what its record says is not among them."""
+    rows = max(1, len(line.scores))
+    reason = line.reason
+    shared = {"labels_right": None, "control": None, **more}
+    shared |= {name: getattr(line, name) for name in _OF_OUTCOME}
+    shared["reason"] = reason and reason.code
+    shared["reason_figures"] = reason and reason.model_dump_json(
+        exclude={"code"}, exclude_none=True
+    )
+    for name, value in shared.items():
+        block[name].extend([value] * rows)
+    scores = line.scores.values()
+    none = [] if line.scores else [None]
+    block["metric"].extend(none or line.scores)
+    block["mean"].extend(none or [score.mean for score in scores])
+    block["worst"].extend(none or [score.worst for score in scores])
+    block["images"].extend(none or [len(score.each) for score in scores])
+    return rows

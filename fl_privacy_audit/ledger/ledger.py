@@ -12,26 +12,22 @@ import os
 import stat
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 
-from .records import (
-    RECORD,
-    AttackOutcome,
-    AuditRecord,
-    EvaluationRecord,
-    GapRecord,
-    Record,
-    RunRecord,
-)
+from .reading import FILE_NAME as FILE_NAME
+from .reading import LastRun as LastRun
+from .reading import LedgerContents as LedgerContents
+from .reading import damage as damage
+from .reading import last_run as last_run
+from .reading import open_ledger as open_ledger
+from .reading import read_ledger as read_ledger
+from .reading import why
+from .records import GapRecord, Record, RunRecord
 
-FILE_NAME = "ledger.jsonl"
 
 
 def now() -> str:
@@ -71,7 +67,7 @@ class Ledger:
             self.lost += len(records)
             self._torn = True
             raise LedgerError(
-                f"the audit log {self.path} cannot be written: {_why(error)}. Set `directory` to a "
+                f"the audit log {self.path} cannot be written: {why(error)}. Set `directory` to a "
                 "folder that this process may write."
             ) from error
         self.lost, self._torn, self._replaced = 0, False, False
@@ -130,110 +126,3 @@ def _is_at(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), path.lstat())
     except OSError:
         return False
-
-
-def _why(error: OSError) -> str:
-    if error.errno == errno.ELOOP:
-        return "it is a symbolic link, and links are not followed"
-    return error.strerror or str(error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LedgerContents:
-    """What a ledger holds."""
-
-    path: Path  # the file
-    runs: tuple[RunRecord, ...]  # one for each time the audit was started
-    audits: tuple[AuditRecord, ...]  # in the order written
-    evaluations: tuple[EvaluationRecord, ...]  # in the order written
-    gaps: tuple[GapRecord, ...]  # what could not be written, in the order written
-    # ``(line number, what is wrong)`` for each line that could not be read.
-    damaged: tuple[tuple[int, str], ...]
-
-
-def read_ledger(directory: str | Path) -> LedgerContents:
-    """Read a ledger, by its directory or its file, also while it is being written.
-
-    A damaged line is reported and skipped: the rest stays readable. A last line without its end is
-    taken as still being written.
-
-    Raises:
-        LedgerError: There is no ledger, or it holds no run.
-    """
-    path = Path(directory)
-    if path.is_dir():
-        path = path / FILE_NAME
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise LedgerError(f"there is no audit log at {path}: {error.strerror}") from error
-    records: list[Record] = []
-    damaged: list[tuple[int, str]] = []
-    *lines, _ = text.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(RECORD.validate_json(line))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(str(part) for part in problem["loc"])
-            damaged.append((number, f"{place}: {problem['msg']}" if place else problem["msg"]))
-    contents = LedgerContents(
-        path=path,
-        runs=tuple({r.run: r for r in records if isinstance(r, RunRecord)}.values()),
-        audits=tuple(r for r in records if isinstance(r, AuditRecord)),
-        evaluations=tuple(r for r in records if isinstance(r, EvaluationRecord)),
-        gaps=tuple(r for r in records if isinstance(r, GapRecord)),
-        damaged=tuple(damaged),
-    )
-    if not contents.runs:
-        state = "is empty" if not text else "holds no readable run"
-        raise LedgerError(
-            f"the audit log {path} {state}"
-            + (f"; line {damaged[0][0]} is damaged ({damaged[0][1]})" if damaged else "")
-        )
-    return contents
-
-
-@dataclass(frozen=True, kw_only=True)
-class LastRun:
-    """The last run of a ledger; a ledger has several where an audit was started again."""
-
-    path: Path
-    run: RunRecord
-    audits: list[AuditRecord]
-    evaluations: list[EvaluationRecord]
-    notes: list[Reason]
-
-    def picture(self, outcome: AttackOutcome) -> Path | None:
-        """The file with original and reconstruction; None for what lies outside the audit's folder."""
-        folder = self.path.parent.absolute()
-        path = folder / (outcome.picture or "")
-        kept = outcome.picture and path.resolve().is_relative_to(folder.resolve())
-        return path if kept else None
-
-
-def last_run(contents: LedgerContents) -> LastRun:
-    """Pick the lines of the last run, and note what is left out."""
-    run = contents.runs[-1]
-    path = str(contents.path)
-    notes = [
-        Reason.of("damaged line", path=path, line=number, problem=problem)
-        for number, problem in contents.damaged
-    ]
-    notes += [gap.reason for gap in contents.gaps if gap.run == run.run]
-    if len(contents.runs) > 1:
-        notes.append(Reason.of("several runs", path=path, runs=len(contents.runs)))
-    audits = [a for a in contents.audits if a.run == run.run]
-    missing = [m for a in audits for outcome in a.attacks for m in outcome.unavailable.items()]
-    notes += [
-        Reason.of("unavailable", reason, metric=metric) for metric, reason in dict.fromkeys(missing)
-    ]
-    return LastRun(
-        path=contents.path,
-        run=run,
-        audits=audits,
-        evaluations=[e for e in contents.evaluations if e.run == run.run],
-        notes=notes,
-    )

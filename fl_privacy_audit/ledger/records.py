@@ -4,7 +4,8 @@ Version 1 knew no controls and no release view; what its lines lack is empty her
 held reasons as sentences: they are read as reasons with the code ``"text"``.
 """
 
-from typing import Annotated, Any, Final, Literal
+from math import isfinite
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -12,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -21,6 +23,9 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Options, View
 
 SCHEMA_VERSION: Final = 3
+MOST: Final = 2**64
+"""No number of a record that counts or names something is as large as this."""
+Count = Annotated[int, Field(gt=-MOST, lt=MOST)]
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
 UpdateForm = Literal[
@@ -58,6 +63,49 @@ class _Line(_Recorded):
     time: str
 
 
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class _Named(_Read):
+    name: str
+
+
+class _Image(_Read):
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=3, max_length=3)]
+
+
+class _Training(_Read):
+    max_grad_norm: float | None = None
+    noise_multiplier: float | None = None
+    steps: int | None = None
+
+
+class Stated(_Read):
+    """What readers take from the settings of a run; an older or later audit may have stated more."""
+
+    image: _Image | None = None
+    attacks: list[_Named] = []
+    views: Annotated[list[View], Field(min_length=1)] = ["server"]
+    training: _Training = _Training()
+    claim: dict[str, Any] | None = None
+    defence: _Named | None = None
+    every: int = 1
+    clients_per_round: int | None = None
+    seconds_per_round: float | None = None
+
+
+def _refuse_odd_numbers(value: Any) -> None:
+    """Refuse what JSON has no word for, and integers of more digits than can be written."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _refuse_odd_numbers(each)
+    elif (isinstance(value, float) and not isfinite(value)) or (
+        isinstance(value, int) and abs(value) >= MOST
+    ):
+        raise ValueError("holds a number that no setting can have")
+
+
 class RunRecord(_Line):
     """First line of a run: how it was audited."""
 
@@ -65,11 +113,30 @@ class RunRecord(_Line):
     run: str  # random id of the run; every later line of the run carries it
     setting: str  # the user's word for it
     config: dict[str, Any]  # the whole `AuditConfig`
-    model: dict[str, str | int]  # class name, parameter count and a fingerprint of names and shapes
+    model: dict[
+        str, str | Count
+    ]  # class name, parameter count and a fingerprint of names and shapes
     versions: dict[str, str]  # of Python and the packages that matter
     # Every array of the model's state -> its dtype, ``"float32"``; what Flower's own noise is added
     # to. Empty in ledgers of version 1.
     arrays: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def stated(self) -> Stated:
+        """The settings that readers need, as far as there are any."""
+        return Stated.model_validate(self.config)
+
+    @field_validator("config", mode="after")
+    @classmethod
+    def _can_be_read(cls, config: dict[str, Any]) -> dict[str, Any]:
+        _refuse_odd_numbers(config)
+        try:
+            Stated.model_validate(config)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(str(part) for part in problem["loc"])
+            raise ValueError(f"{place}: {problem['msg']}") from None
+        return config
 
 
 class ThreatModel(_Recorded):
@@ -84,7 +151,7 @@ class ThreatModel(_Recorded):
     # Known settings of local training; None where not known.
     local_training: dict[str, str | int | float | list[float] | None]
     image: dict[str, list[int] | list[float]]  # shape and normalisation, taken as known
-    num_images: int | None  # how many images were to be rebuilt
+    num_images: Count | None  # how many images were to be rebuilt
     labels: Literal["not given"] = "not given"  # where labels come from
     # What is known of the client's defence; None where there is none.
     defence: KnownDefence | None = None
@@ -111,11 +178,11 @@ class _Outcome(_Recorded):
     scores: dict[str, Scores] = Field(default_factory=dict)  # by metric
     # The attack's own objective, lower is better; None where no attack ran.
     objective: float | None = None
-    steps: int = 0  # optimiser steps, summed over restarts
+    steps: Count = 0  # optimiser steps, summed over restarts
     stopped: str | None = None  # why the attack ended
     seconds: float = 0.0  # wall time; 0 where a reconstruction was there already
     # Seed of its generator, or of a control's noise; None where there is none.
-    seed: int | None = None
+    seed: Count | None = None
 
 
 class ControlOutcome(_Outcome):
@@ -165,24 +232,24 @@ class AttackOutcome(_Outcome):
         """The control of this kind, if there is one."""
         return next((c for c in self.controls if c.kind == kind), None)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _unavailable_from_details(cls, data: Any) -> Any:
-        """Ledgers before version 3 kept the reason among the details."""
-        details = data.get("details") if isinstance(data, dict) else None
-        if not isinstance(details, dict) or "unavailable" in data:
-            return data
+    @model_validator(mode="after")
+    def _details_of_old_ledgers(self) -> Self:
+        """Ledgers before version 3 kept among the details why a metric is not available."""
+        if "unavailable" in self.model_fields_set:
+            return self
         gone = {
-            name: text.removeprefix(UNAVAILABLE)
-            for name, text in details.items()
+            name: Reason.of("text", text=text.removeprefix(UNAVAILABLE))
+            for name, text in self.details.items()
             if isinstance(text, str) and text.startswith(UNAVAILABLE)
         }
-        kept = {name: value for name, value in details.items() if name not in gone}
-        return {**data, "details": kept, "unavailable": gone}
+        if not gone:
+            return self
+        kept = {name: value for name, value in self.details.items() if name not in gone}
+        return self.model_copy(update={"details": kept, "unavailable": gone})
 
-    @field_validator("details", mode="before")
+    @field_validator("details", mode="after")
     @classmethod
-    def _numbers_from_words(cls, details: dict[str, Any]) -> dict[str, Any]:
+    def _numbers_from_words(cls, details: dict[str, float | str]) -> dict[str, float | str]:
         """JSON has no infinity: such numbers are written as words."""
         words = ("Infinity", "-Infinity", "NaN")
         return {k: float(v) if v in words else v for k, v in details.items()}
@@ -209,12 +276,12 @@ class AuditRecord(_Line):
 
     kind: Literal["audit"] = "audit"
     run: str  # the run it belongs to
-    round: int  # server round, from 1
+    round: Count  # server round, from 1
     # ``partition 3`` where the partition is known, else Flower's node id; ``all clients`` in the
     # release view.
     client: str
-    node_id: int  # Flower's node id; 0 in the release view
-    partition: int | None = None  # the client's partition, if it was published
+    node_id: Count  # Flower's node id; 0 in the release view
+    partition: Count | None = None  # the client's partition, if it was published
     view: View = "server"  # what the attacker sees
     # Whether the client returned an update.
     client_status: Literal["returned", "failed", "timed out"] = "returned"
@@ -222,7 +289,7 @@ class AuditRecord(_Line):
     threat_model: ThreatModel | None = None  # None only where the client returned nothing
     # Euclidean norm of the weight difference; None if it could not be read.
     update_norm: float | None = None
-    num_examples: int | None = None  # what the client reported
+    num_examples: Count | None = None  # what the client reported
     # Other numbers the client reported, ``epsilon`` say.
     reported: dict[str, float] = Field(default_factory=dict)
     # Fingerprint of the true batch, to pair runs; None where there is no truth.
@@ -247,7 +314,7 @@ class EvaluationRecord(_Line):
 
     kind: Literal["evaluation"] = "evaluation"
     run: str  # the run it belongs to
-    round: int  # server round; 0 is before training
+    round: Count  # server round; 0 is before training
     source: Literal["server", "clients"]  # measured by the server or averaged over clients
     metrics: dict[str, float]  # by name
 

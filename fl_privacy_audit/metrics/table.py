@@ -51,8 +51,8 @@ class Scale:
         return f" {self.unit}" if self.unit else ""
 
     def worst(self, values: list[float]) -> float:
-        """The value that leaks most."""
-        return max(values, key=lambda value: self.sign * value)
+        """The value that leaks most; NaN where there is none."""
+        return max(values, key=lambda value: self.sign * value, default=math.nan)
 
     def format(self, value: float, *, signed: bool = False, unit: bool = False) -> str:
         """A value, or a difference of two, as people read it, in units of this metric.

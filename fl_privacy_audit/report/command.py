@@ -2,19 +2,20 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from fl_privacy_audit.core.console import CleanConsole
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.files import open_whole
 from fl_privacy_audit.core.types import View
 
 from .html.page import render_html
 from .html.pictures import pictures_of
 from .lines import headline, lines_of, views
-from .markdown import render_json, render_markdown
+from .markdown import json_parts, render_markdown
 from .summary import AuditSummary, summarise
 
 VERDICT_FAILED = 3
@@ -59,20 +60,21 @@ def report_command(
 
     The page needs no network and holds no script. With pictures in it only its owner may read it.
     """
-    errors = Console(stderr=True)
+    errors = CleanConsole(stderr=True)
     with errors.status("reading the audit logs"):
         summary = summarise(directories)
     with errors.status("drawing"):
         if form == "html":
-            text = render_html(summary, pictures=pictures)
+            parts = iter([render_html(summary, pictures=pictures)])
         else:
-            text = render_markdown(summary) if form == "md" else render_json(summary)
+            parts = iter([render_markdown(summary)]) if form == "md" else json_parts(summary)
     private = form == "html" and pictures and _shows_pictures(summary)
     path = out or Path(f"report.{form}")
     if path == STANDARD_OUTPUT:
-        click.echo(text, nl=False)
+        for part in parts:
+            click.echo(part, nl=False)
     else:
-        write(path, text, private=private)
+        write(path, parts, private=private)
         for view in views(summary):
             said = f"{view.capitalize()} view: {headline(lines_of(summary, view))}"
             errors.print(said, markup=False, highlight=False)
@@ -88,7 +90,7 @@ def _shows_pictures(summary: AuditSummary) -> bool:
     return any(record.pairs for view in seen for record in pictures_of(summary, view))
 
 
-def write(path: Path, text: str, *, private: bool) -> None:
+def write(path: Path, parts: Iterable[str], *, private: bool) -> None:
     """Write a file whole or not at all, in place of an older one; a `private` one for the owner.
 
     Raises:
@@ -98,7 +100,8 @@ def write(path: Path, text: str, *, private: bool) -> None:
     os.umask(umask)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text, mode=0o600 if private else 0o666 & ~umask)
+        with open_whole(path, mode=0o600 if private else 0o666 & ~umask) as file:
+            file.writelines(part.encode() for part in parts)
     except OSError as error:
         raise AuditError(
             f"the report {path} cannot be written: {error.strerror}. Give --out a file in a folder "

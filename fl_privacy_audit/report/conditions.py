@@ -10,7 +10,7 @@ from typing import Any
 from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.ledger.ledger import FILE_NAME
+from fl_privacy_audit.ledger.ledger import FILE_NAME, open_ledger
 
 from .background import NEVER_TESTED, THREATS
 from .formats import count, duration, ranges, settings, when
@@ -233,9 +233,9 @@ def _model(model: dict[str, str | int]) -> str:
 def ledger_digest(directory: str) -> str | None:
     """SHA-256 of the ledger's bytes; None if it cannot be read."""
     try:
-        with (Path(directory) / FILE_NAME).open("rb") as file:
+        with open_ledger(Path(directory) / FILE_NAME) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except OSError:  # a LedgerError is one
         return None
 
 

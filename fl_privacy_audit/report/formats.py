@@ -1,9 +1,13 @@
 """Numbers, times and lists as people write them."""
 
 import datetime
+import json
 import math
+import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import ClaimCheck
 
@@ -98,10 +102,69 @@ def epsilon(value: float) -> str:
     return f"{rounded:,.0f}".replace(",", GROUP)
 
 
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; cells hold no bare ``|``."""
-    lines = [heads, ["---"] * len(heads), *rows]
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
+_BLOCK = re.compile(r"^([-+=]+|\d+(?=[.)]))(?=[\s.)]|$)")
+"""What begins a list, a line or a heading."""
+_ADDRESS = re.compile(r"(?<=[a-z]):(?=//)|(?<=www)\.", re.IGNORECASE)
+"""What makes an address where no brackets stand around it."""
+
+
+def markdown_text(text: str) -> str:
+    r"""Text from a run, on one line of Markdown: neither Markdown nor HTML in it is followed.
+
+    >>> markdown_text("<b> _a_ [b](http://c)")
+    '&lt;b&gt; \_a\_ \[b\]\(http\://c\)'
+    """
+    return _BLOCK.sub(_escape_block, _inline(text))
+
+
+def _inline(text: str) -> str:
+    """The same where no list, line or heading can begin: in the cell of a table."""
+    text = " ".join(clean(text).split())
+    text = _ADDRESS.sub(r"\\\g<0>", _SPECIAL.sub(r"\\\1", text))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _escape_block(found: re.Match[str]) -> str:
+    start = found[1]
+    return f"{start}\\" if start.isdecimal() else f"\\{start}"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown; the cells are text, whatever they hold."""
+    lines = [[_inline(str(cell)) for cell in line] for line in (heads, *rows)]
+    lines.insert(1, ["---"] * len(heads))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def json_text(content: object) -> str:
+    """JSON for programs that may also be printed: all but plain ASCII, ``<`` and ``>`` as escapes."""
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
+    except ValueError:
+        text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=True)
+    return escaped(text) + "\n"
+
+
+def escaped(text: str) -> str:
+    """JSON with all but plain ASCII, ``<``, ``>`` and ``&`` as escapes."""
+    for character in "<>&\x7f":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text if text.isascii() else _WIDE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+_WIDE = re.compile("[^\\x00-\\x7f]+")
+
+
+def _finite(content: Any) -> Any:
+    """JSON has no word for NaN and infinity: they are written as text."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return "NaN" if math.isnan(content) else "Infinity" if content > 0 else "-Infinity"
+    return content
 
 
 def covers(check: ClaimCheck | None, view: View) -> bool:

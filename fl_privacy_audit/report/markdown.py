@@ -1,10 +1,10 @@
 """The report as Markdown and as JSON, for pull requests, wikis and programs."""
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
-from fl_privacy_audit.core.texts import clean
+from pydantic import BaseModel
+
 from fl_privacy_audit.core.types import View
 
 from .agreement import Said, agreement
@@ -12,62 +12,89 @@ from .attackers import attackers
 from .background import MEANINGS, RESIDUAL_RISK, VIEWS
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
-from .formats import markdown_table, when
+from .formats import escaped, json_text, markdown_table, markdown_text, when
 from .lines import headline, lines_of, views
 from .sentences import say, spoken
 from .summary import AuditSummary
 from .words import LEADS, SYMBOLS
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
-
 
 def render_json(summary: AuditSummary) -> str:
     """The summary, and the digest of each ledger. ``<`` and ``>`` are written as escapes."""
+    return "".join(json_parts(summary))
+
+
+LONG = ("quality", "records", "series")
+"""Lists of a setting that are as long as its ledger; they are written item by item."""
+_EMPTY = re.compile(rf'\n {{6}}"({"|".join(LONG)})": \[\]')
+
+
+def json_parts(summary: AuditSummary) -> Iterator[str]:
+    """What `render_json` gives, part by part: a long ledger's is not held in memory."""
+    short = [s.model_copy(update={name: [] for name in LONG}) for s in summary.settings]
     content = {
-        **summary.model_dump(mode="json", context={"words": spoken}),
+        **summary.model_copy(update={"settings": short}).model_dump(
+            mode="json", context={"words": spoken}
+        ),
         "ledger_sha256": {s.setting: ledger_digest(s.directory) for s in summary.settings},
     }
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text + "\n"
+    text, done = json_text(content), 0
+    lists = (getattr(setting, name) for setting in summary.settings for name in LONG)
+    for gap, items in zip(_EMPTY.finditer(text), lists, strict=True):
+        if items:
+            yield text[done : gap.end() - 1]
+            for number, item in enumerate(items):
+                yield ("," if number else "") + _indented(item)
+            yield "\n      "
+            done = gap.end() - 1
+    yield text[done:]
+
+
+def _indented(item: BaseModel) -> str:
+    text = item.model_dump_json(indent=2).replace("\n", "\n        ")
+    return "\n        " + escaped(text)
 
 
 def render_markdown(summary: AuditSummary) -> str:
     """The facts of the report without its pictures."""
     seen = views(summary)
-    parts = ["# Privacy audit of a federation", f"Made on {_text(when(summary.made))}."]
+    parts = ["# Privacy audit of a federation", f"Made on {markdown_text(when(summary.made))}."]
     parts += [f"**{v.capitalize()} view: {headline(lines_of(summary, v))}**" for v in seen]
     parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
     notes = dict.fromkeys(map(say, summary.comparison.notes))
-    parts += [_list(f"Note: {_text(note)}." for note in notes)]
+    parts += [_list(f"Note: {markdown_text(note)}." for note in notes)]
     meanings = (f"{SYMBOLS[w]} **{w}**: {' '.join(both)}" for w, both in MEANINGS.items())
     parts += ["## How to read the verdicts", _list(meanings), RESIDUAL_RISK]
     for view in seen:
         found = agreement(summary, view)
         if found is not None:
             parts += [f"## Do the metrics agree? {view.capitalize()} view"]
-            rows = [
-                [str(number), _text(setting), *map(_said, said)]
-                for number, setting, said in found.rows
-            ]
-            parts += [markdown_table(["No.", "Setting", *map(_text, found.heads)], rows)]
+            rows = [[number, setting, *map(_said, said)] for number, setting, said in found.rows]
+            parts += [markdown_table(["No.", "Setting", *found.heads], rows)]
     parts += ["## Who the attacker is"]
     for attacker in attackers(summary):
         own = [f"{where[:1].upper()}{where[1:]}: {fact}" for where, fact in attacker.differences]
-        facts = _list(map(_text, [*attacker.facts, *own]))
+        facts = _list(map(markdown_text, [*attacker.facts, *own]))
         parts += [f"### {attacker.view.capitalize()} view", facts]
     parts += ["## Which attacks were tried"]
-    parts += [_list(f"**{_text(name)}**: {_text(text)}" for name, text in attack_notes(summary))]
+    parts += [
+        _list(
+            f"**{markdown_text(name)}**: {markdown_text(text)}"
+            for name, text in attack_notes(summary)
+        )
+    ]
     budgets = dict.fromkeys(budget(setting) for setting in summary.settings)
-    parts += [f"Budget: {_text('; '.join(budgets))}."]
+    parts += [f"Budget: {markdown_text('; '.join(budgets))}."]
     parts += [_tried(summary, view) for view in seen]
-    parts += ["## What was not tested", _list(map(_text, gaps(summary)))]
+    parts += ["## What was not tested", _list(map(markdown_text, gaps(summary)))]
     parts += ["## Differential privacy: theory beside practice", *_dp(summary)]
     parts += ["## Where these figures come from", _origins(summary)]
-    parts += [", ".join(f"{_text(n)} {_text(v)}" for n, v in software(summary)) or "No versions."]
+    parts += [
+        ", ".join(f"{markdown_text(n)} {markdown_text(v)}" for n, v in software(summary))
+        or "No versions."
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -86,7 +113,7 @@ def _verdicts(summary: AuditSummary, view: View) -> str:
         word = f"{SYMBOLS[line.word]} {line.word}"
         facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none")
         rows.append((line.number, line.setting, word, why, *facts))
-    return _table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
+    return markdown_table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
 
 
 def _tried(summary: AuditSummary, view: View) -> str:
@@ -95,18 +122,25 @@ def _tried(summary: AuditSummary, view: View) -> str:
         (t.number, t.setting, t.view, t.attack, t.word, t.scored, t.others, t.steps, t.time)
         for t in tried(summary, view)
     )
-    return _table(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def _dp(summary: AuditSummary) -> list[str]:
     parts = []
     for one in dp_sections(summary):
-        parts += [f"### {one.number} {_text(one.setting)}", f"**{_text(one.verdict)}**"]
-        parts += [_list(f"{s.capitalize()}: {_text(w)}. {_text(m)}" for s, w, m in one.flags)]
-        parts += [_table(["Question", "Answer"], one.checklist)]
+        parts += [
+            f"### {one.number} {markdown_text(one.setting)}",
+            f"**{markdown_text(one.verdict)}**",
+        ]
+        parts += [
+            _list(
+                f"{s.capitalize()}: {markdown_text(w)}. {markdown_text(m)}" for s, w, m in one.flags
+            )
+        ]
+        parts += [markdown_table(["Question", "Answer"], one.checklist)]
         if one.epsilons:
-            parts += [_table(EPSILON_HEADS, one.epsilons)]
-        parts += [_list(map(_text, [*one.corridor, *one.notes]))]
+            parts += [markdown_table(EPSILON_HEADS, one.epsilons)]
+        parts += [_list(map(markdown_text, [*one.corridor, *one.notes]))]
     return parts or ["No setting claims differential privacy or reports an epsilon."]
 
 
@@ -116,18 +150,7 @@ def _origins(summary: AuditSummary) -> str:
         (o.number, o.setting, o.run, o.started, o.ended, o.seed, o.model, o.directory, o.digest)
         for o in origins(summary)
     )
-    return _table(heads, rows)
-
-
-def _text(text: str) -> str:
-    """Text from a run: neither Markdown nor HTML in it is followed."""
-    text = " ".join(clean(text).split())
-    text = _SPECIAL.sub(r"\\\1", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _table(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    return markdown_table(heads, [[_text(str(cell)) for cell in row] for row in rows])
+    return markdown_table(heads, rows)
 
 
 def _list(items: Iterable[str]) -> str:

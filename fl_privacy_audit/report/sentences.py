@@ -25,10 +25,10 @@ def say(reason: Reason, *, brief: bool = False) -> str:
         reason: What was recorded.
         brief: Whether to leave out figures that a table shows in columns of their own.
     """
-    words = REASONS.get(reason.code, f"{reason.code} {{figures}}")
+    words = REASONS.get(reason.code, "{code} {figures}")
     if not brief:
         words += DETAILS.get(reason.code, "")
-    return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
+    return words.format_map(_phrases(reason, brief=brief)).strip()
 
 
 def steps(allowed: float) -> str:
@@ -73,13 +73,13 @@ def say_fit(fit: ReplayFit) -> str:
 
 
 def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
-    """Figures as text, and the phrases that are made from several of them."""
+    """Figures as text, and the phrases that are made from several of them; else question marks."""
     figures = reason.figures
-    phrases = {
-        name: f"{value:.3g}" if isinstance(value, float) else str(value)
-        for name, value in figures.items()
-    }
+    phrases = defaultdict(lambda: "?")
+    for name, value in figures.items():
+        phrases[name] = f"{value:.3g}" if isinstance(value, float) else str(value)
     phrases["figures"] = ", ".join(f"{name} {value}" for name, value in phrases.items())
+    phrases["code"] = reason.code
     if reason.cause is not None:
         phrases["cause"] = say(reason.cause, brief=brief)
     phrases["because"] = f"; {phrases['cause']}" if reason.cause is not None else ""
@@ -106,13 +106,17 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
 
 
 def _net(figures: Mapping[str, Figure]) -> str:
-    metric = METRICS[str(figures["metric"])]
+    """Net leakage in words; somebody else's figures may lack anything."""
+    metric = METRICS.get(str(figures.get("metric")))
+    if metric is None:
+        return "net leakage by a metric that is not known here"
     mean, low, high = (
-        metric.format(float(figures[name]), signed=True, unit=name == "mean")  # type: ignore[arg-type]
-        if name in figures
+        metric.format(value, signed=True, unit=name == "mean")
+        if isinstance(value := figures.get(name), int | float)
         else ""
         for name in ("mean", "low", "high")
     )
     interval = f" ({low} to {high})" if low and high else ""
-    against = figures["against"]
-    return f"net {metric.short} {mean}{interval} against {NULL_WORDS.get(against, against)}"  # type: ignore[call-overload]
+    against = str(figures.get("against", "?"))
+    named = next((words for kind, words in NULL_WORDS.items() if kind == against), against)
+    return f"net {metric.short} {mean or '?'}{interval} against {named}"

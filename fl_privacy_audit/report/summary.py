@@ -5,7 +5,7 @@ and of its controls, DP claims, notes and versions. Nothing that reads it has to
 """
 
 import math
-from collections import Counter
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, Options, View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import reported_epsilons
-from fl_privacy_audit.ledger.ledger import LastRun, last_run, now, read_ledger
+from fl_privacy_audit.ledger.ledger import now
 from fl_privacy_audit.ledger.records import (
     NULLS,
     AttackOutcome,
@@ -34,6 +34,7 @@ from fl_privacy_audit.verdicts.compare import (
     epsilon_in_effect,
     epsilon_reported,
 )
+from fl_privacy_audit.verdicts.facts import AttackFacts, GatheredRun, RunFacts, gather_ledger
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
@@ -166,12 +167,12 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
-    runs = [last_run(read_ledger(directory)) for directory in directories]
+    runs = [gather_ledger(directory, ReportFacts) for directory in directories]
     comparison = compare_runs(runs)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
     settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)
     measured = {name for s in settings for r in s.records for name in r.scores}
-    return AuditSummary(
+    return AuditSummary.model_construct(
         made=now(),
         comparison=comparison,
         settings=settings,
@@ -185,16 +186,41 @@ def summarise(directories: Sequence[str | Path]) -> AuditSummary:
     )
 
 
-def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
-    records = [_scores(run, r, o) for r in run.audits for o in r.attacks if o.status == "scored"]
-    times = [run.run.time, *(r.time for r in run.audits), *(e.time for e in run.evaluations)]
-    models = [r.threat_model for r in run.audits if r.reason is None and r.threat_model]
-    return SettingSummary(
+class ReportFacts(RunFacts):
+    """What a report needs of a run: its verdicts, every scored record, and its attackers."""
+
+    def __init__(self) -> None:
+        self.records: list[RecordScores] = []
+        self._models: dict[str, ThreatModel] = {}
+        self._last_model: ThreatModel | None = None
+        super().__init__()
+
+    def add(self, record: AuditRecord) -> None:
+        """Take the next record."""
+        super().add(record)
+        self.records += [_scores(record, o) for o in record.attacks if o.status == "scored"]
+        model = record.threat_model
+        if model is not None and record.reason is None and model != self._last_model:
+            self._last_model = model
+            self._models.setdefault(model.model_dump_json(), model)
+
+    @property
+    def threat_models(self) -> list[ThreatModel]:
+        """Each different one once."""
+        return list(self._models.values())
+
+
+def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
+    facts = run.facts
+    assert isinstance(facts, ReportFacts)
+    records = [_with_place(run, record) for record in facts.records]
+    # Validating the records once more would copy them all.
+    return SettingSummary.model_construct(
         setting=run.run.setting,
         directory=str(run.path.parent.absolute()),
         run=run.run.run,
         started=run.run.time,
-        ended=max(times),
+        ended=run.ended,
         config=run.run.config,
         model=run.run.model,
         versions=run.run.versions,
@@ -207,19 +233,26 @@ def _setting(run: LastRun, comparison: Comparison) -> SettingSummary:
         records=records,
         series=_series(records),
         attacks=_tried(run),
-        threat_models=[m for i, m in enumerate(models) if m not in models[:i]],
+        threat_models=facts.threat_models,
         dp=comparison.dp.get(run.run.setting),
         notes=run.notes,
     )
 
 
-def _scores(run: LastRun, record: AuditRecord, outcome: AttackOutcome) -> RecordScores:
-    picture = run.picture(outcome)
-    return RecordScores(
+def _with_place(run: GatheredRun, record: RecordScores) -> RecordScores:
+    """The picture by its place instead of by its name in the record."""
+    if record.picture is None:
+        return record
+    place = run.file(record.picture)
+    return record.model_copy(update={"picture": None if place is None else str(place)})
+
+
+def _scores(record: AuditRecord, outcome: AttackOutcome) -> RecordScores:
+    return RecordScores.model_construct(
         round=record.round,
-        client=record.client,
+        client=sys.intern(record.client),
         view=record.view,
-        attack=outcome.attack,
+        attack=sys.intern(outcome.attack),
         scores={name: s.mean for name, s in outcome.scores.items()},
         each={name: s.each for name, s in outcome.scores.items()},
         controls={
@@ -229,7 +262,7 @@ def _scores(run: LastRun, record: AuditRecord, outcome: AttackOutcome) -> Record
         },
         labels_right=outcome.labels_right,
         seconds=outcome.seconds,
-        picture=None if picture is None else str(picture),
+        picture=outcome.picture,
     )
 
 
@@ -266,33 +299,32 @@ def _mean(records: Sequence[RecordScores], kind: ControlKind, metric: str) -> fl
     return fmean(values) if values else None
 
 
-def _tried(run: LastRun) -> list[AttackTried]:
-    tried = []
-    for view in views_of(run):
-        records = [record for record in run.audits if record.view == view]
-        for name in attacks_of(run, view):
-            found = [o for record in records if (o := record.outcome_of(name)) is not None]
-            by_status = Counter(o.status for o in found)
-            tried.append(
-                AttackTried(
-                    attack=name,
-                    view=view,
-                    chosen=list(dict.fromkeys(o.chosen for o in found if o.chosen is not None)),
-                    options=next((o.options for o in found if o.attack == name), {}),
-                    scored=by_status["scored"],
-                    not_scored=by_status["not scored"],
-                    failed=_reasons(found, "failed"),
-                    not_tested=_reasons(found, "not tested"),
-                    seconds=sum(o.seconds for o in found),
-                    steps=sum(o.steps for o in found),
-                )
-            )
-    return tried
+def _tried(run: GatheredRun) -> list[AttackTried]:
+    return [
+        _tried_one(view, name, run.facts.views[view].of(name))
+        for view in views_of(run)
+        for name in attacks_of(run, view)
+    ]
 
 
-def _reasons(outcomes: Sequence[AttackOutcome], status: AttackStatus) -> list[LeftOut]:
-    counts = Counter(o.reason for o in outcomes if o.status == status and o.reason)
-    return [LeftOut(reason=reason, records=count) for reason, count in counts.items()]
+def _tried_one(view: View, name: str, facts: AttackFacts) -> AttackTried:
+    return AttackTried(
+        attack=name,
+        view=view,
+        chosen=list(facts.chosen),
+        options=(facts.options if facts.attack == name else None) or {},
+        scored=facts.status["scored"],
+        not_scored=facts.status["not scored"],
+        failed=_reasons(facts, "failed"),
+        not_tested=_reasons(facts, "not tested"),
+        seconds=facts.seconds,
+        steps=facts.steps,
+    )
+
+
+def _reasons(facts: AttackFacts, status: AttackStatus) -> list[LeftOut]:
+    counts = {why: count for (of, why), count in facts.reasons.items() if of == status}
+    return [LeftOut(reason=why, records=count) for why, count in counts.items()]
 
 
 def _baseline_then_leakage(setting: SettingSummary) -> tuple[bool, float]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import Counter
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,20 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.markup import escape
 from rich.table import Table
 
+from fl_privacy_audit.core.console import escape
 from fl_privacy_audit.core.pictures import open_picture
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCheck
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
+from fl_privacy_audit.verdicts.facts import GatheredRun, RunFacts, gather
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
-from .formats import epsilon, epsilon_in_view, markdown_table
+from .formats import count, epsilon, epsilon_in_view, json_text, markdown_table, markdown_text
 from .lines import others_of
 from .sentences import say, say_fit, say_why, spoken, steps
 from .words import LOWER_BOUND
@@ -37,12 +39,111 @@ NET = (
 )
 
 
-def rounds_table(run: LastRun) -> Table:
+MOST_ROWS = 100
+"""Attacked records that a table shows at most, and rows of others."""
+
+
+class Rounds:
+    """The rows of the table of rounds, gathered in one pass; the others are counted."""
+
+    def __init__(self, most: int = MOST_ROWS) -> None:
+        self.most = most
+        self.metrics: set[str] = set()
+        self.attacked = 0
+        self.all_semsim = True
+        self.left_out: dict[tuple[int, Reason], tuple[int, str]] = {}  # how many, and one of them
+        self._ranked: dict[str, list[Ranked]] = {"semsim": [], "psnr": []}
+        self._bounds = dict.fromkeys(self._ranked, (math.inf, sys.maxsize, 0))
+
+    @classmethod
+    def of(cls, records: Sequence[AuditRecord]) -> "Rounds":
+        """Every row of some records."""
+        rounds = cls(sum(max(1, len(record.attacks)) for record in records))
+        for record in records:
+            rounds.add(record)
+        return rounds
+
+    def add(self, record: AuditRecord) -> None:
+        """Take the next record."""
+        if record.reason is not None:
+            so_many, one = self.left_out.get((record.round, record.reason), (0, record.client))
+            self.left_out[record.round, record.reason] = (so_many + 1, one)
+            return
+        for outcome in record.attacks:
+            self.attacked += 1
+            self.metrics.update(outcome.scores)
+            self.all_semsim &= not outcome.scores or "semsim" in outcome.scores
+            for by, ranked in self._ranked.items():
+                key = (*_leak(record, outcome, by), self.attacked)
+                if key <= self._bounds[by]:
+                    ranked.append((*key, record, outcome))
+                    if len(ranked) >= 2 * self.most + 100:
+                        ranked[:] = self._worst(by)
+                        self._bounds[by] = ranked[-1][:3]
+
+    def _worst(self, by: str) -> "list[Ranked]":
+        return sorted(self._ranked[by], key=lambda row: row[:3])[: self.most]
+
+    @property
+    def worst(self) -> list[tuple[AuditRecord, AttackOutcome]]:
+        """Those that leak most: by SemSim where every score has it, else by PSNR.
+
+        Records of the same value stay in the order of rounds, and records without a score come last.
+        """
+        by = "semsim" if self.all_semsim and "semsim" in self.metrics else "psnr"
+        return [row[3:] for row in self._worst(by)]
+
+    @property
+    def last_left_out(self) -> list[tuple[int, str, Reason]]:
+        """Round, who, and why, of records on which nothing ran."""
+        rows = sorted(self.left_out.items(), key=lambda item: item[0][0])[-self.most :]
+        return [
+            (number, one if so_many == 1 else f"{so_many} clients", why)
+            for (number, why), (so_many, one) in rows
+        ]
+
+    def more(self) -> str:
+        """What the table leaves out, and how to see it; empty where it leaves out nothing."""
+        hidden = max(0, self.attacked - self.most)
+        others = max(0, len(self.left_out) - self.most)
+        if not hidden and not others:
+            return ""
+        parts = [count(hidden, "attacked record")] if hidden else []
+        parts += [f"{count(others, 'earlier row')} of records that were not"] if others else []
+        return (
+            f"Not shown: {' and '.join(parts)}. `show --last N` prints the last N records, `show "
+            f"--rows N` N rows, and `export` writes all of them."
+        )
+
+
+class ShownFacts(RunFacts):
+    """What `show` needs of a run: its verdicts, and the rows of its table."""
+
+    def __init__(self, most: int = MOST_ROWS) -> None:
+        self.rounds = Rounds(most)
+        super().__init__()
+
+    def add(self, record: AuditRecord) -> None:
+        """Take the next record."""
+        super().add(record)
+        self.rounds.add(record)
+
+
+Ranked = tuple[float, int, int, AuditRecord, AttackOutcome]
+
+
+def _leak(record: AuditRecord, outcome: AttackOutcome, by: str) -> tuple[float, int]:
+    score = outcome.scores.get(by)
+    return math.inf if score is None else -METRICS[by].sign * score.worst, record.round
+
+
+def rounds_table(run: LastRun | GatheredRun, rounds: Rounds | None = None) -> Table:
     """One line for each attacked record, the worst on top; then the others, gathered by reason."""
+    if rounds is None:
+        rounds = Rounds.of(run.audits if isinstance(run, LastRun) else ())
     names = list(dict.fromkeys(name for view in views_of(run) for name in attacks_of(run, view)))
     title = f"{run.run.setting}: {', '.join(names)}  ({run.path})"
-    pairs = [(record, o) for record in run.audits if not record.reason for o in record.attacks]
-    metrics = _shown([outcome.scores for _, outcome in pairs])
+    metrics = _shown([rounds.metrics])
     table = Table(title=escape(title), title_justify="left", padding=0)
     heads = ["round", "client", "attack", "outcome", *metrics, "s"]
     without = ["attack"] if len(names) < 2 else []
@@ -51,16 +152,11 @@ def rounds_table(run: LastRun) -> Table:
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "outcome")
     rows = [
         [str(r.round), r.client, o.attack, *_outcome_cells(o, metrics, r.replay)]
-        for r, o in worst_first(pairs)
+        for r, o in rounds.worst
     ]
-    for server_round in sorted({record.round for record in run.audits}):
-        records = [record for record in run.audits if record.round == server_round]
-        reasons = Counter(r.reason for r in records if r.reason is not None)
-        for reason, count in reasons.items():
-            one = next(r.client for r in records if r.reason == reason)
-            who = one if count == 1 else f"{count} clients"
-            blanks = [NOTHING] * (len(metrics) + 1)
-            rows.append([str(server_round), who, NOTHING, f"not tested: {say(reason)}", *blanks])
+    blanks = [NOTHING] * (len(metrics) + 1)
+    for number, who, why in rounds.last_left_out:
+        rows.append([str(number), who, NOTHING, f"not tested: {say(why)}", *blanks])
     for cells in rows:
         table.add_row(*map(escape, _without(without, heads, cells)))
     return table
@@ -71,31 +167,12 @@ def _without(names: Sequence[str], heads: Sequence[str], cells: Sequence[str]) -
     return [cell for head, cell in zip(heads, cells, strict=True) if head not in names]
 
 
-def chosen_lines(run: LastRun) -> list[str]:
+def chosen_lines(run: LastRun | GatheredRun) -> list[str]:
     """Each attack that `auto` chose, and why."""
-    outcomes = [outcome for record in run.audits for outcome in record.attacks]
-    chosen = dict.fromkeys((o.attack, o.chosen) for o in outcomes if o.chosen is not None)
-    return [f"{attack}: {say(why)}" for attack, why in chosen]
+    return [f"{attack}: {say(why)}" for attack, why in gather(run).facts.chosen]
 
 
-def worst_first(
-    pairs: Sequence[tuple[AuditRecord, AttackOutcome]],
-) -> list[tuple[AuditRecord, AttackOutcome]]:
-    """Sort by the image that leaks most: by SemSim where every score has it, else by PSNR.
-
-    Records of the same value stay in the order of rounds, and records without a score come last.
-    """
-    scored = [outcome for _, outcome in pairs if outcome.scores]
-    by = "semsim" if scored and all("semsim" in o.scores for o in scored) else "psnr"
-
-    def key(pair: tuple[AuditRecord, AttackOutcome]) -> tuple[float, int]:
-        score = pair[1].scores.get(by)
-        return (math.inf if score is None else -METRICS[by].sign * score.worst, pair[0].round)
-
-    return sorted(pairs, key=key)
-
-
-def _shown(scores: Iterable[Mapping[str, object]]) -> list[str]:
+def _shown(scores: Iterable[Iterable[str]]) -> list[str]:
     """Columns: every metric that an audit computes by default, and others where there are any."""
     present = {name for each in scores for name in each}
     return [name for name, metric in METRICS.items() if metric.default or name in present]
@@ -178,13 +255,13 @@ def _narrow(cell: str) -> str:
 
 def comparison_json(comparison: Comparison) -> str:
     """The comparison as JSON; beside the code and figures of each reason stands its sentence."""
-    return comparison.model_dump_json(indent=2, context={"words": spoken}) + "\n"
+    return json_text(comparison.model_dump(mode="json", context={"words": spoken}))
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as Markdown, with how to read it."""
     heads, rows = comparison_cells(comparison)
-    table = markdown_table(heads, [[c.replace("|", "\\|") for c in cells] for cells in rows])
+    table = markdown_table(heads, rows)
     directions = "; ".join(
         f"{name}: {m.direction}, {m.range}"
         for name, m in METRICS.items()
@@ -200,7 +277,9 @@ def comparison_markdown(comparison: Comparison) -> str:
         *dp_lines(comparison.dp),
         *map(say, comparison.notes),
     ]
-    return "\n".join(["# Leakage by setting", "", table, "", *(f"- {note}" for note in notes), ""])
+    return "\n".join(
+        ["# Leakage by setting", "", table, "", *(f"- {markdown_text(note)}" for note in notes), ""]
+    )
 
 
 def format_net(net: NetLeakage | None) -> str:

@@ -350,11 +350,16 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "different counts": "settings have different numbers of scored records; compare counts first",
     "damaged line": "{path}: line {line} is damaged ({problem})",
+    "more damaged lines": "{path}: {lines} more lines are damaged",
+    "run line missing": (
+        "{path}: the first line of the run, with its settings, is missing or damaged"
+    ),
+    "records of no run": "{path}: {records} belong to no run whose first line is there",
     "ledger was replaced": (
         "the audit log was gone, replaced or rotated while the run went on; this file begins in the "
         "middle of it"
     ),
-    "records lost": "{records:records} could not be written, for want of space say",
+    "records lost": "{records} could not be written, for want of space say",
     "several runs": "{path} holds {runs} runs; the last one counts",
 }
 """Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""

@@ -1,8 +1,10 @@
 """Which records hold much the same images: these count as one batch."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+import numpy as np
 
 from fl_privacy_audit.ledger.records import SKETCH, AuditRecord
 
@@ -10,34 +12,57 @@ MUCH_SHARED: Final = 1 / 3
 """Images that two batches share over those that either holds: batches of one size share half."""
 
 
-def batches_of(records: Sequence[AuditRecord]) -> list[str]:
-    """A name for the batch of each record; one name where batches are much the same.
+class BatchNames:
+    """Gives the batch of each record a name, in turn: one name where batches are much the same.
 
-    A batch joins the first before it of which it shares `MUCH_SHARED`, estimated by the smallest
-    fingerprints of both (bottom-k sketches, Cohen and Kaplan 2007). Without truth every record is
-    a batch of its own.
+    A batch joins the one before it that it shares most with, of those of which it shares
+    `MUCH_SHARED`, estimated by the smallest fingerprints of both (bottom-k sketches, Cohen and
+    Kaplan 2007). Without truth every record is a batch of its own.
     """
-    names: dict[str, str] = {}
-    first: dict[str, frozenset[str]] = {}
-    holders: dict[str, list[str]] = defaultdict(list)
-    batches = []
-    for record in records:
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._first: list[tuple[str, frozenset[str]]] = []
+        # Fingerprint -> itself, so that equal ones are kept once, and which of `_first` hold it.
+        self._marks: dict[str, tuple[str, array[int]]] = {}
+
+    def name(self, record: AuditRecord) -> str:
+        """The name of the batch of the next record."""
         digest = record.truth_digest
         if digest is None:
-            batches.append(f"{record.round}/{record.client}")
-            continue
-        if digest not in names:
-            sketch = frozenset(record.truth_sketch)
-            common = Counter(name for mark in sketch for name in holders[mark])
-            names[digest] = next(
-                (name for name, _ in common.most_common() if _shared(sketch, first[name])), digest
-            )
-            if names[digest] == digest:
-                first[digest] = sketch
-                for mark in sketch:
-                    holders[mark].append(digest)
-        batches.append(names[digest])
-    return batches
+            return f"{record.round}/{record.client}"
+        if digest not in self._names:
+            self._names[digest] = self._name(digest, record.truth_sketch)
+        return self._names[digest]
+
+    def _name(self, digest: str, marks: Iterable[str]) -> str:
+        held = [self._marks.setdefault(m, (m, array("i"))) for m in {*marks}]
+        sketch = frozenset(mark for mark, _ in held)
+        for number in _most_common([holders for _, holders in held]):
+            name, other = self._first[number]
+            if _shared(sketch, other):
+                return name
+        for _, holders in held:
+            holders.append(len(self._first))
+        self._first.append((digest, sketch))
+        return digest
+
+
+def batches_of(records: Sequence[AuditRecord]) -> list[str]:
+    """The name of the batch of each record; see `BatchNames`."""
+    names = BatchNames()
+    return [names.name(record) for record in records]
+
+
+def _most_common(holders: Sequence["array[int]"]) -> list[int]:
+    """Who holds at least as many marks as `MUCH_SHARED` asks for, most first, else earliest first."""
+    there = [each for each in holders if each]
+    if not there:
+        return []
+    numbers, counts = np.unique(np.concatenate(there), return_counts=True)
+    enough = counts >= MUCH_SHARED * min(len(holders), SKETCH)
+    order = np.argsort(-counts[enough], kind="stable")
+    return [int(number) for number in numbers[enough][order]]
 
 
 def _shared(one: frozenset[str], other: frozenset[str]) -> bool:

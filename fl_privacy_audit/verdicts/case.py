@@ -3,17 +3,18 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import compress
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import binom
 
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import ControlKind
-from fl_privacy_audit.ledger.records import NULLS, AttackOutcome, AuditRecord, ControlOutcome
+from fl_privacy_audit.ledger.records import NULLS
 from fl_privacy_audit.metrics import METRICS
 
+from .facts import AttackFacts
 from .interval import Floats, spread, tail
 from .verdict import FEWEST, REACH, SIDES, NetLeakage, RecordLeakage, Side, Word
 
@@ -24,30 +25,34 @@ MOST_ADVISED = 200
 class Case:
     """One metric over the scored records of one attack."""
 
-    def __init__(
-        self,
-        metric: str,
-        scored: Sequence[tuple[AuditRecord, AttackOutcome]],
-        batches: Sequence[str],
-        confidence: float,
-    ) -> None:
+    def __init__(self, metric: str, facts: AttackFacts, confidence: float) -> None:
         self.metric = metric
         self.sign = METRICS[metric].sign
         self.margin = METRICS[metric].margin
         self._confidence = confidence
-        there = [metric in outcome.scores for _, outcome in scored]
-        rows = list(compress(scored, there))
-        self._outcomes = [outcome for _, outcome in rows]
-        self._keys = list(compress(batches, there))
-        self.batches = len(set(self._keys))
+        self._facts = facts
+        self._rows = np.asarray(facts.column("attack", metric).rows, dtype=np.int64)
+        names = [facts.batches[row] for row in self._rows]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        self._keys = np.asarray([numbers[name] for name in names], dtype=np.int64)
+        self.batches = len(numbers)
         self.clients: dict[str, list[str]] = {}
-        for key, (record, _) in zip(self._keys, rows, strict=True):
-            self.clients.setdefault(record.client, []).append(key)
-        self._scores: dict[str, Floats] = {"attack": self._signed([o for _, o in rows])}
-        for kind in (*NULLS, "undefended"):
-            self._scores[kind] = self._signed([o.control(kind) for _, o in rows])
+        for name, row in zip(names, self._rows, strict=True):
+            self.clients.setdefault(facts.clients[row], []).append(name)
+        self._scores = {side: self._signed(side) for side in ("attack", *NULLS, "undefended")}
         self._nets = {of: [n for k in NULLS if (n := self._net(of, k))] for of in SIDES}
-        self.leakage = [self._record(i, r, o) for i, (r, o) in enumerate(rows)]
+        nulls = np.stack([self._scores[kind] for kind in NULLS])
+        best = np.where(np.isfinite(nulls), nulls, -np.inf).max(axis=0)
+        best[np.isneginf(best)] = np.nan  # without a null control
+        self._best_null = best
+        self._net_of_row = self._scores["attack"] - best
+        self._undefended = self._scores["undefended"] - best
+        self._reaches = (
+            (self._undefended > self.margin)
+            & (self._net_of_row > self.margin)
+            & (self._net_of_row >= REACH * self._undefended)
+        )
+        self.reached = int(self._reaches.sum())
 
     @property
     def repeats(self) -> bool:
@@ -55,13 +60,9 @@ class Case:
         again = [keys for keys in self.clients.values() if len(keys) > 1]
         return bool(again) and all(len(set(keys)) == 1 for keys in again)
 
-    def _signed(self, outcomes: Sequence[AttackOutcome | ControlOutcome | None]) -> Floats:
+    def _signed(self, side: str) -> Floats:
         """Mean score of each record, signed so that higher means more leakage; NaN without one."""
-        values = [
-            np.nan if o is None or self.metric not in o.scores else o.scores[self.metric].mean
-            for o in outcomes
-        ]
-        return self.sign * np.asarray(values, dtype=np.float64)
+        return self.sign * self._facts.column(side, self.metric).over(self._facts.rows)[self._rows]
 
     def nets(self, of: Side) -> list[NetLeakage]:
         """Against each null control that was scored."""
@@ -72,10 +73,7 @@ class Case:
         there = np.isfinite(difference)
         if not there.any():
             return None
-        batches: dict[str, list[float]] = {}
-        for key, value in zip(np.asarray(self._keys)[there], difference[there], strict=True):
-            batches.setdefault(str(key), []).append(float(value))
-        values = np.asarray([np.mean(v) for v in batches.values()])
+        values = _means(self._keys[there], difference[there])
         found = spread(values, confidence=self._confidence)
         return NetLeakage(
             metric=self.metric,
@@ -95,34 +93,28 @@ class Case:
         like: with two of them at most one batch in three has its attack ahead, and the rest of
         `REACH` makes that rarer. So the number is at most binomial.
         """
-        ahead: dict[str, bool] = {}
-        for key, record in zip(self._keys, self.leakage, strict=True):
-            ahead[key] = ahead.get(key, True) and record.reached
+        ahead = self.batches - len(set(self._keys[~self._reaches].tolist()))
         nulls = np.isfinite([self._scores["noise"], self._scores["other client"]]).sum(axis=0)
         chance = 1 / (1 + int(nulls.min()))
-        by_chance = float(binom.sf(sum(ahead.values()) - 1, len(ahead), chance))
+        by_chance = float(binom.sf(ahead - 1, self.batches, chance))
         return by_chance <= (1 - self._confidence) / 2
 
-    def _record(self, index: int, record: AuditRecord, outcome: AttackOutcome) -> RecordLeakage:
-        score = self._scores["attack"][index]
-        own = [self._scores[k][index] for k in NULLS if np.isfinite(self._scores[k][index])]
-        net = float(score - max(own)) if own else None
-        undefended = float(self._scores["undefended"][index] - max(own)) if own else np.nan
+    def worst(self) -> RecordLeakage:
+        """The record that leaks most; the first of several."""
+        scores = self._scores["attack"].tolist()
+        index = max(range(len(scores)), key=scores.__getitem__)
+        row, facts = int(self._rows[index]), self._facts
+        net, undefended = self._net_of_row[index], self._undefended[index]
         return RecordLeakage(
-            round=record.round,
-            client=record.client,
-            attack=outcome.attack,
-            score=outcome.scores[self.metric].mean,
-            net=net,
-            undefended=undefended if np.isfinite(undefended) else None,
-            reached=net is not None and self._reaches(net, undefended),
-            picture=outcome.picture,
+            round=facts.rounds[row],
+            client=facts.clients[row],
+            attack=facts.attack_of(row),
+            score=float(self.sign * scores[index]),
+            net=None if np.isnan(self._best_null[index]) else float(net),
+            undefended=float(undefended) if np.isfinite(undefended) else None,
+            reached=bool(self._reaches[index]),
+            picture=facts.pictures.get(row),
         )
-
-    def _reaches(self, net: float, undefended: float | None) -> bool:
-        if undefended is None or not undefended > self.margin:
-            return False
-        return net > self.margin and net >= REACH * undefended
 
     def _leaks(self, of: Side) -> bool:
         """Whether the net leakage is clear against every null, a null attack among them."""
@@ -151,17 +143,19 @@ class Case:
 
     def _allowed(self) -> dict[str, Figure]:
         """Share of the attack's steps that there was time for, where that was cut."""
-        shares = [o.allowed for o in self._outcomes if o.allowed is not None]
+        rows = {*self._rows.tolist()}
+        shares = [share for row, share in self._facts.allowed if row in rows]
         return {"allowed": float(np.median(shares))} if shares else {}
 
     def _why_no(self, *kinds: ControlKind) -> Reason | None:
         """What most controls of some kinds failed of; None where there are none."""
-        controls = [c for o in self._outcomes for k in kinds if (c := o.control(k))]
-        whys = Counter(c.reason for c in controls if c.reason is not None)
+        rows = {*self._rows.tolist()}
+        found = [r for r in self._facts.control_reasons if r[0] in rows and r[1] in kinds]
+        whys = Counter(why for *_, why in sorted(found, key=lambda r: (r[0], kinds.index(r[1]))))
         return whys.most_common(1)[0][0] if whys else None
 
     def _reached(self) -> dict[str, Figure]:
-        return {"reached": sum(r.reached for r in self.leakage), "records": len(self.leakage)}
+        return {"reached": self.reached, "records": len(self._rows)}
 
     def _withstood(self, figures: dict[str, Figure]) -> tuple[Word, Reason]:
         """What is not *leaked* is *withstood* only if everything speaks for it."""
@@ -172,7 +166,7 @@ class Case:
         copies = Reason.of("undefended copies", **_figures(positive))
         if not self._leaks("undefended"):
             return "inconclusive", Reason.of("attack too weak", copies, **self._allowed())
-        if any(r.reached for r in self.leakage):
+        if self.reached:
             reached = Reason.of("some records reached", **figures, **self._reached())
             return "inconclusive", reached
         if any(n.high is not None and n.high <= self.margin for n in self.nets("attack")):
@@ -200,6 +194,19 @@ class Case:
     def _width(self, batches: int) -> float:
         """Of an interval over so many batches, up to a factor."""
         return -float(ndtri(tail(batches, self._confidence))) / math.sqrt(batches)
+
+
+def _means(keys: NDArray[np.int64], values: Floats) -> Floats:
+    """The mean of each key's values, in the order in which keys first come."""
+    order = np.argsort(keys, kind="stable")
+    numbers, starts, counts = np.unique(keys[order], return_index=True, return_counts=True)
+    means = np.empty(len(numbers))
+    for count in np.unique(counts):
+        which = counts == count
+        rows = starts[which, None] + np.arange(count)
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers that no metric gives
+            means[which] = values[order[rows]].mean(axis=1)
+    return means[np.argsort(order[starts], kind="stable")]
 
 
 def least(nets: Sequence[NetLeakage]) -> NetLeakage | None:

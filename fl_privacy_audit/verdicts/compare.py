@@ -11,10 +11,11 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import check_run, reported_epsilons
-from fl_privacy_audit.ledger.ledger import LastRun, last_run, read_ledger
-from fl_privacy_audit.ledger.records import AttackOutcome
+from fl_privacy_audit.ledger.ledger import LastRun, last_run
+from fl_privacy_audit.ledger.reading import RunHead
 from fl_privacy_audit.metrics import METRICS
 
+from .facts import AttackFacts, GatheredRun, gather, gather_ledger
 from .rules import judge_run, views_of
 from .verdict import NetLeakage, SettingVerdict, Word
 
@@ -122,10 +123,10 @@ def compare(directories: Sequence[str | Path]) -> Comparison:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
-    return compare_runs([last_run(read_ledger(directory)) for directory in directories])
+    return compare_runs([gather_ledger(directory) for directory in directories])
 
 
-def compare_runs(runs: Sequence[LastRun]) -> Comparison:
+def compare_runs(runs: Sequence[LastRun | GatheredRun]) -> Comparison:
     """Summarise runs, in the order given.
 
     Raises:
@@ -133,6 +134,7 @@ def compare_runs(runs: Sequence[LastRun]) -> Comparison:
     """
     if not runs:
         raise NotComparableError("there is nothing to compare: give at least one directory")
+    runs = [gather(run) for run in runs]
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
     differences = [d for other in runs[1:] for d in _differences(runs[0], other)]
     if differences:
@@ -157,18 +159,19 @@ def compare_runs(runs: Sequence[LastRun]) -> Comparison:
     )
 
 
-def _differences(first: LastRun, other: LastRun) -> list[str]:
+def _differences(first: GatheredRun, other: GatheredRun) -> list[str]:
     names = f"{first.run.setting!r} and {other.run.setting!r}"
     found = []
     if first.run.setting == other.run.setting:
         found.append(f"two runs are both called {first.run.setting!r}; set `setting` apart")
-    if first.run.model["layout"] != other.run.model["layout"]:
+    here, there = first.run.model, other.run.model
+    if here.get("layout") != there.get("layout"):
         found.append(
-            f"{names} train different models: {first.run.model['name']} and "
-            f"{other.run.model['name']} differ in their parameters"
+            f"{names} train different models: {here.get('name')} and {there.get('name')} differ in "
+            "their parameters"
         )
-    for key, here, there in _flat_differences(first.run.config, other.run.config):
-        found.append(f"{names} differ in the audit setting `{key}`: {here!r} and {there!r}")
+    for key, mine, theirs in _flat_differences(first.run.config, other.run.config):
+        found.append(f"{names} differ in the audit setting `{key}`: {mine!r} and {theirs!r}")
     views = {*views_of(first)} & {*views_of(other)}
     where, elsewhere = _attacked(first, views), _attacked(other, views)
     if where != elsewhere:
@@ -203,16 +206,16 @@ def _flat_differences(
     return found
 
 
-def _attacked(run: LastRun, views: Collection[View]) -> set[tuple[int, str]]:
+def _attacked(run: GatheredRun, views: Collection[View]) -> set[tuple[int, str]]:
     """Rounds and clients; the release goes by a name of its own."""
-    return {(a.round, a.client) for a in run.audits if a.reason is None and a.view in views}
+    return {(r.round, r.client) for r in run.replies if r.attacked and r.view in views}
 
 
-def _digests(run: LastRun) -> dict[tuple[int, str], str]:
-    return {(a.round, a.client): a.truth_digest for a in run.audits if a.truth_digest}
+def _digests(run: GatheredRun) -> dict[tuple[int, str], str]:
+    return {(r.round, r.client): r.truth_digest for r in run.replies if r.truth_digest}
 
 
-def accuracy_of(run: LastRun) -> float | None:
+def accuracy_of(run: RunHead) -> float | None:
     """After the last round that was evaluated, by the server if it evaluates, else by clients."""
     measured = [e for e in run.evaluations if "accuracy" in e.metrics]
     by_server = [e for e in measured if e.source == "server"]
@@ -226,30 +229,32 @@ def epsilon_in_effect(check: ClaimCheck | None) -> float | None:
     return max((spent.cumulative.pld for spent in clients), default=None)
 
 
-def epsilon_reported(run: LastRun) -> float | None:
+def epsilon_reported(run: LastRun | GatheredRun) -> float | None:
     """The largest that a client reported."""
     series = reported_epsilons(run).values()
     return max((epsilon for each in series for _, epsilon in each), default=None)
 
 
-def _rows(run: LastRun, verdicts: Sequence[SettingVerdict], check: ClaimCheck | None) -> list[Row]:
+def _rows(
+    run: GatheredRun, verdicts: Sequence[SettingVerdict], check: ClaimCheck | None
+) -> list[Row]:
+    accuracy, epsilon = accuracy_of(run), epsilon_reported(run)
     rows = []
     for verdict in (one for setting in verdicts for one in setting.attacks):
-        records = [a for a in run.audits if a.view == verdict.view]
-        outcomes = [o for a in records if (o := a.outcome_of(verdict.attack)) is not None]
-        status = [o.status for o in outcomes]
+        facts = run.facts.views[verdict.view].of(verdict.attack)
+        status = facts.status
         rows.append(
             Row(
                 setting=run.run.setting,
                 attack=verdict.attack,
-                accuracy=accuracy_of(run),
-                epsilon_reported=epsilon_reported(run),
+                accuracy=accuracy,
+                epsilon_reported=epsilon,
                 epsilon_in_effect=epsilon_in_effect(check),
-                scores=_summaries(outcomes),
-                attacked=status.count("scored") + status.count("not scored"),
-                not_scored=status.count("not scored"),
-                failed=status.count("failed"),
-                not_tested=status.count("not tested"),
+                scores=_summaries(facts),
+                attacked=status["scored"] + status["not scored"],
+                not_scored=status["not scored"],
+                failed=status["failed"],
+                not_tested=status["not tested"],
                 view=verdict.view,
                 verdict=verdict.word,
                 reason=verdict.reason,
@@ -259,14 +264,9 @@ def _rows(run: LastRun, verdicts: Sequence[SettingVerdict], check: ClaimCheck | 
     return rows
 
 
-def _summaries(outcomes: Sequence[AttackOutcome]) -> dict[str, MetricSummary]:
-    summaries = {}
-    for name, metric in METRICS.items():
-        scores = [o.scores[name] for o in outcomes if name in o.scores]
-        if scores:
-            summaries[name] = MetricSummary(
-                mean=sum(s.mean for s in scores) / len(scores),
-                worst=metric.worst([s.worst for s in scores]),
-                count=len(scores),
-            )
-    return summaries
+def _summaries(facts: AttackFacts) -> dict[str, MetricSummary]:
+    return {
+        name: MetricSummary(mean=total.sum / total.count, worst=total.worst, count=total.count)
+        for name in METRICS
+        if (total := facts.totals.get(name)) is not None
+    }

@@ -9,16 +9,12 @@ import numpy as np
 from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.ledger.ledger import LastRun
-from fl_privacy_audit.ledger.records import (
-    AttackOutcome,
-    AttackStatus,
-    AuditRecord,
-)
+from fl_privacy_audit.ledger.reading import LastRun, RunHead
+from fl_privacy_audit.ledger.records import AttackStatus, AuditRecord
 from fl_privacy_audit.metrics import METRICS
 
-from .batches import batches_of
 from .case import Case, least
+from .facts import AttackFacts, GatheredRun, Replays, ViewFacts, gather
 from .verdict import (
     FEWEST,
     LEVEL,
@@ -32,59 +28,57 @@ from .verdict import (
 )
 
 
-def judge_run(run: LastRun) -> list[SettingVerdict]:
+@np.errstate(over="ignore", invalid="ignore")
+def judge_run(run: LastRun | GatheredRun) -> list[SettingVerdict]:
     """The verdicts of a run, one for each view that was audited."""
-    verdicts = []
-    for view in views_of(run):
-        records = [record for record in run.audits if record.view == view]
-        names = attacks_of(run, view)
-        ran = {o.attack for record in records for o in record.attacks if o.status != "not tested"}
-        each = [judge(run.run.setting, view, name, records, attacks=len(ran)) for name in names]
-        decides = min(each, key=lambda verdict: WORST_FIRST.index(verdict.word))
-        verdicts.append(
-            SettingVerdict(
-                setting=run.run.setting,
-                view=view,
-                word=decides.word,
-                reason=decides.reason,
-                attack=decides.attack,
-                worst=_worst(each, decides),
-                attacks=each,
-                replay=replay_fit(records),
-            )
-        )
-    return verdicts
+    gathered = gather(run)
+    return [_judge_view(gathered, view) for view in views_of(gathered)]
 
 
-def replay_fit(records: Sequence[AuditRecord]) -> ReplayFit | None:
-    """The replay checks of some records together."""
-    checks = [record.replay for record in records if record.replay is not None]
-    if not checks:
-        return None
-    ratios = [check.length_ratio for check in checks if check.length_ratio is not None]
-    hints = Counter(check.hint for check in checks if check.hint is not None)
-    return ReplayFit(
-        records=len(checks),
-        fitting=sum(check.fits for check in checks),
-        cosine=float(np.median([check.cosine for check in checks])),
-        length_ratio=float(np.median(ratios)) if ratios else None,
-        hint=hints.most_common(1)[0][0] if hints else None,
+def _judge_view(run: GatheredRun, view: View) -> SettingVerdict:
+    facts, setting = run.facts.views[view], run.run.setting
+    names, attacks = attacks_of(run, view), len(facts.ran)
+    each = [_judge(setting, view, name, facts, attacks=attacks) for name in names]
+    decides = min(each, key=lambda verdict: WORST_FIRST.index(verdict.word))
+    return SettingVerdict(
+        setting=setting,
+        view=view,
+        word=decides.word,
+        reason=decides.reason,
+        attack=decides.attack,
+        worst=_worst(each, decides),
+        attacks=each,
+        replay=replay_fit(facts.replays),
     )
 
 
-def views_of(run: LastRun) -> list[View]:
+def replay_fit(replays: Replays) -> ReplayFit | None:
+    """The replay checks of some records together."""
+    if not replays.cosines:
+        return None
+    hints = replays.hints.most_common(1)
+    return ReplayFit(
+        records=len(replays.cosines),
+        fitting=replays.fitting,
+        cosine=float(np.median(replays.cosines)),
+        length_ratio=float(np.median(replays.ratios)) if replays.ratios else None,
+        hint=hints[0][0] if hints else None,
+    )
+
+
+def views_of(run: RunHead) -> list[View]:
     """The views that a run was to audit; ledgers of version 1 knew the server's alone."""
     views: list[View] = ["server", "release"]
-    return [view for view in views if view in run.run.config.get("views", ["server"])]
+    return [view for view in views if view in run.run.stated.views]
 
 
-def attacks_of(run: LastRun, view: View) -> list[str]:
+def attacks_of(run: LastRun | GatheredRun, view: View) -> list[str]:
     """The attacks of a run in one view: those that it names, and those that `auto` chose there.
 
     ``"auto"`` itself is among them only where it chose none.
     """
-    named = [attack["name"] for attack in run.run.config["attacks"]]
-    chosen = [o.attack for record in run.audits if record.view == view for o in record.attacks]
+    named = [attack.name for attack in run.run.stated.attacks] or [AUTO]
+    chosen = gather(run).facts.views[view].attacks
     names = dict.fromkeys(name for name in [*named, *chosen] if name != AUTO)
     return list(names) if names else named
 
@@ -113,11 +107,17 @@ def judge(
         records: Of that setting and view.
         attacks: How many attacks share the confidence `LEVEL`.
     """
-    outcomes = [(r, o) for r in records if (o := r.outcome_of(attack)) is not None]
-    scored = [(r, o) for r, o in outcomes if o.status == "scored" and o.scores]
+    facts = ViewFacts()
+    for record in records:
+        facts.add(record)
+    return _judge(setting, view, attack, facts, attacks=attacks)
+
+
+def _judge(setting: str, view: View, attack: str, of_view: ViewFacts, *, attacks: int) -> Verdict:
+    facts = of_view.of(attack)
     confidence = 1 - (1 - LEVEL) / max(attacks, 1)
-    if not scored:
-        word, reason = _unscored([o for _, o in outcomes])
+    if not facts.rows:
+        word, reason = _unscored(facts)
         return Verdict(
             setting=setting,
             view=view,
@@ -126,30 +126,30 @@ def judge(
             reason=reason,
             confidence=confidence,
         )
-    metrics = [m for m in METRICS if all(m in o.scores for _, o in scored)]
-    metrics = metrics or [m for m in METRICS if any(m in o.scores for _, o in scored)]
-    batches = batches_of([record for record, _ in scored])
-    judged = {name: Case(name, scored, batches, confidence) for name in metrics}
+    counts = {metric: len(facts.column("attack", metric).rows) for metric in METRICS}
+    metrics = [m for m, count in counts.items() if count == facts.rows]
+    metrics = metrics or [m for m, count in counts.items() if count]
+    judged = {name: Case(name, facts, confidence) for name in metrics}
     judge_by = min(metrics, key=lambda name: METRICS[name].rank)
     findings = {name: case.finding() for name, case in judged.items()}
     agreement: dict[str, Word] = {name: word for name, (word, _) in findings.items()}
     case = judged[judge_by]
     word, reason = findings[judge_by]
     if reason.code == "too few batches":
-        reason = _too_few(case, records, _lost([o for _, o in outcomes]))
+        reason = _too_few(case, view, of_view, _lost(facts))
     others = [m for m, found in agreement.items() if found == "leaked" and m != judge_by]
     if word == "withstood these attacks" and others:
         word = agreement[judge_by] = "inconclusive"
         reason = Reason.of("metrics disagree", metric=judge_by, leaking=others)
-    fit = replay_fit([record for record, _ in scored])
+    fit = replay_fit(facts.replays)
     if word != "leaked" and fit is not None and fit.fitting < fit.records:
         word = agreement[judge_by] = "inconclusive"
         reason = _misfit(fit)
-    unchecked = Counter(record.no_replay for record, _ in scored if record.no_replay is not None)
+    unchecked = facts.unchecked
     if word == "withstood these attacks" and unchecked:
         word = agreement[judge_by] = "inconclusive"
         ((why, _),) = unchecked.most_common(1)
-        figures: dict[str, Figure] = {"unchecked": unchecked.total(), "records": len(scored)}
+        figures: dict[str, Figure] = {"unchecked": unchecked.total(), "records": facts.rows}
         reason = Reason.of("description not checked", why, **figures)
     return Verdict(
         setting=setting,
@@ -163,10 +163,10 @@ def judge(
         nets=[net for one in judged.values() for of in SIDES for net in one.nets(of)],
         agreement=agreement,
         confidence=confidence,
-        records=len(scored),
+        records=facts.rows,
         batches=case.batches,
-        worst=max(case.leakage, key=lambda r: case.sign * r.score),
-        reached=sum(r.reached for r in case.leakage),
+        worst=case.worst(),
+        reached=case.reached,
     )
 
 
@@ -179,66 +179,58 @@ def _worst(verdicts: Sequence[Verdict], decides: Verdict) -> RecordLeakage | Non
     return max(worst, key=lambda record: METRICS[named].sign * record.score)
 
 
-def _unscored(outcomes: Sequence[AttackOutcome]) -> tuple[Word, Reason]:
+def _unscored(facts: AttackFacts) -> tuple[Word, Reason]:
     """The word and the reason where no record has a score."""
-    lost = _lost(outcomes)
+    lost = _lost(facts)
     if lost is None or lost.cause is None:
         return "not tested", Reason.of("no record")
-    if all(o.status == "not tested" for o in outcomes):
+    if facts.status["not tested"] == facts.count:
         return "not tested", lost.cause
     return "inconclusive", lost
 
 
-def _lost(outcomes: Sequence[AttackOutcome]) -> Reason | None:
+def _lost(facts: AttackFacts) -> Reason | None:
     """What kept most records from a score; that they were never to be attacked comes last."""
-    causes = [(o.status, _why_unscored(o)) for o in outcomes if not o.scores]
-    if not causes:
+    if not facts.lost:
         return None
-    kinds = Counter((status, cause.code) for status, cause in causes)
+    kinds: Counter[tuple[AttackStatus, str]] = Counter()
+    for (status, cause), count in facts.lost.items():
+        kinds[status, cause.code] += count
     order = list(LOST)
     (status, code), lost = min(
         kinds.items(),
         key=lambda kind: (kind[0][1] in AS_SCHEDULED, -kind[1], order.index(kind[0][0])),
     )
-    of_kind = Counter(why for of, why in causes if (of, why.code) == (status, code))
+    of_kind = Counter(
+        {why: n for (of, why), n in facts.lost.items() if (of, why.code) == (status, code)}
+    )
     ((cause, _),) = of_kind.most_common(1)
-    figures: dict[str, Figure] = {"lost": lost, "records": len(outcomes)}
+    figures: dict[str, Figure] = {"lost": lost, "records": facts.count}
     if status == "not scored":
-        figures |= _explained(outcomes)
+        figures |= _explained(facts)
     return Reason.of(LOST[status], cause, **figures)
 
 
-def _explained(outcomes: Sequence[AttackOutcome]) -> dict[str, Figure]:
+def _explained(facts: AttackFacts) -> dict[str, Figure]:
     """Whether the attacks fit updates better than noise, by their own objective; needs no truth."""
-    pairs = [
-        (o.objective, noise.objective)
-        for o in outcomes
-        if (noise := o.control("noise")) and o.objective is not None and noise.objective is not None
-    ]
-    if not pairs:
+    pairs = np.reshape(facts.objectives, (-1, 2))
+    if not len(pairs):
         return {}
     own, noise = np.median(pairs, axis=0)
-    explained = sum(mine < theirs for mine, theirs in pairs)
+    explained = int((pairs[:, 0] < pairs[:, 1]).sum())
     return {"explained": explained, "pairs": len(pairs), "own": float(own), "noise": float(noise)}
 
 
-def _why_unscored(outcome: AttackOutcome) -> Reason:
-    for metric, why in outcome.unavailable.items():
-        if outcome.reason is None and metric in METRICS:
-            return Reason.of("unavailable", why, metric=metric)
-    return outcome.reason or Reason.of("nothing scored")
-
-
-def _too_few(case: "Case", records: Sequence[AuditRecord], lost: Reason | None) -> Reason:
+def _too_few(case: Case, view: View, facts: ViewFacts, lost: Reason | None) -> Reason:
     """Why there are too few batches: records were lost, or the same images come in every round."""
     if lost is not None and lost.cause is not None and lost.cause.code in AS_SCHEDULED:
         lost = None
     figures: dict[str, Figure] = {"batches": case.batches, "needed": FEWEST}
     if not case.repeats:
         return Reason.of("too few batches", lost, **figures)
-    if records[0].view == "release":
+    if view == "release":
         return Reason.of("same images in every release", lost, **figures)
-    clients, available = len(case.clients), len({record.client for record in records})
+    clients, available = len(case.clients), len(facts.clients)
     enough = clients < available >= FEWEST
     code = "same images every round" if enough else "same images every round, too few clients"
     return Reason.of(code, lost, **figures, clients=clients, available=available)

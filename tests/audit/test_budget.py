@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit import Auditor, Truth
-from fl_privacy_audit.audit import attack_round, replay_check, scoring
+from fl_privacy_audit.audit import attack_round, measuring, replay_check, scoring
+from fl_privacy_audit.audit import reserve as reserve_module
 from fl_privacy_audit.audit.attack_round import Attempts
 from fl_privacy_audit.audit.controls import replay_truth
 from fl_privacy_audit.audit.replay_check import check_replay
@@ -160,7 +161,7 @@ def test_what_a_search_needs_is_in_the_record(tmp_path: Path) -> None:
     (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
     assert outcome.stopped == "finished"
     assert outcome.needed_seconds is not None
-    assert outcome.needed_seconds <= outcome.seconds
+    assert outcome.needed_seconds <= outcome.seconds * 40 / 39 + 1e-3  # the first step is left out
 
 
 def many(count: int) -> Attempts:
@@ -172,7 +173,7 @@ def many(count: int) -> Attempts:
 def test_with_little_time_some_originals_are_scored_the_same_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "PIXELS_AT_ONCE", 20 * 64)
+    monkeypatch.setattr(measuring, "PIXELS_AT_ONCE", 20 * 64)
     of_target = many(30)
     config = audit_config(tmp_path, metrics=["psnr", "mse"])
     whole, cut = (
@@ -199,7 +200,7 @@ def test_in_lots_the_scores_are_those_of_all_at_once(
     of_target = many(30)
     config = audit_config(tmp_path, metrics=["psnr", "ssim"])
     (whole,) = scoring.score_round([of_target], config=config, pictures=[None])
-    monkeypatch.setattr(scoring, "PIXELS_AT_ONCE", 7 * 64)
+    monkeypatch.setattr(measuring, "PIXELS_AT_ONCE", 7 * 64)
     (lots,) = scoring.score_round([of_target], config=config, pictures=[None])
     assert lots == whole
 
@@ -305,14 +306,15 @@ def test_an_attack_that_gave_nothing_tells_nothing_of_what_scoring_takes(spied: 
     assert auditor._reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
 
 
-def test_what_is_kept_back_is_what_the_work_took() -> None:
+def test_what_is_kept_back_is_what_the_work_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([5.0, 5.04])
+    monkeypatch.setattr(reserve_module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     reserve = Reserve()
     assert reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
     assert reserve.seconds("scoring", 0, 60.0) == 0
     assert reserve.seconds("scoring", 10, -1.0) == 0
     with reserve.measured("scoring", 4):
-        time.sleep(0.04)
-    kept = reserve.seconds("scoring", 100, 60.0)
-    assert 1.2 <= kept < 12
+        pass
+    assert reserve.seconds("scoring", 100, 60.0) == pytest.approx(1.2)
     assert reserve.seconds("scoring", 10**9, 60.0) == pytest.approx(30.0)
     assert reserve.seconds("replay", 1, 60.0) == pytest.approx(6.0)

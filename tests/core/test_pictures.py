@@ -194,8 +194,8 @@ def test_cmyk_of_unknown_polarity_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_or_nothing_in_its_place_is_missing(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent.png"):
-        with pytest.raises(CorpusError, match=r"the picture .* is missing"):
+    for path, why in ((tmp_path, "not a regular file"), (tmp_path / "absent.png", "is missing")):
+        with pytest.raises(CorpusError, match=rf"the picture .* {why}"):
             open_picture(path)
 
 

@@ -1,3 +1,4 @@
+import csv
 import json
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
+from fl_privacy_audit.core.tables import write_table
 from fl_privacy_audit.ledger.export import COLUMNS, export, records_table
 from fl_privacy_audit.ledger.records import ControlOutcome, ReplayCheck, Scores
 from tests.support.builders import audit_line, outcome, run_line, write_ledger
@@ -81,6 +83,33 @@ def test_other_endings_and_bad_places_are_refused(tmp_path: Path) -> None:
         export([directory], tmp_path / "r.xlsx")
     with pytest.raises(AuditError, match="cannot be written to"):
         export([directory], tmp_path / "nowhere" / "r.csv")
+
+
+def test_no_text_is_a_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    texts = ("=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "\uff1d1", "a=1", "", "\x1b[2J")
+    to = tmp_path / "r.csv"
+    write_table(
+        to, {"text": "string", "number": "double"}, [{"text": t, "number": -1} for t in texts]
+    )
+    with to.open(encoding="utf-8", newline="") as file:
+        cells = list(csv.reader(file))[1:]
+    assert [text for text, _ in cells] == [
+        *("'=1+1", "'+1", "'-1", "'@x", "'\t=1", "\ufffd=1", "' =1", "'\uff1d1", "a=1", ""),
+        "\ufffd[2J",
+    ]
+    assert {number for _, number in cells} == {"-1.0"}
+
+
+def test_a_number_that_is_too_large_for_parquet_is_left_out(tmp_path: Path) -> None:
+    rows = [{"n": 2**63 - 1}, {"n": 2**63}, {"n": None}]
+    write_table(tmp_path / "r.parquet", {"n": "int64"}, rows)
+    assert pd.read_parquet(tmp_path / "r.parquet")["n"].isna().tolist() == [False, True, True]
+
+
+def test_damaged_lines_are_named_beside_the_table(tmp_path: Path) -> None:
+    directory = write_ledger(tmp_path / "audit", [run_line()], torn=b"x\n")
+    words = ["export", str(directory), "--to", str(tmp_path / "r.csv")]
+    assert "ledger.jsonl: line 2 is damaged (Invalid JSON" in CliRunner().invoke(cli, words).stderr
 
 
 @pytest.mark.parametrize("name", ["r.parquet", "r.csv"])

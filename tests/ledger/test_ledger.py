@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, last_run, read_ledger
 from fl_privacy_audit.ledger.records import (
+    MOST,
     AttackOutcome,
     AuditRecord,
     EvaluationRecord,
@@ -59,7 +60,10 @@ audits = st.builds(
 gaps = st.builds(GapRecord, reason=text)
 evaluations = st.builds(EvaluationRecord, metrics=st.dictionaries(text, st.floats(), max_size=3))
 runs = st.builds(
-    RunRecord, config=st.dictionaries(text, text | finite | st.none() | st.lists(st.integers()))
+    RunRecord,
+    config=st.dictionaries(
+        text, text | finite | st.none() | st.lists(st.integers(-MOST + 1, MOST - 1))
+    ),
 )
 
 

@@ -5,14 +5,17 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fl_privacy_audit.attacks import THREAT_MODELS
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import KnownDefence
+from fl_privacy_audit.ledger import reading
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.background import THREATS
@@ -354,6 +357,10 @@ def test_pictures_only_where_they_were_kept(tmp_path: Path, page: Page) -> None:
     bare = Page(render_html(summary, pictures=False))
     assert LEFT_OUT in bare.text and "img" not in bare.tags
     for path in (tmp_path / "run" / "pictures").iterdir():
+        Image.new("RGB", (640, 480)).save(path)
+    foreign = Page(render_html(summary))
+    assert "is not of the size of this audit's" in foreign.text and "img" not in foreign.tags
+    for path in (tmp_path / "run" / "pictures").iterdir():
         path.unlink()
     assert "The picture cannot be read" in Page(render_html(summary)).text
 
@@ -388,12 +395,12 @@ def test_the_undefended_setting_comes_first_then_the_one_that_leaks_most(tmp_pat
 def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directories = write_sweep(tmp_path, FEW[:2])
     read: list[Path] = []
-    plain = Path.read_bytes
+    plain = reading.open_plain
 
-    def counted(path: Path) -> bytes:
+    def counted(path: Path, *, links: bool) -> BufferedReader:
         read.append(path)
-        return plain(path)
+        return plain(path, links=links)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(reading, "open_plain", counted)
     summarise(directories)
     assert read == [directory / "ledger.jsonl" for directory in directories]

@@ -15,7 +15,7 @@ from fl_privacy_audit.core import errors
 from fl_privacy_audit.core.console import UNWRAPPED, print_rows, standard_output
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.report.background import MEANINGS
-from fl_privacy_audit.report.formats import epsilon
+from fl_privacy_audit.report.formats import epsilon, markdown_text
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.sentences import advise, say, say_why
 from fl_privacy_audit.report.summary import AuditSummary, summarise
@@ -78,7 +78,7 @@ NOTHING_TO_DO = {
     "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # Notes of a comparison or a ledger.
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
-    "records lost",
+    "records lost", "more damaged lines", "run line missing", "records of no run",
 }  # fmt: skip
 
 
@@ -152,6 +152,17 @@ def test_a_cause_is_said_with_it() -> None:
     assert say(reason) == "the attack failed on 1 of 1 record: {no} labels"
 
 
+@pytest.mark.parametrize("value", ["x", 10**30, 0.5, ["x"], "{0.__class__}"])
+def test_figures_of_any_type_are_said(value: Figure) -> None:
+    names = (
+        "metric mean low high against leaking lacking own noise allowed records batches needed clients "
+        "line lines path problem runs message type figures code"
+    )
+    for code in [*REASONS, "{0.__class__} {"]:
+        for figures in ({}, dict.fromkeys(names.split(), value)):
+            assert say_why(Reason.of(code, Reason.of(code), **figures))
+
+
 def test_a_reason_of_a_later_version_is_shown_as_it_is() -> None:
     assert say(Reason.of("struck by lightning", times=2)) == "struck by lightning times 2"
     assert say(Reason.of("not due")) == "not due: every ? rounds"
@@ -214,7 +225,7 @@ def test_epsilon_reported_and_in_effect_are_the_same_everywhere(directory: Path)
 def test_the_reason_is_the_same_sentence_everywhere(directory: Path) -> None:
     comparison, summary = compare([directory]), summarise([directory])
     reason = comparison.verdicts[0].reason
-    assert f": {say(reason)}" in comparison_markdown(comparison)
+    assert f": {markdown_text(say(reason))}" in comparison_markdown(comparison)
     for text in (comparison_json(comparison), render_json(summary)):
         content = json.loads(text)
         verdict = content.get("comparison", content)["verdicts"][0]
@@ -222,8 +233,8 @@ def test_the_reason_is_the_same_sentence_everywhere(directory: Path) -> None:
         assert verdict["reason"]["figures"] == reason.figures
         assert verdict["reason"]["sentence"] == say(reason)
         assert ("advice" in verdict["reason"]) == bool(advise(reason))
-    brief = say(reason, brief=True)
-    assert brief[1:] in render_html(summary) and brief[1:] in render_markdown(summary)
+    brief = say(reason, brief=True)[1:]
+    assert brief in render_html(summary) and markdown_text(brief) in render_markdown(summary)
     assert Comparison.model_validate_json(comparison_json(comparison)) == comparison
     assert "sentence" not in comparison.model_dump_json() + summary.model_dump_json()
     assert isinstance(summary, AuditSummary)

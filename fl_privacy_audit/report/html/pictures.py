@@ -11,6 +11,7 @@ from PIL import Image
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.types import View
+from fl_privacy_audit.ledger.records import Stated
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report.lines import score_text
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores, SettingSummary
@@ -67,18 +68,21 @@ def _chosen(records: Sequence[RecordScores], metric: str) -> list[tuple[str, Rec
 
 
 def _shown(title: str, setting: SettingSummary, record: RecordScores, metric: str) -> Shown:
-    _, height, width = setting.config["image"]["shape"]
+    stated = Stated.model_validate(setting.config).image
+    if stated is None:
+        return Shown(title=title, trouble="the settings do not say how large images are")
+    _, height, width = stated.shape
     each = record.each[metric]
     order = sorted(range(len(each)), key=lambda i: -METRICS[metric].sign * each[i])
     try:
         image = open_picture(record.picture or "")
     except CorpusError as error:
         return Shown(title=title, trouble=f"the picture cannot be read: {error}")
+    if image.height != 2 * height or image.width % width or image.width < len(each) * width:
+        return Shown(title=title, trouble="the picture is not of the size of this audit's")
     pairs = []
     for index in order[:MOST_IMAGES]:
         left, right = index * width, (index + 1) * width
-        if right > image.width or 2 * height > image.height:
-            return Shown(title=title, trouble="the picture file is too small")
         pairs.append(
             Pair(
                 original=_address(image.crop((left, 0, right, height))),

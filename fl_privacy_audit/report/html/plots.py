@@ -21,7 +21,20 @@ from fl_privacy_audit.report.lines import (
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores, SettingSummary
 from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, Word
 
-from .svg import COLOURS, INK, MARKERS, NULL, POSITIVE, Plot, canvas, finish, plain, strips, style
+from .svg import (
+    COLOURS,
+    INK,
+    MARKERS,
+    NULL,
+    POSITIVE,
+    Plot,
+    canvas,
+    drawable,
+    finish,
+    plain,
+    strips,
+    style,
+)
 
 _CORNERS = (
     *((8, 6), (-8, 6), (8, -7), (-8, -7), (0, 11)),
@@ -56,7 +69,15 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
         verdict = verdict_of(setting, view)
         one = deciding(verdict)
         same = one is not None and one.metric == summary.primary
-        if verdict and one and one.net and same and setting.accuracy is not None:
+        if (
+            verdict
+            and one
+            and one.net
+            and same
+            and setting.accuracy is not None
+            and drawable(one.net.mean)
+            and drawable(setting.accuracy)
+        ):
             points.append((number, setting, verdict.word, one.net, setting.accuracy))
         else:
             left_out.append(str(number))
@@ -153,12 +174,14 @@ def draw_distribution(summary: AuditSummary, view: View) -> Plot | None:
             f"undefended copies. {metric}: {info.direction}"
             f"{'; the axis is reversed' if info.leaks_when == 'low' else ''}."
         )
+        if any(len(_each(records, name)) > MOST_MARKS for *_, records in rows):
+            caption += f" Of a longer audit {MOST_MARKS} marks of each kind are drawn."
         return finish(figure, name=f"distribution-{view}", alt=alt, caption=caption)
 
 
 def _each(records: Sequence[RecordScores], name: str) -> list[tuple[float, RecordScores]]:
     """The score of every image that has one, and its record."""
-    return [(v, r) for r in records for v in r.each[name] if np.isfinite(v)]
+    return [(v, r) for r in records for v in r.each[name] if drawable(v)]
 
 
 def _worst(each: Sequence[tuple[float, RecordScores]], name: str) -> tuple[float, RecordScores]:
@@ -175,17 +198,31 @@ def _described(number: int, setting: str, records: Sequence[RecordScores], name:
     )
 
 
+MOST_MARKS = 1000
+"""Marks of one kind that are drawn of one setting, evenly over its records; figures take them all."""
+
+
+def drawn(values: Sequence[float]) -> list[float]:
+    """The values that are drawn as marks; all but those of a long ledger."""
+    if len(values) <= MOST_MARKS:
+        return list(values)
+    places = np.linspace(0, len(values) - 1, MOST_MARKS).astype(int)
+    return [values[place] for place in places]
+
+
 def _strip(axes: Axes, row: int, word: Word, records: Sequence[RecordScores], name: str) -> None:
     colour, pairs = COLOURS[word], _each(records, name)
     each = np.array([v for v, _ in pairs])
     low, middle, high = np.percentile(each, [25, 50, 75])
     axes.fill_between([low, high], row - 0.17, row + 0.09, color=colour, alpha=0.16, lw=0)
     axes.plot([middle, middle], [row - 0.17, row + 0.09], color=colour, lw=1.6)
-    jitter = row - 0.04 + 0.1 * (np.arange(len(each)) * 0.618 % 1 - 0.5)
+    marks = drawn([value for value, _ in pairs])
+    jitter = row - 0.04 + 0.1 * (np.arange(len(marks)) * 0.618 % 1 - 0.5)
     marker = "o" if word == "not tested" else MARKERS[word]
-    axes.plot(each, jitter, marker, color=colour, ms=3, alpha=0.75, mew=0)
+    axes.plot(marks, jitter, marker, color=colour, ms=3, alpha=0.75, mew=0)
     axes.plot(_worst(pairs, name)[0], row - 0.04, "o", mfc="none", mec=INK, ms=8, mew=1.0)
-    nulls = [value for r in records for value in r.nulls(name)]
+    nulls = drawn([value for r in records for value in r.nulls(name) if drawable(value)])
     axes.plot(nulls, [row + 0.22] * len(nulls), "|", color=NULL, ms=5, mew=0.8)
-    copies = [value for r in records if (value := r.control("undefended", name)) is not None]
+    there = (r.control("undefended", name) for r in records)
+    copies = drawn([value for value in there if value is not None and drawable(value)])
     axes.plot(copies, [row + 0.22] * len(copies), "s", mfc="none", mec=POSITIVE, ms=3.4, mew=0.8)

@@ -12,8 +12,21 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report.lines import numbered, psnrs, score_text
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores
 
-from .plots import judged
-from .svg import COLOURS, INK, NULL, POSITIVE, Plot, canvas, finish, plain, short, strips, style
+from .plots import MOST_MARKS, drawn, judged
+from .svg import (
+    COLOURS,
+    INK,
+    NULL,
+    POSITIVE,
+    Plot,
+    canvas,
+    drawable,
+    finish,
+    plain,
+    short,
+    strips,
+    style,
+)
 
 _COLUMNS = 2
 _THEORY = "#7a3e9d"
@@ -25,7 +38,7 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
     panels = [
         (number, setting, word, finite)
         for number, setting, word, records in judged(summary, view)
-        if (finite := [r for r in records if math.isfinite(r.scores[name])])
+        if (finite := [r for r in records if drawable(r.scores[name])])
     ]
     if not panels:
         return None
@@ -85,7 +98,7 @@ def _by_round(
     found: dict[int, list[float]] = {}
     for record in records:
         value = read(record, name)
-        if value is not None and math.isfinite(value):
+        if value is not None and drawable(value):
             found.setdefault(record.round, []).append(value)
     return sorted(found.items())
 
@@ -114,7 +127,16 @@ def _panel(axes: Axes, records: Sequence[RecordScores], name: str, colour: str) 
             lows, highs = [min(v) for _, v in rounds], [max(v) for _, v in rounds]
             axes.fill_between(at, lows, highs, color=tint, alpha=0.2, lw=0)
         means = [float(np.mean(v)) for _, v in rounds]
-        axes.plot(at, means, line, color=tint, marker="o", ms=2.4, lw=1.3, label=label)
+        axes.plot(
+            at,
+            means,
+            line,
+            color=tint,
+            marker="o" if len(at) <= MOST_MARKS else "",
+            ms=2.4,
+            lw=1.3,
+            label=label,
+        )
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
     plain(axes, axis="y")
     axes.spines["bottom"].set_color(colour)
@@ -144,7 +166,12 @@ def draw_corridor(summary: AuditSummary, view: View) -> Plot | None:
         for row, (_, _, corridor, values) in enumerate(rows):
             left.plot([min(values), max(values)], [row, row], color=INK, lw=1.2)
             left.plot(
-                values, [row] * len(values), "|", color=INK, ms=6, label="attack" * (row == 0)
+                drawn(values),
+                [row] * len(drawn(values)),
+                "|",
+                color=INK,
+                ms=6,
+                label="attack" * (row == 0),
             )
             left.plot(corridor.psnr, row, "v", color=_THEORY, ms=7, label="no prior" * (row == 0))
             right.plot([corridor.kappa, corridor.identification], [row, row], color=_THEORY, lw=4)

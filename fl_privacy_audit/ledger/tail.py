@@ -1,0 +1,109 @@
+"""The last records of a ledger, read from the end of its file."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.reasons import Reason
+
+from .reading import MOST_NAMED, Damage, LastRun, decoded, ledger_file, open_ledger
+from .records import AuditRecord, RunRecord
+
+BLOCK = 1 << 16
+"""Bytes that are read at once, at first; for a long line twice as many each time."""
+
+
+def read_tail(directory: str | Path, records: int) -> LastRun:
+    """The last audited records of the last run; what stands above them is not read.
+
+    Args:
+        directory: Of the ledger, or its file.
+        records: How many at most.
+
+    Raises:
+        LedgerError: There is no ledger, or no line of that run says how it was audited.
+    """
+    path = ledger_file(directory)
+    with open_ledger(path, links=path == Path(directory)) as file:
+        return _read_tail(path, file, records)
+
+
+def _read_tail(path: Path, file: BinaryIO, records: int) -> LastRun:
+    audits: list[AuditRecord] = []
+    damaged: list[Damage] = []
+    run: RunRecord | None = None
+    name = None  # of the run
+    for start, line in lines_from_end(file):
+        if len(audits) == records:
+            break
+        read = decoded(line, 0)
+        if isinstance(read, Damage):
+            if len(damaged) < MOST_NAMED:  # each takes reading what stands above it
+                damaged.append(Damage(_line_number(file, start), read.problem))
+            continue
+        name = name or read.run
+        if read.run != name:
+            continue
+        if isinstance(read, RunRecord):
+            run = read
+            break
+        if isinstance(read, AuditRecord):
+            audits.append(read)
+    run = run or _run_line(file, name)
+    if run is None:
+        raise LedgerError(f"the audit log {path} holds no readable line of its last run's settings")
+    where = str(path)
+    notes = [
+        Reason.of("damaged line", path=where, line=number, problem=problem)
+        for number, problem in reversed(damaged)
+    ]
+    ended = max([run.time, *(record.time for record in audits)])
+    audits.reverse()
+    return LastRun(path=path, run=run, evaluations=[], notes=notes, ended=ended, audits=audits)
+
+
+def lines_from_end(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Where each whole line that is not blank begins, and the line without its end; last first."""
+    position = file.seek(0, os.SEEK_END)
+    rest, size, unfinished = b"", BLOCK, True
+    while position:
+        begin = max(0, position - size)
+        file.seek(begin)
+        text = file.read(position - begin) + rest
+        position, end = begin, begin + len(text)
+        rest, *lines = text.split(b"\n")
+        size = BLOCK if lines else 2 * size
+        for line in reversed(lines):
+            if not unfinished and line.strip():
+                yield end - len(line), line
+            unfinished = False
+            end -= len(line) + 1
+    if rest.strip() and not unfinished:
+        yield 0, rest
+
+
+def _line_number(file: BinaryIO, start: int) -> int:
+    """The number of the line that begins there, from 1; counts ends of lines and decodes nothing."""
+    file.seek(0)
+    number = 1
+    while start:
+        block = file.read(min(start, 16 * BLOCK))
+        number += block.count(b"\n")
+        start -= len(block)
+    return number
+
+
+def _run_line(file: BinaryIO, name: str | None) -> RunRecord | None:
+    """How a run was audited: mostly the first line of the file, else the last of that name."""
+    file.seek(0)
+    first = decoded(file.readline(), 1)
+    if isinstance(first, RunRecord) and first.run == name:
+        return first
+    for _, line in lines_from_end(file):
+        if b'"setting"' in line:
+            read = decoded(line, 0)
+            if isinstance(read, RunRecord) and read.run == name:
+                return read
+    return None

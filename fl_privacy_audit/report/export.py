@@ -1,0 +1,26 @@
+"""``fl-privacy-audit export DIR... --to FILE``: the ledger as a table, on the command line."""
+
+from pathlib import Path
+
+import click
+
+from fl_privacy_audit.core.tables import write_columns
+from fl_privacy_audit.core.texts import clean
+from fl_privacy_audit.ledger.export import COLUMNS, blocks_of
+from fl_privacy_audit.ledger.reading import AuditedLines
+
+from .sentences import say
+
+
+@click.command("export")
+@click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."
+)
+def export_command(directories: tuple[Path, ...], to: Path) -> None:
+    """Write the records of audits as one table: a row for each record, attack and metric."""
+    ledgers = [AuditedLines(directory) for directory in directories]
+    rows = write_columns(to, COLUMNS, blocks_of(ledgers))
+    click.echo(clean(f"{to}: {rows} rows"))
+    for note in (note for ledger in ledgers for note in ledger.damage()):
+        click.echo(clean(f"Note: {say(note)}"), err=True)

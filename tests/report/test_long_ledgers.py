@@ -1,0 +1,82 @@
+"""Work grows with the records of a ledger and no faster; counted, not timed."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from click.testing import CliRunner
+
+from fl_privacy_audit.cli import cli
+from fl_privacy_audit.ledger import reading
+from tests.support.big_ledger import write_big_ledger
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def calls_in(action: Callable[[], object]) -> int:
+    """Calls of Python functions and of built-in ones."""
+    count = 0
+
+    def counted(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "DIR"),
+        ("compare", "DIR"),
+        ("report", "DIR", "--format", "json", "--out", "OUT.json"),
+        ("export", "DIR", "--to", "OUT.csv"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_twice_the_records_are_twice_the_work(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    def run(records: int) -> int:
+        directory = write_big_ledger(tmp_path / str(records), records)
+        named = [a.replace("DIR", str(directory)).replace("OUT", str(tmp_path / "out")) for a in arguments]
+        return calls_in(lambda: invoke(*named))
+
+    run(100)  # what is imported and computed once
+    few, some, many = run(1000), run(2000), run(4000)
+    assert many - some < 2.2 * (some - few)
+
+
+@pytest.mark.parametrize("command", ["show", "compare", "report", "export"])
+def test_each_line_is_decoded_once(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_big_ledger(tmp_path / "audit", 100)
+    read = []
+    decoded = reading.decoded
+    monkeypatch.setattr(reading, "decoded", lambda *line: read.append(line) or decoded(*line))
+    options = {"report": ["--out", "report.html"], "export": ["--to", "rows.csv"]}
+    monkeypatch.chdir(tmp_path)
+    invoke(command, str(directory), *options.get(command, []))
+    assert len(read) == 1 + 100 + 10
+
+
+def test_the_table_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    directory = str(write_big_ledger(tmp_path, 1000))
+    lines = invoke("show", directory, "--rows", "5").splitlines()
+    assert sum("│" in line for line in lines) == 10
+    (more,) = [line for line in lines if line.startswith("Not shown")]
+    assert "795 attacked records and 95 earlier rows" in more and "--last N" in more
+    whole = invoke("show", directory, "--rows", "1000").splitlines()
+    rows = [line for line in whole if "│" in line]
+    assert len(rows) == 900 and rows[:5] == [line for line in lines if "│" in line][:5]
+    assert not any(line.startswith("Not shown") for line in whole)
