@@ -61,6 +61,11 @@ class _Lazy(click.Group):
             "corpus_command",
             "Build pictures for annotators: originals and reconstructions.",
         ),
+        "doctor": (
+            "fl_privacy_audit.report.doctor",
+            "doctor_command",
+            "Say what an audit lacks for a verdict, before it runs.",
+        ),
         "export": (
             "fl_privacy_audit.report.export",
             "export_command",

@@ -17,13 +17,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply
+from fl_privacy_audit.core.process_state import process_state_kept
 from fl_privacy_audit.ledger.ledger import last_run, read_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
 from . import side_channel
 from .capture import Reading, Sent, capture, copy_record, layers, release, snapshot
+from .doctor import Plan, examine
 from .flower_log import through_flower
-from .untouched import process_state_kept
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -108,6 +109,8 @@ class AuditedStrategy(Strategy):
         self.auditor.begin()
         with through_flower(), self._listening():
             self._log_settings()
+            with self._guard("what the audit lacks could not be found out"):
+                self._log_what_lacks(args, kwargs)
             args, kwargs = self._recording_evaluation(args, kwargs)
             try:
                 return self.strategy.start(*args, **kwargs)
@@ -285,6 +288,22 @@ class AuditedStrategy(Strategy):
         log.info("\t│\t├── at most %g seconds a round", config.seconds_per_round)
         log.info("\t│\t└── ledger: %s", self.auditor.ledger.path)
 
+    def _log_what_lacks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What would keep this run from a verdict, as far as it is known before the first round."""
+        told = inspect.signature(self.strategy.start).bind_partial(*args, **kwargs).arguments
+        arrays, rounds = told.get("initial_arrays"), told.get("num_rounds")
+        sent = None
+        if isinstance(arrays, ArrayRecord):
+            sent = {name: array.numpy() for name, array in arrays.items()}
+        for finding in examine(self.auditor, Plan(rounds=rounds), sent=sent):
+            if finding.state == "missing":
+                log.warning(
+                    "privacy audit: before the first round: %s (%s); "
+                    "`fl-privacy-audit doctor` says what to do",
+                    finding.reason.code,
+                    ", ".join(f"{k} {v}" for k, v in finding.reason.figures.items()),
+                )
+
     def _log_end(self) -> None:
         """The verdict, and how to see the rest."""
         path = self.auditor.ledger.path
@@ -307,7 +326,9 @@ class AuditedStrategy(Strategy):
         try:
             with process_state_kept():
                 yield
-        except (Exception, SystemExit):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             if self.auditor.config.fail_fast:
                 raise
             log.exception("privacy audit: %s; training goes on", what)

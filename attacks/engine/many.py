@@ -1,5 +1,6 @@
 """Several targets, one attack: side by side where the attack can, bounded in time and memory."""
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -10,11 +11,16 @@ import torch
 
 from fl_privacy_audit.attacks.needs import Needs
 from fl_privacy_audit.core.errors import AttackError, TimeUpError
+from fl_privacy_audit.core.guard import Guard
+from fl_privacy_audit.core.observe import private_copy
 from fl_privacy_audit.core.protocols import Attack, Progress
+from fl_privacy_audit.core.reasons import message_of
 from fl_privacy_audit.core.types import Observation, Reconstruction
 
 from .cost import MEASURED, kind_of
 from .loop import NO_TURN, OptimisationAttack
+
+log = logging.getLogger("fl_privacy_audit")
 
 MEMORY = 1 << 30
 """Bytes that guesses side by side may take, roughly: larger groups run in chunks."""
@@ -76,6 +82,7 @@ def reconstruct_each(
     needs: Needs | None = None,
     seconds: float = float("inf"),
     progress: Progress | None = None,
+    guard: Guard | None = None,
 ) -> list[Reconstruction | Exception]:
     """Attack every observation; one that fails does not touch the others.
 
@@ -90,12 +97,14 @@ def reconstruct_each(
         seconds: For all of them, shared evenly by those still to come. Without time for one step
             no other is begun; the first always is, unless this is less than zero.
         progress: Called with steps done and in all, over the chunk that is running.
+        guard: Stands around the attack; None for one of its own.
 
     Returns:
         A result or the exception for each, in order.
     """
     deadline = time.monotonic() + seconds
     owners = range(len(observations)) if owners is None else owners
+    guard = guard or Guard()
     results: dict[int, Reconstruction | Exception] = {}
     ran = False
     for index, seen in enumerate(observations):
@@ -117,7 +126,7 @@ def reconstruct_each(
         to_come = len(observations) - len(results)
         share = max(deadline - time.monotonic(), 0.0) * len(going) / to_come
         targets, their_rngs = [observations[i] for i in going], [rngs[i] for i in going]
-        reconstructions = _attack(attack, targets, their_rngs, share, progress)
+        reconstructions = _attack(attack, targets, their_rngs, share, progress, guard)
         results |= dict(zip(going, reconstructions, strict=True))
     return [results[index] for index in range(len(observations))]
 
@@ -128,18 +137,33 @@ def _attack(
     rngs: Sequence[torch.Generator],
     seconds: float,
     progress: Progress | None,
-) -> list[Reconstruction | Exception]:
-    try:
+    guard: Guard,
+) -> Sequence[Reconstruction | Exception]:
+    """Targets side by side; where that goes wrong one by one, so that it costs no other target."""
+
+    def run() -> Sequence[Reconstruction | Exception]:
         if isinstance(attack, OptimisationAttack):
             return attack.reconstruct_many(targets, rngs=rngs, seconds=seconds, progress=progress)
         (target,), (rng,) = targets, rngs
         started = time.monotonic()
-        result = attack.reconstruct(target, rng=rng, seconds=seconds, progress=progress)
-        if result.stopped != "out of time":
+        seen = private_copy(target)
+        result = attack.reconstruct(seen, rng=rng, seconds=seconds, progress=progress)
+        if isinstance(result, Reconstruction) and result.stopped != "out of time":
             MEASURED[kind_of(attack.name, target)] = time.monotonic() - started
         return [result]
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this chunk's result
-        return [error] * len(targets)
+
+    started, states = time.monotonic(), [rng.get_state() for rng in rngs]
+    results = guard.call(f"attack {attack.name}", run)
+    if not isinstance(results, Exception):
+        return results
+    if len(targets) == 1 or guard.fail_fast:
+        return [results] * len(targets)
+    log.warning("attack %s takes targets one by one: %s", attack.name, message_of(results))
+    left = max(seconds - (time.monotonic() - started), 0.0) / len(targets)
+    for rng, state in zip(rngs, states, strict=True):
+        rng.set_state(state)
+    alone = zip(targets, rngs, strict=True)
+    return [_attack(attack, [seen], [rng], left, progress, guard)[0] for seen, rng in alone]
 
 
 def _chunks(

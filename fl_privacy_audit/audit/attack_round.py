@@ -1,9 +1,10 @@
 """One attack on the targets of a round and on their controls, side by side."""
 
-import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
@@ -19,15 +20,19 @@ from fl_privacy_audit.attacks import (
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import TimeUpError
+from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import Attack, Progress
-from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import ControlKind, Observation, Reconstruction
 
 from .controls import grey, noise_of_equal_norm, undefended
+from .results import plain_result
 from .schedule import Slot
 from .targets import Target
 from .truth import share_images
+
+log = logging.getLogger("fl_privacy_audit")
 
 OTHER: Final = "other client"
 
@@ -114,7 +119,9 @@ class Attempts:
             return []
         results = [attempt.result for attempt in (self.own, *self.controls)]
         originals = self.target.truth.images
-        return [(originals, r.images) for r in results if isinstance(r, Reconstruction)]
+        images = [r.images for r in results if isinstance(r, Reconstruction)]
+        alike = [one for one in images if one.shape[1:] == originals.shape[1:]]
+        return [(originals, one) for one in alike if bool(one.isfinite().all())]
 
 
 def find_partners(
@@ -157,10 +164,9 @@ def _spare_partner(
     for slot in spares:
         if not slot.replies[0].is_readable:
             continue
-        with contextlib.suppress(Exception):
-            spare = observe(slot)
-            if isinstance(spare, Target) and _is_foreign(target, spare):
-                return Control(kind=OTHER, seen=_as_if(spare, target))
+        spare = observe(slot)
+        if isinstance(spare, Target) and _is_foreign(target, spare):
+            return Control(kind=OTHER, seen=_as_if(spare, target))
     return Control(kind=OTHER, reason=Reason.of("no other client"))
 
 
@@ -199,6 +205,7 @@ def attack_targets(
     partners: Sequence[Control],
     *,
     config: AuditConfig,
+    guard: Guard,
     seconds: float,
     progress: Progress,
     chosen: Sequence[Reason | None],
@@ -212,6 +219,7 @@ def attack_targets(
         targets: Of one round and view; at least one.
         partners: One for each target; see `find_partners`.
         config: The audit's settings.
+        guard: Stands around the attack, and around the model where a control is made.
         seconds: For all targets and their controls; less than zero to attack none.
         progress: Called with steps done and in all.
         chosen: For each target, why `auto` chose the attack for it.
@@ -234,7 +242,7 @@ def attack_targets(
         owners: Sequence[int] | None = None,
     ) -> list[Reconstruction | Exception]:
         with cpu_threads(config.threads):
-            return reconstruct_each(
+            results = reconstruct_each(
                 attack.attack,
                 seen,
                 rngs=[torch.Generator().manual_seed(seeds[at]) for at in whose],
@@ -242,7 +250,9 @@ def attack_targets(
                 needs=needs,
                 seconds=seconds,
                 progress=progress,
+                guard=guard,
             )
+        return [plain_result(result, guard) for result in results]
 
     everybody = range(len(targets))
     own: dict[int, Reconstruction | Exception] = {}
@@ -257,7 +267,7 @@ def attack_targets(
     controls = [
         []
         if isinstance(own.get(at), Exception)
-        else _controls(attack, target, partner, config, deadline)
+        else _controls(attack, target, partner, config, guard, deadline)
         for at, (target, partner) in enumerate(zip(targets, partners, strict=True))
     ]
     to_come = [at for at in everybody if at not in own]
@@ -289,10 +299,18 @@ def attack_targets(
                 own=Attempt(kind=None, result=result, seconds=taken, seed=seeds[at]),
                 controls=() if failed else tuple(made),
                 budget=max(seconds, 0.0) / attacked,
-                needed=None if failed else needed_seconds(attack.attack, target.seen),
+                needed=None if failed else _needed(attack, target.seen, guard),
             )
         )
     return attempts
+
+
+def _needed(attack: ReadyAttack, seen: Observation, guard: Guard) -> float | None:
+    seconds = guard.call("the clients' model", partial(needed_seconds, attack.attack, seen))
+    if isinstance(seconds, Exception):
+        log.warning("what %s needs is not known: %s", attack.config.name, message_of(seconds))
+        return None
+    return seconds
 
 
 def _expected(config: AuditConfig, partner: Control) -> int:
@@ -312,7 +330,12 @@ def _raise_first(results: Iterable[object]) -> None:
 
 
 def _controls(
-    attack: ReadyAttack, target: Target, partner: Control, config: AuditConfig, deadline: float
+    attack: ReadyAttack,
+    target: Target,
+    partner: Control,
+    config: AuditConfig,
+    guard: Guard,
+    deadline: float,
 ) -> list[Control]:
     """The controls of one target. Without truth noise alone, for the attack's own objective."""
     kinds = config.controls
@@ -322,12 +345,11 @@ def _controls(
         return []
     controls = []
     for kind in kinds:
-        try:
-            controls.append(_control(kind, attack, target, partner, config, deadline))
-        except Exception as error:
-            if config.fail_fast:
-                raise
-            controls.append(Control(kind=kind, reason=Reason.of_error(error)))
+        made = partial(_control, kind, attack, target, partner, config, deadline)
+        control = guard.result("the clients' model", made)
+        if isinstance(control, Reason):
+            control = Control(kind=kind, reason=control)
+        controls.append(control)
     return controls
 
 

@@ -2,23 +2,28 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fl_privacy_audit.core.config import AuditConfig
-from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.guard import Guard
+from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.types import Reconstruction
 from fl_privacy_audit.ledger.records import AttackOutcome
 
 from .attack_round import OTHER, Control, attack_targets, find_partners, partners_among
-from .lineup import Lineup
+from .lineup import Lineup, Turn
 from .reserve import Reserve
 from .schedule import Slot
 from .scoring import score_round
 from .targets import Observer, Target
 
 log = logging.getLogger("fl_privacy_audit")
+
+Explained = tuple[AttackOutcome, bool]
+"""What an attack did to a target, and whether it explained the whole update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,7 @@ class Attacker:
         lineup: Which attacks run on which targets.
         observer: Observes a client that is not attacked itself, for a control.
         reserve: Keeps time for scores and the replay check.
+        guard: Stands around each outcome, and around what it calls for it.
         directory: Pictures go below it.
         run: Id of the run, in the names of pictures.
         on_progress: Called during attacks.
@@ -58,6 +64,7 @@ class Attacker:
     lineup: Lineup
     observer: Observer
     reserve: Reserve
+    guard: Guard
     directory: Path
     run: str
     on_progress: Callable[[Progress], None] | None = None
@@ -90,37 +97,80 @@ class Attacker:
             places, left_out = turn.among(solved)
             for place, outcome in left_out.items():
                 outcomes[place].append(outcome)
-            if not places:
-                continue
-            among, name = [targets[place] for place in places], turn.attack.config.name
-            images = sum(len(target.truth.images) for target in among if target.truth is not None)
-            pairs = images * (1 + len(self.config.controls))
+            among = {place: targets[place] for place in places}
+            beside = partners_among(partners, targets, places)
             until = share(deadline, len(turns) - number)
-            left = until - time.monotonic()
-            kept = self.reserve.seconds("scoring", pairs, left)
-            attempts = attack_targets(
-                turn.attack,
-                among,
-                partners_among(partners, targets, places),
-                config=self.config,
-                # However late it is one attack gets a first step.
-                seconds=max(left - kept, 0.0 if number == 0 else -1.0),
-                progress=self._reporter(among, name),
-                chosen=[turn.why[place] for place in places],
-            )
-            pictures = [self._picture(target, name) for target in among]
-            # An attack that gave nothing tells nothing of what its pairs would have cost.
-            given = sum(len(originals) for each in attempts for originals, _ in each.to_score())
-            with self.reserve.measured("scoring", given):
-                scored = score_round(
-                    attempts, config=self.config, pictures=pictures, deadline=until
-                )
-            self._tell_allowed(scored)
-            for place, attempt, outcome in zip(places, attempts, scored, strict=True):
+            for place, (outcome, exact) in self._take(turn, among, beside, until, number == 0):
                 outcomes[place].append(outcome)
-                if isinstance(attempt.own.result, Reconstruction) and attempt.own.result.exact:
+                if exact:
+                    name = turn.attack.config.name
                     solved.setdefault(place, Reason.of("explained already", attack=name))
         return outcomes
+
+    def _take(
+        self,
+        turn: Turn,
+        targets: Mapping[int, Target],
+        partners: Sequence[Control],
+        until: float,
+        first: bool,
+    ) -> list[tuple[int, Explained]]:
+        """The outcomes of a turn; where it goes wrong altogether each target has a turn of its own."""
+        if not targets:
+            return []
+        name = turn.attack.config.name
+        run = partial(self._attack_and_score, turn, targets, partners, until, first)
+        outcomes = self.guard.result(f"attack {name}", run)
+        if not isinstance(outcomes, Reason):
+            return list(zip(targets, outcomes, strict=True))
+        if len(targets) > 1:
+            return [
+                one
+                for at, (place, target) in enumerate(targets.items())
+                for partner in partners_among(partners, list(targets.values()), [at])
+                for one in self._take(turn, {place: target}, [partner], until, first)
+            ]
+        return [(place, (_failed(turn, place, outcomes), False)) for place in targets]
+
+    def _attack_and_score(
+        self,
+        turn: Turn,
+        targets: Mapping[int, Target],
+        partners: Sequence[Control],
+        until: float,
+        first: bool,
+    ) -> list[Explained]:
+        among, name = list(targets.values()), turn.attack.config.name
+        images = sum(len(target.truth.images) for target in among if target.truth is not None)
+        pairs = images * (1 + len(self.config.controls))
+        left = until - time.monotonic()
+        kept = self.reserve.seconds("scoring", pairs, left)
+        attempts = attack_targets(
+            turn.attack,
+            among,
+            partners,
+            config=self.config,
+            guard=self.guard,
+            # However late it is one attack gets a first step.
+            seconds=max(left - kept, 0.0 if first else -1.0),
+            progress=self._reporter(among, name),
+            chosen=[turn.why[place] for place in targets],
+        )
+        pictures = [self._picture(target, name) for target in among]
+        # An attack that gave nothing tells nothing of what its pairs would have cost.
+        given = sum(len(originals) for each in attempts for originals, _ in each.to_score())
+        with self.reserve.measured("scoring", given):
+            scored = score_round(
+                attempts,
+                config=self.config,
+                pictures=pictures,
+                deadline=until,
+                guard=self.guard,
+            )
+        self._tell_allowed(scored)
+        results = [attempt.own.result for attempt in attempts]
+        exact = [isinstance(result, Reconstruction) and result.exact for result in results]
+        return list(zip(scored, exact, strict=True))
 
     def _tell_allowed(self, outcomes: Sequence[AttackOutcome]) -> None:
         """Say, once for each attack, that the seconds of a round do not do for it."""
@@ -148,15 +198,31 @@ class Attacker:
         client = f"{len(targets)} clients" if len(targets) > 1 else targets[0].name
         server_round = targets[0].slot.round
 
+        broken: list[Exception] = []
+
         def report(step: int, steps: int) -> None:
-            if self.on_progress is not None:
-                self.on_progress(
-                    Progress(
-                        round=server_round, client=client, attack=attack, step=step, steps=steps
-                    )
-                )
+            """What the callback raises is told once, and it is not called again for this attack."""
+            if self.on_progress is None or broken:
+                return
+            at = Progress(round=server_round, client=client, attack=attack, step=step, steps=steps)
+            error = self.guard.call("on_progress", partial(self.on_progress, at), often=True)
+            if isinstance(error, Exception):
+                broken.append(error)
+                if self.guard.fail_fast:
+                    raise error
+                log.warning("privacy audit: on_progress failed: %s", message_of(error))
 
         return report
+
+
+def _failed(turn: Turn, place: int, reason: Reason) -> AttackOutcome:
+    return AttackOutcome(
+        attack=turn.attack.config.name,
+        chosen=turn.why[place],
+        options=turn.attack.config.options,
+        status="failed",
+        reason=reason,
+    )
 
 
 def share(deadline: float, parts: int) -> float:

@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from torch import nn
@@ -15,12 +16,15 @@ from torch import nn
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.exchange import Arrays
+from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
-from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.seeds import seed_of
+from fl_privacy_audit.core.texts import MOST, clean
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.defences import AppliedDefence, make_defence
 from fl_privacy_audit.ledger.ledger import Ledger, now
@@ -38,6 +42,7 @@ from fl_privacy_audit.ledger.records import (
 
 from .attacker import Attacker, Progress, share
 from .lineup import Lineup
+from .rehearsal import Rehearsal, rehearse
 from .replay_check import check_replay
 from .reserve import Reserve
 from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
@@ -95,7 +100,8 @@ class Auditor:
             config = AuditConfig.build({**config.model_dump(), "attacks": named})
         self.config = config
         self._model = model if isinstance(model, nn.Module) else model()
-        self._lineup = Lineup.of(config.attacks, attacks)
+        self._guard = Guard(fail_fast=config.fail_fast)
+        self._lineup = Lineup.of(config.attacks, attacks, self._guard)
         check_metrics(config.metrics)
         self._observer = Observer(
             model=self._model,
@@ -105,6 +111,7 @@ class Auditor:
             device=pick_device(config.device),
             forward=forward,
             loss=loss,
+            guard=self._guard,
         )
         self._sinks = tuple(sinks)
         self._reserve = Reserve()
@@ -115,6 +122,7 @@ class Auditor:
             lineup=self._lineup,
             observer=self._observer,
             reserve=self._reserve,
+            guard=self._guard,
             directory=self.ledger.directory,
             run=self.run,
             on_progress=on_progress,
@@ -140,6 +148,13 @@ class Auditor:
         )
         self._write(record)
         self._begun = True
+
+    def rehearse(self, *, sent: Arrays | None = None, num_examples: int | None = None) -> Rehearsal:
+        """See `fl_privacy_audit.audit.rehearsal.rehearse`; nothing is written."""
+        with cpu_threads(self.config.threads):
+            return rehearse(
+                self._observer, self._lineup, self.config, sent=sent, num_examples=num_examples
+            )
 
     def is_due(self, server_round: int) -> bool:
         """Whether this round is attacked."""
@@ -220,10 +235,13 @@ class Auditor:
                 raise
             log.error("privacy audit: %s Records lost so far: %d", error, self.ledger.lost)
         for sink in self._sinks:
-            try:
-                sink.write(record)
-            except Exception:
-                log.exception("privacy audit: %s could not take a record", type(sink).__name__)
+            # What a sink does to its copy no other sees.
+            take: Callable[[], object] = partial(sink.write, record.model_copy(deep=True))
+            name = type(sink).__name__
+            broken = self._guard.call(f"sink {name}", take)
+            if isinstance(broken, Exception):
+                what = "privacy audit: %s could not take a record: %s"
+                log.error(what, name, message_of(broken), exc_info=broken)
 
     def _record(
         self,
@@ -265,16 +283,13 @@ class Auditor:
         apply = None
         if isinstance(defence, AppliedDefence) and target.slot.view == "server":
             apply = defence.apply
-        try:
-            with cpu_threads(self.config.threads), self._reserve.measured("replay", 1):
-                return check_replay(
-                    target.seen, target.truth, seed=seed, apply=apply, deadline=deadline
-                )
-        except Exception as error:
-            if self.config.fail_fast:
-                raise
-            log.warning("the training of %s could not be replayed: %s", target.name, error)
-            return Reason.of_error(error)
+        check = partial(check_replay, target.seen, target.truth, seed=seed, apply=apply)
+        with cpu_threads(self.config.threads), self._reserve.measured("replay", 1):
+            replay = self._guard.result("the replay check", partial(check, deadline=deadline))
+        if isinstance(replay, Reason):
+            why = replay.figures.get("message", "")
+            log.warning("the training of %s could not be replayed: %s", target.name, why)
+        return replay
 
     def _threat_model(self, slot: Slot, target: Target | None) -> ThreatModel:
         seen = None if target is None else target.seen
@@ -287,7 +302,7 @@ class Auditor:
             image=self.config.image.model_dump(mode="json"),
             num_images=None if seen is None else seen.num_images,
             defence=None if seen is None else seen.defence,
-            assumptions=[] if seen is None else list(seen.assumptions),
+            assumptions=[] if seen is None else [clean(text, MOST) for text in seen.assumptions],
         )
 
     def _log_round(self, server_round: int, records: Sequence[AuditRecord], seconds: float) -> None:

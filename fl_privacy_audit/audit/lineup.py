@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from fl_privacy_audit.attacks import all_attacks, choose, make_attack, order_of
 from fl_privacy_audit.attacks.choice import Choice
 from fl_privacy_audit.core.config import AUTO, AttackConfig
+from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Observation
@@ -47,15 +49,20 @@ class Lineup:
     Attributes:
         named: Those that the settings name, ready to run.
         auto: Whether the settings name ``"auto"``.
+        guard: Stands around the choice, which tries the clients' model.
     """
 
     named: Sequence[ReadyAttack]
     auto: bool
+    guard: Guard = field(default_factory=Guard)
     _choices: dict[str, list[Choice] | Reason] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, configs: Sequence[AttackConfig], objects: Sequence[Attack] | None = None
+        cls,
+        configs: Sequence[AttackConfig],
+        objects: Sequence[Attack] | None = None,
+        guard: Guard | None = None,
     ) -> "Lineup":
         """The attacks that settings name, or objects that have their names.
 
@@ -69,7 +76,7 @@ class Lineup:
             ReadyAttack(config=config, attack=attack, entry=table.get(config.name))
             for config, attack in zip(named, attacks, strict=True)
         ]
-        return cls(named=ready, auto=len(named) < len(configs))
+        return cls(named=ready, auto=len(named) < len(configs), guard=guard or Guard())
 
     def turns(
         self, targets: Sequence[Observation], seconds: float
@@ -91,13 +98,15 @@ class Lineup:
         chosen: dict[str, dict[int, Reason | None]] = {}
         unfit: dict[int, AttackOutcome] = {}
         for place, seen in enumerate(targets if self.auto else []):
-            choices = self._choose(seen, seconds)
+            choices = self.guard.result(
+                "the choice of attacks", partial(self._choose, seen, seconds)
+            )
             if isinstance(choices, Reason):
                 unfit[place] = not_tested(AttackConfig(name=AUTO), choices)
                 continue
             for choice in choices:
                 chosen.setdefault(choice.attack, {})[place] = choice.why
-        table = all_attacks()
+        table = all_attacks() if chosen else {}
         names = [attack.config.name for attack in self.named]
         for name in (name for name in order_of(table) if name in chosen and name not in names):
             config = AttackConfig(name=name, options=table[name].auto_options)

@@ -8,10 +8,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,21 +18,21 @@ from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import (
     AttackError,
-    AuditError,
     ConfigError,
-    MetricUnavailable,
     TimeUpError,
     UnmetNeedError,
 )
-from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.guard import Guard
+from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import Reconstruction, Truth
-from fl_privacy_audit.ledger.records import AttackOutcome, AttackStatus, ControlOutcome, Scores
-from fl_privacy_audit.metrics import METRICS, Metric
+from fl_privacy_audit.ledger.records import AttackOutcome, ControlOutcome
+from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.metrics.matching import match
 from fl_privacy_audit.metrics.pairs import SLACK
 
 from .attack_round import Attempt, Attempts
+from .measuring import Answer, Measured, measure
 from .pictures import save_picture
 from .targets import Target
 
@@ -43,8 +42,6 @@ MISSING = "originals without a reconstruction"
 SCORED, ORIGINALS = "originals scored", "originals"
 MATCHED_AT_ONCE = 128
 """Originals that are always matched; with more the time for it is estimated from these."""
-PIXELS_AT_ONCE = 2**16
-"""Pixels of originals that are always scored; with more the clock is read after each lot."""
 EMPTY = Reason.of("empty batch")
 
 
@@ -59,51 +56,13 @@ def check_metrics(names: Sequence[str]) -> None:
         raise ConfigError(f"there is no metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An attempt beside the truth: what its scores will be made of.
-
-    Attributes:
-        status: Of its outcome.
-        reason: Why, for every status but ``"scored"``.
-        result: What the attack returned; None where it returned nothing that can be used.
-        pairs: ``(N, C, H, W)`` reconstructions in ``[0, 1]`` and the true images that they answer,
-            in the order of the truth, on the CPU; None where there is nothing to score.
-        turns: ``(N,)``: when each pair's turn to be scored comes, from 0.
-        missing: How many true images no reconstruction answers.
-    """
-
-    status: AttackStatus
-    reason: Reason | None = None
-    result: Reconstruction | None = None
-    pairs: tuple[Tensor, Tensor] | None = None
-    turns: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    missing: int = 0
-
-    def until(self, turn: int) -> "Answer":
-        """Only the pairs whose turn comes before this one."""
-        if self.pairs is None or bool((self.turns < turn).all()):
-            return self
-        kept = self.turns < turn
-        reconstructions, originals = self.pairs
-        pairs = (reconstructions[kept], originals[kept])
-        return replace(self, pairs=pairs, turns=self.turns[kept])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What the metrics say of one answer."""
-
-    scores: dict[str, Scores] = field(default_factory=dict)
-    unavailable: dict[str, Reason] = field(default_factory=dict)
-
-
 def score_round(
     attempts: Sequence[Attempts],
     *,
     config: AuditConfig,
     pictures: Sequence[Path | None],
     deadline: float = float("inf"),
+    guard: Guard | None = None,
 ) -> list[AttackOutcome]:
     """Score every attempt of one attack in a round, its controls included.
 
@@ -112,17 +71,16 @@ def score_round(
         config: The audit's settings; with ``fail_fast`` errors are raised, not recorded.
         pictures: For each, where its picture goes; None to keep none.
         deadline: Until when, by `time.monotonic`; what is scored by then is in the outcomes.
+        guard: Stands around metrics; None for one of its own.
 
     Returns:
         One outcome for each, complete.
     """
+    guard = guard or Guard(fail_fast=config.fail_fast)
     with cpu_threads(config.threads):
         most = _most_matched(attempts, deadline)
         answers = [
-            [
-                answer(attempt, each.target, turns, fail_fast=config.fail_fast)
-                for attempt in (each.own, *each.controls)
-            ]
+            [answer(attempt, each.target, turns, guard) for attempt in (each.own, *each.controls)]
             for each in attempts
             for turns in [_turns(each.target, most, config.seed)]
         ]
@@ -131,7 +89,7 @@ def score_round(
             config.metrics,
             attempts[0].target.seen.device,
             deadline=deadline,
-            fail_fast=config.fail_fast,
+            guard=guard,
         )
     answers = [[one.until(until) for one in each] for each in answers]
     measured = iter(figures_of_all)
@@ -142,7 +100,7 @@ def score_round(
             _control_outcome(attempt, control, next(measured))
             for attempt, control in zip(each.controls, rest, strict=True)
         ]
-        outcomes.append(_outcome(each, own, figures, controls, path))
+        outcomes.append(_outcome(each, own, figures, controls, path, guard))
     return outcomes
 
 
@@ -168,34 +126,36 @@ def _most_matched(attempts: Sequence[Attempts], deadline: float) -> int:
     return max(MATCHED_AT_ONCE, int(MATCHED_AT_ONCE * times**0.5))
 
 
-def answer(attempt: Attempt, target: Target, turns: Tensor, *, fail_fast: bool = False) -> Answer:
+def answer(attempt: Attempt, target: Target, turns: Tensor, guard: Guard) -> Answer:
     """Pair what an attempt returned with the truth; what cannot be paired is a reason.
 
     Args:
         attempt: On the target, or a control of it.
         target: Holds the truth.
         turns: For each original when its turn to be scored comes, from 0; -1 for never.
-        fail_fast: Whether errors are raised.
+        guard: Says whether errors are raised.
     """
-    result, truth = attempt.result, target.truth
+    result = attempt.result
     if isinstance(result, Reason):
         return Answer(status="not tested", reason=result)
     if isinstance(result, Exception):
         unmet = isinstance(result, UnmetNeedError | TimeUpError)
         reason = Reason.of_error(result)
         return Answer(status="not tested" if unmet else "failed", reason=reason)
-    try:
-        images = _checked(result.images)
-        if truth is None:
-            return Answer(status="not scored", reason=target.no_truth, result=result)
-        if not len(truth.images):
-            return Answer(status="not scored", reason=EMPTY, result=result)
-        return _paired(result, images, truth, turns)
-    except Exception as error:
-        if fail_fast:
-            raise
-        reason = Reason.of("result cannot be scored", Reason.of_error(error))
+    paired = guard.result("the pairing", partial(_answer, result, target, turns), often=True)
+    if isinstance(paired, Reason):
+        reason = Reason.of("result cannot be scored", paired)
         return Answer(status="failed", reason=reason, result=result)
+    return paired
+
+
+def _answer(result: Reconstruction, target: Target, turns: Tensor) -> Answer:
+    images, truth = _checked(result.images), target.truth
+    if truth is None:
+        return Answer(status="not scored", reason=target.no_truth, result=result)
+    if not len(truth.images):
+        return Answer(status="not scored", reason=EMPTY, result=result)
+    return _paired(result, images, truth, turns)
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -232,88 +192,13 @@ def _paired(result: Reconstruction, images: Tensor, truth: Truth, turns: Tensor)
     )
 
 
-def measure(
-    answers: Sequence[Answer],
-    metrics: Sequence[str],
-    device: torch.device | str = "cpu",
-    *,
-    deadline: float = float("inf"),
-    fail_fast: bool = False,
-) -> tuple[list[Measured], int]:
-    """Each metric on the pairs of all answers, in lots while there is time.
-
-    Args:
-        answers: All of one image shape.
-        metrics: Names in `METRICS`.
-        device: Where metrics are computed.
-        deadline: When no further lot is begun, by `time.monotonic`.
-        fail_fast: Whether an error that a metric did not foresee is raised.
-
-    Returns:
-        One for each answer, empty for those without pairs, and the turn up to which pairs were
-        scored. A metric that cannot be computed here is unavailable for all of them, with the
-        reason.
-    """
-    paired = [(one.pairs, one.turns) for one in answers if one.pairs is not None]
-    ends = max((int(turns.max()) + 1 for _, turns in paired if len(turns)), default=0)
-    pixels = sum(pair[1][:1, 0].numel() for pair, _ in paired)
-    lot = max(1, PIXELS_AT_ONCE // max(pixels, 1))
-    found = {name: [torch.empty(len(turns)).double() for _, turns in paired] for name in metrics}
-    unavailable: dict[str, Reason] = {}
-    until, took = 0, 0.0
-    while until < ends and (until == 0 or time.monotonic() + took < deadline):
-        started = time.monotonic()
-        within = [(until <= turns) & (turns < until + lot) for _, turns in paired]
-        guesses, originals = (
-            torch.cat([pair[side][w].float() for (pair, _), w in zip(paired, within, strict=True)])
-            for side in (0, 1)
-        )
-        for name in list(found):
-            try:
-                values = _values(METRICS[name], guesses.to(device), originals.to(device))
-            except Exception as error:
-                # The reconstruction, and what other metrics say of it, must not be lost with this.
-                if fail_fast and not isinstance(error, AuditError):
-                    raise
-                unavailable[name] = Reason.of_error(error)
-                del found[name]
-                continue
-            pieces = values.split([int(w.sum()) for w in within])
-            for kept, w, piece in zip(found[name], within, pieces, strict=True):
-                kept[w] = piece
-        until, took = min(until + lot, ends), time.monotonic() - started
-    scores: list[dict[str, Scores]] = [{} for _ in paired]
-    for name, figures in found.items():
-        for of_answer, values, (_, turns) in zip(scores, figures, paired, strict=True):
-            each = values[turns < until].tolist()
-            of_answer[name] = Scores(
-                each=each, mean=float(np.mean(each)), worst=METRICS[name].worst(each)
-            )
-    in_order = iter(scores)
-    measured = [
-        Measured()
-        if one.pairs is None
-        else Measured(scores=next(in_order), unavailable=unavailable)
-        for one in answers
-    ]
-    return measured, until
-
-
-def _values(metric: Metric, guesses: Tensor, originals: Tensor) -> Tensor:
-    if min(originals.shape[-2:]) < metric.least_side:
-        raise MetricUnavailable(f"it needs images of {metric.least_side} pixels a side")
-    values = metric.function(guesses, originals).cpu()
-    if not bool(values.isfinite().all()):
-        raise MetricUnavailable("it gave a value that is not finite")
-    return values
-
-
 def _outcome(
     attempts: Attempts,
     answered: Answer,
     measured: Measured,
     controls: list[ControlOutcome],
     path: Path | None,
+    guard: Guard,
 ) -> AttackOutcome:
     attack, result, truth = attempts.attack, answered.result, attempts.target.truth
     details = dict(result.details) if result is not None else {}
@@ -327,10 +212,13 @@ def _outcome(
     picture = None
     if path is not None and result is not None and answered.status != "failed":
         rows = list(reversed(answered.pairs)) if answered.pairs else [result.images.detach().cpu()]
-        try:
-            picture = None if answered.reason == EMPTY else save_picture(path, rows)
-        except (OSError, ValueError) as error:
-            unavailable["picture"] = Reason.of("picture not kept", message=str(error))
+        kept = None
+        if answered.reason != EMPTY:
+            kept = guard.call("the picture", partial(save_picture, path, rows))
+        if isinstance(kept, Exception):
+            unavailable["picture"] = Reason.of("picture not kept", message=message_of(kept))
+        else:
+            picture = kept
     labels = None if result is None or answered.status != "scored" else result.labels
     return AttackOutcome(
         attack=attack.config.name,

@@ -3,13 +3,14 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.exchange import without_frozen
+from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.observe import count_images, observe, update_norm
@@ -58,12 +59,13 @@ class Observer:
 
     Attributes:
         model: The clients' architecture.
-        config: The audit's settings; with ``fail_fast`` errors are raised after all.
+        config: The audit's settings.
         defence: The clients', which attackers are told of.
         truth: ``truth(round, client)``; None to take what the client published.
         device: Where attacks run.
         forward: How class scores are made with the model; None to call it.
         loss: What clients minimise; None for what the settings say.
+        guard: Stands around the model, `forward`, `loss` and `truth`.
     """
 
     model: nn.Module
@@ -73,16 +75,15 @@ class Observer:
     device: torch.device
     forward: Forward | None = None
     loss: Loss | None = None
+    guard: Guard = field(default_factory=Guard)
 
     def observe(self, slot: Slot) -> Target | Reason:
         """The observation and its truth, or why there is nothing to attack."""
-        try:
-            seen = self._observation(slot)
-        except Exception as error:
-            if self.config.fail_fast:
-                raise
-            log.warning("audit of round %d, client %s: %s", slot.round, slot.name, error)
-            return Reason.of_error(error)
+        seen = self.guard.result("the clients' model", lambda: self._observation(slot))
+        if isinstance(seen, Reason):
+            why = seen.figures.get("message", "")
+            log.warning("audit of round %d, client %s: %s", slot.round, slot.name, why)
+            return seen
         if not update_norm(seen.update) > 0:
             unchanged = "weights unchanged" if slot.view == "server" else "global model unchanged"
             return Reason.of(unchanged)
@@ -127,15 +128,14 @@ class Observer:
         )
 
     def _batch(self, server_round: int, reply: ClientReply, classes: int) -> Truth | Reason:
-        try:
+        def provided() -> Truth | None:
             truth = self.truth(server_round, reply.client) if self.truth else reply.truth()
-            if truth is None:
-                return (self.truth is None and reply.no_truth) or Reason.of("no truth")
-            return check_truth(truth, self.config.image, classes)
-        except Exception as error:
-            if self.config.fail_fast:
-                raise
-            return Reason.of_error(error)
+            return None if truth is None else check_truth(truth, self.config.image, classes)
+
+        truth = self.guard.result("the truth provider", provided)
+        if truth is None:
+            return (self.truth is None and reply.no_truth) or Reason.of("no truth")
+        return truth
 
 
 def observe_release(

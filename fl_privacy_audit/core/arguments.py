@@ -33,6 +33,12 @@ def rate(name: str, value: float, hint: str = "") -> None:
         refuse(name, "above 0 and at most 1", value, hint)
 
 
+def share(name: str, value: float, hint: str = "") -> None:
+    """Refuse anything but a number from zero up to one, one excluded."""
+    if not (_is_number(value) and 0 <= value < 1):
+        refuse(name, "in [0, 1)", value, hint)
+
+
 def whole(
     name: str, value: int, *, least: int = 1, most: int | None = None, hint: str = ""
 ) -> None:
@@ -56,6 +62,21 @@ def refuse(name: str, need: str, value: object, hint: str = "") -> None:
         ConfigError: Always.
     """
     raise ConfigError(f"Argument `{name}` must be {need}, but got {value!r}{hint and '; ' + hint}")
+
+
+def name_and_value(text: str, what: str, example: str) -> tuple[str, str]:
+    """Both sides of ``name=value``, without blanks around them.
+
+    Raises:
+        ConfigError: One is empty; the message says `what` must look like the `example`.
+
+    >>> name_and_value("std = 1e-3", "options", "std=1")
+    ('std', '1e-3')
+    """
+    name, _, value = (piece.strip() for piece in text.partition("="))
+    if not (name and value):
+        raise ConfigError(f"{what} must look like {example}, but got {text!r}")
+    return name, value
 
 
 def _is_number(value: object) -> bool:
@@ -90,4 +111,6 @@ def _checks(kind: Any, value: object) -> Iterator[Callable[[str, Any], None]]:
 
 Positive = Annotated[float, positive]
 NotNegative = Annotated[float, not_negative]
+Share = Annotated[float, share]
 Whole = Annotated[int, whole]
+WholeOrZero = Annotated[int, partial(whole, least=0)]

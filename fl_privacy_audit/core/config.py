@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from .arguments import name_and_value
 from .errors import ConfigError
 from .types import OPTIONS, Checked, ControlKind, ImageSpec, LocalTraining, Option, Options, View
 
@@ -110,9 +111,7 @@ def read_options(text: str) -> dict[str, Option]:
     """
     found: dict[str, Option] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (name and equals and value):
-            raise ConfigError(f"options must look like 'std=1e-3, scope=tensor', but got {text!r}")
+        name, value = name_and_value(part, "options", "'std=1e-3, scope=tensor'")
         found[name.replace("-", "_")] = _value(value)
     return found
 

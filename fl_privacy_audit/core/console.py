@@ -57,4 +57,6 @@ def print_rows(console: Console, heads: Sequence[str], rows: Iterable[Sequence[s
     for name, *cells in rows:
         console.print(name, style="bold", markup=False)
         for head, cell in zip(heads[1:], cells, strict=True):
+            if not cell:
+                continue
             console.print(f"  {head}: {cell}", markup=False, highlight=False)

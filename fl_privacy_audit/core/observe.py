@@ -7,6 +7,7 @@ an attack has to replay. Whatever is not known is written into `Observation.assu
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -270,3 +271,27 @@ def _clipped(gradient: Update, training: LocalTraining, images: int) -> bool:
     if norm is None:
         return False
     return images > 1 or update_norm(gradient) > norm * (1 - CLIPPED)
+
+
+def private_copy(seen: Observation) -> Observation:
+    """The same in tensors and a model of its own, for code that may change what it is given.
+
+    A model that refuses to be copied stays the same object.
+    """
+
+    def copied(tensors: Update) -> Update:
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+    try:
+        model = copy_model(seen.model)
+    except Exception:  # noqa: BLE001 - whatever it holds that cannot be copied
+        model = seen.model
+    return replace(
+        seen,
+        model=model,
+        parameters=copied(seen.parameters),
+        buffers=copied(seen.buffers),
+        returned_buffers=copied(seen.returned_buffers),
+        update=copied(seen.update),
+        gradient=None if seen.gradient is None else copied(seen.gradient),
+    )

@@ -15,12 +15,13 @@ MOST_PIXELS = 89_478_485
 _BITS, _ZERO_IS_WHITE = 258, 262  # tags of TIFF: BitsPerSample, PhotometricInterpretation
 
 
-def open_picture(path: str | Path) -> Image.Image:
+def open_picture(path: str | Path, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """A picture file as RGB, upright as its EXIF says.
 
     Grey, palettes, one bit, CMYK and YCbCr are converted; 16 bits of grey are scaled by the range of
     the file. What would have to be guessed is refused: what lies behind transparent pixels, which
-    frame of several is meant, what is white among 32-bit numbers.
+    frame of several is meant, what is white among 32-bit numbers. A picture of more than `most_pixels`
+    is refused by what its head says, before anything is decoded.
 
     Raises:
         CorpusError: It is missing or damaged, or is one of these; the message says which.
@@ -33,8 +34,13 @@ def open_picture(path: str | Path) -> Image.Image:
         raise CorpusError(f"the picture {path} cannot be read: {error.strerror}") from error
     try:
         # By its handle: a turned TIFF that Pillow maps into memory itself comes out scrambled.
+<<<<<<< HEAD
         with plain as file, Image.open(file, formats=FORMATS) as picture:
             why = _why_not(picture)
+=======
+        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as picture:
+            why = _too_large(picture, most_pixels) or _why_not(picture)
+>>>>>>> main
             if not why:
                 picture.load()
                 upright = ImageOps.exif_transpose(picture)
@@ -50,14 +56,18 @@ def open_picture(path: str | Path) -> Image.Image:
     raise CorpusError(f"the picture {path} {why}")
 
 
+def _too_large(picture: Image.Image, most: int) -> str:
+    if picture.width * picture.height <= most:
+        return ""
+    return (
+        f"is too large to be decoded: {picture.width} x {picture.height} pixels, and at most {most} "
+        "are read; scale it down"
+    )
+
+
 def _why_not(picture: Image.Image) -> str:
     """Why an image cannot be read, from its head alone; empty where it can."""
     frames = getattr(picture, "n_frames", 1)
-    if picture.width * picture.height > MOST_PIXELS:
-        return (
-            f"is too large to be decoded: {picture.width} x {picture.height} pixels, and at most "
-            f"{MOST_PIXELS} are read; scale it down"
-        )
     if frames > 1 and picture.format != "MPO":  # a camera's JPEG: the first is the picture
         return f"has {frames} frames; save the one that is meant"
     if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):

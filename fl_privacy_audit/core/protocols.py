@@ -31,6 +31,10 @@ class Attack(Protocol):
             seconds: Time budget; the best so far is returned when it is spent.
             progress: Called now and then with (steps done, steps in all).
 
+        Whatever else it raises, `SystemExit` included, costs this attack its outcome on this target, as
+        does a result of another kind than `Reconstruction` says. What it changes in its arguments, or
+        in the process, is undone.
+
         Raises:
             UnmetNeedError: The observation lacks something this attack needs.
             AttackError: The attack could not run.

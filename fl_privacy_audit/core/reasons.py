@@ -20,8 +20,13 @@ from .errors import AuditError
 from .texts import MOST, clean
 
 Figure = int | float | str | list[str]
+<<<<<<< HEAD
 LARGEST = 2**64
 """Whole numbers from here on count nothing."""
+=======
+MOST_CODE = 100
+"""Characters of a code, which may be of somebody else's error."""
+>>>>>>> main
 
 
 def _cleaned(figure: Figure) -> Figure:
@@ -83,13 +88,17 @@ class Reason(BaseModel):
     @classmethod
     def of_error(cls, error: BaseException) -> "Reason":
         """An error: its own code where the package raised it on purpose."""
-        if isinstance(error, AuditError):
-            return cls.of(error.code, message=_message(error))
-        return cls.of("unexpected error", type=type(error).__name__, message=_message(error))
+        message = message_of(error)
+        if isinstance(error, AuditError) and isinstance(type(error).code, str):
+            return cls.of(clean(type(error).code, MOST_CODE), message=message)
+        return cls.of("unexpected error", type=type(error).__name__, message=message)
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """What an error says, cut and clean; it may be of somebody else's class."""
     try:
-        return str(error)
-    except Exception as another:  # noqa: BLE001 - of somebody else's class
+        return clean(str(error), MOST)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as another:  # noqa: BLE001 - raised where a text was to be made
         return f"its message cannot be made: {type(another).__name__}"

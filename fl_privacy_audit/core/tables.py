@@ -27,6 +27,8 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 """With a comma that may stand before decimals or after thousands."""
 _INDEX = re.compile(r"(?:unnamed:_\d+)?")
 """How the first column is headed where it only counts the rows."""
+_FORMULA = re.compile(r"'*\s*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20]|'*[\t\n]")
+"""How text begins that a spreadsheet may take for a formula: also in full width, or behind blanks."""
 _MOST = 10**9
 _FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
 """How a formula begins, in the wide characters of East Asia too."""
@@ -91,18 +93,24 @@ class Row:
 
 
 def read_table(
-    path: Path, needed: Sequence[str], error: type[AuditError]
+    path: Path,
+    needed: Sequence[str],
+    error: type[AuditError],
+    *,
+    former: Mapping[str, str] | None = None,
 ) -> tuple[list[str], list[Row]]:
     """Read a table as a spreadsheet, a program or a person wrote it.
 
     Fields are separated by commas, semicolons, tabs or bars: as a first line ``sep=;`` says, else by
     what gives the needed columns. Text is UTF-8 or, with its mark, UTF-16; plain or gzip. Dropped are
-    blank rows, blanks around cells, separators that end a line, and a first column without a name.
+    blank rows, blanks around cells, separators that end a line, a first column without a name, and the
+    marks of `cell`.
 
     Args:
         path: Of the file.
         needed: Columns that it must have, as `column_name` writes them.
         error: What is raised.
+        former: Earlier names of columns, and what they are called now.
 
     Returns:
         All columns, as `column_name` writes them, and the rows.
@@ -123,7 +131,7 @@ def read_table(
         except csv.Error as wrong:
             problem = str(wrong)
             continue
-        header = [column_name(cell) for cell in cells]
+        header = [(former or {}).get(name, name) for name in map(column_name, cells)]
         found[mark] = (len({*needed}.intersection(header)), len(header), first, header)
     if not found:
         raise error(f"{path}: the first line is not one of a table: {problem}")
@@ -163,6 +171,26 @@ def column_name(text: str) -> str:
     return re.sub(r"[\s-]+", "_", text.strip().casefold())
 
 
+def cell(value: Any) -> Any:
+    r"""What a cell of a CSV holds: text that a spreadsheet would calculate gets a ``'`` before it.
+
+    Line ends within text become ``\n``: writers quote no other. Numbers are left as they are. `read_table`
+    takes the mark away again.
+
+    >>> cell("=1+1"), cell("-x"), cell("a-b"), cell(-1)
+    ("'=1+1", "'-x", 'a-b', -1)
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _unmarked(text: str) -> str:
+    """A stripped cell without the mark of `cell`."""
+    return text[1:].strip() if text[:1] == "'" and _FORMULA.match(text[1:]) else text
+
+
 def _decoded(path: Path, error: type[AuditError]) -> str:
     try:
         data = path.read_bytes()
@@ -187,7 +215,7 @@ def _lines(text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
     """``(line, stripped cells)`` of all rows that are not blank."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     for cells in lines:
-        stripped = [cell.strip() for cell in cells]
+        stripped = [_unmarked(text.strip()) for text in cells]
         if any(stripped):
             yield lines.line_num, stripped
 
@@ -246,7 +274,7 @@ def write_table(path: Path, columns: Mapping[str, Kind], rows: Sequence[Mapping[
     """Write a table; the ending of the name decides the format. An older file is replaced whole.
 
     Args:
-        path: ``FILE.csv`` or ``FILE.parquet``; its folder must exist.
+        path: ``FILE.csv``, whose texts go through `cell`, or ``FILE.parquet``; its folder must exist.
         columns: Name -> type, in order.
         rows: One mapping per row. None, NaN or a missing name is an empty cell.
 
@@ -291,11 +319,20 @@ def _write_csv(
     return rows
 
 
+<<<<<<< HEAD
 def _in_csv(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     if kind == "double":
         return _numbers(values)
     harmless = {value: _harmless(value) for value in {*values}}
     return [harmless[value] for value in values]
+=======
+def _csv(values: Mapping[str, Sequence[Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(cell, values))
+    writer.writerows(map(cell, row) for row in zip(*values.values(), strict=True))
+    return file.getvalue()
+>>>>>>> main
 
 
 def _numbers(values: Sequence[Any]) -> list[float | None]:

@@ -179,9 +179,7 @@ def _corridor(claim: DpClaim, multiplier: float, run: Run) -> RiskCorridor | Non
     )
 
 
-def _without_epsilon(
-    settings: ClaimConfig, run: Run, why: str, assumed: list[str]
-) -> ClaimCheck:
+def _without_epsilon(settings: ClaimConfig, run: Run, why: str, assumed: list[str]) -> ClaimCheck:
     """What can be said without knowing the mechanism: of delta, and whether epsilons grow."""
     any_mechanism = DpClaim(
         mechanism="dp-sgd",

@@ -30,6 +30,8 @@ from fl_privacy_audit.core.tables import Row, read_table, write_table
 MANIFEST = "manifest.csv"
 CLASSES = "classes.json"
 CANNOT_TELL = -1
+FORMER = {"victim": "architecture"}
+"""Field of `Pair` in files until 0.2 -> its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Pair:
     source: str  # data set of the original, ``"cifar10"`` say
     image: str  # name of the original; the same in every setting of its source
     label: int  # class of the original, an index into the source's class names
-    victim: str  # network that was attacked
+    architecture: str  # network that was attacked
     recipe: str  # how the network was trained; ``"none"`` if it was not
     attack: str  # attack, with its settings where they matter
     defence: str  # defence on the update; ``"none"`` if there was none
@@ -50,7 +52,7 @@ class Pair:
     @property
     def setting(self) -> str:
         """Everything but the image: what a study calls a folder."""
-        return f"{self.source}/{self.victim}/{self.recipe}/{self.attack}/{self.defence}"
+        return f"{self.source}/{self.architecture}/{self.recipe}/{self.attack}/{self.defence}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ def read_corpus(directory: str | Path) -> Corpus:
     seen: dict[str, int] = {}
     path = directory / MANIFEST
     names = [field.name for field in fields(Pair)]
-    for row in read_table(path, names, CorpusError)[1]:
+    for row in read_table(path, names, CorpusError, former=FORMER)[1]:
         texts: dict[str, Any] = {name: row.text(name) for name in names}
         pair = Pair(**{**texts, "label": row.whole("label", lowest=0)})
         if pair.key in seen:

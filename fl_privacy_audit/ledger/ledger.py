@@ -29,7 +29,6 @@ from .reading import why
 from .records import GapRecord, Record, RunRecord
 
 
-
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

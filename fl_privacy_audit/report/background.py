@@ -1,9 +1,12 @@
-"""What a report explains beside its verdicts: controls, views, threat models, mechanisms, a glossary."""
+"""What a report explains beside its verdicts: their words, controls, views, threat models, mechanisms, a glossary."""
 
 from collections.abc import Mapping
 from typing import Final
 
 from fl_privacy_audit.core.types import ControlKind, View
+from fl_privacy_audit.verdicts.verdict import Word
+
+from .words import CAUSES
 
 NULL_WORDS: Final[Mapping[ControlKind, str]] = {
     "noise": "noise of equal norm",
@@ -133,3 +136,40 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "round": "One turn of federated learning: clients train, the server averages.",
     "update": "The change of the model's weights that a client sends back.",
 }
+
+MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
+    "leaked": (
+        (
+            "On average the attack came closer to the private images than it does when it is given "
+            "nothing to go by. Or more of the batches than chance gives came at least half as close "
+            "as they do without any defence."
+        ),
+        (
+            "It does not say that a person was recognised, nor how much harm is done. It does not say "
+            "that other settings leak less."
+        ),
+    ),
+    "inconclusive": (
+        (
+            f"One of these: {', '.join(dict.fromkeys(cause for cause, _ in CAUSES.values()))}. "
+            "Nothing may be concluded in either direction. The verdict says what to do."
+        ),
+        "It does not mean that the setting is safe, or nearly so.",
+    ),
+    "withstood these attacks": (
+        (
+            "The very same attack succeeded on undefended copies of the same updates. Here it got no "
+            "more than it gets from nothing, no single image came half as close as without defence, "
+            "and no other metric says leaked. So the attack works, and the defence stopped it."
+        ),
+        (
+            "It does not mean private, safe or anonymous. Other attacks, more effort or more rounds "
+            "may succeed."
+        ),
+    ),
+    "not tested": (
+        "No attack ran: something was missing, and the report says what.",
+        "It does not mean that there is no leak.",
+    ),
+}
+"""Word -> what it means, and what it does not; the rules themselves are in `fl_privacy_audit.verdicts.rules`."""

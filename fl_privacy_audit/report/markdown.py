@@ -9,14 +9,14 @@ from fl_privacy_audit.core.types import View
 
 from .agreement import Said, agreement
 from .attackers import attackers
-from .background import RESIDUAL_RISK, VIEWS
+from .background import MEANINGS, RESIDUAL_RISK, VIEWS
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import escaped, json_text, markdown_table, markdown_text, when
 from .lines import headline, lines_of, views
 from .sentences import say, spoken
 from .summary import AuditSummary
-from .words import LEADS, MEANINGS, SYMBOLS
+from .words import LEADS, SYMBOLS
 
 
 def render_json(summary: AuditSummary) -> str:

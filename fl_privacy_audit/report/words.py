@@ -126,6 +126,21 @@ STEPS: Final[Mapping[str, str]] = {
     ),
     "weights unchanged": "check that clients train, and return what they trained",
     "global model unchanged": "check that clients train, and that the strategy uses their updates",
+    # Before the first round.
+    "no second derivatives": (
+        "replace what has one derivative only (a fused kernel, say), or name attacks that solve"
+    ),
+    "attack lacks time": "`seconds_per_round` of {times} times as much, or another attack",
+    "attack refuses": "choose another attack, or `auto`",
+    "run not known": "say `--rounds` and `--clients`",
+    "too few batches to come": (
+        "audit more rounds (`every`, the run's rounds) or more clients (`clients_per_round`)"
+    ),
+    "too few clients attacked": "`clients_per_round = {needed}`: one client again adds nothing",
+    "too few clients": "spread the images over at least {needed} clients, in a simulation",
+    "app not given": "give the app's folder",
+    "mod missing": "put it first: `@app.train(mods=[audit_mod])`",
+    "publish call missing": "call it in the train function for each batch that is trained on",
     # Truth.
     "no truth": "let the `truth` of the Auditor return the batch, in a simulation",
     "no audit_mod": (
@@ -160,42 +175,14 @@ STEPS: Final[Mapping[str, str]] = {
 }
 """Code of another verdict or of a cause -> what to do."""
 
-MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
-    "leaked": (
-        (
-            "On average the attack came closer to the private images than it does when it is given "
-            "nothing to go by. Or more of the batches than chance gives came at least half as close "
-            "as they do without any defence."
-        ),
-        (
-            "It does not say that a person was recognised, nor how much harm is done. It does not say "
-            "that other settings leak less."
-        ),
-    ),
-    "inconclusive": (
-        (
-            f"One of these: {', '.join(dict.fromkeys(cause for cause, _ in CAUSES.values()))}. "
-            "Nothing may be concluded in either direction. The verdict says what to do."
-        ),
-        "It does not mean that the setting is safe, or nearly so.",
-    ),
-    "withstood these attacks": (
-        (
-            "The very same attack succeeded on undefended copies of the same updates. Here it got no "
-            "more than it gets from nothing, no single image came half as close as without defence, "
-            "and no other metric says leaked. So the attack works, and the defence stopped it."
-        ),
-        (
-            "It does not mean private, safe or anonymous. Other attacks, more effort or more rounds "
-            "may succeed."
-        ),
-    ),
-    "not tested": (
-        "No attack ran: something was missing, and the report says what.",
-        "It does not mean that there is no leak.",
-    ),
+EXAMINED: Final[Mapping[str, str]] = {
+    "model": "the model",
+    "derivatives": "gradients of gradients",
+    "attack": "an attack",
+    "batches": "enough batches",
+    "truth": "the truth to score with",
 }
-"""Word -> what it means, and what it does not; the rules themselves are in `fl_privacy_audit.verdicts.rules`."""
+"""What `doctor` looks at -> its name."""
 
 REASONS: Final[Mapping[str, str]] = {
     # Verdicts.
@@ -255,6 +242,33 @@ REASONS: Final[Mapping[str, str]] = {
     "ledger error": "{message}",
     "metric unavailable": "{message}",
     "unexpected error": "{type}: {message}",
+    # Before the first round.
+    "model fits": "{weights} weights; it takes images of {shape} and gives {classes} scores",
+    "second derivatives": "there: attacks that search can run",
+    "no second derivatives": "attacks that search cannot run: {cause}",
+    "attack fits": "{attack} fits; what it takes is not known before it has run",
+    "attack has time": "{attack} takes about {needed} s for each client; {available} s are there",
+    "attack lacks time": (
+        "{attack} takes about {needed} s for each client, controls included, and only {available} s "
+        "are there"
+    ),
+    "attack refuses": "{attack} will not run: {cause}",
+    "run not known": "nobody knows yet how many rounds and clients there will be",
+    "enough batches": "{batches} in {rounds} rounds; a verdict needs {needed}",
+    "too few batches to come": "{batches} in {rounds} rounds, and a verdict needs {needed}",
+    "too few clients attacked": (
+        "clients train on all their images in every round, which count once: {batches} batches, and a "
+        "verdict needs {needed}"
+    ),
+    "too few clients": (
+        "clients train on all their images in every round, which count once, and there are only "
+        "{clients} clients; a verdict needs {needed}"
+    ),
+    "truth given": "the Auditor was given `truth=`",
+    "app not given": "nobody knows whether clients publish what they train on",
+    "mod missing": "no module of {app} names `audit_mod`: clients publish nothing",
+    "publish call missing": "no module of {app} calls `publish_batch`",
+    "clients publish": "the app names `audit_mod` and `publish_batch`",
     # Who is attacked.
     "not due": "not due: every {every} rounds",
     "only the release is audited": "only the release is audited",

@@ -267,9 +267,7 @@ def gather(run: LastRun | GatheredRun) -> GatheredRun:
     return GatheredRun(**head, facts=RunFacts(run.audits))
 
 
-def gather_ledger(
-    directory: str | Path, new: Callable[[], RunFacts] = RunFacts
-) -> GatheredRun:
+def gather_ledger(directory: str | Path, new: Callable[[], RunFacts] = RunFacts) -> GatheredRun:
     """What verdicts need of the last run of a ledger, read in one pass.
 
     Args:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fl_privacy_audit import Auditor, ClientReply, Truth
+from fl_privacy_audit.audit import lineup
 from fl_privacy_audit.core.errors import (
     ConfigError,
     LedgerError,
@@ -17,6 +18,7 @@ from fl_privacy_audit.core.errors import (
     UpdateError,
 )
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.report.sentences import say
@@ -30,7 +32,7 @@ from tests.support.builders import (
     tiny_net,
     to_arrays,
 )
-from tests.support.spies import Build
+from tests.support.spies import Build, Spy
 
 
 def written(auditor: Auditor) -> list[AuditRecord]:
@@ -282,3 +284,44 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     auditor = real_auditor(tmp_path / "file")
     with pytest.raises(LedgerError, match=r"file/ledger\.jsonl cannot be written: "):
         auditor.begin()
+
+
+class Nameless:
+    """Has a name when it is registered, and none when it is used."""
+
+    asked = 0
+
+    @property
+    def name(self) -> str:
+        self.asked += 1
+        if self.asked > 1:
+            raise SystemExit("no name")
+        return "nameless"
+
+    def reconstruct(self, seen: Observation, **given: Any) -> Reconstruction:
+        raise NotImplementedError
+
+
+def test_what_nobody_foresaw_costs_one_attack(tmp_path: Path) -> None:
+    config = audit_config(tmp_path, clients_per_round=None)
+    auditor = Auditor(config, model=tiny_net(), attacks=[Nameless(), Spy()])
+    records = auditor.audit_round(1, [make_reply(0), make_reply(1)])
+    assert [[o.status for o in r.attacks] for r in records] == [["failed", "scored"]] * 2
+    assert "SystemExit: no name" in str(records[0].attacks[0].reason)
+
+
+def test_a_choice_that_goes_wrong_costs_one_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, sound = lineup.choose, iter([False, True])
+
+    def chosen(*given: Any) -> Any:
+        return choose(*given) if next(sound) else 1 // 0
+
+    monkeypatch.setattr(lineup, "choose", chosen)
+    auditor = real_auditor(tmp_path, attacks=["auto"], clients_per_round=None)
+    one, other = auditor.audit_round(1, [make_reply(0), make_reply(1)])
+    (outcome,) = one.attacks
+    assert (outcome.attack, outcome.status) == ("auto", "not tested")
+    assert "ZeroDivisionError" in str(outcome.reason)
+    assert other.attacks[0].status == "scored"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit import Auditor, Truth
-from fl_privacy_audit.audit import attack_round, replay_check, scoring
+from fl_privacy_audit.audit import attack_round, measuring, replay_check, scoring
 from fl_privacy_audit.audit.attack_round import Attempts
 from fl_privacy_audit.audit.controls import replay_truth
 from fl_privacy_audit.audit.replay_check import check_replay
@@ -172,7 +172,7 @@ def many(count: int) -> Attempts:
 def test_with_little_time_some_originals_are_scored_the_same_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "PIXELS_AT_ONCE", 20 * 64)
+    monkeypatch.setattr(measuring, "PIXELS_AT_ONCE", 20 * 64)
     of_target = many(30)
     config = audit_config(tmp_path, metrics=["psnr", "mse"])
     whole, cut = (
@@ -199,7 +199,7 @@ def test_in_lots_the_scores_are_those_of_all_at_once(
     of_target = many(30)
     config = audit_config(tmp_path, metrics=["psnr", "ssim"])
     (whole,) = scoring.score_round([of_target], config=config, pictures=[None])
-    monkeypatch.setattr(scoring, "PIXELS_AT_ONCE", 7 * 64)
+    monkeypatch.setattr(measuring, "PIXELS_AT_ONCE", 7 * 64)
     (lots,) = scoring.score_round([of_target], config=config, pictures=[None])
     assert lots == whole
 

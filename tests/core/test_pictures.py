@@ -163,6 +163,12 @@ def test_what_would_be_guessed_is_refused(name: str, tmp_path: Path) -> None:
         open_picture(path)
 
 
+def test_a_limit_of_ones_own_is_kept_before_frames_are_counted(tmp_path: Path) -> None:
+    path = save(tmp_path, *REFUSED["animated GIF"][:3])
+    with pytest.raises(CorpusError, match=r"16 x 16 pixels, and at most 255 are read"):
+        open_picture(path, most_pixels=255)
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("ending", ["png", "tif"])

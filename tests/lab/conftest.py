@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,37 +26,42 @@ def write_manifest(folder: Path, pairs: list[Pair], classes: dict[str, list[str]
     (folder / "classes.json").write_text(json.dumps(classes))
 
 
+def write_corpus(
+    folder: Path,
+    images: int = 4,
+    *,
+    classes: int = 4,
+    sources: tuple[str, ...] = ("tiny",),
+    side: int = 8,
+) -> Corpus:
+    rng = np.random.default_rng(0)
+    names = CLASSES + [f"class {i}" for i in range(len(CLASSES), classes)]
+    pairs = []
+    for name in ("originals", "reconstructions"):
+        (folder / name).mkdir(parents=True)
+    for source in sources:
+        for i in range(images):
+            for architecture in SETTINGS:
+                pair = Pair(
+                    key=f"{source}-{architecture}-{i}",
+                    source=source,
+                    image=str(i),
+                    label=i % classes,
+                    architecture=architecture,
+                    recipe="none",
+                    attack="noise",
+                    defence="none",
+                    original=f"originals/{source}_{i}.png",
+                    reconstruction=f"reconstructions/{source}_{architecture}_{i}.png",
+                )
+                for path in (pair.original, pair.reconstruction):
+                    pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / path)
+                pairs.append(pair)
+    write_manifest(folder, pairs, dict.fromkeys(sources, names[:classes]))
+    return read_corpus(folder)
+
+
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> MakeCorpus:
-    def make(
-        images: int = 4, *, classes: int = 4, sources: tuple[str, ...] = ("tiny",), side: int = 8
-    ) -> Corpus:
-        folder = tmp_path / "corpus"
-        rng = np.random.default_rng(0)
-        names = CLASSES + [f"class {i}" for i in range(len(CLASSES), classes)]
-        pairs = []
-        for name in ("originals", "reconstructions"):
-            (folder / name).mkdir(parents=True)
-        for source in sources:
-            for i in range(images):
-                for victim in SETTINGS:
-                    pair = Pair(
-                        key=f"{source}-{victim}-{i}",
-                        source=source,
-                        image=str(i),
-                        label=i % classes,
-                        victim=victim,
-                        recipe="none",
-                        attack="noise",
-                        defence="none",
-                        original=f"originals/{source}_{i}.png",
-                        reconstruction=f"reconstructions/{source}_{victim}_{i}.png",
-                    )
-                    for path in (pair.original, pair.reconstruction):
-                        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-                        Image.fromarray(pixels).save(folder / path)
-                    pairs.append(pair)
-        write_manifest(folder, pairs, dict.fromkeys(sources, names[:classes]))
-        return read_corpus(folder)
-
-    return make
+    return partial(write_corpus, tmp_path / "corpus")

@@ -71,7 +71,7 @@ def test_rows_are_right(tmp_path: Path) -> None:
         assert pair.label == source.attacked.labels[index]
         stored = corpus.picture(pair.original)
         assert torch.equal(stored, source.attacked.pixels([index], 16)[0])
-        if pair.defence == "none" and pair.victim == "perceptron":
+        if pair.defence == "none" and pair.architecture == "perceptron":
             # The attack divides two gradients: but for rounding it is exact.
             assert float((corpus.picture(pair.reconstruction) - stored).abs().max()) <= 1 / 255
         else:
@@ -125,6 +125,7 @@ def test_a_lost_row_is_made_again_and_no_other(tmp_path: Path) -> None:
     build(tmp_path, SMALL)
     before = contents(tmp_path)
     header, first, *others = (tmp_path / "manifest.csv").read_text().splitlines(keepends=True)
+    header = header.replace("architecture", "victim")  # as it was called until 0.2
     (tmp_path / "manifest.csv").write_text(header + "".join(others))
     assert build(tmp_path, SMALL).fresh == 1
     after = contents(tmp_path)
@@ -250,7 +251,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-FAST = ("--victim", "perceptron", "--attack", "first_linear", "--size", "8", "--workers", "1")
+FAST = ("--architecture", "perceptron", "--attack", "first_linear", "--size", "8", "--workers", "1")
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -313,7 +314,16 @@ def test_two_workers_make_the_same_corpus(tmp_path: Path) -> None:
 def test_a_killed_process_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
     """SIGKILL at whatever moment, twice, then to the end."""
     command = [sys.executable, "-m", "fl_privacy_audit", "corpus", "build", str(tmp_path / "c")]
-    command += ["--victim", "perceptron", "--victim", "lenet", "--images", "24", "--size", "16"]
+    command += [
+        "--architecture",
+        "perceptron",
+        "--architecture",
+        "lenet",
+        "--images",
+        "24",
+        "--size",
+        "16",
+    ]
     command += ["--attack", "inverting_gradients:steps=5", "--side-by-side", "2", "--workers", "1"]
     command += ["--seed", str(seed), "--device", "cpu"]
     for rows in (4, 20):

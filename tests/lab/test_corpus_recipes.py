@@ -34,7 +34,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_victims_take_what_the_table_says(name: str) -> None:
+def test_architectures_take_what_the_table_says(name: str) -> None:
     size = max(ARCHITECTURES[name].least, 12)
     size += -size % ARCHITECTURES[name].multiple
     assert size_problem(name, size) == ""
@@ -177,7 +177,7 @@ def test_training_goes_on_where_it_was_stopped(recipe: str, tmp_path: Path) -> N
     assert not same(whole, make_architecture("perceptron", classes=2, size=8))
 
 
-def test_a_trained_victim_has_learnt(tmp_path: Path) -> None:
+def test_a_trained_network_has_learnt(tmp_path: Path) -> None:
     model = learn(tmp_path / "v.safetensors", 30, recipe="plain").eval()
     dark, light = torch.full((1, 3, 8, 8), 0.25), torch.full((1, 3, 8, 8), 0.5)
     scores = model(SPEC.normalise(torch.cat([light, dark])))

@@ -27,7 +27,7 @@ PAIR = Pair(
     source="tiny",
     image="0",
     label=1,
-    victim="lenet",
+    architecture="lenet",
     recipe="none",
     attack="dlg",
     defence="none",
@@ -140,3 +140,10 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
         path.write_text(good.replace("a,ann,1,,,", new))
         with pytest.raises(CorpusError, match=f"answers.csv, line 2, {message}"):
             read_answers(path)
+
+
+def test_the_former_name_of_a_column_is_read(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path, [asdict(PAIR)]) / "manifest.csv"
+    path.write_text(path.read_text().replace(",architecture,", ",victim,"))
+    assert read_corpus(tmp_path).pairs == (PAIR,)
+    assert "victim" in path.read_text()

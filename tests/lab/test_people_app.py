@@ -13,7 +13,7 @@ from fl_privacy_audit.lab.people import Store, create_app
 from fl_privacy_audit.lab.people.command import prepare
 from fl_privacy_audit.lab.people.guard import allows
 from tests.lab.conftest import MakeCorpus
-from tests.support.people_page import count, hidden
+from tests.support.people_page import count, hidden, locked
 
 
 class Page:
@@ -161,7 +161,7 @@ def test_a_page_gives_nothing_away(make_corpus: MakeCorpus) -> None:
     store, client = begin(corpus, repeat=0)
     page = Page(client, store.token())
     for text in [page.join("ann"), *(page.answer(-1) for _ in range(2))]:
-        for name in (pair.victim, "lenet", "originals", "reconstructions/", "tiny"):
+        for name in (pair.architecture, "lenet", "originals", "reconstructions/", "tiny"):
             assert name not in text
     (task,) = [t for t in store.tasks(store.annotators()[0]) if t.key == pair.key]
     reply = client.get(f"{page.address}/{task.id}/reconstruction.png")
@@ -259,11 +259,54 @@ def test_on_the_open_network_addresses_are_ours_and_names_are_not() -> None:
     assert not allows("127.0.0.1")("192.168.1.7")
 
 
-def test_headers_keep_pictures_out_of_caches_and_frames(make_corpus: MakeCorpus) -> None:
+@pytest.mark.parametrize("address", ["/", "/judge/nobody", "/static/annotate.js", "/nothing"])
+def test_headers_keep_pages_out_of_caches_frames_and_other_sites(
+    make_corpus: MakeCorpus, address: str
+) -> None:
     _, client = begin(make_corpus())
-    headers = client.get("/").headers
+    with client.get(address) as reply:
+        headers = reply.headers
     assert headers["Cache-Control"] == "no-store"
-    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    policy = headers["Content-Security-Policy"]
+    for part in ("default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"):
+        assert part in policy
+    assert "unsafe" not in policy
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+    for name in ("Opener", "Resource"):
+        assert headers[f"Cross-Origin-{name}-Policy"] == "same-origin"
+    assert "Server" not in headers and "Access-Control-Allow-Origin" not in headers
+
+
+def test_a_locked_file_of_answers_keeps_what_was_sent(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_privacy_audit.lab.people.store.BUSY_SECONDS", 0.01)
+    store, client = begin(make_corpus())
+    page = Page(client, store.token())
+    task = hidden(page.join("ann"), "task")
+    form = {"token": store.token(), "task": task, "value": 2}
+    with locked(store.path):
+        reply = client.post(f"{page.address}/answer", data=form)
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "2")
+    assert "It is kept on this page." in reply.text and str(store.path) not in reply.text
+    kept = dict(re.findall(r'<input type="hidden" name="(\w+)" value="(.*?)">', reply.text))
+    assert kept == {name: str(value) for name, value in form.items()}
+    assert store.log() == []
+    page.post(f"{page.address}/answer", **kept)
+    assert [row["value"] for row in store.log()] == [2]
+
+
+def test_a_page_without_its_file_of_answers_tries_again(make_corpus: MakeCorpus) -> None:
+    store, client = begin(make_corpus())
+    page = Page(client, store.token())
+    page.join("ann")
+    away = store.path.rename(store.path.with_name("away"))
+    reply = client.get(page.address)
+    assert reply.status_code == 503 and '<meta http-equiv="refresh" content="2">' in reply.text
+    away.rename(store.path)
+    assert count(page.now) == "1 of 13"
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "..%5csecret.png", "%2e%2e/secret.png"])
@@ -310,4 +353,4 @@ def test_static_files_are_packed() -> None:
     folder = Path(people.__file__).parent
     assert {path.suffix for path in (folder / "static").iterdir()} == {".css", ".js"}
     for path in [*(folder / "static").iterdir(), *(folder / "templates").iterdir()]:
-        assert "http" not in path.read_text(encoding="utf-8")  # nothing from the network
+        assert "://" not in path.read_text(encoding="utf-8")  # nothing from the network

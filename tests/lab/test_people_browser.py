@@ -10,6 +10,7 @@ import pytest
 from fl_privacy_audit.lab.people import Store
 from tests.lab.conftest import MakeCorpus
 from tests.support.annotate_server import start
+from tests.support.people_page import locked
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra `test`)")
 from selenium.webdriver.common.by import By
@@ -131,6 +132,29 @@ def test_many_classes_are_typed(browser: WebDriver, make_corpus: MakeCorpus) -> 
     second = sorted(name for name in names if name.startswith("class 3"))[1]
     values = [task.value for task in store.tasks(store.annotators()[0])]
     assert values == [2, names.index(second), -1]
+
+
+def test_an_answer_is_kept_while_the_file_is_locked(
+    browser: WebDriver, make_corpus: MakeCorpus
+) -> None:
+    corpus = make_corpus(1)
+    store = Store(corpus.directory / "annotations.sqlite")
+    server = start(corpus.directory, "--repeat", "0")
+    try:
+        join(browser, server.url, "Ann")
+        with locked(store.path):
+            press(browser, "2")
+            banner = browser.find_element(By.ID, "banner")
+            WebDriverWait(browser, PATIENCE).until(lambda _: banner.is_displayed())
+            assert "another program may have locked it. Your answer is kept" in banner.text
+            chosen = browser.find_element(By.CSS_SELECTOR, "button.chosen")
+            assert chosen.text.startswith("2")
+            press(browser, "3")  # one answer is on its way; no other is taken
+            assert browser.title == "1 of 3" and store.log() == []
+        wait_for(browser, "2 of 3")
+    finally:
+        server.kill()
+    assert [row["value"] for row in store.log()] == [1]
 
 
 def test_it_fits_a_phone(browser: WebDriver, make_corpus: MakeCorpus) -> None:

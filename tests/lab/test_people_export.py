@@ -1,5 +1,6 @@
 """Out of the database and into the study."""
 
+import stat
 from pathlib import Path
 
 import krippendorff
@@ -70,6 +71,20 @@ def test_answers_come_out_as_they_were_given(
     }
     assert set(rows) == expected and len(rows) == len(expected)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("form", [[], ["--log"]])
+def test_an_export_holds_no_formula_and_is_its_owners(
+    make_corpus: MakeCorpus, tmp_path: Path, form: list[str]
+) -> None:
+    corpus = make_corpus(1)
+    judge(corpus, "=HYPERLINK(A1)")
+    target = tmp_path / "answers.csv"
+    ran(corpus, "--export", str(target), *form)
+    assert ",=" not in target.read_text() and ",'=HYPERLINK(A1)" in target.read_text()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    if not form:
+        assert {answer.annotator for answer in read_answers(target)} == {"=HYPERLINK(A1)"}
 
 
 def test_the_study_reads_the_ratings(make_corpus: MakeCorpus, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.lab.manifest import Corpus
-from fl_privacy_audit.lab.people import Store
+from fl_privacy_audit.lab.people import Store, check_corpus
 from fl_privacy_audit.lab.people.command import prepare
 from tests.lab.conftest import MakeCorpus
 
@@ -43,6 +43,16 @@ def test_every_bad_picture_is_named_and_the_rest_is_shown(make_corpus: MakeCorpu
         strict=False,
     ):
         assert line.startswith(f"{key}: ") and what in line
+
+
+@pytest.mark.parametrize("which", ["reconstruction", "original"])
+def test_a_bomb_is_refused_by_what_its_head_says(make_corpus: MakeCorpus, which: str) -> None:
+    corpus = make_corpus(1)
+    bomb = corpus.directory / getattr(corpus.pairs[0], which)
+    bomb.write_bytes(b"P5 4096 4096 255\n")  # a head alone: decoded, it would be damaged
+    items, problems = check_corpus(corpus, beside=True)
+    assert corpus.pairs[0].key not in items
+    assert "is too large to be decoded: 4096 x 4096 pixels, and at most 4194304" in problems[0]
 
 
 def test_originals_are_checked_where_they_are_shown(make_corpus: MakeCorpus) -> None:

@@ -2,12 +2,15 @@ import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.lab.people import Settings, Store
 from fl_privacy_audit.lab.people.plan import Step, plan
+from fl_privacy_audit.lab.people.store import StoreError
+from tests.support.people_page import locked
 
 KEYS = ["a", "b", "c"]
 
@@ -93,14 +96,47 @@ def test_each_answer_is_synced_to_the_disk(store: Store) -> None:
 
 
 def test_files_that_are_no_answers_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"there are no answers in .*no.sqlite yet"):
+    with pytest.raises(StoreError, match=r"there are no answers in .*no.sqlite yet"):
         Store(tmp_path / "no.sqlite").log()
     (tmp_path / "text").write_text("not a database, but long enough to be taken for one" * 30)
-    with pytest.raises(ConfigError, match="text is no file of answers"):
+    with pytest.raises(StoreError, match="text is no file of answers"):
         Store(tmp_path / "text").settings()
     with sqlite3.connect(tmp_path / "old") as db:
         db.execute("CREATE TABLE meta (name, value)")
         db.execute("INSERT INTO meta VALUES ('version', '9')")
     db.close()
-    with pytest.raises(ConfigError, match="has layout 9, but this package reads 1"):
+    with pytest.raises(StoreError, match="has layout 9, but this package reads 1"):
         Store(tmp_path / "old").settings()
+
+
+def test_a_locked_file_is_said_to_be_locked_and_loses_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_privacy_audit.lab.people.store.BUSY_SECONDS", 0.01)
+    ann = store.join("ann", steps("ann"))
+    task = store.tasks(ann)[0]
+    with locked(store.path), pytest.raises(StoreError, match="locked by another program"):
+        store.answer(ann, task.id, 2)
+    assert store.answer(ann, task.id, 2)
+
+
+def test_a_full_disk_takes_no_answer_and_harms_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = store.join("ann", steps("ann"))
+    first, second, _ = store.tasks(ann)
+    assert store.answer(ann, first.id, 2)
+    connect = sqlite3.connect
+
+    def small(*args: Any, **options: Any) -> sqlite3.Connection:
+        db: sqlite3.Connection = connect(*args, **options)
+        db.execute("PRAGMA max_page_count = 1")  # no more than there is
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    with pytest.raises(StoreError, match="can neither be read nor written"):
+        for number in range(10_000):
+            store.join(f"somebody {number}", steps("x"))
+    monkeypatch.undo()
+    assert store.answer(ann, second.id, 1)
+    assert [task.value for task in store.tasks(ann)] == [2, 1, None]

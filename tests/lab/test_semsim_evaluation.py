@@ -136,7 +136,7 @@ def test_pictures_of_several_sizes(tmp_path: Path, found: Evaluation) -> None:
 
 def test_one_setting_has_no_order(tmp_path: Path) -> None:
     corpus, answers = build(tmp_path)
-    only = [Selection.parse("victim=lenet"), Selection.parse("attack=middling")]
+    only = [Selection.parse("architecture=lenet"), Selection.parse("attack=middling")]
     found = evaluate(read_judged([corpus], [answers], only=only), net=tiny_net(), bootstraps=100)
     assert math.isnan(found.model_level.correlations["semsim"].spearman.value)
 
@@ -160,7 +160,7 @@ def trained(folder: Path, *more: object) -> tuple[Path, Path, Path]:
 
 
 def test_train_writes_weights_and_a_card(tmp_path: Path) -> None:
-    _, _, out = trained(tmp_path, "--leave-out", "victim=resnet20")
+    _, _, out = trained(tmp_path, "--leave-out", "architecture=resnet20")
     assert sorted(p.name for p in out.iterdir()) == [
         "semsim.json",
         "semsim.md",
@@ -174,8 +174,8 @@ def test_train_writes_weights_and_a_card(tmp_path: Path) -> None:
         "rule": "named",
         "threshold": 0.5,
     }
-    assert card["data"]["counts"]["victim"] == {"lenet": 18}
-    assert card["protocol"]["left_out"] == ["victim=resnet20"]
+    assert card["data"]["counts"]["architecture"] == {"lenet": 18}
+    assert card["protocol"]["left_out"] == ["architecture=resnet20"]
     assert len(card["history"]) == 2
     assert card["validation"]["originals"] in range(1, 6)
     page = (out / "semsim.md").read_text()
@@ -198,17 +198,19 @@ def test_the_card_of_people_s_labels_says_so(tmp_path: Path) -> None:
 
 
 def test_evaluate_writes_a_page_that_names_what_is_new(tmp_path: Path) -> None:
-    corpus, answers, out = trained(tmp_path, "--annotator", "ada", "--leave-out", "victim=resnet20")
+    corpus, answers, out = trained(
+        tmp_path, "--annotator", "ada", "--leave-out", "architecture=resnet20"
+    )
     result = run(
         "evaluate", corpus, "--answers", answers, "--weights", out / "semsim.safetensors",
-        "--out", tmp_path / "page", "--bootstraps", 100, "--only", "victim=resnet20",
-        "--annotator", "bob", "--title", "A victim never seen",
+        "--out", tmp_path / "page", "--bootstraps", 100, "--only", "architecture=resnet20",
+        "--annotator", "bob", "--title", "A network never seen",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "By pooled AUC, SemSim is" in result.output
     page = (tmp_path / "page/evaluation.md").read_text()
-    assert page.startswith("# A victim never seen\n")
-    assert "Of the victims, new to SemSim: resnet20; seen in training: none." in page
+    assert page.startswith("# A network never seen\n")
+    assert "Of the architectures, new to SemSim: resnet20; seen in training: none." in page
     assert "Of the annotators, new to SemSim: bob; seen in training: none." in page
     assert "Of the attacks, new to SemSim: none; seen in training: middling, strong, weak." in page
     data = json.loads((tmp_path / "page/evaluation.json").read_text())

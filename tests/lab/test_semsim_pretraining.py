@@ -142,9 +142,9 @@ def test_a_blend_is_the_mean_of_start_and_trained() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 1}, "`batch` must be 2 or more, but got 1"),
-        ({"steps": 0}, "`steps` must be 1 or more, but got 0"),
-        ({"temperature": 0.0}, "`temperature` must be positive, but got 0.0"),
+        ({"batch": 1}, "`batch` must be a whole number of at least 2, but got 1"),
+        ({"steps": 0}, "`steps` must be a whole number of at least 1, but got 0"),
+        ({"temperature": 0.0}, "`temperature` must be a positive number, but got 0.0"),
     ],
 )
 def test_bad_settings_are_said(changes: dict[str, float], message: str) -> None:

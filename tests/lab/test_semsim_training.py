@@ -86,14 +86,16 @@ def test_the_other_rule_reads_the_other_column(tmp_path: Path) -> None:
 
 def test_selections_keep_pairs_away(tmp_path: Path) -> None:
     chosen = read(
-        tmp_path, without=[Selection.parse("victim=res*")], only=[Selection.parse("attack=*ong")]
+        tmp_path,
+        without=[Selection.parse("architecture=res*")],
+        only=[Selection.parse("attack=*ong")],
     )
-    assert {(p.victim, p.attack) for p in chosen.pairs} == {("lenet", "strong")}
+    assert {(p.architecture, p.attack) for p in chosen.pairs} == {("lenet", "strong")}
 
 
-@pytest.mark.parametrize("text", ["victim", "victim=", "key=a", "=x"])
+@pytest.mark.parametrize("text", ["architecture", "architecture=", "key=a", "=x"])
 def test_a_selection_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="a selection must be FIELD=PATTERN with a field of"):
+    with pytest.raises(ConfigError, match="a selection must look like FIELD=PATTERN with a field of"):
         Selection.parse(text)
 
 
@@ -371,11 +373,11 @@ def test_everything_held_back_is_refused(examples: Examples) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"width": 0}, "`width` must be 1 or more, but got 0"),
-        ({"epochs": 0}, "`epochs` must be 1 or more, but got 0"),
+        ({"width": 0}, "`width` must be a whole number of at least 1, but got 0"),
+        ({"epochs": 0}, "`epochs` must be a whole number of at least 1, but got 0"),
         ({"margin": 0.0}, r"`margin` must be in \(0, 2\], but got 0.0"),
         ({"held_back": 1.0}, r"`held_back` must be in \[0, 1\), but got 1.0"),
-        ({"seed": -1}, "`seed` must be 0 or more, but got -1"),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0, but got -1"),
     ],
 )
 def test_impossible_settings(change: dict[str, float], message: str) -> None:

@@ -138,8 +138,8 @@ def test_a_study_writes_four_files_and_repeats_itself(tmp_path: Path) -> None:
     assert [file.name for file in first.files] == [
         "study.md", "study.json", "scatter.png", "forest.png"
     ]  # fmt: skip
-    assert [done for _, done, _ in steps] == list(range(11))
-    assert steps[-1] == ("done", 10, 10)
+    assert [done for _, done, _ in steps] == list(range(6))
+    assert steps[-1] == ("done", 5, 5)
     second = run_study(path, tmp_path / "b" / "deeper", bootstraps=100)
     for one, other in zip(first.files, second.files, strict=True):
         assert one.read_bytes() == other.read_bytes()

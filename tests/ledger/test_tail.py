@@ -28,7 +28,9 @@ def test_lines_from_the_end_are_the_whole_lines(
 ) -> None:
     monkeypatch.setattr(tail, "BLOCK", block)
     found = list(lines_from_end(io.BytesIO(text)))
-    assert [line for _, line in found] == [line for line in text.split(b"\n")[-2::-1] if line.strip()]
+    assert [line for _, line in found] == [
+        line for line in text.split(b"\n")[-2::-1] if line.strip()
+    ]
     assert all(text[start:].startswith(line + b"\n") for start, line in found)
 
 

@@ -48,7 +48,10 @@ def calls_in(action: Callable[[], object]) -> int:
 def test_twice_the_records_are_twice_the_work(arguments: tuple[str, ...], tmp_path: Path) -> None:
     def run(records: int) -> int:
         directory = write_big_ledger(tmp_path / str(records), records)
-        named = [a.replace("DIR", str(directory)).replace("OUT", str(tmp_path / "out")) for a in arguments]
+        named = [
+            a.replace("DIR", str(directory)).replace("OUT", str(tmp_path / "out"))
+            for a in arguments
+        ]
         return calls_in(lambda: invoke(*named))
 
     run(100)  # what is imported and computed once

@@ -14,7 +14,12 @@ from fl_privacy_audit import strategies
 from fl_privacy_audit.core import errors
 from fl_privacy_audit.core.console import UNWRAPPED, print_rows, standard_output
 from fl_privacy_audit.core.reasons import Figure, Reason
+<<<<<<< HEAD
 from fl_privacy_audit.report.formats import epsilon, markdown_text
+=======
+from fl_privacy_audit.report.background import MEANINGS
+from fl_privacy_audit.report.formats import epsilon
+>>>>>>> main
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.sentences import advise, say, say_why
 from fl_privacy_audit.report.summary import AuditSummary, summarise
@@ -24,7 +29,7 @@ from fl_privacy_audit.report.terminal import (
     comparison_table,
     dp_lines,
 )
-from fl_privacy_audit.report.words import CAUSES, DETAILS, MEANINGS, REASONS, STEPS
+from fl_privacy_audit.report.words import CAUSES, DETAILS, REASONS, STEPS
 from fl_privacy_audit.verdicts.compare import Comparison, compare
 from tests.support.builders import outcome
 from tests.support.report_builders import SWEEP, dp_sgd, write_setting
@@ -70,6 +75,9 @@ NOTHING_TO_DO = {
     # Hints of the replay check, which are what to do.
     "scale differs", "fits with", "inputs not normalised", "pixels published as normalised",
     "tensors differ", "sign-like update", "another batch or training",
+    # Before the first round.
+    "model fits", "second derivatives", "attack fits", "attack has time", "enough batches",
+    "truth given", "clients publish",
     # Which attacks run.
     "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # Notes of a comparison or a ledger.
@@ -82,7 +90,7 @@ def test_every_reason_that_decides_nothing_says_what_to_do() -> None:
     assert REASONS.keys() - CAUSES.keys() - STEPS.keys() == NOTHING_TO_DO
     assert not CAUSES.keys() & STEPS.keys()
     for code in CAUSES.keys() | STEPS.keys():
-        figures = dict.fromkeys(("needed", "enough"), 5)
+        figures = dict.fromkeys(("needed", "enough", "times"), 5)
         assert "?" not in advise(Reason.of(code, **figures)) != ""
     for cause, _ in CAUSES.values():
         assert cause in MEANINGS["inconclusive"][0]

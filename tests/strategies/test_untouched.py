@@ -1,7 +1,6 @@
 """What goes wrong inside an audit, or in the strategy, leaves training and the records whole."""
 
 import random
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,81 +14,11 @@ from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor, read_ledger
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import Observation, Reconstruction
 from fl_privacy_audit.strategies import AuditedStrategy
 from fl_privacy_audit.strategies.capture import _told_apart
-from fl_privacy_audit.strategies.untouched import process_state_kept
 from tests.support.builders import audit_config, make_reply, make_truth, tiny_net, trained
 from tests.support.grid import InProcessGrid
 from tests.support.spies import Spy
-
-State = tuple[Any, ...]
-
-
-def process_state() -> State:
-    return (
-        random.getstate(),
-        str(np.random.get_state()),
-        torch.get_rng_state().tolist(),
-        torch.is_grad_enabled(),
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-        str(np.geterr()),
-    )
-
-
-MEDDLING: dict[str, Callable[[], object]] = {
-    "random": random.random,
-    "random.seed": lambda: random.seed(0),
-    "numpy.random": np.random.rand,
-    "torch": lambda: torch.rand(1),
-    "torch.manual_seed": lambda: torch.manual_seed(5),
-    "grad mode": lambda: torch.set_grad_enabled(False),
-    "default dtype": lambda: torch.set_default_dtype(torch.float64),
-    "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
-    "numpy errors": lambda: np.seterr(all="ignore"),
-}
-
-
-@pytest.mark.parametrize("name", MEDDLING)
-def test_the_state_of_the_process_is_put_back(name: str) -> None:
-    before = process_state()
-    with process_state_kept():
-        MEDDLING[name]()
-        assert process_state() != before
-    assert process_state() == before
-    with pytest.raises(KeyError), process_state_kept():
-        MEDDLING[name]()
-        raise KeyError
-    assert process_state() == before
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_random_state_of_a_gpu_is_put_back() -> None:
-    def draw() -> list[float]:
-        return torch.rand(3, device="cuda").tolist()
-
-    torch.random.manual_seed(3)
-    expected = draw()
-    torch.random.manual_seed(3)
-    with process_state_kept():
-        draw()
-    assert draw() == expected
-
-
-class Meddler(Spy):
-    """An attack whose every call changes the state of the process."""
-
-    def reconstruct(self, seen: Observation, **given: Any) -> Reconstruction:
-        for meddle in MEDDLING.values():
-            meddle()
-        return super().reconstruct(seen, **given)
-
-
-class Quitter(Spy):
-    def reconstruct(self, seen: Observation, **given: Any) -> Reconstruction:
-        sys.exit("enough")
 
 
 def app(change: Callable[[Message], None] = lambda reply: None) -> ClientApp:
@@ -139,11 +68,6 @@ def audited(directory: Path, attack: Spy | None = None, inner: Any = None) -> Au
     config = audit_config(directory, clients_per_round=None, views=["server", "release"])
     auditor = Auditor(config, model=tiny_net(), attacks=[attack or Spy()])
     return AuditedStrategy(inner or fed_avg(), auditor=auditor)
-
-
-@pytest.mark.parametrize("attack", [Meddler(), Quitter()], ids=["meddler", "quitter"])
-def test_training_is_the_same_whatever_an_attack_does(tmp_path: Path, attack: Spy) -> None:
-    assert run(audited(tmp_path, attack), app()) == run(fed_avg(), app())
 
 
 class Raises(FedAvg):

@@ -59,7 +59,7 @@ def save_corpus(pictures: Pictures, seen: Tensor, folder: Path) -> Path:
             source="shapes",
             image=str(index),
             label=label,
-            victim="lenet",
+            architecture="lenet",
             recipe="none",
             attack="dlg",
             defence="none",

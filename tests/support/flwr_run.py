@@ -12,19 +12,12 @@ from typing import Any
 
 import pytest
 
+from fl_privacy_audit.report.doctor import flattened
+
+__all__ = ["ROOT", "call", "flattened", "flwr_run"]
+
 ROOT = Path(__file__).parents[2]
 FLWR = Path(sys.executable).with_name("flwr")
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``[tool.flwr.app.config]`` as Flower hands it to an app: tables within tables as ``a.b``."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def call(*command: str | Path, cwd: Path, environment: Mapping[str, str]) -> str:

@@ -44,15 +44,15 @@ def build(
         truth = np.kron(coarse, np.ones((side // 4, side // 4, 1)))
         original = save(folder / f"originals/{number}.png", truth)
         for attack, size in NOISE.items():
-            for victim in ("lenet", "resnet20"):
-                key = f"{prefix}{number}-{attack}-{victim}"
+            for architecture in ("lenet", "resnet20"):
+                key = f"{prefix}{number}-{attack}-{architecture}"
                 guess = truth + size * rng.standard_normal(truth.shape)
                 pair = Pair(
                     key=key,
                     source=source,
                     image=str(number),
                     label=number % 3,
-                    victim=victim,
+                    architecture=architecture,
                     recipe="none",
                     attack=attack,
                     defence="none",

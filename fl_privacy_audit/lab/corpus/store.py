@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.files import write_whole
-from fl_privacy_audit.core.tables import Kind, read_table, write_table
-from fl_privacy_audit.lab.manifest import CLASSES, MANIFEST, Pair
+from fl_privacy_audit.core.tables import Kind, cell, read_table, write_table
+from fl_privacy_audit.lab.manifest import CLASSES, FORMER, MANIFEST, Pair
 
 PLAN, LOCK = "plan.json", ".lock"
 COLUMNS = [field.name for field in fields(Pair)]
@@ -91,7 +91,8 @@ class Store:
             self._picture(pair.reconstruction, reconstruction)
         with (self.directory / MANIFEST).open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writerows(asdict(pair) for pair, _, _ in fresh)
+            for pair, _, _ in fresh:
+                writer.writerow({name: cell(value) for name, value in asdict(pair).items()})
             file.flush()
             os.fsync(file.fileno())
         self.done.update(pair.key for pair, _, _ in fresh)
@@ -128,7 +129,8 @@ class Store:
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         header, first = ",".join(COLUMNS), whole.split(b"\n")[0].rstrip(b"\r")
-        if whole and first != header.encode():
+        now = [FORMER.get(name, name) for name in first.decode(errors="replace").split(",")]
+        if whole and now != COLUMNS:
             raise CorpusError(
                 f"{path}, line 1: is {first[:200]!r}, but rows are only added below {header}; undo "
                 "what another program changed"
@@ -138,4 +140,4 @@ class Store:
         elif len(whole) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        return {row.text("key") for row in read_table(path, COLUMNS, CorpusError)[1]}
+        return {row.text("key") for row in read_table(path, COLUMNS, CorpusError, former=FORMER)[1]}

@@ -122,7 +122,7 @@ def _pair(setting: Setting, name: str, label: int, augmented: bool) -> Pair:
         source=setting.source,
         image=name,
         label=label,
-        victim=setting.architecture,
+        architecture=setting.architecture,
         recipe=setting.recipe,
         attack=setting.described_attack,
         defence=str(setting.defence),

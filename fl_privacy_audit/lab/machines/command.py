@@ -10,8 +10,10 @@ from typing import Any
 import click
 from rich.console import Console
 
+from fl_privacy_audit.core.arguments import name_and_value
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.lab.manifest import Corpus, Response, read_corpus, write_answers
+from fl_privacy_audit.lab.pages import number
 from fl_privacy_audit.lab.progress import PATH, bars, print_table
 from fl_privacy_audit.lab.reliability import reliability
 
@@ -90,9 +92,9 @@ def train_command(
     if others is not None and others.classes != pictures.classes:
         raise CorpusError("--calibrate-on must have the classes of --images")
     out.mkdir(parents=True, exist_ok=True)
-    order = Order(
-        source=source, directory=out, corpora=corpora, start=dict(map(_start, start)), **settings
-    )
+    pairs = (name_and_value(text, "--start", "resnet20=FILE") for text in start)
+    weights = {network: Path(path) for network, path in pairs}
+    order = Order(source=source, directory=out, corpora=corpora, start=weights, **settings)
     for name in names or MEMBERS:
         title = f"{source} {name}"
         with bars() as show:
@@ -143,7 +145,7 @@ def _print_calibration(title: str, made: Calibration) -> None:
         console,
         heads,
         (
-            [kind, *map(_share, (habit.right, habit.answered, habit.right_if_answered))]
+            [kind, *map(number, (habit.right, habit.answered, habit.right_if_answered))]
             for kind, habit in made.habits.items()
         ),
     )
@@ -160,7 +162,7 @@ def _print_answers(corpus: Corpus, answers: Sequence[Response]) -> None:
         given = sum(one.answer >= 0 for one in mine) / len(mine)
         right = sum(one.answer == pairs[one.key].label for one in mine) / len(mine)
         shares = (given, right, right / given if given else math.nan)
-        rows.append([source, name, str(len(mine)), *map(_share, shares)])
+        rows.append([source, name, str(len(mine)), *map(number, shares)])
     console = Console()
     heads = ("source", "annotator", "pairs", "answered", "right", "right if answered")
     print_table(console, heads, rows, names=2)
@@ -172,14 +174,3 @@ def _print_answers(corpus: Corpus, answers: Sequence[Response]) -> None:
                 markup=False,
                 highlight=False,
             )
-
-
-def _share(share: float) -> str:
-    return "-" if math.isnan(share) else f"{share:.3f}"
-
-
-def _start(text: str) -> tuple[str, Path]:
-    network, _, path = text.partition("=")
-    if not network or not path:
-        raise CorpusError(f"--start must look like resnet20=FILE, but got {text!r}")
-    return network, Path(path)

@@ -84,7 +84,7 @@ class PlainNet(nn.Module):
     two. The last layer sees four quarters of the picture, so it knows where things are.
     """
 
-    def __init__(self, classes: int, width: int, *, stem: bool) -> None:
+    def __init__(self, width: int, classes: int, *, stem: bool = True) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
@@ -116,7 +116,7 @@ def make_network(name: str, classes: int) -> nn.Module:
     """
     if name not in NETWORKS:
         raise CorpusError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
-    return NETWORKS[name](classes)
+    return Normalised(NETWORKS[name](classes))
 
 
 def load_start(model: nn.Module, path: Path) -> None:
@@ -153,21 +153,13 @@ def load_start(model: nn.Module, path: Path) -> None:
     model.load_state_dict({key: found[key] for key in own})
 
 
-def _resnet(n: int, classes: int) -> nn.Module:
-    return Normalised(CifarResNet(n, classes))
-
-
-def _plain(width: int, classes: int, *, stem: bool = True) -> nn.Module:
-    return Normalised(PlainNet(classes, width, stem=stem))
-
-
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
-    "resnet20": partial(_resnet, 3),
-    "resnet56": partial(_resnet, 9),
-    "plain24": partial(_plain, 24, stem=False),
-    "stem24": partial(_plain, 24),
-    "stem32": partial(_plain, 32),
-    "stem40": partial(_plain, 40),
-    "stem48": partial(_plain, 48),
+    "resnet20": partial(CifarResNet, 3),
+    "resnet56": partial(CifarResNet, 9),
+    "plain24": partial(PlainNet, 24, stem=False),
+    "stem24": partial(PlainNet, 24),
+    "stem32": partial(PlainNet, 32),
+    "stem40": partial(PlainNet, 40),
+    "stem48": partial(PlainNet, 48),
 }
-"""Name -> ``classes -> network``."""
+"""Name -> ``classes -> network``, on normalised pixels."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +22,6 @@ Panel = Literal["training", "reference"]
 PANELS: tuple[Panel, ...] = ("training", "reference")
 """Answers of the first may train a metric; answers of the second only judge it."""
 SEEN = "seen"
-FACTS = (
-    *("name", "panel", "source", "classes", "network", "side"),
-    *("temperature", "threshold", "candidates"),
-)
-"""Fields of an annotator that its card holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +41,10 @@ class Annotator:
     candidates: int
     model: nn.Module  # pixels in [0, 1] -> scores, in evaluation mode
     seen: Tensor  # fingerprints of the pictures that it was trained and calibrated on
+
+
+FACTS = [field.name for field in fields(Annotator) if field.name not in ("model", SEEN)]
+"""Fields of an annotator that its card holds."""
 
 
 def paths(directory: Path, source: str, name: str) -> tuple[Path, Path]:

@@ -17,18 +17,20 @@ from flask import (
     request,
     url_for,
 )
-from werkzeug.wrappers import Response as Reply
+from flask.typing import ResponseReturnValue as Reply
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
-from fl_privacy_audit.lab.manifest import CANNOT_TELL, Corpus, read_picture
+from fl_privacy_audit.lab.manifest import CANNOT_TELL, Corpus
 
 from .guard import protect
-from .items import Item, path_inside, png, size_shown
+from .items import Item, png, size_shown
 from .plan import Settings, candidates, plan
-from .store import LONGEST_NAME, Annotator, Store, Task
+from .server import BODY_BYTES
+from .store import LONGEST_NAME, Annotator, Store, StoreError, Task
 
 DIGITS = "1234567890"
 """Keys of the classes where there are ten or fewer; with more, one types the name."""
+RETRY_SECONDS = 2
 _LOG = logging.getLogger(__name__)
 
 
@@ -95,7 +97,7 @@ def create_app(
     """
     token = store.token()
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.extensions["annotate"] = Service(
         corpus=corpus, store=store, settings=store.settings(), items=dict(items)
@@ -105,6 +107,7 @@ def create_app(
     app.register_blueprint(page)
     for code in (400, 403, 404, 405, 413):
         app.register_error_handler(code, refused)
+    app.register_error_handler(StoreError, busy)
     return app
 
 
@@ -132,7 +135,7 @@ def start() -> str:
 
 
 @page.post("/join")
-def join() -> str | Reply | tuple[str, int]:
+def join() -> Reply:
     """Let someone in; a name that is taken is asked about first."""
     service = _service()
     name = request.form.get("name", "")
@@ -212,13 +215,19 @@ def refused(error: Exception) -> tuple[str, int]:
     return render_template("refused.html", what=what), code
 
 
+def busy(error: StoreError) -> tuple[str, int, dict[str, str]]:
+    """The page where the file of answers cannot be used; what was posted stands in it, to be sent again."""
+    _LOG.warning("%s", error)
+    headers = {"Retry-After": str(RETRY_SECONDS)}
+    return render_template("busy.html", form=request.form, seconds=RETRY_SECONDS), 503, headers
+
+
 def _question(service: Service, annotator: Annotator, done: list[Task], todo: list[Task]) -> str:
     task = todo[0]
     item = service.items[task.key]
     service.picture(task, "reconstruction")
     if task.stage == "beside":
         service.picture(task, "original")
-    height, width = read_picture(path_inside(service.corpus, item.pair.reconstruction)).shape[1:]
     classes = [
         (index, item.classes[index].replace("_", " "))
         for index in service.choices(task)
@@ -232,7 +241,7 @@ def _question(service: Service, annotator: Annotator, done: list[Task], todo: li
         question=service.settings.question,
         classes=sorted(classes, key=lambda row: row[1].casefold()),
         digits=DIGITS if len(classes) <= len(DIGITS) else "",
-        size=size_shown(width, height),
+        size=size_shown(*item.size),
         done=len(passed),
         total=len(passed) + len(left),
         parts=2 if service.settings.beside else 1,

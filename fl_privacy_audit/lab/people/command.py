@@ -1,8 +1,5 @@
 """``fl-privacy-audit annotate CORPUS``: serve the page, export the answers, or judge them."""
 
-import logging
-import math
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,12 +8,12 @@ from typing import Any
 
 import click
 from rich.console import Console
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.tables import check_ending, write_table
 from fl_privacy_audit.lab.manifest import Corpus, read_corpus
+from fl_privacy_audit.lab.pages import number
 from fl_privacy_audit.lab.progress import PATH, bars, print_table
 from fl_privacy_audit.lab.reliability import Reliability, reliability
 
@@ -25,6 +22,7 @@ from .export import answers, chosen, export_answers, log_table, ratings_table
 from .guard import is_loopback
 from .items import Item, check_corpus
 from .plan import Settings
+from .server import listen
 from .store import Store
 
 DATABASE = "annotations.sqlite"
@@ -153,8 +151,7 @@ def _serve(
         console.print(f"{len(problems)} of {len(corpus.pairs)} pictures are left out:")
         for problem in problems:
             console.print(f"  {problem}", markup=False, highlight=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = _listen(create_app(corpus, store, items, host=host), host, port)
+    server = listen(create_app(corpus, store, items, host=host), host, port)
     if not is_loopback(host):
         console.print(
             f"Warning: --host {host} lets everyone who can reach this machine see the pictures and "
@@ -164,32 +161,9 @@ def _serve(
     shown = f"[{host}]" if ":" in host else host
     console.print(f"{len(items)} pictures. Answers go to {store.path}", markup=False)
     console.print(
-        f"Open http://{shown}:{server.server_address[1]}/ and stop with Ctrl-C.", markup=False
+        f"Open http://{shown}:{server.effective_port}/ and stop with Ctrl-C.", markup=False
     )
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
-
-
-def _listen(app: object, host: str, port: int) -> BaseWSGIServer:
-    """A server on that address.
-
-    Raises:
-        ConfigError: It is taken, or not of this machine.
-    """
-    try:
-        # Werkzeug would print and exit; a socket of our own raises.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as free:
-            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            free.bind((host, port))
-            free.listen()
-            return make_server(host, port, app, threaded=True, fd=free.fileno())  # type: ignore[arg-type]
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; give another --port or --host"
-        ) from error
+    server.run()
 
 
 def _export(
@@ -219,9 +193,9 @@ def _print(found: Reliability, console: Console) -> None:
     rows = [
         [
             one.meaning,
-            _figure(one.fleiss),
+            number(one.fleiss),
             str(one.complete),
-            _figure(one.krippendorff),
+            number(one.krippendorff),
             str(one.shared),
         ]
         for one in found.codings.values()
@@ -230,13 +204,9 @@ def _print(found: Reliability, console: Console) -> None:
     console.print()
     rows = []
     for name, habits in found.annotators.items():
-        repeated = (f"{habits.same} of {habits.repeats}", _figure(habits.alpha))
+        repeated = (f"{habits.same} of {habits.repeats}", number(habits.alpha))
         shares = (f"{habits.right:.0%}", f"{habits.cannot_tell:.0%}")
         same = repeated if habits.repeats else ("-", "-")
         rows.append([name, str(habits.answers), *shares, *same])
     twice = ("same when\nasked twice", "alpha")
     print_table(console, ("annotator", "answers", "right", "cannot\ntell", *twice), rows)
-
-
-def _figure(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.3f}"

@@ -5,25 +5,32 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.protocols import Progress
-from fl_privacy_audit.lab.manifest import Corpus, Pair, read_picture
+from fl_privacy_audit.lab.manifest import Corpus, Pair
 
 SIDE = 448
 """Longest side of a picture on the page, in CSS pixels: a multiple of 32, 64, 112 and 224."""
+
+MOST_PIXELS = 2048 * 2048
+"""No larger picture is shown: each view decodes it anew, for as many people as there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """A pair whose pictures can be shown, with the class names of its source.
 
-    `digest` is SHA-256 of the reconstruction's file: answers are about these bytes.
+    `digest` is SHA-256 of the reconstruction's file: answers are about these bytes. `size` is
+    ``(width, height)`` in pixels.
     """
 
     pair: Pair
     classes: tuple[str, ...]
+    size: tuple[int, int]
     digest: str
 
 
@@ -74,11 +81,11 @@ def png(corpus: Corpus, path: str) -> bytes:
     """A picture as PNG without the file's notes: a comment in it could name the class.
 
     Raises:
-        CorpusError: Missing, damaged, or outside the corpus.
+        CorpusError: Missing, damaged, larger than is shown, or outside the corpus.
     """
-    pixels = (read_picture(path_inside(corpus, path)) * 255).round().byte()
+    pixels = np.asarray(_opened(corpus, path))
     file = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, format="PNG")
+    Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()
 
 
@@ -99,8 +106,13 @@ def _item(corpus: Corpus, pair: Pair, *, beside: bool) -> Item:
             f"label {pair.label} is no class of {pair.source!r}, which has {len(classes)}; "
             "fix the manifest or classes.json"
         )
-    path = path_inside(corpus, pair.reconstruction)
-    read_picture(path)
+    size = _opened(corpus, pair.reconstruction).size
     if beside:
-        read_picture(path_inside(corpus, pair.original))
-    return Item(pair=pair, classes=classes, digest=hashlib.sha256(path.read_bytes()).hexdigest())
+        _opened(corpus, pair.original)
+    with path_inside(corpus, pair.reconstruction).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Item(pair=pair, classes=classes, size=size, digest=digest)
+
+
+def _opened(corpus: Corpus, path: str) -> Image.Image:
+    return open_picture(path_inside(corpus, path), most_pixels=MOST_PIXELS)

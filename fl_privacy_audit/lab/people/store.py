@@ -10,12 +10,14 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fl_privacy_audit.core.errors import ConfigError, CorpusError
+from pydantic import TypeAdapter
+
+from fl_privacy_audit.core.errors import AuditError, ConfigError
 
 from .plan import Settings, Stage, Step
 
@@ -42,6 +44,12 @@ CREATE VIEW standing AS SELECT * FROM event AS e WHERE kind = 'answer'
 """
 VERSION = 1
 LONGEST_NAME = 60
+BUSY_SECONDS = 3.0
+"""So long is waited for another program that has locked the file."""
+
+
+class StoreError(AuditError):
+    """The answers cannot be read or written, for the moment or at all; none of them is harmed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +78,11 @@ class Task:
 
 
 class Store:
-    """The answers about one corpus."""
+    """The answers about one corpus, in the file `path`.
+
+    Raises:
+        StoreError: By all methods: there is no file, it is locked, or it cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,16 +117,11 @@ class Store:
         """What the file was begun with.
 
         Raises:
-            ConfigError: It is no file of answers, or of another version.
+            StoreError: It is no file of answers, or of another version.
         """
         facts = self._facts()
-        return Settings(
-            seed=int(facts["seed"]),
-            candidates=int(facts["candidates"]),
-            beside=facts["beside"] == "True",
-            repeat=float(facts["repeat"]),
-            question=facts["question"],
-        )
+        known = {field.name: facts[field.name] for field in fields(Settings)}
+        return TypeAdapter(Settings).validate_python(known)  # all are kept as text
 
     def token(self) -> str:
         """A secret of this file that every form carries; an open page outlives a restart."""
@@ -210,15 +217,10 @@ class Store:
             return [dict(row) for row in rows]
 
     def _facts(self) -> dict[str, str]:
-        try:
-            with self._opened() as db:
-                facts = dict(db.execute("SELECT name, value FROM meta"))
-        except sqlite3.Error as error:
-            raise ConfigError(
-                f"{self.path} is no file of answers ({error}); give another --database"
-            ) from error
+        with self._opened() as db:
+            facts = dict(db.execute("SELECT name, value FROM meta"))
         if facts.get("version") != str(VERSION):
-            raise ConfigError(
+            raise StoreError(
                 f"{self.path} has layout {facts.get('version')}, but this package reads {VERSION}"
             )
         return facts
@@ -226,25 +228,26 @@ class Store:
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         if not self.exists():
-            raise CorpusError(f"there are no answers in {self.path} yet; serve the corpus first")
-        # isolation_level=None: transactions are begun and ended by hand.
-        with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
-            db.row_factory = sqlite3.Row
-            db.execute("PRAGMA foreign_keys = ON")
-            yield db
+            raise StoreError(f"there are no answers in {self.path} yet; serve the corpus first")
+        try:
+            # isolation_level=None: transactions are begun by hand.
+            with closing(
+                sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            ) as db:
+                db.row_factory = sqlite3.Row
+                db.execute("PRAGMA foreign_keys = ON")
+                yield db
+        except sqlite3.Error as error:
+            raise StoreError(_why(self.path, error)) from error
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._opened() as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")  # a commit returns once it is on the disk
-            db.execute("BEGIN IMMEDIATE")
-            try:
+            with db:
+                db.execute("BEGIN IMMEDIATE")
                 yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
 
 
 def tidy_name(name: str) -> str:
@@ -265,6 +268,14 @@ def tidy_name(name: str) -> str:
 def now() -> str:
     """The time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _why(path: Path, error: sqlite3.Error) -> str:
+    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"the answers in {path} are locked by another program; close it, or wait for it"
+    if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+        return f"{path} is no file of answers ({error}); give another --database"
+    return f"the answers in {path} can neither be read nor written ({error})"
 
 
 def _folded(name: str) -> str:

@@ -10,24 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fl_privacy_audit.core.errors import WeightsError
-from fl_privacy_audit.lab.study.report import table
+from fl_privacy_audit.lab.manifest import FORMER
+from fl_privacy_audit.lab.pages import render
 from fl_privacy_audit.ledger.provenance import versions
 from fl_privacy_audit.metrics.semsim import MEAN, SIDE, STD, SemSimNet
 
 from .evaluation import Evaluation
 from .examples import FIELDS, Examples, Selection
-from .report import AGAINST_HEADER, HEADER, against_rows, rows
+from .report import figures
 from .training import Epoch, TrainSettings
 
 By = Literal["people", "machines"]
 SCHEMA = 1
-ORIGIN: dict[By, str] = {
-    "people": "People judged the reconstructions.",
-    "machines": (
-        "**No person judged these reconstructions.** Machine annotators did: classifiers that name "
-        "a class from the reconstruction alone, or say that they cannot tell."
-    ),
-}
 
 
 def make_card(
@@ -90,70 +84,11 @@ def make_card(
     }
 
 
-def card_markdown(card: Mapping[str, Any]) -> str:
-    """The card as a page."""
-    weights, data, labels = card["weights"], card["data"], card["labels"]
-    settings, validation = card["protocol"]["settings"], card["validation"]
-    lines = [
-        "# SemSim weights",
-        (
-            f"`{weights['file']}`, {weights['bytes'] / 1e6:.1f} MB, sha256 `{weights['sha256']}`. "
-            f"ResNet18 of width {weights['width']} without a classifier, "
-            f"{weights['parameters'] / 1e6:.1f} M parameters. Distance of two pictures, in [0, 2]; "
-            "low means that the one gives away the other."
-        ),
-        "## Labels",
-        (
-            f"{ORIGIN[labels['by']]} Annotators: {', '.join(labels['annotators'])}. A "
-            f"reconstruction counts as recognisable when more than {labels['threshold']:.0%} of them "
-            + (
-                "named the true class."
-                if labels["rule"] == "named"
-                else "said so beside the original."
-            )
-        ),
-        "## Data",
-        (
-            f"{data['reconstructions']:,} reconstructions of {data['originals']:,} originals, "
-            f"{data['recognisable']:.0%} of them recognisable (fingerprint "
-            f"`{data['fingerprint']}`)."
-        ),
-        *(
-            f"- {field}: " + ", ".join(f"{name} ({count:,})" for name, count in counted.items())
-            for field, counted in data["counts"].items()
-        ),
-        "## Protocol",
-        (
-            "Triplet loss (Sun et al. 2023, arXiv:2309.13038): anchor the original, positive a "
-            "recognisable reconstruction of it, negative an unrecognisable one. "
-            f"{len(card['history'])} epochs; settings: "
-            + ", ".join(f"{name} {value}" for name, value in settings.items())
-            + ". Left out: "
-            + (", ".join(card["protocol"]["left_out"]) or "nothing")
-            + f". Begun from weights: {card['protocol']['start']}."
-        ),
-        "## Figures on originals held back",
-    ]
-    if validation is None:
-        lines.append("None were held back.")
-    else:
-        lines += [
-            (
-                f"{validation['pairs']:,} reconstructions of {validation['originals']:,} originals, "
-                "judged by the same annotators under the same settings: an upper end, not what to "
-                "expect elsewhere."
-            ),
-            *(table(cells[0], cells[1:]) for cells in validation["tables"]),
-        ]
-    lines += ["## Notes", *(f"- {note}" for note in card["notes"] or ["none"])]
-    return "\n\n".join(lines).replace("\n\n- ", "\n- ") + "\n"
-
-
 def write_card(card: Mapping[str, Any], out_dir: Path) -> tuple[Path, Path]:
     """Write ``semsim.json`` and ``semsim.md``."""
     data, page = out_dir / "semsim.json", out_dir / "semsim.md"
     data.write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    page.write_text(card_markdown(card), encoding="utf-8")
+    page.write_text(render("card.md", **card), encoding="utf-8")
     return data, page
 
 
@@ -184,22 +119,13 @@ def seen_in_training(card: Mapping[str, Any] | None, found: Evaluation) -> list[
     """What an evaluation shares with the training of its weights, as sentences."""
     if card is None:
         return ["No card lies beside the weights, so what they were trained on is not known."]
-    counts = card["data"]["counts"]
-    sentences = []
-    for words, ours, theirs in (
-        ("sources", found.sources, counts["source"]),
-        ("victims", found.victims, counts["victim"]),
-        ("attacks", found.attacks, counts["attack"]),
-        ("defences", found.defences, counts["defence"]),
-        ("annotators", found.annotators, card["labels"]["annotators"]),
-    ):
-        shared = sorted(set(ours) & set(theirs))
-        new = sorted(set(ours) - set(theirs))
-        sentences.append(
-            f"Of the {words}, new to SemSim: {', '.join(new) or 'none'}; seen in training: "
-            f"{', '.join(shared) or 'none'}."
-        )
-    return sentences
+    seen = {FORMER.get(field, field): set(names) for field, names in card["data"]["counts"].items()}
+    seen["annotator"] = set(card["labels"]["annotators"])
+    return [
+        f"Of the {field}s, new to SemSim: {', '.join(sorted({*names} - seen[field])) or 'none'}; "
+        f"seen in training: {', '.join(sorted({*names} & seen[field])) or 'none'}."
+        for field, names in (*found.names.items(), ("annotator", found.annotators))
+    ]
 
 
 def _figures(found: Evaluation) -> dict[str, Any]:
@@ -207,5 +133,5 @@ def _figures(found: Evaluation) -> dict[str, Any]:
         "pairs": found.pairs,
         "originals": found.originals,
         "settings": found.settings,
-        "tables": [[list(HEADER), *rows(found)], [list(AGAINST_HEADER), *against_rows(found)]],
+        "tables": figures(found),
     }

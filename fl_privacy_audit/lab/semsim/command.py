@@ -162,7 +162,7 @@ def pretrain_command(
     "--leave-out",
     multiple=True,
     metavar="FIELD=PATTERN",
-    help="Keep these pairs away: victim=resnet20, attack=dlg*, source=faces; repeat as needed.",
+    help="Keep these pairs away: architecture=resnet20, attack=dlg*; repeat as needed.",
 )
 @click.option(
     "--threshold",
@@ -263,7 +263,7 @@ def train_command(
     "--only",
     multiple=True,
     metavar="FIELD=PATTERN",
-    help="Judge these pairs alone: victim=resnet20, attack=dlg*; repeat as needed.",
+    help="Judge these pairs alone: architecture=resnet20; repeat as needed.",
 )
 @click.option("--without", multiple=True, metavar="FIELD=PATTERN", help="Leave these pairs out.")
 @click.option("--bootstraps", type=int, default=2000, help="Draws behind each interval.")

@@ -24,6 +24,8 @@ from .examples import Judged, original_of
 
 RIVALS = ("psnr", "ssim", "mse", "lpips")
 """What SemSim is compared with, as far as it is there."""
+NAMED = ("source", "architecture", "attack", "defence")
+"""Fields of a pair whose names an evaluation lists."""
 BATCH = 128
 
 
@@ -43,10 +45,7 @@ class Evaluation:
     pairs: int  # reconstructions judged
     originals: int  # different originals among them
     settings: int  # different settings
-    sources: tuple[str, ...]  # data sets, sorted; likewise `victims`, `attacks` and `defences`
-    victims: tuple[str, ...]
-    attacks: tuple[str, ...]
-    defences: tuple[str, ...]
+    names: dict[str, tuple[str, ...]]  # by field of `NAMED`, sorted
     annotators: tuple[str, ...]  # whose verdict counts
     dropped: int  # pairs that not all annotators of their source judged
     bootstraps: int  # draws behind each interval
@@ -105,10 +104,7 @@ def evaluate(
         pairs=len(rows),
         originals=len(ratings.originals),
         settings=len(ratings.settings),
-        sources=_all(pairs, "source"),
-        victims=_all(pairs, "victim"),
-        attacks=_all(pairs, "attack"),
-        defences=_all(pairs, "defence"),
+        names={field: tuple(sorted({getattr(p, field) for p in pairs})) for field in NAMED},
         annotators=judged.annotators,
         dropped=len(judged.pairs) - len(rows),
         bootstraps=bootstraps,
@@ -214,7 +210,3 @@ def _against(
         same_original=share(ahead.sum(axis=0), (verdicts != 0).sum(axis=0).astype(float), draws),
         spearman=found(by_model.spearman_differences),
     )
-
-
-def _all(pairs: list[Pair], field: str) -> tuple[str, ...]:
-    return tuple(sorted({getattr(pair, field) for pair in pairs}))

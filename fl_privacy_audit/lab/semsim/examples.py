@@ -1,6 +1,6 @@
 """Pairs of pictures with annotators' verdicts: chosen, joined by key, and held in memory.
 
-A *selection* names pairs by a field: ``victim=resnet20``, ``attack=dlg*``, ``source=faces``. Left
+A *selection* names pairs by a field: ``architecture=resnet20``, ``attack=dlg*``, ``source=faces``. Left
 out of training and evaluated on alone, it is a leave-one-out protocol. Validation is split by
 original, so that no original is on both sides under another setting.
 """
@@ -16,9 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core.arguments import name_and_value
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.lab.manifest import (
+    FORMER,
     Pair,
     Response,
     as_bytes,
@@ -28,7 +30,7 @@ from fl_privacy_audit.lab.manifest import (
 )
 from fl_privacy_audit.metrics.semsim import SIDE
 
-FIELDS = ("source", "victim", "recipe", "attack", "defence")
+FIELDS = ("source", "architecture", "recipe", "attack", "defence")
 Rule = Literal["named", "beside"]
 """Who finds a reconstruction recognisable: an annotator who named the true class (*named*), or one
 who said so when shown the original beside it (*beside*)."""
@@ -50,15 +52,14 @@ class Selection:
         Raises:
             ConfigError: Another form.
 
-        >>> Selection.parse("attack=dlg*")
-        Selection(field='attack', pattern='dlg*')
+        >>> Selection.parse("victim=dlg*")  # the former name
+        Selection(field='architecture', pattern='dlg*')
         """
-        field, _, pattern = text.partition("=")
-        if field not in FIELDS or not pattern:
-            raise ConfigError(
-                f"a selection must be FIELD=PATTERN with a field of {', '.join(FIELDS)}, "
-                f"but got {text!r}"
-            )
+        example = f"FIELD=PATTERN with a field of {', '.join(FIELDS)}"
+        field, pattern = name_and_value(text, "a selection", example)
+        field = FORMER.get(field, field)
+        if field not in FIELDS:
+            raise ConfigError(f"a selection must look like {example}, but got {text!r}")
         return cls(field=field, pattern=pattern)
 
     def holds(self, pair: Pair) -> bool:

@@ -9,11 +9,14 @@ be recognised either, so the distances already rise with damage before the first
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fl_privacy_audit.core.arguments import CheckedFields, Positive, Whole, WholeOrZero, whole
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.lab.corpus.augment import translate
 from fl_privacy_audit.lab.machines.corruption import corrupt
@@ -30,33 +33,22 @@ FAR = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainSettings:
+class PretrainSettings(CheckedFields):
     """Settings of a pretraining."""
 
-    width: int = 16  # of the network
-    steps: int = 900  # batches
-    batch: int = 128  # pictures in each; every other one is a wrong answer
-    rate: float = 3e-3  # highest learning rate of AdamW, on one cycle (Smith & Topin 2019)
-    temperature: float = 0.1  # of the softmax over cosines
+    width: Whole = 16  # of the network
+    steps: Whole = 900  # batches
+    batch: Annotated[int, partial(whole, least=2)] = (
+        128  # pictures in each; every other one is a wrong answer
+    )
+    rate: Positive = 3e-3  # highest learning rate of AdamW, on one cycle (Smith & Topin 2019)
+    temperature: Positive = 0.1  # of the softmax over cosines
     # whether a copy is cropped and mirrored as its original is. Apart, a shifted copy stays near
     # its original.
     joint: bool = False
     # compute convolutions in bfloat16; twice as fast where the processor has it
     bfloat16: bool = False
-    seed: int = 0  # seed of weights, order and damage
-
-    def __post_init__(self) -> None:
-        for name, good, need in (
-            ("width", self.width >= 1, "1 or more"),
-            ("steps", self.steps >= 1, "1 or more"),
-            ("batch", self.batch >= 2, "2 or more"),
-            ("rate", self.rate > 0, "positive"),
-            ("temperature", self.temperature > 0, "positive"),
-        ):
-            if not good:
-                raise ConfigError(
-                    f"Argument `{name}` must be {need}, but got {getattr(self, name)}"
-                )
+    seed: WholeOrZero = 0  # seed of weights, order and damage
 
 
 def pretrain(
@@ -144,7 +136,7 @@ def _batch(
 def moved(images: Tensor, *, sets: int, rng: torch.Generator) -> Tensor:
     """Some pictures moved by up to `FAR` pixels each way, black where nothing is left.
 
-    Victims trained with policies of augmentation (Gao et al. 2021, arXiv:2011.12505) see such
+    Networks trained with policies of augmentation (Gao et al. 2021, arXiv:2011.12505) see such
     pictures, and leak them, not always at the place where they were.
 
     Images are ``(N, C, H, W)``; number ``i`` gets draw ``i % sets``.

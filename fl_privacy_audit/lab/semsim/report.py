@@ -10,28 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.lab.study.bootstrap import Estimate
-from fl_privacy_audit.lab.study.report import number, table
+from fl_privacy_audit.lab.pages import number, render
+from fl_privacy_audit.lab.study.bootstrap import Estimate, Interval
 from fl_privacy_audit.lab.study.result import plain
 from fl_privacy_audit.lab.study.table import title
 
 from .evaluation import Evaluation
 
 MARKDOWN, JSON, FIGURE = "evaluation.md", "evaluation.json", "evaluation.png"
-SCHEMA = 1
+SCHEMA = 2
 HEADER = ("metric", "pooled AUC", "within setting", "same original", "Spearman", "Kendall")
 AGAINST_HEADER = ("SemSim minus", "pooled AUC", "same original", "Spearman")
 COLOURS = ("#c8553d", "#1b3a5c", "#5b84ad", "#9db8d2", "0.6")
-
-LIMITS = """\
-- The reference is the verdict of the annotators named above, asked this question. Where they are
-  machines, the figures say how well a metric follows machines, not people.
-- Intervals over originals keep the settings. A claim about other attacks, victims or defences needs
-  the interval over settings, which is far wider and means little under ten settings or so.
-- Settings that succeed always or never are easy to rank, so a Spearman over very different settings
-  flatters every metric. The AUC within a setting and on the same original do not have that help.
-- Metrics see the picture that was attacked, unshifted; an attack that returns a shifted or mirrored
-  picture is punished by pixel metrics and less so by SemSim."""
 
 
 def write(found: Evaluation, out_dir: Path, *, name: str, seen: Sequence[str]) -> tuple[Path, ...]:
@@ -57,36 +47,20 @@ def write(found: Evaluation, out_dir: Path, *, name: str, seen: Sequence[str]) -
 
 def markdown(found: Evaluation, *, name: str, seen: Sequence[str] = ()) -> str:
     """The page."""
-    level = found.image_level
-    parts = [
-        f"# {name}",
-        (
-            f"{found.pairs:,} reconstructions of {found.originals:,} originals under "
-            f"{found.settings} settings; {level.recognised:.0%} recognised by more than half of "
-            f"the annotators of their source (of {', '.join(found.annotators)})."
-            + (f" {found.dropped:,} pairs not judged by all are left out." if found.dropped else "")
-        ),
-        (
-            f"Sources: {', '.join(found.sources)}. Victims: {', '.join(found.victims)}. "
-            f"Attacks: {', '.join(found.attacks)}. Defences: {', '.join(found.defences)}."
-        ),
-        *([" ".join(seen)] if seen else []),
-        (
-            "AUC for recognition: pooled, within a setting, between reconstructions of the same "
-            f"original ({level.pairs_used:,} such pairs). Spearman and Kendall between the mean of "
-            "a metric and the share of recognised answers, over settings. Everything is signed: "
-            "more is closer to the annotators. Brackets: 95 % percentile intervals of "
-            f"{found.bootstraps:,} bootstrap draws of originals (seed {found.seed}); after the "
-            "semicolon, of settings."
-        ),
-        table(HEADER, rows(found)),
-        table(AGAINST_HEADER, against_rows(found)),
-        verdict(found),
-        *(f"{title(metric)}: unavailable ({why})." for metric, why in found.unavailable.items()),
-        "## What this cannot show",
-        LIMITS,
-    ]
-    return "\n\n".join(parts) + "\n"
+    return render(
+        "evaluation.md",
+        title=title,
+        found=found,
+        name=name,
+        seen=seen,
+        figures=figures(found),
+        verdict=verdict(found),
+    )
+
+
+def figures(found: Evaluation) -> list[list[Sequence[str]]]:
+    """The two tables, their headers first."""
+    return [[HEADER, *rows(found)], [AGAINST_HEADER, *against_rows(found)]]
 
 
 def rows(found: Evaluation) -> list[list[str]]:
@@ -120,25 +94,18 @@ def verdict(found: Evaluation) -> str:
         ("same_original", "same-original AUC"),
         ("spearman", "Spearman over settings"),
     ):
-        above, below, open_ = [], [], []
+        places: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
         for name, one in found.against.items():
-            difference: Estimate = getattr(one, figure)
-            span = difference.over_images
-            if math.isnan(difference.value):
-                open_.append(title(name))
-            elif span.low > 0:
-                above.append(title(name))
-            elif span.high < 0:
-                below.append(title(name))
-            else:
-                open_.append(title(name))
-        parts = [
-            f"{word} {', '.join(names)}"
-            for word, names in (("above", above), ("below", below), ("not told apart from", open_))
-            if names
-        ]
+            places[_place(getattr(one, figure).over_images)].append(title(name))
+        parts = [f"{word} {', '.join(names)}" for word, names in places.items() if names]
         sentences.append(f"By {words}, SemSim is {'; '.join(parts)}.")
     return " ".join(sentences)
+
+
+def _place(span: Interval) -> str:
+    if not span.excludes_zero:
+        return "not told apart from"
+    return "above" if span.low > 0 else "below"
 
 
 def cell(estimate: Estimate) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
+from fl_privacy_audit.core.arguments import CheckedFields, Share, Whole, WholeOrZero, refuse
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.study.rank import auc
@@ -27,20 +28,27 @@ WEIGHTS, CHECKPOINT = "semsim.safetensors", "checkpoint.safetensors"
 WARM_UP = 0.1
 
 
+def _margin(name: str, value: float) -> None:
+    if not 0 < value <= 2:
+        refuse(name, "in (0, 2]", value)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(CheckedFields):
     """Settings of a training; the optimiser's are those of the paper's code, the schedule is not."""
 
-    width: int = 32  # channels of the first stage; 64 is the paper's
+    width: Whole = 32  # channels of the first stage; 64 is the paper's
     # passes over the corpus; in each, every reconstruction is in a triplet at least once
-    epochs: int = 20
-    batch: int = 32  # triplets a step
+    epochs: Whole = 20
+    batch: Whole = 32  # triplets a step
     # highest learning rate; it rises over the first tenth of the steps and falls to zero along a
     # cosine
     rate: float = 0.05
     momentum: float = 0.9  # Nesterov's momentum
     decay: float = 5e-4  # weight decay
-    margin: float = 1.0  # of every hinge; embeddings have length one, so distances end at 2
+    margin: Annotated[float, _margin] = (
+        1.0  # of every hinge; embeddings have length one, so distances end at 2
+    )
     # weight of a second hinge, over every positive and every negative of the batch, whatever their
     # originals: distances then mean the same for each original
     across: float = 1.0
@@ -57,26 +65,11 @@ class TrainSettings:
     # share of the starting weights in the result, which is a mean of them and of the trained ones
     # (Wortsman et al. 2022, arXiv:2109.01903): what a few judged sources teach is kept, and what
     # many pictures taught before is not lost. 0 for the trained weights alone.
-    blend: float = 0.0
-    held_back: float = 0.1  # share of originals kept for validation
+    blend: Share = 0.0
+    held_back: Share = 0.1  # share of originals kept for validation
     # compute convolutions in bfloat16; twice as fast where the processor has it
     bfloat16: bool = False
-    seed: int = 0  # seed of weights, order and augmentation
-
-    def __post_init__(self) -> None:
-        for name, good, need in (
-            ("width", self.width >= 1, "1 or more"),
-            ("epochs", self.epochs >= 1, "1 or more"),
-            ("batch", self.batch >= 1, "1 or more"),
-            ("margin", 0 < self.margin <= 2, "in (0, 2]"),
-            ("blend", 0 <= self.blend < 1, "in [0, 1)"),
-            ("held_back", 0 <= self.held_back < 1, "in [0, 1)"),
-            ("seed", self.seed >= 0, "0 or more"),
-        ):
-            if not good:
-                raise ConfigError(
-                    f"Argument `{name}` must be {need}, but got {getattr(self, name)}"
-                )
+    seed: WholeOrZero = 0  # seed of weights, order and augmentation
 
     def fingerprint(self, data: str) -> str:
         """Of these settings and of the data behind a training."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy_audit.core.errors import StudyError
+from fl_privacy_audit.lab.pages import number
 
 from .rank import ratio
 from .table import Floats
@@ -27,6 +28,10 @@ class Interval:
 
     low: float
     high: float
+
+    def __str__(self) -> str:
+        """``[0.610, 0.920]``."""
+        return f"[{number(self.low)}, {number(self.high)}]"
 
     @property
     def excludes_zero(self) -> bool:

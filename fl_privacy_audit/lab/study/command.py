@@ -1,12 +1,13 @@
 """``fl-privacy-audit study RATINGS --out DIR``: the study on the command line."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import click
 from rich.console import Console
 
-from fl_privacy_audit.core.errors import StudyError
+from fl_privacy_audit.core.arguments import name_and_value
 from fl_privacy_audit.lab.progress import PATH, bars, print_files, print_table
 
 from .report import SHORT_HEADER, short_rows, verdict
@@ -34,14 +35,15 @@ def study_command(
     RATINGS is comma-separated text, plain or gzip, one row a reconstruction: folder, image,
     true_label, rater1, rater2, ... and the metrics.
     """
-    leaks_when = dict(map(_direction, directions))
+    example = "ours=high or ours=low"
+    leaks_when = dict(name_and_value(one, "--direction", example) for one in directions)
     with bars() as show:
         result = run_study(
             ratings,
             out_dir,
             bootstraps=bootstraps,
             seed=seed,
-            leaks_when=leaks_when,
+            leaks_when=cast(Mapping[str, Direction], leaks_when),
             progress=lambda _, done, total: show("study", done, total),
         )
     console = Console()
@@ -51,10 +53,3 @@ def study_command(
     console.print()
     console.print(verdict(result), markup=False, highlight=False)
     print_files(console, result.files)
-
-
-def _direction(text: str) -> tuple[str, Direction]:
-    name, _, direction = text.partition("=")
-    if not name or direction not in ("high", "low"):
-        raise StudyError(f"--direction must look like ours=high or ours=low, but got {text!r}")
-    return name, cast(Direction, direction)

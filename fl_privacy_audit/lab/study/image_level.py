@@ -10,7 +10,6 @@ metric is a score for that, judged by the area under the ROC curve in three ways
   once, so that knowing which original is easy does not help.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,19 +40,13 @@ class ImageLevel:
     pooled_differences: tuple[Difference, ...]  # pooled AUC, first metric minus second
 
 
-def image_level(
-    ratings: Ratings, draws: Draws, *, on_metric: Callable[[str], None] = lambda name: None
-) -> ImageLevel:
-    """Judge each metric as a predictor of recognition, intervals over originals.
-
-    `on_metric` is called with the name of each metric when its turn comes.
-    """
+def image_level(ratings: Ratings, draws: Draws) -> ImageLevel:
+    """Judge each metric as a predictor of recognition, intervals over originals."""
     recognised = ratings.recognised
     verdicts = pair_signs(ratings.grid(recognised))
     rankings: dict[str, Ranking] = {}
     pooled: dict[str, tuple[Floats, ...]] = {}
     for name in ratings.metrics:
-        on_metric(name)
         leakage = ratings.leakage(name)
         drawn = auc(leakage, recognised, draws.originals, ratings.original)
         pooled[name] = (auc(leakage, recognised), drawn)

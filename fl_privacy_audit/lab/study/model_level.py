@@ -4,7 +4,6 @@ Each setting becomes one point: the mean of the metric, and the share of answers
 class. The question of Sun et al. (2023, arXiv:2309.13038), asked with intervals.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,13 +43,10 @@ class ModelLevel:
     spearman_differences: tuple[Difference, ...]
 
 
-def model_level(
-    ratings: Ratings, draws: Draws, *, on_metric: Callable[[str], None] = lambda name: None
-) -> ModelLevel:
+def model_level(ratings: Ratings, draws: Draws) -> ModelLevel:
     """Correlate each metric with the human rate over settings, of which there are three or more.
 
-    Metrics are signed so that a positive coefficient means agreement with people. `on_metric` is
-    called with the name of each metric when its turn comes.
+    Metrics are signed so that a positive coefficient means agreement with people.
     """
     n_right = ratings.right.sum(axis=1)  # whole numbers: equal rates stay equal under any draw
     human, human_drawn = _means(ratings, n_right, draws)
@@ -59,7 +55,6 @@ def model_level(
     correlations: dict[str, Correlation] = {}
     rho: dict[str, tuple[Floats, ...]] = {}
     for name in ratings.metrics:
-        on_metric(name)
         mean, drawn = _means(ratings, ratings.leakage(name), draws)
         picked = mean[draws.settings]
         found = {

@@ -1,9 +1,10 @@
 """The study from end to end: a table in, a page, data and figures out."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fl_privacy_audit.core.errors import StudyError
 from fl_privacy_audit.lab.progress import Stages
@@ -48,18 +49,17 @@ def run_study(
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"{out_dir}: cannot be made a folder ({error.strerror})") from error
-    steps = iter(range(2 * len(ratings.metrics) + 5))
-
-    def begin(what: str) -> None:
-        progress(what, next(steps), 2 * len(ratings.metrics) + 4)
-
-    by_model = model_level(ratings, draws, on_metric=lambda name: begin(f"settings: {name}"))
-    by_image = image_level(ratings, draws, on_metric=lambda name: begin(f"images: {name}"))
-    begin("contradictions")
-    opposed = contradictions(ratings, draws)
-    begin("agreement")
-    agreed = agreement(ratings, draws)
-    begin("human ceiling")
+    figures: dict[str, Callable[[], object]] = {
+        "model_level": lambda: model_level(ratings, draws),
+        "image_level": lambda: image_level(ratings, draws),
+        "contradictions": lambda: contradictions(ratings, draws),
+        "agreement": lambda: agreement(ratings, draws),
+        "ceiling": lambda: ceiling(ratings, seed=seed),
+    }
+    found: dict[str, Any] = {}
+    for name, compute in figures.items():
+        progress(name.replace("_", " "), len(found), len(figures))
+        found[name] = compute()
     result = StudyResult(
         source=Source(
             table=table_path.name,
@@ -71,16 +71,11 @@ def run_study(
             bootstraps=bootstraps,
             seed=seed,
         ),
-        model_level=by_model,
-        image_level=by_image,
-        contradictions=opposed,
-        agreement=agreed,
-        ceiling=ceiling(ratings, seed=seed),
+        **found,
     )
-    begin("report")
     try:
         files = write(result, out_dir)
     except OSError as error:
         raise StudyError(f"{out_dir}: cannot be written to ({error.strerror})") from error
-    begin("done")
+    progress("done", len(figures), len(figures))
     return replace(result, files=files)

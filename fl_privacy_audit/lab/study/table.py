@@ -2,7 +2,7 @@
 
 One row is one reconstruction. The columns::
 
-    folder            the setting it was made under: attack, victim model, defence
+    folder            the setting it was made under: attack, network, defence
     image             the original it was made from; the same name in every setting
     true_label        class of the original, 0 or more
     rater1 .. raterN  the class each annotator named, or -1 for "cannot tell"

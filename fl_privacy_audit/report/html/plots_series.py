@@ -114,7 +114,16 @@ def _panel(axes: Axes, records: Sequence[RecordScores], name: str, colour: str) 
             lows, highs = [min(v) for _, v in rounds], [max(v) for _, v in rounds]
             axes.fill_between(at, lows, highs, color=tint, alpha=0.2, lw=0)
         means = [float(np.mean(v)) for _, v in rounds]
-        axes.plot(at, means, line, color=tint, marker="o" if len(at) <= MOST_MARKS else "", ms=2.4, lw=1.3, label=label)
+        axes.plot(
+            at,
+            means,
+            line,
+            color=tint,
+            marker="o" if len(at) <= MOST_MARKS else "",
+            ms=2.4,
+            lw=1.3,
+            label=label,
+        )
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
     plain(axes, axis="y")
     axes.spines["bottom"].set_color(colour)
@@ -144,7 +153,12 @@ def draw_corridor(summary: AuditSummary, view: View) -> Plot | None:
         for row, (_, _, corridor, values) in enumerate(rows):
             left.plot([min(values), max(values)], [row, row], color=INK, lw=1.2)
             left.plot(
-                drawn(values), [row] * len(drawn(values)), "|", color=INK, ms=6, label="attack" * (row == 0)
+                drawn(values),
+                [row] * len(drawn(values)),
+                "|",
+                color=INK,
+                ms=6,
+                label="attack" * (row == 0),
             )
             left.plot(corridor.psnr, row, "v", color=_THEORY, ms=7, label="no prior" * (row == 0))
             right.plot([corridor.kappa, corridor.identification], [row, row], color=_THEORY, lw=4)

@@ -9,36 +9,54 @@ const banner = document.getElementById("banner");
 const filter = document.getElementById("filter");
 const shown = performance.now();
 let busy = false;
+let kept = false;
 
-// Send a form; if nobody answers, keep it and try again until somebody does. The server takes each
-// answer once, however often it is sent.
+// Send a form; if nobody answers, or the server cannot take it, keep it and try again until it can. The
+// server takes each answer once, however often it is sent.
 async function send(target, button) {
   if (busy) return;
   busy = true;
   main.classList.add("busy");
+  button?.classList.add("chosen");
   const data = new FormData(target, button);
   if (data.has("milliseconds")) data.set("milliseconds", Math.round(performance.now() - shown));
   for (;;) {
+    let why = "The server does not answer.";
+    let seconds = 0.5;
     try {
-      const reply = await fetch(target.action, { method: "POST", body: new URLSearchParams(data) });
-      if (reply.redirected) return location.replace(reply.url);
+      const reply = await fetch(target.action, {
+        method: "POST", body: new URLSearchParams(data), signal: AbortSignal.timeout(20_000),
+      });
+      if (reply.redirected) {
+        kept = false;
+        return location.replace(reply.url);
+      }
       const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-      document.body.replaceChildren(...page.body.children);
-      return;
-    } catch {
-      banner.textContent = "The server does not answer. Your answer is kept in this window and is "
-        + "sent as soon as the server is back. Leave the window open.";
-      banner.hidden = false;
-      await new Promise((resume) => setTimeout(resume, 500));
-    }
+      if (reply.status < 500) {
+        kept = false;
+        document.body.replaceChildren(...page.body.children);
+        return;
+      }
+      why = page.getElementById("why")?.textContent ?? "The server cannot take the answer.";
+      seconds = Number(reply.headers.get("Retry-After")) || seconds;
+    } catch {} // nobody there, or gone in between
+    kept = true;
+    banner.textContent = `${why} Your answer is kept in this window and is sent again until it is `
+      + "taken. Leave the window open.";
+    banner.hidden = false;
+    await new Promise((resume) => setTimeout(resume, 1000 * seconds));
   }
 }
+
+// Whoever closes the window while an answer waits is asked first.
+addEventListener("beforeunload", (event) => {
+  if (kept) event.preventDefault();
+});
 
 const ready = () => [...document.images].every((image) => image.complete);
 
 function press(button) {
   if (!button || busy || !ready()) return;
-  button.classList.add("chosen");
   send(button.form, button);
 }
 

@@ -1,0 +1,120 @@
+"""``fl-privacy-audit doctor``: what an audit lacks for a verdict, before anything is trained."""
+
+import importlib
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from torch import nn
+
+from fl_privacy_audit.audit import Auditor
+from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.console import print_rows, standard_output
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.strategies.doctor import Finding, Plan, State, examine
+
+from .sentences import advise, say
+from .words import EXAMINED
+
+SOMETHING_LACKS = 3
+"""Exit code where a verdict cannot come."""
+MARKS: Final[Mapping[State, str]] = {"well": "✓", "unknown": "?", "missing": "✗"}
+
+
+@click.command("doctor")
+@click.argument("app", type=click.Path(path_type=Path, exists=True), default=".")
+@click.option(
+    "--model", required=True, help="The clients' model: MODULE:NAME, a class or an object."
+)
+@click.option("--rounds", type=click.IntRange(1), help="Of the run; by default the app's own.")
+@click.option("--clients", type=click.IntRange(1), help="That take part.")
+@click.option("--examples", type=click.IntRange(1), help="Training images of one client.")
+def doctor_command(
+    app: Path, model: str, rounds: int | None, clients: int | None, examples: int | None
+) -> None:
+    """Say whether the audit of APP can come to a verdict, and what it lacks.
+
+    APP is the folder of a Flower app whose run config has the settings of the audit, or a TOML file
+    of them. Nothing is trained and nothing is written. Exit code 3 if something is missing.
+    """
+    config, own = read_settings(app)
+    plan = Plan(
+        rounds=rounds or _whole(own.get("num-server-rounds")),
+        clients=clients,
+        num_examples=examples,
+    )
+    folder = app if app.is_dir() else app.parent
+    auditor = Auditor(config, model=find_model(model, folder))
+    findings = examine(auditor, plan, app=app if app.is_dir() else None)
+    print_rows(standard_output(), ("what", "found", "what to do"), map(_row, findings))
+    if any(finding.state == "missing" for finding in findings):
+        sys.exit(SOMETHING_LACKS)
+
+
+def _row(finding: Finding) -> tuple[str, str, str]:
+    step = "" if finding.state == "well" else advise(finding.reason)
+    return f"{MARKS[finding.state]} {EXAMINED[finding.about]}", say(finding.reason), step
+
+
+def read_settings(app: Path) -> tuple[AuditConfig, Mapping[str, Any]]:
+    """The settings of an audit, and the run config that they stand in.
+
+    Args:
+        app: Folder of a Flower app, or a TOML file of settings.
+
+    Raises:
+        ConfigError: They cannot be read, or one is wrong.
+    """
+    if app.is_file():
+        return AuditConfig.from_toml(app), {}
+    path = app / "pyproject.toml"
+    try:
+        project = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    run_config = flattened(project.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {}))
+    if not any(key.startswith("audit.") for key in run_config) and (app / "audit.toml").is_file():
+        return AuditConfig.from_toml(app / "audit.toml"), run_config
+    return AuditConfig.from_run_config(run_config), run_config
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``[tool.flwr.app.config]`` as Flower hands it to an app: tables within tables as ``a.b``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def find_model(name: str, folder: Path) -> nn.Module:
+    """The model that ``MODULE:NAME`` names, where a module may lie in a folder of its own.
+
+    Raises:
+        ConfigError: There is none, or it is no model.
+    """
+    module, _, attribute = name.partition(":")
+    before = sys.path[:]
+    sys.path.insert(0, str(folder.absolute()))
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        model = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except Exception as error:
+        raise ConfigError(
+            f"`--model` must name a model as MODULE:NAME, seen from {folder}, but {name!r} gives "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        sys.path[:] = before
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"`--model` {name!r} is a {type(model).__name__}, not a torch module")
+    return model
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None

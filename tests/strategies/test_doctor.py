@@ -1,0 +1,176 @@
+"""What an audit lacks for a verdict is found before anything is trained."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from fl_privacy_audit import AuditConfig, Auditor
+from fl_privacy_audit.report.doctor import SOMETHING_LACKS, doctor_command, read_settings
+from fl_privacy_audit.report.sentences import advise, say
+from fl_privacy_audit.report.words import EXAMINED
+from fl_privacy_audit.strategies.doctor import Finding, Plan, examine
+from tests.support.builders import tiny_net
+from tests.support.flwr_run import ROOT
+
+EXAMPLE = ROOT / "examples/flower_cifar"
+STEP = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 1, "steps": 1}
+IMAGE = {"shape": [1, 8, 8], "mean": [0], "std": [1]}
+
+
+class Slope(torch.autograd.Function):
+    """As it is, and without a derivative."""
+
+    @staticmethod
+    def forward(context: object, slope: Tensor) -> Tensor:
+        return slope.clone()
+
+    @staticmethod
+    def backward(context: object, slope: Tensor) -> Tensor:
+        raise NotImplementedError("derivative of the kernel's backward is not implemented")
+
+
+class Fused(torch.autograd.Function):
+    """As it is, with one derivative only."""
+
+    @staticmethod
+    def forward(context: object, inputs: Tensor) -> Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(context: object, slope: Tensor) -> Tensor:
+        output: Tensor = Slope.apply(slope)
+        return output
+
+
+class Once(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny_net()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = Fused.apply(self.inner(inputs))
+        return scores
+
+
+def examined(
+    tmp_path: Path, plan: Plan, model: nn.Module | None = None, **settings: Any
+) -> dict[str, Finding]:
+    config = {"image": IMAGE, "directory": tmp_path / "audit", "training": STEP, **settings}
+    auditor = Auditor(AuditConfig.build(config), model=model or tiny_net())
+    found = {finding.about: finding for finding in examine(auditor, plan)}
+    assert not (tmp_path / "audit").exists()
+    return found
+
+
+def test_what_is_well_needs_nothing(tmp_path: Path) -> None:
+    found = examined(tmp_path, Plan(rounds=5, clients=2))
+    assert {about: each.state for about, each in found.items()} == {
+        "model": "well",
+        "derivatives": "well",
+        "attack": "well",
+        "batches": "well",
+        "truth": "unknown",
+    }
+
+
+@pytest.mark.parametrize(
+    ("plan", "settings", "code", "remedy"),
+    [
+        (Plan(), {}, "run not known", "--rounds"),
+        (Plan(rounds=4, clients=9), {}, "too few batches to come", "more rounds"),
+        (Plan(rounds=9, clients=9), {"every": 2}, "enough batches", ""),
+        (
+            Plan(rounds=5, clients=9),
+            {"training": {**STEP, "steps": None, "epochs": 1}},
+            "too few clients attacked",
+            "clients_per_round = 5",
+        ),
+        (
+            Plan(rounds=9, clients=2, num_examples=1),
+            {"clients_per_round": "all"},
+            "too few clients",
+            "at least 5 clients",
+        ),
+    ],
+)
+def test_batches_that_repeat_count_once(
+    tmp_path: Path, plan: Plan, settings: dict[str, Any], code: str, remedy: str
+) -> None:
+    finding = examined(tmp_path, plan, **settings)["batches"]
+    assert finding.reason.code == code
+    assert remedy in advise(finding.reason)
+
+
+def test_an_attack_without_time_says_how_much_it_needs(tmp_path: Path) -> None:
+    found = examined(tmp_path, Plan(), attacks=["inverting_gradients"], seconds_per_round=1e-3)
+    assert found["attack"].state == "missing"
+    assert found["attack"].reason.code == "attack lacks time"
+    assert "seconds_per_round" in advise(found["attack"].reason)
+
+
+def test_an_attack_that_refuses_says_why(tmp_path: Path) -> None:
+    training = {**STEP, "batch_size": 4}
+    found = examined(tmp_path, Plan(), attacks=["rgap"], training=training)
+    assert found["attack"].reason.code == "attack refuses"
+    assert "rgap" in say(found["attack"].reason)
+
+
+def test_a_model_with_one_derivative_is_found(tmp_path: Path) -> None:
+    found = examined(tmp_path, Plan(), model=Once(), attacks=["first_linear"])
+    assert found["derivatives"].state == "missing"
+
+
+def test_a_model_that_takes_other_images_is_found(tmp_path: Path) -> None:
+    found = examined(tmp_path, Plan(), image={**IMAGE, "shape": [1, 5, 5]})
+    assert found["model"].state == "missing"
+    assert set(found) == {"model", "batches", "truth"}
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("# audit_mod, publish_batch\n", "mod missing"),
+        ("@app.train(mods=[audit_mod])\ndef train(): ...\n", "publish call missing"),
+        ("app.train(mods=[fl.audit_mod])\nfl.publish_batch(images, labels)\n", "clients publish"),
+        ("this is no Python\n", "mod missing"),
+    ],
+)
+def test_clients_that_publish_nothing_are_found(tmp_path: Path, source: str, code: str) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "client_app.py").write_text(source)
+    auditor = Auditor(
+        AuditConfig.build({"image": IMAGE, "directory": tmp_path, "training": STEP}),
+        model=tiny_net(),
+    )
+    (truth,) = [f for f in examine(auditor, Plan(), app=app) if f.about == "truth"]
+    assert truth.reason.code == code
+
+
+def test_the_example_is_well() -> None:
+    config, run_config = read_settings(EXAMPLE)
+    assert run_config["num-server-rounds"] == 3
+    assert config.training.learning_rate == 0.03
+
+
+def test_command_says_what_to_do_and_ends_with_a_code(tmp_path: Path) -> None:
+    (tmp_path / "audit.toml").write_text(
+        "[image]\nshape = [1, 8, 8]\nmean = [0]\nstd = [1]\n"
+        '[training]\noptimizer = "sgd"\nlearning_rate = 0.1\nsteps = 1\n'
+    )
+    arguments = [str(tmp_path / "audit.toml"), "--model", "tests.support.builders:tiny_net"]
+    short = CliRunner().invoke(doctor_command, [*arguments, "--rounds", "2", "--clients", "3"])
+    assert short.exit_code == SOMETHING_LACKS, short.output
+    assert "✗ enough batches" in short.output
+    enough = CliRunner().invoke(doctor_command, [*arguments, "--rounds", "5", "--clients", "3"])
+    assert enough.exit_code == 0, enough.output
+    wrong = CliRunner().invoke(doctor_command, [*arguments[:2], "no.such:thing"])
+    assert "MODULE:NAME" in str(wrong.exception)
+
+
+def test_everything_that_is_looked_at_has_a_name(tmp_path: Path) -> None:
+    assert set(examined(tmp_path, Plan())) == set(EXAMINED)
