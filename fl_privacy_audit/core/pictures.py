@@ -34,13 +34,8 @@ def open_picture(path: str | Path, *, most_pixels: int = MOST_PIXELS) -> Image.I
         raise CorpusError(f"the picture {path} cannot be read: {error.strerror}") from error
     try:
         # By its handle: a turned TIFF that Pillow maps into memory itself comes out scrambled.
-<<<<<<< HEAD
         with plain as file, Image.open(file, formats=FORMATS) as picture:
-            why = _why_not(picture)
-=======
-        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as picture:
             why = _too_large(picture, most_pixels) or _why_not(picture)
->>>>>>> main
             if not why:
                 picture.load()
                 upright = ImageOps.exif_transpose(picture)

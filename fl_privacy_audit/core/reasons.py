@@ -20,13 +20,10 @@ from .errors import AuditError
 from .texts import MOST, clean
 
 Figure = int | float | str | list[str]
-<<<<<<< HEAD
 LARGEST = 2**64
 """Whole numbers from here on count nothing."""
-=======
 MOST_CODE = 100
 """Characters of a code, which may be of somebody else's error."""
->>>>>>> main
 
 
 def _cleaned(figure: Figure) -> Figure:

@@ -30,10 +30,7 @@ _INDEX = re.compile(r"(?:unnamed:_\d+)?")
 _FORMULA = re.compile(r"'*\s*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20]|'*[\t\n]")
 """How text begins that a spreadsheet may take for a formula: also in full width, or behind blanks."""
 _MOST = 10**9
-_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
-"""How a formula begins, in the wide characters of East Asia too."""
-_BREAKS = frozenset("\t\n")
-"""What a spreadsheet may drop before a formula."""
+
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +306,7 @@ def _write_csv(
 ) -> int:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(cell, columns))
     rows = 0
     for values in blocks:
         cells = [_in_csv(values[name], kind) for name, kind in columns.items()]
@@ -319,36 +316,16 @@ def _write_csv(
     return rows
 
 
-<<<<<<< HEAD
 def _in_csv(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     if kind == "double":
         return _numbers(values)
-    harmless = {value: _harmless(value) for value in {*values}}
+    harmless = {value: cell(value) for value in {*values}}
     return [harmless[value] for value in values]
-=======
-def _csv(values: Mapping[str, Sequence[Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(cell, values))
-    writer.writerows(map(cell, row) for row in zip(*values.values(), strict=True))
-    return file.getvalue()
->>>>>>> main
 
 
 def _numbers(values: Sequence[Any]) -> list[float | None]:
     """Floats; None where there is none, or where it is NaN."""
     return [None if value is None or value != value else float(value) for value in values]
-
-
-def _harmless(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe.
-
-    As OWASP has it ("CSV Injection"). Numbers stay as they are.
-    """
-    if not isinstance(cell, str):
-        return cell
-    cell = clean(cell)
-    return f"'{cell}" if cell[:1] in _BREAKS or cell.lstrip()[:1] in _FORMULA else cell
 
 
 def _fits_64_bits(value: int | None) -> int | None:

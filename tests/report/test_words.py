@@ -14,12 +14,8 @@ from fl_privacy_audit import strategies
 from fl_privacy_audit.core import errors
 from fl_privacy_audit.core.console import UNWRAPPED, print_rows, standard_output
 from fl_privacy_audit.core.reasons import Figure, Reason
-<<<<<<< HEAD
-from fl_privacy_audit.report.formats import epsilon, markdown_text
-=======
 from fl_privacy_audit.report.background import MEANINGS
-from fl_privacy_audit.report.formats import epsilon
->>>>>>> main
+from fl_privacy_audit.report.formats import epsilon, markdown_text
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.sentences import advise, say, say_why
 from fl_privacy_audit.report.summary import AuditSummary, summarise
