@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Literal
 
 from .errors import AuditError, ConfigError
 from .files import open_whole
-from .texts import clean
 
 Kind = Literal["string", "int64", "double", "bool"]
 """Type of a column, by its name in Arrow; every column may have empty cells."""
@@ -30,7 +29,6 @@ _INDEX = re.compile(r"(?:unnamed:_\d+)?")
 _FORMULA = re.compile(r"'*\s*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20]|'*[\t\n]")
 """How text begins that a spreadsheet may take for a formula: also in full width, or behind blanks."""
 _MOST = 10**9
-
 
 
 @dataclass(frozen=True, kw_only=True)

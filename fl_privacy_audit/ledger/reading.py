@@ -275,7 +275,8 @@ class Reply(NamedTuple):
 def last_run(contents: LedgerContents) -> LastRun:
     """Pick the lines of the last run, and note what is left out."""
     found = _Last(_Records)
-    for line in (*contents.runs, *contents.gaps, *contents.evaluations, *contents.audits):
+    lines: list[Record] = [*contents.runs, *contents.gaps, *contents.evaluations, *contents.audits]
+    for line in lines:
         found.take(line)
     head = found.head(contents.path, contents.damaged)
     return LastRun(**vars(head), audits=found.of(head.run.run).collected.records)

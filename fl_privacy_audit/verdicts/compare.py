@@ -134,7 +134,10 @@ def compare_runs(runs: Sequence[LastRun | GatheredRun]) -> Comparison:
     """
     if not runs:
         raise NotComparableError("there is nothing to compare: give at least one directory")
-    runs = [gather(run) for run in runs]
+    return _compare([gather(run) for run in runs])
+
+
+def _compare(runs: Sequence[GatheredRun]) -> Comparison:
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
     differences = [d for other in runs[1:] for d in _differences(runs[0], other)]
     if differences:
