@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 from .errors import AuditError, ConfigError
 from .files import open_whole
+from .texts import clean
 
 Kind = Literal["string", "int64", "double", "bool"]
 """Type of a column, by its name in Arrow; every column may have empty cells."""
@@ -317,7 +318,7 @@ def _write_csv(
 def _in_csv(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     if kind == "double":
         return _numbers(values)
-    harmless = {value: cell(value) for value in {*values}}
+    harmless = {v: cell(clean(v) if isinstance(v, str) else v) for v in {*values}}
     return [harmless[value] for value in values]
 
 
