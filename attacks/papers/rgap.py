@@ -26,19 +26,19 @@ from typing import Literal, final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.linalg.lapack import dpstrf
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from fl_privacy_audit.attacks.parts import closed_form
 from fl_privacy_audit.attacks.parts.chain import Layer, chain
 from fl_privacy_audit.attacks.parts.closed_form import GOOD_ENOUGH
+from fl_privacy_audit.attacks.parts.layer_system import LayerSystem, needed_bytes
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction, Update
 
-MOST_UNKNOWNS = 8192
-"""Inputs of one layer: the square of this many float64 numbers is half a gigabyte."""
+MOST_BYTES = 4 << 30
+"""Memory that the linear system of one layer may take."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,10 @@ class RGap:
         starts = _starts(layers[-1], gradient)
         attempts = [(start, setting) for setting in TRIES for start in starts]
         best: Reconstruction | None = None
-        taken, late = 0, False
+        taken, late, pace = 0, False, 0.0
         for number, (start, setting) in enumerate(attempts):
-            late = best is not None and time.monotonic() > deadline
+            began = time.monotonic()
+            late = best is not None and began + pace > deadline
             if late or (best is not None and best.objective < GOOD_ENOUGH):
                 break
 
@@ -130,6 +131,7 @@ class RGap:
                     details={"last layer misfit": start.misfit, **missing},
                 )
             taken += len(layers)
+            pace = time.monotonic() - began
         assert best is not None, "there is a start for each sign"
         if progress is not None:
             progress(len(attempts) * len(layers), len(attempts) * len(layers))
@@ -155,8 +157,8 @@ def _walk(
             known = hidden > setting.shut * hidden.abs().max()
             hidden = hidden * known
         z = below.activation.inverse(hidden)
-        slope = below.activation.slope(z) * _pull_back(layer, slope)
-        system = _System(below, known, slope, setting.weight)
+        slope = below.activation.slope(z) * layer.pull_back(slope[None]).flatten()
+        system = LayerSystem(below, known, slope, setting.weight)
         hidden, lacking = system.solve(z, gradient[f"{below.name}.weight"], tolerance)
         missing[f"rank missing in {below.name}"] = lacking
     return hidden, missing
@@ -184,11 +186,12 @@ def walkable(seen: Observation) -> list[Layer]:
         )
     if seen.num_classes < 2:
         raise UnmetNeedError("rgap needs two or more classes: cross-entropy of one is always zero")
-    largest = max(layers, key=_unknowns)
-    if _unknowns(largest) > MOST_UNKNOWNS:
+    largest = max(layers, key=needed_bytes)
+    if (needed := needed_bytes(largest)) > MOST_BYTES:
         raise UnmetNeedError(
-            f"rgap solves for all {_unknowns(largest)} inputs of `{largest.name}` at once; the "
-            f"most is {MOST_UNKNOWNS}; use smaller images or an attack that searches"
+            f"rgap solves for all {largest.inputs} inputs of `{largest.name}` at once, which takes "
+            f"{needed / 2**30:.0f} GiB; the most is {MOST_BYTES >> 30}; use smaller images or an "
+            "attack that searches"
         )
     return layers
 
@@ -200,19 +203,13 @@ def enough_equations(seen: Observation) -> None:
         UnmetNeedError: Some layer has more unknowns than equations.
     """
     for layer in chain(seen):
-        outputs = layer.apply(layer.weight.new_zeros(1, *layer.shape)).numel()
-        known = outputs / 2 if layer.activation.one_sided else outputs
+        known = layer.outputs / 2 if layer.activation.one_sided else layer.outputs
         equations = known + layer.weight.numel()
-        if equations < _unknowns(layer):
+        if equations < layer.inputs:
             raise UnmetNeedError(
-                f"rgap has {equations:.0f} equations for the {_unknowns(layer)} inputs of "
+                f"rgap has {equations:.0f} equations for the {layer.inputs} inputs of "
                 f"`{layer.name}`: the image is not determined"
             )
-
-
-def _unknowns(layer: Layer) -> int:
-    channels, height, width = layer.shape
-    return channels * height * width
 
 
 def _starts(last: Layer, gradient: Update) -> list[_Start]:
@@ -255,87 +252,6 @@ def _lengths(scaled: Tensor, scores: Tensor, label: int) -> list[tuple[float, fl
         at = minimize_scalar(misfit, bounds=bounds, method="bounded", options={"xatol": 1e-13}).x
         lengths.append((float(np.exp(at)), misfit(float(at))))
     return lengths
-
-
-def _pull_back(layer: Layer, slope: Tensor) -> Tensor:
-    """Gradient of the layer's output -> gradient of its input, both flat."""
-    probe = torch.zeros(1, *layer.shape, dtype=slope.dtype, device=slope.device)
-    with torch.enable_grad():
-        probe.requires_grad_()
-        out = layer.apply(probe)
-        (pulled,) = torch.autograd.grad(out, probe, slope.view_as(out))
-    return pulled.flatten()
-
-
-class _System:
-    """Weight and gradient constraints of one layer on its flat input.
-
-    Every channel of the input meets the same gradient constraints, so they are kept once.
-    """
-
-    def __init__(self, layer: Layer, known: Tensor, slope: Tensor, weight: float) -> None:
-        """The layer, which of its outputs are known, their gradient, and `_Try.weight`."""
-        self.layer, self.known = layer, known
-        self.channels, height, width = layer.shape
-        self.size = self.channels * height * width
-        unit = torch.eye(self.size, dtype=slope.dtype, device=slope.device)
-        maps = layer.apply(unit.view(-1, *layer.shape))
-        self.outputs = maps.shape[1]
-        self.weights = maps.flatten(1)[:, known].T
-        plane = torch.eye(height * width, dtype=slope.dtype, device=slope.device)
-        patches = F.unfold(
-            plane.view(-1, 1, height, width),
-            layer.weight.shape[2:],
-            dilation=layer.dilation,
-            padding=layer.padding,
-            stride=layer.stride,
-        )
-        meets = torch.einsum("op,nkp->okn", slope.view(self.outputs, -1), patches).flatten(0, 1)
-        length = (meets.norm() * self.channels**0.5).clamp_min(1e-300)
-        self.balance = weight * self.weights.norm() / length
-        self.meets = meets * self.balance
-
-    def solve(self, z: Tensor, slopes: Tensor, tolerance: float) -> tuple[Tensor, float]:
-        """Least squares, of least length where rank is missing.
-
-        Args:
-            z: Outputs, flat.
-            slopes: Gradient of the layer's weight.
-            tolerance: Singular values below this share of the largest count as zero.
-
-        Returns:
-            The flat input, and how much rank is missing.
-        """
-        if self.layer.bias is not None:
-            z = (z.view(self.outputs, -1) - self.layer.bias[:, None]).flatten()
-        z = z[self.known]
-        wanted = slopes.view(self.outputs, self.channels, -1).permute(0, 2, 1)
-        wanted = wanted.reshape(-1, self.channels) * self.balance
-        normal = self.weights.T @ self.weights
-        normal += torch.block_diag(*[self.meets.T @ self.meets] * self.channels)
-        # Squared, since these are the normal equations; pivoted Cholesky shows their rank.
-        limit = float(normal.diagonal().max()) * max(tolerance**2, self.size * 1e-16)
-        *_, rank, _ = dpstrf(normal.cpu().numpy(), tol=limit, lower=1)
-        if rank == self.size:
-            factor, failed = torch.linalg.cholesky_ex(normal)
-            rank = rank - 1 if int(failed) else rank
-        if rank < self.size:
-            values, vectors = torch.linalg.eigh(normal)
-            good = values > limit
-            rank, vectors, values = int(good.sum()), vectors[:, good], values[good]
-
-        def invert(z: Tensor, wanted: Tensor) -> Tensor:
-            right: Tensor = self.weights.T @ z + (self.meets.T @ wanted).T.flatten()
-            if rank == self.size:
-                right = torch.cholesky_solve(right[:, None], factor)[:, 0]
-            else:
-                right = vectors @ ((vectors.T @ right) / values)
-            return right
-
-        x = invert(z, wanted)
-        # One refinement makes up for what squaring cost.
-        x = x + invert(z - self.weights @ x, wanted - self.meets @ x.view(self.channels, -1).T)
-        return x, float(self.size - rank)
 
 
 def rgap(*, tolerance: float = 1e-7) -> RGap:

@@ -1,13 +1,16 @@
 """A network as a plain chain: what R-GAP can walk backwards."""
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.grad import conv2d_input
 
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.models import copy_model
@@ -64,6 +67,33 @@ class Layer:
             padding=self.padding,
             dilation=self.dilation,
         )
+
+    def pull_back(self, outputs: Tensor) -> Tensor:
+        """The transpose: ``(N, O H' W')``, gradients say -> ``(N, C, H, W)``."""
+        inputs: Tensor = conv2d_input(
+            (len(outputs), *self.shape),
+            self.weight,
+            outputs.reshape(len(outputs), *self.out_shape),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
+        return inputs
+
+    @cached_property
+    def out_shape(self) -> tuple[int, ...]:
+        """``(O, H', W')`` of the output."""
+        return tuple(self.apply(self.weight.new_zeros(1, *self.shape)).shape[1:])
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in the input."""
+        return math.prod(self.shape)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers in the output."""
+        return math.prod(self.out_shape)
 
 
 IDENTITY = Activation(inverse=lambda out: out, slope=torch.ones_like)
