@@ -1,6 +1,8 @@
 """What every test can use."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -20,9 +22,23 @@ __all__ = ["made_up_networks", "no_weights", "spied", "two_threads"]
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 
+_modules = 0
+
+
+def pytest_runtest_logfinish() -> None:
+    """Flower collects garbage in every round; modules are none, and to look at them takes long."""
+    global _modules
+    if len(sys.modules) > _modules + 50:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _own_key(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Two test runs beside each other share neither a key nor published batches."""
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+    os.environ["FL_PRIVACY_AUDIT_TRUTH"] = str(tmp_path_factory.mktemp("truth"))
 
 
 @pytest.fixture(autouse=True, scope="session")

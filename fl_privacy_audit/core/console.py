@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich import markup
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,7 +23,13 @@ def escape(text: str) -> str:
 
 
 class CleanConsole(Console):
-    """Prints no character that steers a terminal but those by which it styles itself."""
+    """Prints no character that steers a terminal but those by which it styles itself.
+
+    Nor are names between colons, ``:bomb:`` say, made pictures.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(emoji=False, **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

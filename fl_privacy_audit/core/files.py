@@ -6,11 +6,12 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 
-def open_plain(path: str | Path, *, links: bool = True) -> BinaryIO:
+def open_plain(path: str | Path, *, links: bool = True) -> BufferedReader:
     """Open a regular file for reading, and never a pipe, device or socket: those wait, or have no end.
 
     Args:

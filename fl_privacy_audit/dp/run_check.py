@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.ledger.reading import Reply
+from fl_privacy_audit.ledger.runs import Reply
 from fl_privacy_audit.ledger.records import RunRecord
 
 from .bounds import RiskCorridor, risk_corridor

@@ -1,7 +1,7 @@
 """What the laboratory's commands share: bars on standard error, tables and names of files."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -27,15 +27,15 @@ PATH = click.Path(path_type=Path)
 def bars() -> Iterator["Show"]:
     """One bar per stage; they vanish when done, and are never drawn where there is no terminal."""
     console = Console(stderr=True)
-    with Progress(
+    progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    )
+    with progress if console.is_terminal else nullcontext():
         yield Show(progress)
 
 

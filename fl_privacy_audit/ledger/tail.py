@@ -8,8 +8,9 @@ from typing import BinaryIO
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 
-from .reading import Damage, LastRun, decoded, ledger_file, open_ledger
+from .reading import MOST_NAMED, Damage, decoded, ledger_file, open_ledger
 from .records import AuditRecord, RunRecord
+from .runs import LastRun
 
 BLOCK = 1 << 16
 """Bytes that are read at once, at first; for a long line twice as many each time."""
@@ -40,7 +41,8 @@ def _read_tail(path: Path, file: BinaryIO, records: int) -> LastRun:
             break
         read = decoded(line, 0)
         if isinstance(read, Damage):
-            damaged.append(Damage(_line_number(file, start), read.problem))
+            if len(damaged) < MOST_NAMED:  # each takes reading what stands above it
+                damaged.append(Damage(_line_number(file, start), read.problem))
             continue
         name = name or read.run
         if read.run != name:

@@ -28,7 +28,7 @@ def say(reason: Reason, *, brief: bool = False) -> str:
     words = REASONS.get(reason.code, "{code} {figures}")
     if not brief:
         words += DETAILS.get(reason.code, "")
-    return words.format_map(defaultdict(lambda: "?", _phrases(reason, brief=brief))).strip()
+    return words.format_map(_phrases(reason, brief=brief)).strip()
 
 
 def steps(allowed: float) -> str:
@@ -73,12 +73,11 @@ def say_fit(fit: ReplayFit) -> str:
 
 
 def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
-    """Figures as text, and the phrases that are made from several of them."""
+    """Figures as text, and the phrases that are made from several of them; else question marks."""
     figures = reason.figures
-    phrases = {
-        name: f"{value:.3g}" if isinstance(value, float) else str(value)
-        for name, value in figures.items()
-    }
+    phrases = defaultdict(lambda: "?")
+    for name, value in figures.items():
+        phrases[name] = f"{value:.3g}" if isinstance(value, float) else str(value)
     phrases["figures"] = ", ".join(f"{name} {value}" for name, value in phrases.items())
     phrases["code"] = reason.code
     if reason.cause is not None:
@@ -100,7 +99,7 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
     phrases["objective"] = ""
     if "own" in figures:
-        phrases["objective"] = _OBJECTIVE.format_map(defaultdict(lambda: "?", phrases))
+        phrases["objective"] = _OBJECTIVE.format_map(phrases)
     if "mean" in figures:
         phrases["net"] = _net(figures)
     return phrases
@@ -118,6 +117,6 @@ def _net(figures: Mapping[str, Figure]) -> str:
         for name in ("mean", "low", "high")
     )
     interval = f" ({low} to {high})" if low and high else ""
-    words: Mapping[str, str] = dict(NULL_WORDS)
     against = str(figures.get("against", "?"))
-    return f"net {metric.short} {mean or '?'}{interval} against {words.get(against, against)}"
+    named = next((words for kind, words in NULL_WORDS.items() if kind == against), against)
+    return f"net {metric.short} {mean or '?'}{interval} against {named}"

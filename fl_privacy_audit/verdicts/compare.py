@@ -12,7 +12,7 @@ from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import check_run, reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run
-from fl_privacy_audit.ledger.reading import RunHead
+from fl_privacy_audit.ledger.runs import RunHead
 from fl_privacy_audit.metrics import METRICS
 
 from .facts import AttackFacts, GatheredRun, gather, gather_ledger

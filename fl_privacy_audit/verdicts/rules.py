@@ -9,7 +9,7 @@ import numpy as np
 from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.ledger.reading import LastRun, RunHead
+from fl_privacy_audit.ledger.runs import LastRun, RunHead
 from fl_privacy_audit.ledger.records import AttackStatus, AuditRecord
 from fl_privacy_audit.metrics import METRICS
 
@@ -28,6 +28,7 @@ from .verdict import (
 )
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def judge_run(run: LastRun | GatheredRun) -> list[SettingVerdict]:
     """The verdicts of a run, one for each view that was audited."""
     gathered = gather(run)

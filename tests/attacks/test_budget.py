@@ -83,7 +83,7 @@ def test_what_an_attack_took_says_what_it_needs() -> None:
     taken = time.monotonic() - started
     needed = needed_seconds(attack, seen)
     assert needed is not None
-    assert 0 < needed <= taken
+    assert 0 < needed <= taken * 40 / 39  # the first step is left out
 
 
 def test_of_a_closed_form_nothing_is_known_before_it_ran() -> None:
@@ -106,7 +106,7 @@ def test_what_an_attack_refuses_needs_nothing() -> None:
     "name", [name for name in ATTACKS if isinstance(make_attack(name), OptimisationAttack)]
 )
 def test_no_evaluation_begins_when_the_time_is_up(name: str, seconds: float) -> None:
-    """But the one without which there would be no result."""
+    """But those without which there would be no result: one that looks, one that scores."""
     seen, model = slow()
     started = time.monotonic()
     try:
@@ -114,7 +114,7 @@ def test_no_evaluation_begins_when_the_time_is_up(name: str, seconds: float) -> 
     except UnmetNeedError:
         return
     late = [at for at in model.calls if at > started + seconds + PAUSE]
-    assert len(late) <= 1
+    assert len(late) <= 2
 
 
 def test_inner_iterations_stop_too() -> None:

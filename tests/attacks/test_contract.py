@@ -140,7 +140,8 @@ class TestContract:
         attack = make_attack(name, CASES[name].fast)
         first, again, other = run(attack, seen), run(attack, seen), run(attack, seen, seed=1)
         assert torch.equal(first.images, again.images)
-        assert first.objective == again.objective
+        # Its arrays lie elsewhere in memory, which moves the last digits of a decomposition.
+        assert first.objective == pytest.approx(again.objective, rel=1e-6)
         if CASES[name].draws:
             assert not torch.equal(first.images, other.images)
 

@@ -29,6 +29,7 @@ def test_dlg_rebuilds_a_photo_from_a_sigmoid_lenet(one_photo: tuple[Observation,
     assert rebuild("dlg", seen, truth, restarts=1, steps=120) > 40
 
 
+@pytest.mark.slow
 def test_the_default_beats_the_papers_settings_in_a_quarter_of_the_steps(
     one_photo: tuple[Observation, Tensor],
 ) -> None:
@@ -38,6 +39,7 @@ def test_the_default_beats_the_papers_settings_in_a_quarter_of_the_steps(
     assert default > rebuild("inverting_gradients", seen, truth, steps=1200) + 5
 
 
+@pytest.mark.slow
 def test_dlg_gets_nothing_from_noise_of_equal_norm(one_photo: tuple[Observation, Tensor]) -> None:
     seen, truth = one_photo
     assert rebuild("dlg", noise_of_equal_norm(seen), truth, restarts=1, steps=60) < 12

@@ -95,6 +95,7 @@ def test_without_batch_norm_it_is_an_unmet_need() -> None:
         rebuild(see_through_gradients(steps=1), seen_by(SmallLeNet, 1))
 
 
+@pytest.mark.slow
 def test_the_prior_helps_against_train_mode() -> None:
     seen = seen_by(BatchNormNet, 4)
     # Of one seed, rounding alone moves the gain by half a decibel from processor to processor.
@@ -129,6 +130,7 @@ def test_consistency_pulls_the_restarts_of_a_target_together() -> None:
     assert spread(10.0) < 0.1 * spread(0.0)
 
 
+@pytest.mark.slow
 def test_an_untrained_generator_rebuilds_a_photo_and_nothing_from_noise() -> None:
     seen = seen_by(SmallLeNet, 1)
     assert rebuild(deep_image_prior(steps=800), seen) > 18

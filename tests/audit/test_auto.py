@@ -41,7 +41,9 @@ def told(record: AuditRecord) -> list[tuple[str, str, Reason | None]]:
 def test_a_closed_form_that_explains_the_update_leaves_nothing_to_search_for(
     tmp_path: Path,
 ) -> None:
-    auditor = real_auditor(tmp_path, attacks=["auto"], controls=True, metrics=["psnr"])
+    auditor = real_auditor(
+        tmp_path, attacks=["auto"], seconds_per_round=1e6, controls=True, metrics=["psnr"]
+    )
     record = only(auditor.audit_round(1, [make_reply()]))
     assert told(record) == [
         ("first_linear", "scored", None),
@@ -64,7 +66,13 @@ def test_many_local_steps_are_attacked_and_scored(tmp_path: Path) -> None:
     steps, truth, model = 125, make_truth(seed=0), tiny_net()
     reply = make_reply(returned=lambda: to_arrays(trained(model, truth, steps=steps)))
     training = {**ONE_STEP.model_dump(), "steps": steps, "images": 1}
-    auditor = real_auditor(tmp_path, attacks=["auto"], training=training, controls=["undefended"])
+    auditor = real_auditor(
+        tmp_path,
+        attacks=["auto"],
+        seconds_per_round=1e6,
+        training=training,
+        controls=["undefended"],
+    )
     record = only(auditor.audit_round(1, [reply]))
     assert told(record) == [(SURROGATE, "scored", None)]
     (outcome,) = record.attacks
@@ -90,7 +98,7 @@ def test_names_that_stand_beside_auto_run_once_and_as_they_are_named(tmp_path: P
 def test_records_that_are_not_attacked_count_for_every_attack_that_was_chosen(
     tmp_path: Path,
 ) -> None:
-    auditor = real_auditor(tmp_path, attacks=["auto"], every=2)
+    auditor = real_auditor(tmp_path, attacks=["auto"], seconds_per_round=1e6, every=2)
     not_due = only(auditor.audit_round(2, [make_reply()]))
     assert told(not_due) == [("auto", "not tested", Reason.of("not due", every=2))]
     run = last_run(read_ledger(tmp_path))
@@ -127,6 +135,7 @@ def test_one_target_is_explained_and_the_other_is_searched(tmp_path: Path) -> No
     auditor = real_auditor(
         tmp_path,
         attacks=["auto"],
+        seconds_per_round=1e6,
         clients_per_round=None,
         controls=["other client"],
         metrics=["psnr"],

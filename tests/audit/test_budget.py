@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fl_privacy_audit import Auditor, Truth
 from fl_privacy_audit.audit import attack_round, measuring, replay_check, scoring
+from fl_privacy_audit.audit import reserve as reserve_module
 from fl_privacy_audit.audit.attack_round import Attempts
 from fl_privacy_audit.audit.controls import replay_truth
 from fl_privacy_audit.audit.replay_check import check_replay
@@ -160,7 +161,7 @@ def test_what_a_search_needs_is_in_the_record(tmp_path: Path) -> None:
     (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
     assert outcome.stopped == "finished"
     assert outcome.needed_seconds is not None
-    assert outcome.needed_seconds <= outcome.seconds
+    assert outcome.needed_seconds <= outcome.seconds * 40 / 39 + 1e-3  # the first step is left out
 
 
 def many(count: int) -> Attempts:
@@ -305,14 +306,15 @@ def test_an_attack_that_gave_nothing_tells_nothing_of_what_scoring_takes(spied: 
     assert auditor._reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
 
 
-def test_what_is_kept_back_is_what_the_work_took() -> None:
+def test_what_is_kept_back_is_what_the_work_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([5.0, 5.04])
+    monkeypatch.setattr(reserve_module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     reserve = Reserve()
     assert reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
     assert reserve.seconds("scoring", 0, 60.0) == 0
     assert reserve.seconds("scoring", 10, -1.0) == 0
     with reserve.measured("scoring", 4):
-        time.sleep(0.04)
-    kept = reserve.seconds("scoring", 100, 60.0)
-    assert 1.2 <= kept < 12
+        pass
+    assert reserve.seconds("scoring", 100, 60.0) == pytest.approx(1.2)
     assert reserve.seconds("scoring", 10**9, 60.0) == pytest.approx(30.0)
     assert reserve.seconds("replay", 1, 60.0) == pytest.approx(6.0)

@@ -85,6 +85,7 @@ def audited(federation: Federation, directory: Path) -> tuple[LastRun, dict[str,
             "metrics": ["psnr", "ssim"],
             "controls": True,
             "clients_per_round": 1,
+            "seconds_per_round": 600.0,  # on any machine enough for these few steps
             "training": {name: value for name, value in told.items() if value is not None},
             **federation.audit,
         },

@@ -95,7 +95,9 @@ def test_selections_keep_pairs_away(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["architecture", "architecture=", "key=a", "=x"])
 def test_a_selection_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="a selection must look like FIELD=PATTERN with a field of"):
+    with pytest.raises(
+        ConfigError, match="a selection must look like FIELD=PATTERN with a field of"
+    ):
         Selection.parse(text)
 
 

@@ -133,7 +133,7 @@ def rows_of(ratings: Ratings, rows: Any, original: Any) -> Ratings:
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3]))
 def test_one_draw_is_the_table_with_originals_repeated(seed: int, lacking: float) -> None:
     ratings = random_ratings(seed, lacking=lacking)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -50,6 +51,7 @@ COLOUR = (255, 0, 254)
 FIXTURES = Path(__file__).parents[1] / "ledger" / "fixtures"
 READERS: dict[str, tuple[str, ...]] = {
     "show": ("show", "LEDGER"),
+    "show last": ("show", "LEDGER", "--last", "2"),
     "compare": ("compare", "LEDGER"),
     "compare with another": ("compare", "LEDGER", "GOOD"),
     "compare md": ("compare", "LEDGER", "--format", "md"),
@@ -70,8 +72,9 @@ def run(count: int, seed: int, readers: Sequence[str] = tuple(READERS)) -> Tally
     """Spoil `count` ledgers, kind after kind, and run every reader on each."""
     trials: Counter[str] = Counter()
     broken: dict[str, list[str]] = {promise: [] for promise in PROMISES}
+    kinds = random.Random(seed).sample(list(KINDS), len(KINDS))
     for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = kinds[number % len(kinds)]
         with tempfile.TemporaryDirectory(prefix="hostile-ledger-") as place:
             case = _spoiled(kind, Path(place), random.Random(f"{seed} {number}"))
             found = [("ledger", *one) for one in _contents(case)]
@@ -211,7 +214,8 @@ def _read(case: Case, reader: str) -> Iterator[tuple[str, str]]:
     _hooked()
     _opened = []
     try:
-        with _alarm():
+        with _alarm(), warnings.catch_warnings():
+            warnings.simplefilter("error")
             done = CliRunner().invoke(cli, words)
     except _Hang:
         yield "no hang", f"over {SECONDS} s"

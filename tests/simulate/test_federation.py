@@ -112,7 +112,7 @@ federation = FederationConfig(images_per_client=8, num_rounds=1, noise_multiplie
 audit = auditor(Path({str(tmp_path)!r}), federation)
 in_ray(federation, audit, num_clients=2, cores=None, on_round=print)
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=300)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=1800)
     records = read_ledger(tmp_path).audits
     assert sorted(r.partition or 0 for r in records) == [0, 1]
     assert sum(o.status == "scored" for r in records for o in r.attacks) == 1

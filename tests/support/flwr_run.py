@@ -21,7 +21,7 @@ FLWR = Path(sys.executable).with_name("flwr")
 
 
 def call(*command: str | Path, cwd: Path, environment: Mapping[str, str]) -> str:
-    """What a command prints; it must succeed within ten minutes."""
+    """What a command prints; it must succeed within half an hour."""
     done = subprocess.run(
         command,
         check=False,
@@ -29,7 +29,7 @@ def call(*command: str | Path, cwd: Path, environment: Mapping[str, str]) -> str
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     said = done.stdout + done.stderr
     if "Failed to start local SuperLink" in said or "Unable to launch" in said:

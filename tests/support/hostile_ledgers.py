@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -192,6 +193,26 @@ def _twice(case: Case) -> None:
     case.lines[where] = line[:-1] + b"," + line[1:]
 
 
+def _digits(case: Case) -> None:
+    """A whole number of more digits than Python writes."""
+    where = case.any()
+    numbers = list(re.finditer(rb"(?<=[:,\[])\d+(?=[,\]}])", case.lines[where]))
+    if numbers:
+        start, end = case.rng.choice(numbers).span()
+        line, many = case.lines[where], b"9" * case.rng.choice([400, 5000])
+        case.lines[where] = line[:start] + many + line[end:]
+
+
+def _version(case: Case) -> None:
+    version = case.rng.choice([0, 4, 99, -1, "3", 3.0, None])
+    case.edit_some(list(range(len(case.lines))), lambda c: c.update(schema_version=version))
+
+
+def _kind(case: Case) -> None:
+    kind = case.rng.choice(["note", "Run", "", None, *TEXTS])
+    case.edit_some(list(range(len(case.lines))), lambda c: c.update(kind=kind))
+
+
 def _deep(case: Case) -> None:
     where = case.any()
     case.lines[where] = case.lines[where][:-1] + f',"details":{DEEP}}}'.encode()
@@ -340,6 +361,9 @@ FIELDS: dict[str, Spoil] = {
     "field dropped": _drop,
     "field added": _add,
     "keys twice": _twice,
+    "thousands of digits": _digits,
+    "unknown version": _version,
+    "unknown kind": _kind,
     "deep nesting": _deep,
     "deep reason": _deep_reason,
     "hostile reason": _reason,

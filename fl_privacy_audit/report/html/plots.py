@@ -21,7 +21,20 @@ from fl_privacy_audit.report.lines import (
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores, SettingSummary
 from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, Word
 
-from .svg import COLOURS, INK, MARKERS, NULL, POSITIVE, Plot, canvas, finish, plain, strips, style
+from .svg import (
+    COLOURS,
+    INK,
+    MARKERS,
+    NULL,
+    POSITIVE,
+    Plot,
+    canvas,
+    drawable,
+    finish,
+    plain,
+    strips,
+    style,
+)
 
 _CORNERS = (
     *((8, 6), (-8, 6), (8, -7), (-8, -7), (0, 11)),
@@ -56,7 +69,15 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
         verdict = verdict_of(setting, view)
         one = deciding(verdict)
         same = one is not None and one.metric == summary.primary
-        if verdict and one and one.net and same and setting.accuracy is not None:
+        if (
+            verdict
+            and one
+            and one.net
+            and same
+            and setting.accuracy is not None
+            and drawable(one.net.mean)
+            and drawable(setting.accuracy)
+        ):
             points.append((number, setting, verdict.word, one.net, setting.accuracy))
         else:
             left_out.append(str(number))
@@ -160,7 +181,7 @@ def draw_distribution(summary: AuditSummary, view: View) -> Plot | None:
 
 def _each(records: Sequence[RecordScores], name: str) -> list[tuple[float, RecordScores]]:
     """The score of every image that has one, and its record."""
-    return [(v, r) for r in records for v in r.each[name] if np.isfinite(v)]
+    return [(v, r) for r in records for v in r.each[name] if drawable(v)]
 
 
 def _worst(each: Sequence[tuple[float, RecordScores]], name: str) -> tuple[float, RecordScores]:
@@ -200,8 +221,8 @@ def _strip(axes: Axes, row: int, word: Word, records: Sequence[RecordScores], na
     marker = "o" if word == "not tested" else MARKERS[word]
     axes.plot(marks, jitter, marker, color=colour, ms=3, alpha=0.75, mew=0)
     axes.plot(_worst(pairs, name)[0], row - 0.04, "o", mfc="none", mec=INK, ms=8, mew=1.0)
-    nulls = drawn([value for r in records for value in r.nulls(name)])
+    nulls = drawn([value for r in records for value in r.nulls(name) if drawable(value)])
     axes.plot(nulls, [row + 0.22] * len(nulls), "|", color=NULL, ms=5, mew=0.8)
     there = (r.control("undefended", name) for r in records)
-    copies = drawn([value for value in there if value is not None])
+    copies = drawn([value for value in there if value is not None and drawable(value)])
     axes.plot(copies, [row + 0.22] * len(copies), "s", mfc="none", mec=POSITIVE, ms=3.4, mew=0.8)

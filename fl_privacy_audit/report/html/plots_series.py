@@ -13,7 +13,20 @@ from fl_privacy_audit.report.lines import numbered, psnrs, score_text
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores
 
 from .plots import MOST_MARKS, drawn, judged
-from .svg import COLOURS, INK, NULL, POSITIVE, Plot, canvas, finish, plain, short, strips, style
+from .svg import (
+    COLOURS,
+    INK,
+    NULL,
+    POSITIVE,
+    Plot,
+    canvas,
+    drawable,
+    finish,
+    plain,
+    short,
+    strips,
+    style,
+)
 
 _COLUMNS = 2
 _THEORY = "#7a3e9d"
@@ -25,7 +38,7 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
     panels = [
         (number, setting, word, finite)
         for number, setting, word, records in judged(summary, view)
-        if (finite := [r for r in records if math.isfinite(r.scores[name])])
+        if (finite := [r for r in records if drawable(r.scores[name])])
     ]
     if not panels:
         return None
@@ -85,7 +98,7 @@ def _by_round(
     found: dict[int, list[float]] = {}
     for record in records:
         value = read(record, name)
-        if value is not None and math.isfinite(value):
+        if value is not None and drawable(value):
             found.setdefault(record.round, []).append(value)
     return sorted(found.items())
 

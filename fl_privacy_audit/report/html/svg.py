@@ -19,6 +19,7 @@ from fl_privacy_audit.verdicts.verdict import Word
 WIDTH = 4.2
 """Inches, some 300 points: less than a phone is wide, so that letters are larger there than here."""
 LONGEST = 42
+MOST_DRAWN = 1e100
 COLOURS: dict[Word, str] = {
     "leaked": "#b84a00",
     "inconclusive": "#666666",
@@ -69,6 +70,11 @@ def plain(axes: Axes, *, axis: Literal["x", "y", "both"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=axis, color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
+
+
+def drawable(value: float | None) -> bool:
+    """Whether an axis can hold it: a number, finite, and none that only a broken log has."""
+    return value is not None and abs(value) < MOST_DRAWN
 
 
 def strips(axes: Axes, rows: Sequence[tuple[int, SettingSummary]]) -> None:
