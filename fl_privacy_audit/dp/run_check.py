@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.ledger.runs import Reply
 from fl_privacy_audit.ledger.records import RunRecord
+from fl_privacy_audit.ledger.runs import Reply
 
 from .bounds import RiskCorridor, risk_corridor
 from .claims import ClaimCheck, check_claim

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, Options, View
-from fl_privacy_audit.ledger.runs import LastRun, Reply, RunHead, read_last_run
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AttackStatus,
@@ -23,6 +22,7 @@ from fl_privacy_audit.ledger.records import (
     ReplayCheck,
     Scores,
 )
+from fl_privacy_audit.ledger.runs import LastRun, Reply, RunHead, read_last_run
 from fl_privacy_audit.metrics import METRICS
 
 from .batches import BatchNames

@@ -63,7 +63,7 @@ def test_the_rest_of_a_long_ledger_is_not_read(
     read = 0
 
     class Counted(io.FileIO):
-        def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        def read(self, size: int | None = -1) -> bytes:
             nonlocal read
             text = super().read(-1 if size is None else size) or b""
             read += len(text)

@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
+from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.ledger import reading
+from fl_privacy_audit.ledger.records import Record
 from fl_privacy_audit.report.summary import summarise
 from tests.support.big_ledger import write_big_ledger
 from tests.support.report_builders import SWEEP, write_sweep
@@ -70,13 +72,19 @@ def test_each_line_is_decoded_once(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write_big_ledger(tmp_path / "audit", 100)
-    read = []
-    decoded = reading.decoded
-    monkeypatch.setattr(reading, "decoded", lambda *line: read.append(line) or decoded(*line))
+    read = 0
+    plain = reading.decoded
+
+    def counted(line: bytes, number: int) -> Record | reading.Damage:
+        nonlocal read
+        read += 1
+        return plain(line, number)
+
+    monkeypatch.setattr(reading, "decoded", counted)
     options = {"report": ["--out", "report.html"], "export": ["--to", "rows.csv"]}
     monkeypatch.chdir(tmp_path)
     invoke(command, str(directory), *options.get(command, []))
-    assert len(read) == 1 + 100 + 10
+    assert read == 1 + 100 + 10
 
 
 def test_the_table_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
@@ -94,11 +102,10 @@ def test_the_table_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> Non
 def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directories = write_sweep(tmp_path, SWEEP[:2])
     read: list[Path] = []
-    plain = reading.open_plain
 
     def counted(path: Path, *, links: bool) -> BufferedReader:
         read.append(path)
-        return plain(path, links=links)
+        return open_plain(path, links=links)
 
     monkeypatch.setattr(reading, "open_plain", counted)
     summarise(directories)
