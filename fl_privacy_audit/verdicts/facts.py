@@ -111,6 +111,10 @@ class AttackFacts:
         """Scored records."""
         return len(self.rounds)
 
+    def end(self) -> None:
+        """Let go of what only the next record would need."""
+        self._names = BatchNames()
+
     def column(self, side: str, metric: str) -> Column:
         """Mean scores of the attack, or of one kind of control; empty where there is none."""
         return self.scores.get(side, {}).get(metric) or Column()
@@ -204,6 +208,11 @@ class ViewFacts:
         """One attack: its own outcomes, and what became of `auto` on records that have none of it."""
         return self.attacks.get(attack, self._none)
 
+    def end(self) -> None:
+        """Let go of what only the next record would need."""
+        for facts in (self._none, *self.attacks.values()):
+            facts.end()
+
     def add(self, record: AuditRecord) -> None:
         """Take the next record."""
         self.clients.add(sys.intern(record.client))
@@ -278,4 +287,6 @@ def gather_ledger(directory: str | Path, new: Callable[[], RunFacts] = RunFacts)
         LedgerError: It cannot be read.
     """
     head, facts = read_last_run(directory, new)
+    for view in facts.views.values():
+        view.end()
     return GatheredRun(**vars(head), facts=facts)
