@@ -7,8 +7,13 @@ from typing import ClassVar
 import click
 
 from fl_privacy_audit.core.console import print_rows, standard_output
+from fl_privacy_audit.core.endings import (
+    check_arguments,
+    check_numbers,
+    end_on_signals,
+    one_line_errors,
+)
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.texts import clean
 
 console = standard_output()
 LAB = "fl_privacy_audit.lab."
@@ -28,6 +33,11 @@ class _Lazy(click.Group):
             "fl_privacy_audit.lab.machines.command",
             "annotators_command",
             "Train machine annotators, or let them judge a corpus.",
+        ),
+        "clean": (
+            "fl_privacy_audit.ledger.clean",
+            "clean_command",
+            "Remove private files that killed processes left behind.",
         ),
         "compare": (
             "fl_privacy_audit.report.show",
@@ -87,7 +97,8 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.later:
-            return super().get_command(ctx, cmd_name)
+            own = super().get_command(ctx, cmd_name)
+            return own and check_numbers(own)
         module, name, _ = self.later[cmd_name]
         try:
             command = getattr(importlib.import_module(module), name)
@@ -100,14 +111,18 @@ class _Lazy(click.Group):
                 '`pip install "fl-privacy-audit[lab]"`'
             ) from error
         assert isinstance(command, click.Command)
-        return command
+        return check_numbers(command)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is no argument of any command."""
+        with one_line_errors(AuditError):
+            check_arguments(args)
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; an expected error is one line on stderr and exit code 1."""
-        try:
+        """Run a command; an error is one line on stderr and an exit code."""
+        with one_line_errors(AuditError):
             return super().invoke(ctx)
-        except AuditError as error:
-            raise click.ClickException(clean(str(error))) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows: dict[str, list[tuple[str, str]]] = {"Commands": [], "Laboratory commands": []}
@@ -139,7 +154,7 @@ def cli() -> None:
     help="photos needs no download.",
 )
 @click.option("--data-root", default="", help="Folder with CIFAR-10 in torchvision's layout.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def demo(out: Path, dataset: str, data_root: str, seed: int) -> None:
     """Audit one small federation without defence and with DP-SGD at two noise levels."""
     from fl_privacy_audit.simulate.demo import run_demo
@@ -172,4 +187,5 @@ def attacks() -> None:
 
 def main() -> None:
     """Entry point."""
+    end_on_signals()
     cli()

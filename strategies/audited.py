@@ -17,12 +17,24 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply
+from fl_privacy_audit.core.files import remove_drafts
+from fl_privacy_audit.core.private_folders import remove_leftovers
 from fl_privacy_audit.core.process_state import process_state_kept
 from fl_privacy_audit.ledger.ledger import last_run, read_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
 from . import side_channel
-from .capture import Reading, Sent, capture, copy_record, layers, release, snapshot
+from .capture import (
+    MOST_NUMBERS,
+    Reading,
+    Sent,
+    as_numbers,
+    capture,
+    copy_record,
+    layers,
+    release,
+    snapshot,
+)
 from .doctor import Plan, examine
 from .flower_log import through_flower
 
@@ -30,7 +42,9 @@ log = logging.getLogger("fl_privacy_audit")
 
 HOOKS = ("configure_train", "aggregate_train", "aggregate_evaluate")
 """What the audit listens to while a strategy's own `start` runs."""
-OWN = frozenset({"strategy", "auditor", "_sent", "_before", "_folders", "_originals", "_audited"})
+OWN = frozenset(
+    {"strategy", "auditor", "_sent", "_before", "_folders", "_holders", "_originals", "_audited"}
+)
 """Attributes of the wrapper itself; all others are the wrapped strategy's."""
 MOST_JUDGED = 50_000_000
 """Bytes of a ledger above which the end of a run does not wait for its verdict."""
@@ -73,6 +87,7 @@ class AuditedStrategy(Strategy):
         self._sent: dict[int, list[Sent]] = {}
         self._before: dict[int, ArrayRecord] = {}
         self._folders: dict[int, Path] = {}
+        self._holders: dict[int, int | None] = {}
         self._originals: dict[str, Callable[..., Any]] = {}
         self._audited = 0
 
@@ -107,6 +122,8 @@ class AuditedStrategy(Strategy):
             LedgerError: The audit's directory cannot be written; before anything is trained.
         """
         self.auditor.begin()
+        remove_leftovers()
+        remove_drafts(self.auditor.ledger.directory, self.auditor.ledger.directory / "pictures")
         with through_flower(), self._listening():
             self._log_settings()
             with self._guard("what the audit lacks could not be found out"):
@@ -198,7 +215,9 @@ class AuditedStrategy(Strategy):
         with self._guard(f"round {server_round} could not be audited"):
             before = self._before.pop(server_round, None)
             after = None if aggregated is None else aggregated[0]
-            released = release(self.strategy, before, after)
+            released = None
+            with self._guard(f"what round {server_round} released could not be captured"):
+                released = release(self.strategy, before, after)
             self.auditor.audit_round(server_round, captured, released)
             self._audited += 1
 
@@ -209,6 +228,7 @@ class AuditedStrategy(Strategy):
             names=self.auditor.weight_names,
             key=next((key for key in keys if isinstance(key, str)), None),
             folder=self._folders.get(server_round),
+            holders=self._holders,
         )
 
     def _ask_for_batches(self, server_round: int) -> None:
@@ -276,8 +296,8 @@ class AuditedStrategy(Strategy):
         if metrics is None:
             return
         with self._guard(f"the evaluation of round {server_round} could not be recorded"):
-            numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float))}
-            self.auditor.record_evaluation(server_round, source, numbers)
+            most = MOST_NUMBERS if source == "clients" else None
+            self.auditor.record_evaluation(server_round, source, as_numbers(metrics, most))
 
     def _log_settings(self) -> None:
         config = self.auditor.config

@@ -1,10 +1,11 @@
 """Flower messages -> what the audit works on. Nothing is decoded before an attack wants it."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, MultiKrum, Strategy
@@ -21,7 +22,9 @@ from .mods import KEY
 NUM_EXAMPLES = "num-examples"
 MOST_EXAMPLES = 2**53
 MOST_NUMBERS, MOST_NAME = 100, 100
-"""Numbers that are kept of a message, and characters of their names."""
+"""Numbers that are kept of a message, and characters of names in it."""
+MOST_WHOLE = 2**64
+"""Flower's ids are below it; a longer number could be too long for a reader of the ledger."""
 NOT_MEANS = (Bulyan, FedMedian, FedTrimmedAvg, MultiKrum)
 """Strategies of Flower that select among updates; Krum is a `MultiKrum`."""
 PREFIXES = ("_module.", "module.", "_orig_mod.")
@@ -53,12 +56,15 @@ class Reading:
         key: The strategy's ``arrayrecord_key``, if it has one.
         folder: Where clients were asked to publish their batches in this round; None if they
             were not.
+        holders: Partition -> the node that claimed it first in this run, None where several did so
+            at once. Grows with each round.
     """
 
     image: ImageSpec
     names: Collection[str] = ()
     key: str | None = None
     folder: Path | None = None
+    holders: MutableMapping[int, int | None] = field(default_factory=dict)
 
 
 def snapshot(messages: Iterable[Message]) -> list[Sent]:
@@ -83,28 +89,62 @@ def capture(
     """
     captured = []
     by_id = {s.message.metadata.message_id: s for s in sent}
+    answered = set()
     for reply in replies:
-        match = by_id.pop(reply.metadata.reply_to_message_id, None)
-        metadata = reply.metadata if match is None else match.message.metadata
-        node = metadata.src_node_id if match is None else metadata.dst_node_id
+        match = None
         try:
+            match = _answered(reply, by_id)
+            node = _node(reply) if match is None else match.message.metadata.dst_node_id
             captured.append(_reply(node, match, reply, reading))
         except Exception as error:  # noqa: BLE001  # one odd reply must not hide the others
+            node = 0 if match is None else match.message.metadata.dst_node_id
             captured.append(ClientReply(client=Client(node), reason=Reason.of_error(error)))
-    for missing in by_id.values():
+        if match is not None:
+            answered.add(match.message.metadata.message_id)
+    for missing in (each for identity, each in by_id.items() if identity not in answered):
         node = missing.message.metadata.dst_node_id
         captured.append(
             ClientReply(client=Client(node), status="timed out", reason=Reason.of("timed out"))
         )
-    return _told_apart(captured)
+    return _told_apart(captured, reading.holders)
 
 
-def _told_apart(replies: Sequence[ClientReply]) -> list[ClientReply]:
-    """A partition that several clients claim to be is none of theirs: they go by their nodes."""
-    claims = Counter(reply.client.partition for reply in replies)
+def _answered(reply: Message, sent: Mapping[str, Sent]) -> Sent | None:
+    """The message that a client was sent and answers; nobody answers what another was asked."""
+    answers = reply.metadata.reply_to_message_id
+    match = sent.get(answers) if isinstance(answers, str) else None
+    if match is None or match.message.metadata.dst_node_id != reply.metadata.src_node_id:
+        return None
+    return match
+
+
+def _node(reply: Message) -> int:
+    return _whole(reply.metadata.src_node_id) or 0
+
+
+def _whole(value: object) -> int | None:
+    """A number such as Flower's ids are; None for all else that may stand in its place."""
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    return value if plain and 0 <= value < MOST_WHOLE else None  # type: ignore[operator, return-value]
+
+
+def _told_apart(
+    replies: Sequence[ClientReply], holders: MutableMapping[int, int | None]
+) -> list[ClientReply]:
+    """A partition belongs to the node that claims it first; others that do go by their nodes.
+
+    Where several claim it at once it is none of theirs, for the whole run.
+    """
+    claims: dict[int, set[int]] = {}
+    for reply in replies:
+        if reply.client.partition is not None:
+            claims.setdefault(reply.client.partition, set()).add(reply.client.node_id)
+    for partition, nodes in claims.items():
+        holders.setdefault(partition, next(iter(nodes)) if len(nodes) == 1 else None)
     return [
         replace(reply, client=Client(reply.client.node_id))
-        if claims[reply.client.partition] > 1
+        if (claimed := reply.client.partition) is not None
+        and holders[claimed] != reply.client.node_id
         else reply
         for reply in replies
     ]
@@ -140,9 +180,13 @@ def copy_record(record: ArrayRecord) -> ArrayRecord:
 
 def _reply(node: int, sent: Sent | None, reply: Message, reading: Reading) -> ClientReply:
     if reply.has_error():
-        reason = Reason.of("client error", number=reply.error.code, message=str(reply.error.reason))
+        code = reply.error.code
+        number = code if isinstance(code, int) and abs(code) < MOST_WHOLE else clean(repr(code), 20)
+        reason = Reason.of("client error", number=number, message=str(reply.error.reason))
         return ClientReply(client=Client(node), status="failed", reason=reason)
-    side = reply.content.pop(KEY, None)
+    # Anything else under this name is not the mod's, and the wrapped strategy's to see.
+    mods = isinstance(reply.content.get(KEY), ConfigRecord)
+    side = reply.content.pop(KEY) if mods else None
     partition = side.get("partition-id") if isinstance(side, ConfigRecord) else None
     published = _published(side, reading)
     numbers = _numbers(reply.content.metric_records.values())
@@ -150,8 +194,8 @@ def _reply(node: int, sent: Sent | None, reply: Message, reading: Reading) -> Cl
     before = None if sent is None else _weights(sent.arrays, "sent", reading)
     after = _weights(_copies(reply), "returned", reading)
     return ClientReply(
-        client=Client(node, partition if isinstance(partition, int) else None),
-        reason=_why_not(before, after),
+        client=Client(node, None if sent is None else _whole(partition)),
+        reason=_why_not(before, after, reading),
         sent=_decoder(before) if isinstance(before, ArrayRecord) else dict,
         returned=_decoder(after) if isinstance(after, ArrayRecord) else dict,
         num_examples=int(examples) if 0 <= examples <= MOST_EXAMPLES else None,
@@ -193,7 +237,10 @@ def _weights(
     if len(fitting) == 1:
         return fitting[0]
     return Reason.of(
-        "array records", direction=direction, count=len(records), keys=", ".join(list(records)[:20])
+        "array records",
+        direction=direction,
+        count=len(records),
+        keys=", ".join(clean(str(key), MOST_NAME) for key in islice(records, 20)),
     )
 
 
@@ -204,13 +251,17 @@ def _fits(record: ArrayRecord, names: Collection[str]) -> bool:
     return bool(plain) and plain <= set(names)
 
 
-def _why_not(before: ArrayRecord | Reason | None, after: ArrayRecord | Reason) -> Reason | None:
+def _why_not(
+    before: ArrayRecord | Reason | None, after: ArrayRecord | Reason, reading: Reading
+) -> Reason | None:
     if before is None:
         return Reason.of("answers no message")
     for record in (before, after):
         if isinstance(record, Reason):
             return record
     assert isinstance(after, ArrayRecord)
+    if len(after) > len(reading.names) > 0:
+        return Reason.of("too many arrays", count=len(after), most=len(reading.names))
     if not any(_is_float(array.dtype) for array in after.values()):
         return Reason.of("no floating-point weights")
     return None
@@ -231,11 +282,22 @@ def _decoder(record: ArrayRecord) -> Callable[[], Arrays]:
 
 def _numbers(records: Iterable[MetricRecord | ConfigRecord]) -> dict[str, float]:
     """The single numbers in records, by name; no more of them than anybody reads."""
-    numbers = {
-        clean(name, MOST_NAME): float(value)
-        for record in records
-        for name, value in record.items()
-        if isinstance(value, (int, float))
-    }
-    first = [NUM_EXAMPLES] * (NUM_EXAMPLES in numbers) + list(numbers)
-    return {name: numbers[name] for name in first[:MOST_NUMBERS]}
+    numbers: dict[str, float] = {}
+    for record in records:
+        if NUM_EXAMPLES in record:
+            numbers |= as_numbers({NUM_EXAMPLES: record[NUM_EXAMPLES]})
+        numbers |= as_numbers(record, MOST_NUMBERS - len(numbers))
+    return numbers
+
+
+def as_numbers(values: Mapping[str, Any], most: int | None = None) -> dict[str, float]:
+    """So many of the numbers among values, infinite where a float cannot hold them."""
+    numbers = ((n, v) for n, v in values.items() if isinstance(v, (int, float)))
+    return {clean(str(name), MOST_NAME): _float(value) for name, value in islice(numbers, most)}
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

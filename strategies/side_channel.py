@@ -4,49 +4,36 @@ For a round whose batches it can use, the server opens a folder that only its ow
 notes in it whose batches it wants. A client that finds no such folder writes nothing: it is on
 another machine, or the round is not audited. Pixels go into that folder; the reply carries nothing
 but the random name of a file. When the round is over the server removes the folder, with whatever
-clients left there whose replies were lost or late.
+clients left there whose replies were lost or late; where the server was killed, the next one does.
 """
 
 import contextlib
+import errno
 import json
 import os
-import re
 import secrets
-import shutil
-import tempfile
-import time
+import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fl_privacy_audit.audit.truth import as_classes, as_pixels
 from fl_privacy_audit.core.errors import TruthError
 from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.private_folders import (
+    close_folder,
+    is_name,
+    open_folder,
+    open_folders,
+)
 from fl_privacy_audit.core.types import ImageSpec, Truth
 
-DIRECTORY_VARIABLE = "FL_PRIVACY_AUDIT_TRUTH"
-OLD_SECONDS = 24 * 3600.0
-"""Age at which what an audit left behind, killed say, is removed by the next one."""
 _NOTE = "wanted.json"
-_NAME = re.compile(r"[0-9a-f]{32}")
-
-
-def directory() -> Path:
-    """``$FL_PRIVACY_AUDIT_TRUTH``, else a folder of this user in the temporary folder.
-
-    Raises:
-        TruthError: The folder belongs to somebody else.
-    """
-    path = _directory()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_ours(path):
-        raise TruthError(
-            f"{path} belongs to another user; set {DIRECTORY_VARIABLE} to a folder of your own"
-        )
-    return path
 
 
 def open_round(nodes: Iterable[int], run_id: int) -> Path:
@@ -63,33 +50,31 @@ def open_round(nodes: Iterable[int], run_id: int) -> Path:
         TruthError: The folder belongs to somebody else.
         OSError: It cannot be written.
     """
-    home = directory()
-    _remove_old(home)
-    folder = home / secrets.token_hex(16)
-    folder.mkdir(mode=0o700)
-    write_whole(folder / _NOTE, json.dumps({"run": run_id, "nodes": list(nodes)}))
+    folder = open_folder()
+    try:
+        write_whole(folder / _NOTE, json.dumps({"run": run_id, "nodes": list(nodes)}))
+    except BaseException:
+        close_folder(folder)
+        raise
     return folder
 
 
 def close_round(folder: Path) -> None:
     """Remove a round's folder and all batches in it; a client that comes later finds none."""
-    shutil.rmtree(folder, ignore_errors=True)
+    close_folder(folder)
 
 
 def find_round(node: int, run_id: int) -> Path | None:
     """The folder in which the server wants this client's batch; the client's side.
 
     Returns:
-        None where the server asked for nothing, or is not on this machine.
+        None where the server asked for nothing, is gone, or is not on this machine.
     """
-    with contextlib.suppress(OSError):
-        folders = [path for path in _directory().iterdir() if _NAME.fullmatch(path.name)]
-        for folder in folders:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                note = json.loads((folder / _NOTE).read_bytes())
-                wanted = node in note["nodes"] and note["run"] in (0, run_id)
-                if wanted and _is_ours(folder):
-                    return folder
+    for folder in open_folders():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads((folder / _NOTE).read_bytes())
+            if node in note["nodes"] and note["run"] in (0, run_id):
+                return folder
     return None
 
 
@@ -129,10 +114,10 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
     """
     images, labels = [], []
     for name in names:
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise TruthError(f"{name[:40]!r} is not the name of a published batch")
         try:
-            with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
+            with _opened(folder / f"{name}.npz") as stored:
                 pixels = torch.from_numpy(stored["images"])
                 images.append(spec.denormalise(pixels) if stored["normalised"] else pixels)
                 labels.append(torch.from_numpy(stored["labels"]))
@@ -154,23 +139,17 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
     return Truth(images=joined[kept], labels=classes[kept])
 
 
-def _directory() -> Path:
-    default = Path(tempfile.gettempdir()) / f"fl-privacy-audit-{os.getuid()}"
-    return Path(os.environ.get(DIRECTORY_VARIABLE, default))
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of a batch; a pipe, a device or a link is not read.
 
-
-def _is_ours(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
-
-
-def _remove_old(home: Path) -> None:
-    for path in home.iterdir():
-        if not _NAME.fullmatch(path.stem):
-            continue
-        with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime < OLD_SECONDS:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    Raises:
+        OSError: It is not here, or not a regular file.
+        ValueError: It holds something else than arrays.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with np.load(file, allow_pickle=False) as stored:
+            yield stored

@@ -41,7 +41,7 @@ class CleanConsole(Console):
 
 def standard_output() -> Console:
     """A console as wide as the terminal, or as ``COLUMNS`` says; without end where it is piped."""
-    limited = sys.stdout.isatty() or "COLUMNS" in os.environ
+    limited = (sys.stdout is not None and sys.stdout.isatty()) or "COLUMNS" in os.environ
     return CleanConsole(width=None if limited else UNWRAPPED)
 
 

@@ -35,6 +35,8 @@ from .types import ImageSpec, LocalTraining, Observation, Update
 
 CLIPPED = 1e-3
 """How far below the norm a clipped gradient may lie: weights are float32."""
+MOST_REBUILT = 2**28
+"""Numbers in the images behind an update, above which a machine has no room for them."""
 ROUNDED = 0.02
 """Share of an update that may be rounding of the weights before the update counts as inexact."""
 
@@ -102,6 +104,11 @@ def observe(
     if loss is not None:
         assumptions.append(f"clients minimise `{name_of(loss)}`, which the Auditor was given")
     training, num_images = _what_trains(model, image, training, num_examples, assumptions)
+    if num_images * math.prod(image.shape) > MOST_REBUILT:
+        raise UpdateError(
+            f"the update is said to be of {num_images} images, which is more than can be rebuilt: "
+            "see what the client reports as `num-examples`"
+        )
     _check_loss(training, loss, num_classes)
     model = model.to(device)
 

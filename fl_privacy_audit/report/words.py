@@ -117,6 +117,7 @@ STEPS: Final[Mapping[str, str]] = {
     "client error": "mend the clients' error first",
     "answers no message": "reply with `Message(content, reply_to=message)`",
     "array records": "set the strategy's `arrayrecord_key`",
+    "too many arrays": "let clients return the weights of the audited model and nothing else",
     "no floating-point weights": (
         "audit without secure aggregation: a server cannot attack what it cannot read"
     ),
@@ -281,6 +282,7 @@ REASONS: Final[Mapping[str, str]] = {
         "{count} array records were {direction} ({keys}), and none is known to hold the weights of "
         "the audited model"
     ),
+    "too many arrays": "{count} arrays were returned, but the audited model has {most}",
     "no floating-point weights": (
         "the reply holds no floating-point weights: this strategy sends other bytes"
     ),

@@ -1,15 +1,13 @@
 """The demo: one federation under three settings, attacked, compared, drawn."""
 
-import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fl_privacy_audit import AttackConfig, AuditError
-from fl_privacy_audit import Progress as AttackProgress
 from fl_privacy_audit.attacks import DEFAULT_ATTACK
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.ledger.ledger import LastRun, read_ledger
@@ -19,12 +17,11 @@ from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.report.terminal import draw_reconstructions, reconstruction_rows
 from fl_privacy_audit.verdicts.compare import Comparison, last_run
 
-from . import QUIET
 from .comparison import print_comparison, write_comparison
+from .federation.data import load_test
+from .sweep.command import Bars
 from .sweep.plan import Run, plan_runs
-
-if TYPE_CHECKING:
-    from .federation.simulation import Simulate
+from .sweep.run import run_sweep
 
 # The size of the demo.
 CLIENTS = 6
@@ -56,47 +53,25 @@ def run_demo(
     console: Console,
     rounds: int = ROUNDS,
     attack: AttackConfig = ATTACK,
-    simulate: "Simulate | None" = None,
+    do: Callable[..., object] = run_sweep,
 ) -> Comparison:
     """Run the three federations one after the other, and compare them.
 
     Leaves in `out` a ledger for each setting, ``comparison.json``, ``comparison.md``,
     ``report.html`` and ``reconstructions.png``. `dataset` and `data_root` are those of
     `FederationConfig`; `seed` is for data, weights, batches, noise and attacks. Progress and the
-    comparison go to the console. Clients run by `simulate`, Flower's simulation by default.
+    comparison go to the console. After an interruption federations that are finished are not run
+    again. The runs are done by `do`, called as `run_sweep` is.
 
     Raises:
         AuditError: A federation did not finish, or an attacked record has no score.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    # Flower reads its telemetry switch when it is imported.
-    from .federation.simulation import in_ray, run_federation
-
     root = str(Path(data_root).absolute()) if data_root else ""
     runs = _runs(dataset, root, seed, rounds, attack)
-    columns = (TextColumn("{task.description:<42}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        for run in runs:
-            rounds_bar = bars.add_task(f"{run.label}: rounds", total=rounds)
-            steps_bar = bars.add_task("  attack steps", total=1)
-
-            def on_round(done: int, bar: TaskID = rounds_bar) -> None:
-                bars.update(bar, completed=done)
-
-            def on_progress(at: AttackProgress, bar: TaskID = steps_bar) -> None:
-                what = f"  round {at.round}, {at.client}: attack steps"
-                bars.update(bar, description=what, completed=at.step, total=at.steps)
-
-            run_federation(
-                run.federation,
-                run.audit.model_copy(update={"directory": out / run.folder}),
-                clients=run.clients,
-                on_round=on_round,
-                on_progress=on_progress,
-                simulate=simulate or in_ray,
-            )
-            bars.remove_task(steps_bar)
+    load_test(runs[0].federation)  # better to fail here than after everything has been started
+    bars = Bars(console, runs)
+    with bars.progress:
+        do(runs, out, workers=1, on_event=bars.show)
     return _write(out, [out / run.folder for run in runs], attack, console)
 
 

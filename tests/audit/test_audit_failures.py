@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fl_privacy_audit import Auditor, ClientReply, Truth
-from fl_privacy_audit.audit import lineup
+from fl_privacy_audit.attacks import choose
 from fl_privacy_audit.core.errors import (
     ConfigError,
     LedgerError,
@@ -313,12 +313,12 @@ def test_what_nobody_foresaw_costs_one_attack(tmp_path: Path) -> None:
 def test_a_choice_that_goes_wrong_costs_one_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose, sound = lineup.choose, iter([False, True])
+    sound = iter([False, True])
 
     def chosen(*given: Any) -> Any:
         return choose(*given) if next(sound) else 1 // 0
 
-    monkeypatch.setattr(lineup, "choose", chosen)
+    monkeypatch.setattr("fl_privacy_audit.audit.lineup.choose", chosen)
     auditor = real_auditor(tmp_path, attacks=["auto"], clients_per_round=None)
     one, other = auditor.audit_round(1, [make_reply(0), make_reply(1)])
     (outcome,) = one.attacks

@@ -205,3 +205,9 @@ def test_buffers_outside_the_state_dict() -> None:
     model = tiny_net()
     model.register_buffer("scale", torch.ones(1), persistent=False)
     assert set(seen_by(model).update) == set(to_arrays(tiny_net()))
+
+
+def test_more_images_than_a_machine_has_room_for_are_refused() -> None:
+    training = ONE_STEP.replace(steps=None, epochs=1)
+    with pytest.raises(UpdateError, match="see what the client reports as `num-examples`"):
+        seen_by(tiny_net(), to_arrays(tiny_net(seed=1)), training=training, num_examples=2**53)

@@ -231,8 +231,8 @@ def test_the_original_is_what_was_attacked(recipe: str, tmp_path: Path) -> None:
     [
         ({"architectures": ("lenett",)}, "there is no architecture 'lenett'; there are lenet, "),
         ({"recipes": ("long",)}, "there is no recipe 'long'; there are none, plain, "),
-        ({"modes": ("test",)}, "`mode` must be one of eval, train, but got 'test'"),
-        ({"batches": (0,)}, "`batch` must be a whole number from 1, but got 0"),
+        ({"modes": ("test",)}, "`mode` must be one of 'eval', 'train', but got 'test'"),
+        ({"batches": (0,)}, "`batch` must be a whole number of at least 1, but got 0"),
         ({"attacks": (Spec("dlgg"),)}, "there is no attack 'dlgg'"),
         ({"attacks": (parse_spec("dlg:speed=1"),)}, "attack 'dlg' has no option 'speed'"),
         ({"defences": (Spec("gaussian"),)}, "defence 'gaussian' needs the option 'std'"),

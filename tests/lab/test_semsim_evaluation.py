@@ -244,4 +244,4 @@ def test_a_wrong_selection_is_an_error_of_ours(tmp_path: Path) -> None:
     corpus, answers = build(tmp_path)
     result = run("evaluate", corpus, "--answers", answers, "--out", tmp_path, "--only", "x=y")
     assert result.exit_code == 1
-    assert result.output.startswith("Error: a selection must be FIELD=PATTERN")
+    assert result.output.startswith("Error: a selection must look like FIELD=PATTERN")

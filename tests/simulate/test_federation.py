@@ -19,7 +19,7 @@ from fl_privacy_audit.simulate.federation.model import make_net
 from fl_privacy_audit.simulate.federation.server import federate
 from fl_privacy_audit.verdicts.compare import compare
 from tests.support.grid import InProcessGrid
-from tests.support.in_process import here
+from tests.support.in_process import do_here
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def test_the_demo_leaves_what_it_promises(tmp_path: Path) -> None:
     """All of the demo but Ray and long attacks."""
     console = Console(file=io.StringIO(), width=200)
     attack = demo.ATTACK.model_copy(update={"options": {"steps": 2}})
-    comparison = demo.run_demo(tmp_path, console=console, rounds=2, attack=attack, simulate=here)
+    comparison = demo.run_demo(tmp_path, console=console, rounds=2, attack=attack, do=do_here)
     assert [row.setting for row in comparison.rows] == [
         defence["label"] for defence in demo.DEFENCES.values()
     ]
@@ -96,7 +96,7 @@ def test_the_demo_fails_when_a_record_has_no_score(tmp_path: Path) -> None:
             console=Console(quiet=True),
             rounds=1,
             attack=needs_a_linear_layer,
-            simulate=here,
+            do=do_here,
         )
 
 

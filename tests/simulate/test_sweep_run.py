@@ -16,14 +16,15 @@ from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
+from fl_privacy_audit.core.files import LOCK, lock
 from fl_privacy_audit.ledger.ledger import FILE_NAME, read_ledger
 from fl_privacy_audit.report.terminal import comparison_json
-from fl_privacy_audit.simulate.sweep import command, run, worker
-from fl_privacy_audit.simulate.sweep.files import FINISHED, LOCK, SET_ASIDE, lock, prepare
+from fl_privacy_audit.simulate.sweep import command, run
+from fl_privacy_audit.simulate.sweep.files import FINISHED, SET_ASIDE, prepare
 from fl_privacy_audit.simulate.sweep.plan import Run, plan_runs, read_plan
 from fl_privacy_audit.simulate.sweep.run import Event, run_sweep
 from fl_privacy_audit.verdicts.compare import compare
-from tests.support.in_process import here
+from tests.support.in_process import do_here
 
 ROOT = Path(__file__).parents[2]
 FAKE = """
@@ -148,12 +149,6 @@ SHORT: dict[str, Any] = {
 }
 
 
-def federate_here(runs: list[Run], out: Path) -> None:
-    for one in runs:
-        prepare(out, one)
-        worker.run_spec(out / one.folder, 1, here, say=lambda line: None)
-
-
 @pytest.mark.parametrize(
     "defences",
     [
@@ -179,7 +174,7 @@ def test_runs_are_pairs(tmp_path: Path, defences: list[dict[str, Any]] | None) -
                 ],
             }
         )
-    federate_here(runs, tmp_path)
+    do_here(runs, tmp_path)
     comparison = compare([tmp_path / one.folder for one in runs])
     assert [row.attacked for row in comparison.rows] == [4] * len(runs)
     assert comparison.notes == []

@@ -11,9 +11,9 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod
-from tests.strategies.test_side_channel import client, publish
 from tests.support.builders import audit_config, tiny_net
 from tests.support.grid import InProcessGrid
+from tests.support.publishing import client, publish
 from tests.support.spies import Spy
 
 FLOWER, AUDIT = logging.getLogger("flwr"), logging.getLogger("fl_privacy_audit")

@@ -4,27 +4,30 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor, Truth, read_ledger
+from fl_privacy_audit.core import private_folders
 from fl_privacy_audit.core.errors import TruthError
+from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client
 from fl_privacy_audit.ledger.records import AuditRecord
-from fl_privacy_audit.strategies import AuditedStrategy, audit_mod, publish_batch, side_channel
+from fl_privacy_audit.strategies import AuditedStrategy, audit_mod, side_channel
 from fl_privacy_audit.strategies.mods import KEY, _warn_once
-from tests.support.builders import IMAGE, audit_config, make_truth, tiny_net, trained
+from tests.support.builders import IMAGE, audit_config, make_truth, tiny_net
 from tests.support.cases import image_config, photos
 from tests.support.grid import FIRST_NODE, InProcessGrid
+from tests.support.publishing import client, publish
 from tests.support.spies import Spy
 
 SPEC = image_config()
@@ -33,7 +36,7 @@ LABELS = torch.arange(4)
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(side_channel.DIRECTORY_VARIABLE, str(tmp_path / "truth"))
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "truth"))
     return tmp_path / "truth"
 
 
@@ -119,7 +122,7 @@ def test_a_folder_behind_a_link_is_refused(home: Path) -> None:
     (home.parent / "elsewhere").mkdir()
     home.symlink_to(home.parent / "elsewhere")
     with pytest.raises(TruthError, match="belongs to another user"):
-        side_channel.directory()
+        private_folders.make_home()
 
 
 def test_a_folder_that_was_there_keeps_its_mode(home: Path) -> None:
@@ -138,49 +141,10 @@ def test_a_round_is_found_by_its_nodes_in_its_run_while_it_is_open() -> None:
     assert side_channel.find_round(6, 7) is None
 
 
-def test_what_a_killed_audit_left_is_removed_when_it_is_a_day_old(home: Path) -> None:
-    old, young = side_channel.open_round([1], 1), side_channel.open_round([2], 1)
-    side_channel.write(old, photos(), LABELS, normalised=False)
-    loose = home / ("0" * 32 + ".npz")
-    loose.write_bytes(b"of an earlier version")
-    mine = home / "notes.txt"
-    mine.write_text("the user's own")
-    for path in (old, loose, mine):
-        os.utime(path, (0, 0))
-    third = side_channel.open_round([3], 1)
-    assert set(home.iterdir()) == {young, third, mine}
-
-
-Train = Callable[[Message, Context], Message]
-Publish = Callable[[Context], None]
-
-
-def publish(context: Context, **changes: Any) -> None:
-    truth = make_truth(seed=int(context.node_config["partition-id"]))
-    batch = {"images": truth.images, "labels": truth.labels, "normalised": False, **changes}
-    publish_batch(context, **batch)
-
-
-def client(publish: Publish, *mods: Any, after: Publish = lambda context: None) -> ClientApp:
-    app = ClientApp()
-
-    @app.train(mods=list(mods))
-    def train(message: Message, context: Context) -> Message:
-        assert not context.state, "the client's state is its own"
-        model = tiny_net()
-        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-        truth = make_truth(seed=int(context.node_config["partition-id"]))
-        publish(context)
-        after(context)
-        content = RecordDict(
-            {
-                "arrays": ArrayRecord(trained(model, truth).state_dict()),
-                "metrics": MetricRecord({"num-examples": 1}),
-            }
-        )
-        return Message(content=content, reply_to=message)
-
-    return app
+def test_a_client_finds_no_round_of_a_server_that_is_gone(folder: Path) -> None:
+    assert side_channel.find_round(1, 1) == folder
+    os.close(private_folders._HELD.pop(folder))  # as a kill does
+    assert side_channel.find_round(1, 1) is None
 
 
 def federate(
@@ -243,9 +207,9 @@ def test_a_machine_without_a_request_of_the_server_has_nothing_written(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def elsewhere(message: Message, context: Context, call_next: Any) -> Message:
-        monkeypatch.setenv(side_channel.DIRECTORY_VARIABLE, str(tmp_path / "other machine"))
+        monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "other machine"))
         reply: Message = call_next(message, context)
-        monkeypatch.setenv(side_channel.DIRECTORY_VARIABLE, str(home))
+        monkeypatch.setenv(DIRECTORY_VARIABLE, str(home))
         return reply
 
     records = federate(tmp_path, client(publish, elsewhere, audit_mod))
@@ -374,3 +338,12 @@ def test_without_the_mod_nothing_is_published(home: Path) -> None:
     )
     publish(context)
     assert not home.exists()
+
+
+def test_a_link_in_place_of_a_batch_is_not_followed(tmp_path: Path) -> None:
+    folder = side_channel.open_round([1], 0)
+    name = side_channel.write(folder, photos(), LABELS, normalised=False)
+    moved = (folder / f"{name}.npz").rename(tmp_path / "elsewhere.npz")
+    (folder / f"{name}.npz").symlink_to(moved)
+    with pytest.raises(TruthError, match="cannot be read"):
+        side_channel.read(folder, [name], SPEC)

@@ -1,7 +1,7 @@
 """A worker whose federation runs in its own process instead of Ray's."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fl_privacy_audit import Auditor
@@ -9,6 +9,9 @@ from fl_privacy_audit.simulate.federation.client_app import app
 from fl_privacy_audit.simulate.federation.config import FederationConfig
 from fl_privacy_audit.simulate.federation.server import federate
 from fl_privacy_audit.simulate.sweep import worker
+from fl_privacy_audit.simulate.sweep.files import prepare
+from fl_privacy_audit.simulate.sweep.plan import Run
+from fl_privacy_audit.simulate.sweep.run import Event
 from tests.support.grid import InProcessGrid
 
 
@@ -23,6 +26,22 @@ def here(
     """As `federation.simulation.in_ray`."""
     del cores
     federate(InProcessGrid(app, num_clients), federation, auditor, on_round=on_round)
+
+
+def do_here(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    workers: int = 1,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> None:
+    """As `run_sweep`, without its comparison."""
+    del workers
+    for run in runs:
+        prepare(out, run)
+        on_event(Event(run=run, kind="started"))
+        worker.run_spec(out / run.folder, 1, here, say=lambda line: None)
+        on_event(Event(run=run, kind="finished"))
 
 
 if __name__ == "__main__":

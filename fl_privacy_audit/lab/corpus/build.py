@@ -1,11 +1,15 @@
 """Building a corpus: train what must be trained, attack chunk by chunk, record as it goes."""
 
+import contextlib
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice, starmap
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +98,7 @@ def build_corpus(
             for chunk, spec in jobs
             if RECIPES[chunk.setting.recipe].trained
         )
-        with cpu_threads(1), _pool(workers) as pool:
+        with cpu_threads(1), _pool(min(workers, max(len(jobs), 1))) as pool:
             training = _run(pool, workers, trained_network, [(plan, *n, place) for n in networks])
             for done, _ in enumerate(training):
                 report("training networks", done + 1, len(networks))
@@ -110,18 +114,36 @@ def build_corpus(
         return Built(rows=len(store.done), fresh=len(store.done) - before, refusals=refusals)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     """Processes with one thread each; none for a single worker."""
     if workers == 1:
         yield None
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,))
+    ours, theirs = context.Pipe()
+    pool = ProcessPoolExecutor(workers, context, _begin, (ours,))
     try:
         yield pool
+    except BaseException:
+        theirs.close()  # after an error, or Ctrl-C, nobody waits for what is at work
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        theirs.close()
+
+
+def _begin(parent: Connection) -> None:
+    """One thread for a process, which ends when the other end of its pipe is closed, as by a kill."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    torch.set_num_threads(1)
+
+    def wait() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            parent.recv_bytes()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run(

@@ -66,7 +66,9 @@ SPEC = "NAME[:KEY=VALUE,...]"
 @click.option(
     "--per-image", type=AT_LEAST_1, help="Settings per image, dealt in turn; all if unset."
 )
-@click.option("--size", type=click.IntRange(8), default=32, help="Side of the images in pixels.")
+@click.option(
+    "--size", type=click.IntRange(8, 1024), default=32, help="Side of the images in pixels."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed for all random draws.")
 @click.option("--epochs", type=AT_LEAST_1, default=200, help="Epochs of trained networks.")
 @click.option("--train-images", type=click.IntRange(2), help="Most images to train a network on.")

@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 
 from fl_privacy_audit.attacks import DEFAULT_ATTACK, all_attacks, make_attack
+from fl_privacy_audit.core.arguments import choice, whole
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.types import Mode
 from fl_privacy_audit.defences import DEFENCES, make_defence
@@ -216,13 +217,12 @@ def _check(part: Part) -> None:
     for recipe in part.recipes:
         if recipe not in RECIPES:
             raise CorpusError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
-    for mode in part.modes:
-        if mode not in MODES:
-            raise CorpusError(f"`mode` must be one of {', '.join(MODES)}, but got {mode!r}")
-    for name, least in (("images", part.images), *(("batch", size) for size in part.batches)):
-        if least < 1:
-            raise CorpusError(f"`{name}` must be a whole number from 1, but got {least}")
     try:
+        for mode in part.modes:
+            choice("mode", mode, MODES)
+        whole("images", part.images)
+        for batch in part.batches:
+            whole("batch", batch)
         for spec in part.attacks:
             make_attack(spec.name, dict(spec.settings))
         for spec in part.defences:

@@ -1,7 +1,6 @@
 """The corpus on disk while it grows: rows one by one, pictures all or not at all."""
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -15,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import CorpusError
-from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.files import FORK_SECONDS, lock, write_whole
 from fl_privacy_audit.core.tables import Kind, cell, read_table, write_table
 from fl_privacy_audit.lab.manifest import CLASSES, FORMER, MANIFEST, Pair
 
-PLAN, LOCK = "plan.json", ".lock"
+PLAN = "plan.json"
 COLUMNS = [field.name for field in fields(Pair)]
 
 
@@ -42,26 +41,24 @@ class Store:
         try:
             for name in (".", "originals", "reconstructions"):
                 (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = (directory / LOCK).open("w")
+            held = lock(directory, FORK_SECONDS)
         except OSError as error:
             raise CorpusError(f"a corpus cannot be written to {directory}: {error}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise CorpusError(f"another build is writing to {directory}") from None
+        if held is None:
+            raise CorpusError(f"another build is writing to {directory}")
+        self._lock = held
         try:
             self._same_plan(plan)
             self.done = self._repair()
         except BaseException:
-            self._lock.close()
+            os.close(held)
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> None:
-        self._lock.close()
+        os.close(self._lock)
 
     def write_classes(self, classes: Mapping[str, Sequence[str]]) -> None:
         """Class names of each source; those that are there already are kept.

@@ -1,7 +1,7 @@
 """``fl-privacy-audit semsim pretrain | train | evaluate``."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from fl_privacy_audit.metrics.semsim import SIDE, WEIGHTS, load_semsim, to_tenso
 
 from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
-from .examples import Judged, Rule, Selection, original_of, read_examples, read_judged
+from .examples import Rule, Selection, original_of, read_examples, read_judged
 from .pretraining import PretrainSettings, pretrain
 from .report import HEADER, rows, verdict, write
 from .training import WEIGHTS as WEIGHTS_NAME
@@ -234,7 +234,7 @@ def train_command(
             on_epoch=on_epoch,
         )
     names = {examples.originals[i] for i in split(examples, chosen)[1].tolist()}
-    away = _of_originals(judged, names)
+    away = judged.take([i for i, pair in enumerate(judged.pairs) if original_of(pair) in names])
     validation = evaluate(away, net=net) if away.pairs else None
     card = make_card(
         examples,
@@ -305,16 +305,6 @@ def _training_pictures(source: str, most: int, *, root: str, seed: int) -> Tenso
     half = open_source(source, root).train
     rng = torch.Generator().manual_seed(seed)
     return half.bytes(torch.randperm(len(half), generator=rng)[:most].tolist(), SIDE)
-
-
-def _of_originals(judged: Judged, names: set[str]) -> Judged:
-    rows = [i for i, pair in enumerate(judged.pairs) if original_of(pair) in names]
-    return replace(
-        judged,
-        pairs=tuple(judged.pairs[i] for i in rows),
-        folders=tuple(judged.folders[i] for i in rows),
-        verdicts=tuple(judged.verdicts[i] for i in rows),
-    )
 
 
 def _print(found: Evaluation, console: Console) -> None:

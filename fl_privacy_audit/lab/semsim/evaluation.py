@@ -93,20 +93,20 @@ def evaluate(
         raise CorpusError(
             f"no pair was judged by all of {', '.join(judged.annotators)}; choose fewer annotators"
         )
-    values, unavailable = _measure(judged, rows, net, progress)
-    ratings = _ratings(judged, rows, values)
+    dropped, judged = len(judged.pairs) - len(rows), judged.take(rows)
+    values, unavailable = _measure(judged, net, progress)
+    ratings = _ratings(judged, values)
     draws = draw(len(ratings.originals), len(ratings.settings), bootstraps=bootstraps, seed=seed)
     progress("statistics", len(rows), len(rows))
     by_image = image_level(ratings, draws)
     by_model = model_level(ratings, draws)
-    pairs = [judged.pairs[i] for i in rows]
     return Evaluation(
         pairs=len(rows),
         originals=len(ratings.originals),
         settings=len(ratings.settings),
-        names={field: tuple(sorted({getattr(p, field) for p in pairs})) for field in NAMED},
+        names={field: tuple(sorted({getattr(p, field) for p in judged.pairs})) for field in NAMED},
         annotators=judged.annotators,
-        dropped=len(judged.pairs) - len(rows),
+        dropped=dropped,
         bootstraps=bootstraps,
         seed=seed,
         image_level=by_image,
@@ -121,16 +121,17 @@ def evaluate(
 
 
 def _measure(
-    judged: Judged, rows: list[int], net: SemSimNet | None, progress: Stages
+    judged: Judged, net: SemSimNet | None, progress: Stages
 ) -> tuple[dict[str, Floats], dict[str, str]]:
-    """Values of every metric on the rows, computed in batches of one picture size."""
-    values = {name: np.full(len(rows), np.nan) for name in ("semsim", *RIVALS)}
+    """Values of every metric on the pairs, computed in batches of one picture size."""
+    count = len(judged.pairs)
+    values = {name: np.full(count, np.nan) for name in ("semsim", *RIVALS)}
     unavailable: dict[str, str] = {}
-    for start in range(0, len(rows), BATCH):
+    for start in range(0, count, BATCH):
         groups: dict[torch.Size, list[tuple[int, Tensor, Tensor]]] = defaultdict(list)
-        batch = range(start, min(start + BATCH, len(rows)))
+        batch = range(start, min(start + BATCH, count))
         for place in batch:
-            truth, guess = _both(judged.pairs[rows[place]], judged.folders[rows[place]])
+            truth, guess = _both(judged.pairs[place], judged.folders[place])
             groups[truth.shape].append((place, guess, truth))
         for group in groups.values():
             places, guesses, truths = zip(*group, strict=True)
@@ -143,7 +144,7 @@ def _measure(
                         raise
                     unavailable[name] = str(error)
                     del values[name]
-        progress("metrics", batch.stop, len(rows))
+        progress("metrics", batch.stop, count)
     return values, unavailable
 
 
@@ -168,20 +169,17 @@ def _both(pair: Pair, folder: Path) -> tuple[Tensor, Tensor]:
     return truth, guess
 
 
-def _ratings(judged: Judged, rows: list[int], values: dict[str, Floats]) -> Ratings:
+def _ratings(judged: Judged, values: dict[str, Floats]) -> Ratings:
     """The study's table; a verdict of "recognisable" stands there as the true class named.
 
     It wants as many annotators everywhere, so those of a small panel are entered several times:
     shares and majorities stay what they are.
     """
-    pairs = [judged.pairs[i] for i in rows]
-    setting, settings = index_names([pair.setting for pair in pairs])
-    original, originals = index_names([original_of(pair) for pair in pairs])
-    label = np.array([pair.label for pair in pairs])
-    columns = math.lcm(*(len(judged.verdicts[i]) for i in rows))
-    yes = np.array(
-        [list(judged.verdicts[i].values()) * (columns // len(judged.verdicts[i])) for i in rows]
-    )
+    setting, settings = index_names([pair.setting for pair in judged.pairs])
+    original, originals = index_names(list(map(original_of, judged.pairs)))
+    label = np.array([pair.label for pair in judged.pairs])
+    columns = math.lcm(*map(len, judged.verdicts))
+    yes = np.array([list(v.values()) * (columns // len(v)) for v in judged.verdicts])
     return Ratings(
         settings=settings,
         originals=originals,

@@ -8,7 +8,7 @@ original, so that no original is on both sides under another setting.
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -79,6 +79,15 @@ class Judged:
     verdicts: tuple[Verdict, ...]  # of each pair
     unjudged: int  # selected pairs without a verdict
     annotators: tuple[str, ...]  # who, sorted
+
+    def take(self, rows: Sequence[int]) -> "Judged":
+        """Some of the pairs."""
+        return replace(
+            self,
+            pairs=tuple(self.pairs[row] for row in rows),
+            folders=tuple(self.folders[row] for row in rows),
+            verdicts=tuple(self.verdicts[row] for row in rows),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

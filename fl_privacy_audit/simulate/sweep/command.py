@@ -48,7 +48,7 @@ def sweep_command(
         raise ConfigError("give a folder for ledgers and comparison: --out DIR")
     runs = read_plan(plan or DEFAULT_PLAN)
     console = standard_output()
-    bars = _Bars(console, runs)
+    bars = Bars(console, runs)
     with bars.progress:
         comparisons = run_sweep(runs, out.absolute(), workers=workers, on_event=bars.show)
     for place, comparison in comparisons.items():
@@ -57,7 +57,7 @@ def sweep_command(
     console.print(LOWER_BOUND, markup=False)
 
 
-class _Bars:
+class Bars:
     """One bar for all runs and one for each at work; plain lines where the output is no terminal."""
 
     def __init__(self, console: Console, runs: list[Run]) -> None:

@@ -1,41 +1,20 @@
 """What lies in the folder of a sweep, and how a half run differs from a whole one."""
 
-import fcntl
 import json
 import os
-import time
 from itertools import count
 from pathlib import Path
 
 from fl_privacy_audit.core.errors import ConfigError, LedgerError
-from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.files import lock, write_whole
 
 from .plan import Run
 
-SPEC, FINISHED, LOCK, LOG = "run.json", "finished.json", ".lock", "log.txt"
+SPEC, FINISHED, LOG = "run.json", "finished.json", "log.txt"
 SET_ASIDE = ".set-aside"
 """Folder for half runs; hidden, so that `DIR/*/` names the runs alone."""
 PATIENCE_SECONDS = 20.0
 """How long to wait for a run that is about to end because its sweep was killed."""
-
-
-def lock(folder: Path, patience: float = 0.0) -> int | None:
-    """Lock a folder, made if need be; a file descriptor, or None if another process has locked it.
-
-    `patience` is how many seconds to wait for that process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return held
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(held)
-                return None
-            time.sleep(0.1)
 
 
 def is_finished(out: Path, run: Run) -> bool:

@@ -1,24 +1,29 @@
 """Does the runs of a plan: several at a time, each in a process of its own, none of them twice."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.files import FORK_SECONDS, lock
+from fl_privacy_audit.core.private_folders import remove_leftovers
 from fl_privacy_audit.simulate import QUIET
 from fl_privacy_audit.simulate.comparison import write_comparison
 from fl_privacy_audit.verdicts.compare import Comparison
 
-from .files import FINISHED, LOG, is_finished, lock, prepare
+from .files import FINISHED, LOG, is_finished, prepare
 from .plan import Run
 
 WORKER = (sys.executable, "-m", "fl_privacy_audit.simulate.sweep.worker")
@@ -61,10 +66,11 @@ def run_sweep(
         ConfigError: The folder holds a run of another plan.
         AuditError: Another sweep is at work there, or runs failed: the others are kept.
     """
-    held = lock(out)
+    held = lock(out, FORK_SECONDS)
     if held is None:
         raise AuditError(f"another sweep is at work in {out}; wait until it has ended")
     try:
+        remove_leftovers()
         left = [run for run in runs if not is_finished(out, run)]
         for run in runs:
             if run not in left:
@@ -87,7 +93,7 @@ def _do_all(
     """Do the runs, `workers` at a time; return those that failed."""
     cores = max(1, (os.cpu_count() or 1) // workers)
     guard = threading.Lock()
-    processes: set[subprocess.Popen[str]] = set()
+    processes = _Processes()
     free_slots = list(range(workers))
 
     def tell(event: Event) -> None:
@@ -102,16 +108,8 @@ def _do_all(
             started = time.monotonic()
             tell(Event(run=run, kind="started"))
             with (folder / LOG).open("w", encoding="utf-8") as log:
-                process = subprocess.Popen(
-                    [*worker, str(folder), str(cores)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    text=True,
-                    start_new_session=True,
-                    env=_environment(slot),
-                )
-            processes.add(process)
+                command = [*worker, str(folder), str(cores)]
+                process = processes.start(command, log, _environment(slot))
             assert process.stdout is not None
             with process, process.stdout:
                 for line in process.stdout:
@@ -120,10 +118,10 @@ def _do_all(
                         tell(event)
                 # Leaving this block closes its standard input, which would kill it on its way out.
                 process.wait()
-            processes.discard(process)
             whole = process.returncode == 0 and (folder / FINISHED).exists()
             kind = "finished" if whole else "failed"
-            tell(Event(run=run, kind=kind, seconds=time.monotonic() - started))
+            if not processes.ended:
+                tell(Event(run=run, kind=kind, seconds=time.monotonic() - started))
             return whole
         finally:
             free_slots.append(slot)
@@ -135,11 +133,46 @@ def _do_all(
         pool.shutdown(cancel_futures=True)  # after an error, what is at work still ends
         return [run for job, run in runs.items() if not (job.cancelled() or job.result())]
     finally:
-        # Also on Ctrl-C: a run ends when its standard input does.
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(processes):
-            if process.stdin is not None and process.poll() is None:
-                process.stdin.close()
+        processes.end()
+        pool.shutdown(cancel_futures=True)
+        remove_leftovers()
+
+
+class _Processes:
+    """The processes at work, which Ctrl-C ends at any moment; each has a group of its own."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._started: list[subprocess.Popen[str]] = []
+        self.ended = False
+
+    def start(
+        self, command: Sequence[str], log: IO[str], environment: Mapping[str, str]
+    ) -> subprocess.Popen[str]:
+        """AuditError if all were ended before."""
+        with self._guard:
+            if self.ended:
+                raise AuditError("the sweep was stopped")
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                env=environment,
+            )
+            self._started.append(process)
+            return process
+
+    def end(self) -> None:
+        """End those that are still at work, with all that they started."""
+        with self._guard:
+            self.ended = True
+            for process in self._started:
+                if process.poll() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _event(run: Run, line: str, seconds: float) -> Event | None:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fl_privacy_audit import AuditConfig, AuditError, Progress
-from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.files import lock, write_whole
 from fl_privacy_audit.simulate.federation.config import FederationConfig
 
-from .files import FINISHED, SPEC, lock
+from .files import FINISHED, SPEC
 
 if TYPE_CHECKING:
     from fl_privacy_audit.simulate.federation.simulation import Simulate
