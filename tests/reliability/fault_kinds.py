@@ -141,7 +141,7 @@ LEFT: Mapping[str, Callable[[], object]] = {
     "flushing": lambda: torch.set_flush_denormal(True),
     "numpy errors": lambda: np.seterr(all="ignore"),
     "random": random.random,
-    "random.seed": lambda: random.seed(0),
+    "random.seed": lambda: random.seed(5),
     "numpy.random": np.random.rand,
     "numpy.random.seed": lambda: np.random.seed(5),
     "torch.rand": lambda: torch.rand(1, device="cpu"),
