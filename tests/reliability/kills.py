@@ -25,11 +25,9 @@ from fl_privacy_audit.simulate.sweep.run import run_sweep
 from fl_privacy_audit.strategies import side_channel
 from tests.support.builders import IMAGE, run_line
 
-from .disks import run as full_disks
 from .doomed import CORPUS, NODE, RUN, SWEEP, context, federate, identity, start
 from .tally import Tally
 
-__all__ = ["full_disks", "run"]
 LOST, DOUBLED = "acknowledged records lost or torn", "records doubled"
 UNREADABLE, PRIVATE = "what cannot be read or gone on with", "private files left after next start"
 PRIVATE_KINDS = (".npz", ".part", ".closed", ".safetensors", ".pt")
