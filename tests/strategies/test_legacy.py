@@ -1,0 +1,266 @@
+"""Flower's legacy API and its SecAgg+, run by Flower's own workflows."""
+
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+from flwr.client import NumPyClient
+from flwr.client.mod import secaggplus_mod
+from flwr.clientapp import ClientApp
+from flwr.common import Code, FitRes, Parameters, Status, ndarrays_to_parameters
+from flwr.server import LegacyContext, ServerConfig
+from flwr.server.client_proxy import ClientProxy
+from flwr.server.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAvg,
+    FedMedian,
+    Strategy,
+)
+from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
+from flwr.serverapp.strategy import FedAvg as MessageFedAvg
+
+from fl_privacy_audit import Auditor, Truth, read_ledger
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.ledger.records import AuditRecord
+from fl_privacy_audit.strategies import (
+    AuditedLegacyStrategy,
+    AuditedStrategy,
+    audit_mod,
+    publish_batch,
+    side_channel,
+)
+from fl_privacy_audit.strategies.mods import KEY
+from tests.support.builders import audit_config, trained
+from tests.support.grid import FIRST_NODE, InProcessGrid
+from tests.support.judged_cases import open_net, picture
+
+CLIENTS, ROUNDS = 3, 2
+Arrays = list[np.ndarray]
+Seen = list[tuple[int, dict[str, Any]]]
+
+
+def to_list(model: torch.nn.Module) -> Arrays:
+    return [tensor.numpy().copy() for tensor in model.state_dict().values()]
+
+
+class OneStep(NumPyClient):  # type: ignore[misc]
+    """One step on an image that depends on the client."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.partition = int(context.node_config["partition-id"])  # type: ignore[arg-type]
+
+    def fit(self, parameters: Arrays, config: dict[str, Any]) -> tuple[Arrays, int, dict[str, Any]]:
+        if config.get("fails") == self.partition:
+            raise RuntimeError("no more memory")
+        model = open_net()
+        tensors = map(torch.from_numpy, parameters)
+        model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+        truth = picture(self.partition, seed=0)
+        publish_batch(self.context, truth.images, truth.labels, normalised=False)
+        return to_list(trained(model, truth)), 1, {"train_loss": float(self.partition)}
+
+
+def client_app(*mods: Any) -> ClientApp:
+    return ClientApp(client_fn=lambda context: OneStep(context).to_client(), mods=list(mods))
+
+
+def made(kind: Callable[..., Strategy] = FedAvg, **settings: Any) -> Strategy:
+    return kind(
+        fraction_evaluate=0.0,
+        min_fit_clients=CLIENTS,
+        min_available_clients=CLIENTS,
+        initial_parameters=ndarrays_to_parameters(to_list(open_net())),
+        **settings,
+    )
+
+
+def run(
+    strategy: Strategy,
+    app: ClientApp,
+    *,
+    fit: Any = None,
+    rounds: int = ROUNDS,
+    lost: Iterable[int] = (),
+) -> dict[str, bytes]:
+    """The global weights after a federation, as bytes."""
+    random.seed(0)
+    np.random.seed(0)
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    legacy = LegacyContext(context, config=ServerConfig(num_rounds=rounds), strategy=strategy)
+    DefaultWorkflow(fit_workflow=fit)(InProcessGrid(app, CLIENTS, lost=lost), legacy)
+    (weights,) = legacy.state.array_records.values()
+    return {name: array.data for name, array in weights.items()}
+
+
+def audited(directory: Path, strategy: Strategy, **settings: Any) -> AuditedLegacyStrategy:
+    given = {"attacks": ["first_linear"], "clients_per_round": None, "metrics": ["mse"]}
+    config = audit_config(directory, **{**given, "views": ["server", "release"], **settings})
+    return AuditedLegacyStrategy(strategy, auditor=Auditor(config, model=open_net()))
+
+
+def records(directory: Path, view: str = "server") -> list[AuditRecord]:
+    return [record for record in read_ledger(directory).audits if record.view == view]
+
+
+def secagg() -> SecAggPlusWorkflow:
+    return SecAggPlusWorkflow(num_shares=CLIENTS, reconstruction_threshold=2)
+
+
+def clipped() -> Strategy:
+    """Puts other parameters into the results that it is given."""
+    return DifferentialPrivacyServerSideFixedClipping(
+        made(), noise_multiplier=0.1, clipping_norm=0.1, num_sampled_clients=CLIENTS
+    )
+
+
+@pytest.mark.parametrize("make", [made, clipped, lambda: made(FedMedian)])
+def test_training_is_bitwise_equal_and_each_client_is_audited(
+    make: Callable[[], Strategy], tmp_path: Path
+) -> None:
+    without = run(make(), client_app())
+    assert run(audited(tmp_path, make()), client_app(audit_mod)) == without
+    found = records(tmp_path)
+    assert sorted((r.round, r.partition) for r in found) == [
+        (server_round, partition) for server_round in (1, 2) for partition in range(CLIENTS)
+    ]
+    for record in found:
+        (attack,) = record.attacks
+        assert attack.status == "scored" and attack.scores["mse"].worst < 1e-6
+        assert record.reported == {} and record.num_examples == 1
+    assert list(side_channel.directory().iterdir()) == []
+
+
+def test_the_release_is_audited_where_it_is_a_mean(tmp_path: Path) -> None:
+    run(audited(tmp_path / "mean", made()), client_app(audit_mod), rounds=1)
+    (mean,) = records(tmp_path / "mean", "release")
+    assert mean.reason is None and mean.num_examples == CLIENTS
+    assert mean.attacks[0].status == "scored"
+    run(audited(tmp_path / "median", made(FedMedian)), client_app(audit_mod), rounds=1)
+    (median,) = records(tmp_path / "median", "release")
+    assert median.reason == Reason.of("release is no mean", strategy="FedMedian")
+
+
+def test_under_secagg_the_aggregate_alone_is_audited(tmp_path: Path) -> None:
+    without = run(made(), client_app(secaggplus_mod), fit=secagg())
+    app = client_app(audit_mod, secaggplus_mod)
+    assert run(audited(tmp_path, made()), app, fit=secagg()) == without
+    clients, releases = records(tmp_path), records(tmp_path, "release")
+    assert len(clients) == CLIENTS * ROUNDS and len(releases) == ROUNDS
+    for record in clients:
+        assert record.reason == Reason.of("secure aggregation")
+        assert record.client_status == "returned" and record.update_norm is None
+        assert [attack.status for attack in record.attacks] == ["not tested"]
+    for record in releases:
+        assert record.reason is None and record.num_examples == CLIENTS
+        assert record.clients == [f"partition {n}" for n in sorted(range(CLIENTS))]
+        assert record.attacks[0].status == "scored" and record.truth_digest is not None
+    assert list(side_channel.directory().iterdir()) == []
+
+
+def test_secure_aggregation_that_halts_is_recorded(tmp_path: Path) -> None:
+    app = client_app(audit_mod, secaggplus_mod)
+    lost = [FIRST_NODE, FIRST_NODE + 1]
+    run(audited(tmp_path, made()), app, fit=secagg(), lost=lost)
+    found = records(tmp_path)
+    assert [r.round for r in found] == [1] * CLIENTS + [2] * CLIENTS
+    assert {r.reason.code for r in found if r.reason} == {"no result"}
+    assert [r.reason for r in records(tmp_path, "release")] == [Reason.of("nothing released")] * 2
+    assert list(side_channel.directory().iterdir()) == []
+
+
+def test_clients_that_fail_or_do_not_reply_are_recorded(tmp_path: Path) -> None:
+    strategy = made(on_fit_config_fn=lambda _: {"fails": 0, "lr": 0.1})
+    app = client_app(audit_mod)
+    run(audited(tmp_path, strategy), app, rounds=1, lost=[FIRST_NODE + 1])
+    by_node = {r.node_id - FIRST_NODE: r for r in records(tmp_path)}
+    for node in (0, 1):
+        assert by_node[node].client_status == "failed"
+        assert by_node[node].reason == Reason.of("no result", errors=1)
+    assert by_node[2].reason is None and by_node[2].threat_model is not None
+    assert by_node[2].threat_model.local_training["learning_rate"] == 0.1
+
+
+class Proxy(ClientProxy):
+    """As before Flower had node ids."""
+
+    def _no(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    get_properties = get_parameters = fit = evaluate = reconnect = _no
+
+
+class Sampled:
+    def __init__(self, *proxies: ClientProxy) -> None:
+        self.proxies = list(proxies)
+
+    def num_available(self) -> int:
+        return len(self.proxies)
+
+    def sample(self, **_: Any) -> list[ClientProxy]:
+        return self.proxies
+
+
+def result(seed: int = 0, **metrics: Any) -> FitRes:
+    truth: Truth = picture(seed, seed=0)
+    weights = ndarrays_to_parameters(to_list(trained(open_net(), truth)))
+    return FitRes(Status(Code.OK, ""), weights, 1, metrics)
+
+
+@pytest.mark.parametrize("odd", ["{", "[1]", '{"batches": {}}', "[" * 100_000, 7])
+def test_what_one_client_sends_costs_its_own_record_alone(odd: Any, tmp_path: Path) -> None:
+    seen: Seen = []
+
+    def gather(metrics: Seen) -> dict[str, Any]:
+        seen.extend(metrics)
+        return {}
+
+    strategy = audited(tmp_path, made(fit_metrics_aggregation_fn=gather))
+    proxies = [Proxy("a"), Proxy("b"), Proxy("c")]
+    weights = ndarrays_to_parameters(to_list(open_net()))
+    strategy.configure_fit(1, weights, Sampled(*proxies))
+    other = FitRes(Status(Code.OK, ""), Parameters([b"trees"], ""), 1, {})
+    results = [(proxies[0], result(**{KEY: odd})), (proxies[1], result(1)), (proxies[2], other)]
+    broken = (Proxy("d"), FitRes(Status(Code.FIT_NOT_IMPLEMENTED, "no fit"), weights, 0, {}))
+    with pytest.raises(TypeError):  # FedAvg's own, of the trees
+        strategy.aggregate_fit(1, results, [broken])
+    odd_one, honest, trees, failed = records(tmp_path)
+    assert odd_one.reason is None or odd_one.reason.code == "unexpected error"
+    assert honest.reason is None and honest.attacks[0].status == "not scored"
+    assert trees.reason == Reason.of("no floating-point weights")
+    assert failed.reason == Reason.of("client error", number=3, message="no fit")
+    assert len({r.node_id for r in records(tmp_path)}) == 4
+    assert (KEY in results[0][1].metrics) == (odd == 7)
+
+
+def test_the_wrapped_strategy_is_reached_through_the_wrapper(tmp_path: Path) -> None:
+    inner = made()
+    strategy = audited(tmp_path, inner)
+    assert isinstance(strategy, Strategy)
+    assert strategy.min_fit_clients == CLIENTS
+    strategy.min_fit_clients = 7
+    assert inner.min_fit_clients == 7 and strategy.num_fit_clients(10) == (10, CLIENTS)
+    assert "FedAvg" in repr(strategy)
+
+
+def test_a_strategy_of_the_other_api_is_refused_with_a_hint(tmp_path: Path) -> None:
+    auditor = audited(tmp_path, made()).auditor
+    with pytest.raises(TypeError, match="AuditedStrategy"):
+        AuditedLegacyStrategy(MessageFedAvg(), auditor=auditor)
+    with pytest.raises(TypeError, match="AuditedLegacyStrategy"):
+        AuditedStrategy(made(), auditor=auditor)
+
+
+def test_what_the_server_measures_is_written_down(tmp_path: Path) -> None:
+    strategy = audited(tmp_path, made(evaluate_fn=lambda *_: (0.5, {"accuracy": 0.25})))
+    run(strategy, client_app(audit_mod), rounds=1)
+    found = read_ledger(tmp_path).evaluations
+    assert [(e.round, e.source, dict(e.metrics)) for e in found] == [
+        (0, "server", {"loss": 0.5, "accuracy": 0.25}),
+        (1, "server", {"loss": 0.5, "accuracy": 0.25}),
+    ]
