@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from flwr.client import NumPyClient
 from flwr.client.mod import secaggplus_mod
 from flwr.clientapp import ClientApp
 from flwr.common import Code, FitRes, Parameters, Status, ndarrays_to_parameters
-from flwr.server import LegacyContext, ServerAppComponents, ServerConfig
+from flwr.server import LegacyContext, ServerAppComponents, ServerConfig, SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
@@ -52,12 +54,12 @@ def to_list(model: torch.nn.Module) -> Arrays:
     return [tensor.numpy().copy() for tensor in model.state_dict().values()]
 
 
-class OneStep(NumPyClient):  # type: ignore[misc]
+class OneStep(NumPyClient):
     """One step on an image that depends on the client."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.partition = int(context.node_config["partition-id"])  # type: ignore[arg-type]
+        self.partition = int(context.node_config["partition-id"])
 
     def fit(self, parameters: Arrays, config: dict[str, Any]) -> tuple[Arrays, int, dict[str, Any]]:
         if config.get("fails") == self.partition:
@@ -210,17 +212,6 @@ class Proxy(ClientProxy):
     get_properties = get_parameters = fit = evaluate = reconnect = _no
 
 
-class Sampled:
-    def __init__(self, *proxies: ClientProxy) -> None:
-        self.proxies = list(proxies)
-
-    def num_available(self) -> int:
-        return len(self.proxies)
-
-    def sample(self, **_: Any) -> list[ClientProxy]:
-        return self.proxies
-
-
 def result(seed: int = 0, **metrics: Any) -> FitRes:
     truth: Truth = picture(seed, seed=0)
     weights = ndarrays_to_parameters(to_list(trained(open_net(), truth)))
@@ -230,9 +221,12 @@ def result(seed: int = 0, **metrics: Any) -> FitRes:
 @pytest.mark.parametrize("odd", ["{", "[1]", '{"batches": {}}', "[" * 100_000, 7])
 def test_what_one_client_sends_costs_its_own_record_alone(odd: Any, tmp_path: Path) -> None:
     strategy = audited(tmp_path, made())
-    proxies = [Proxy("a"), Proxy("b"), Proxy("c")]
+    proxies: list[ClientProxy] = [Proxy("a"), Proxy("b"), Proxy("c")]
+    manager = SimpleClientManager()
+    for proxy in proxies:
+        manager.register(proxy)
     weights = ndarrays_to_parameters(to_list(open_net()))
-    strategy.configure_fit(1, weights, Sampled(*proxies))
+    strategy.configure_fit(1, weights, manager)
     other = FitRes(Status(Code.OK, ""), Parameters([b"trees"], ""), 1, {})
     results = [(proxies[0], result(**{KEY: odd})), (proxies[1], result(1)), (proxies[2], other)]
     broken = (Proxy("d"), FitRes(Status(Code.FIT_NOT_IMPLEMENTED, "no fit"), weights, 0, {}))
@@ -245,6 +239,33 @@ def test_what_one_client_sends_costs_its_own_record_alone(odd: Any, tmp_path: Pa
     assert trees.reason == Reason.of("no floating-point weights")
     assert failed.reason == Reason.of("client error", number=3, message="no fit")
     assert (KEY in results[0][1].metrics) == (odd == 7)
+
+
+def test_the_app_of_the_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "legacy.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "app.py").write_text(text, encoding="utf-8")
+    app = runpy.run_path(str(tmp_path / "app.py"))
+    settings: dict[str, bool | float | int | str] = {
+        "audit.directory": str(tmp_path / "audit"),
+        "audit.image.shape": "1, 8, 8",
+        "audit.image.mean": "0.5",
+        "audit.image.std": "0.25",
+        "audit.training.optimizer": "sgd",
+        "audit.training.learning-rate": 0.1,
+        "audit.training.steps": 1,
+        "audit.training.mode": "train",
+        "audit.views": "server, release",
+        "audit.attacks.inverting-gradients.options": "steps=2",
+        "audit.controls": False,
+        "audit.metrics": "mse",
+    }
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=settings)
+    app["main"](InProcessGrid(app["client_app"], CLIENTS), context)
+    codes = {record.reason.code for record in records(tmp_path / "audit") if record.reason}
+    assert codes == {"secure aggregation"}
+    found = records(tmp_path / "audit", "release")
+    assert [record.attacks[0].status for record in found] == ["scored"] * 2
 
 
 def test_it_works_under_the_server_loop_too(tmp_path: Path) -> None:
@@ -262,7 +283,7 @@ def test_it_works_under_the_server_loop_too(tmp_path: Path) -> None:
 
 
 def test_the_wrapped_strategy_is_reached_through_the_wrapper(tmp_path: Path) -> None:
-    inner = made()
+    inner: Any = made()
     strategy = audited(tmp_path, inner)
     assert isinstance(strategy, Strategy)
     assert strategy.min_fit_clients == CLIENTS
@@ -274,9 +295,9 @@ def test_the_wrapped_strategy_is_reached_through_the_wrapper(tmp_path: Path) -> 
 def test_a_strategy_of_the_other_api_is_refused_with_a_hint(tmp_path: Path) -> None:
     auditor = audited(tmp_path, made()).auditor
     with pytest.raises(TypeError, match="AuditedStrategy"):
-        AuditedLegacyStrategy(MessageFedAvg(), auditor=auditor)
+        AuditedLegacyStrategy(MessageFedAvg(), auditor=auditor)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="AuditedLegacyStrategy"):
-        AuditedStrategy(made(), auditor=auditor)
+        AuditedStrategy(made(), auditor=auditor)  # type: ignore[arg-type]
 
 
 def test_what_the_server_measures_is_written_down(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import ClientReply
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.strategies.capture import Reading, told_apart, capture, snapshot
+from fl_privacy_audit.strategies.capture import Reading, capture, snapshot, told_apart
 from fl_privacy_audit.strategies.mods import KEY
 from tests.support.builders import IMAGE, make_reply, tiny_net
 from tests.support.grid import InProcessGrid

@@ -61,7 +61,8 @@ class InProcessGrid(Grid):
         pushed = []
         for message in messages:
             identity = str(uuid4())
-            message.metadata.__dict__["_message_id"] = identity
+            # As Flower's own grids do.
+            message.metadata.__dict__ |= {"_message_id": identity, "_run_id": self._run_id}
             pushed.append(identity)
             node = message.metadata.dst_node_id
             if node in self._lost:
