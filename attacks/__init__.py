@@ -6,29 +6,53 @@ if __name__ != "fl_privacy_audit.attacks":
 import difflib
 import inspect
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.later import Later, names_from
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.types import Options
 
-from .choice import Choice, choose, order_of, statistics_sent, steps_told
-from .engine.many import needed_seconds, reconstruct_each, refusal, shares_steps
 from .needs import THREAT_MODELS, AttackEntry, Needs
-from .papers.analytic import first_layer, first_linear
-from .papers.deep_image_prior import deep_image_prior, latent_search
-from .papers.dlg import dlg
-from .papers.idlg import idlg
-from .papers.imprint import find_block, imprint, with_imprint
-from .papers.inverting_gradients import inverting_gradients
-from .papers.modern_inversion import modern_inversion
-from .papers.order_invariant import order_invariant
-from .papers.rgap import enough_equations, rgap, walkable
-from .papers.see_through_gradients import see_through_gradients
-from .papers.spear import spear, wide_layer
-from .papers.surrogate_model_extension import surrogate_model_extension
-from .papers.swept_inversion import swept_inversion
-from .parts.priors import client_statistics
+
+if TYPE_CHECKING:
+    from .choice import Choice, choose, order_of
+    from .engine.many import needed_seconds, reconstruct_each, refusal, shares_steps
+    from .papers.analytic import first_linear
+    from .papers.deep_image_prior import deep_image_prior, latent_search
+    from .papers.dlg import dlg
+    from .papers.idlg import idlg
+    from .papers.imprint import imprint, with_imprint
+    from .papers.inverting_gradients import inverting_gradients
+    from .papers.modern_inversion import modern_inversion
+    from .papers.order_invariant import order_invariant
+    from .papers.rgap import rgap
+    from .papers.see_through_gradients import see_through_gradients
+    from .papers.spear import spear
+    from .papers.surrogate_model_extension import surrogate_model_extension
+    from .papers.swept_inversion import swept_inversion
+else:
+    __getattr__ = names_from(
+        __name__,
+        {
+            "choice": "Choice choose order_of",
+            "engine.many": "needed_seconds reconstruct_each refusal shares_steps",
+            "papers.analytic": "first_linear",
+            "papers.deep_image_prior": "deep_image_prior latent_search",
+            "papers.dlg": "dlg",
+            "papers.idlg": "idlg",
+            "papers.imprint": "imprint with_imprint",
+            "papers.inverting_gradients": "inverting_gradients",
+            "papers.modern_inversion": "modern_inversion",
+            "papers.order_invariant": "order_invariant",
+            "papers.rgap": "rgap",
+            "papers.see_through_gradients": "see_through_gradients",
+            "papers.spear": "spear",
+            "papers.surrogate_model_extension": "surrogate_model_extension",
+            "papers.swept_inversion": "swept_inversion",
+        },
+    )
 
 __all__ = [
     "ATTACKS",
@@ -69,9 +93,19 @@ ENTRY_POINTS = "fl_privacy_audit.attacks"
 DEFAULT_ATTACK = "swept_inversion"
 """What the demo and a corpus run unless told otherwise."""
 
+
+def _in(module: str, name: str) -> Later:
+    """A function of a module below this one; they need torch."""
+    return Later(f"{__name__}.{module}", name)
+
+
+def _paper(module: str, name: str = "") -> Later:
+    return _in(f"papers.{module}", name or module)
+
+
 ATTACKS: dict[str, AttackEntry] = {
     "dlg": AttackEntry(
-        factory=dlg,
+        factory=_paper("dlg"),
         paper="Zhu 2019, arXiv:1906.08935",
         threat_model="A",
         needs=Needs(gradient_length=True, most_images=8, model="smooth network"),
@@ -79,7 +113,7 @@ ATTACKS: dict[str, AttackEntry] = {
         auto="takes ten times as long as `swept_inversion`",
     ),
     "idlg": AttackEntry(
-        factory=idlg,
+        factory=_paper("idlg"),
         paper="Zhao 2020, arXiv:2001.02610",
         threat_model="A",
         needs=Needs(gradient_length=True, most_images=1, model="smooth network"),
@@ -87,7 +121,7 @@ ATTACKS: dict[str, AttackEntry] = {
         auto="takes ten times as long as `swept_inversion`",
     ),
     "inverting_gradients": AttackEntry(
-        factory=inverting_gradients,
+        factory=_paper("inverting_gradients"),
         paper="Geiping 2020, arXiv:2003.14053",
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
@@ -95,16 +129,16 @@ ATTACKS: dict[str, AttackEntry] = {
         auto="takes ten times as long as `swept_inversion`",
     ),
     "swept_inversion": AttackEntry(
-        factory=swept_inversion,
+        factory=_paper("swept_inversion"),
         paper="Geiping 2020, arXiv:2003.14053, changed",
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
         cost="300 gradients",
         auto=2,
-        suits=steps_told,
+        suits=_in("choice", "steps_told"),
     ),
     "modern_inversion": AttackEntry(
-        factory=modern_inversion,
+        factory=_paper("modern_inversion"),
         paper="Geiping 2020, arXiv:2003.14053, settings of breaching 2022",
         threat_model="E",
         needs=Needs(
@@ -112,11 +146,11 @@ ATTACKS: dict[str, AttackEntry] = {
         ),
         cost="2,400 gradients",
         auto=1,
-        suits=statistics_sent,
+        suits=_in("choice", "statistics_sent"),
         auto_options={"steps": 600},
     ),
     "surrogate_model_extension": AttackEntry(
-        factory=surrogate_model_extension,
+        factory=_paper("surrogate_model_extension"),
         paper="Zhu 2023, arXiv:2306.00127",
         threat_model="B",
         needs=Needs(model="any number of local steps, known or not"),
@@ -125,7 +159,7 @@ ATTACKS: dict[str, AttackEntry] = {
         auto_options={"steps": 300, "fading": True},
     ),
     "order_invariant": AttackEntry(
-        factory=order_invariant,
+        factory=_paper("order_invariant"),
         paper="Dimitrov 2022, arXiv:2206.12395",
         threat_model="C",
         needs=Needs(model="whole epochs of shuffled batches, at most 32 local steps"),
@@ -133,15 +167,18 @@ ATTACKS: dict[str, AttackEntry] = {
         auto="nobody tells whether clients shuffle, and each restart guesses one order",
     ),
     "see_through_gradients": AttackEntry(
-        factory=see_through_gradients,
+        factory=_paper("see_through_gradients"),
         paper="Yin 2021, arXiv:2104.07586",
         threat_model="E",
-        needs=Needs(model="batch norm whose running statistics are sent", fits=client_statistics),
+        needs=Needs(
+            model="batch norm whose running statistics are sent",
+            fits=_in("parts.priors", "client_statistics"),
+        ),
         cost="thousands of gradients, each with a forward pass more",
         auto="`modern_inversion` aims at the same statistics in less time",
     ),
     "deep_image_prior": AttackEntry(
-        factory=deep_image_prior,
+        factory=_paper("deep_image_prior"),
         paper="Jeon 2021 (GIAS) with Ulyanov 2018, arXiv:1711.10925",
         threat_model="B",
         needs=Needs(model="at most 32 local steps"),
@@ -149,20 +186,20 @@ ATTACKS: dict[str, AttackEntry] = {
         auto="its generator makes pictures of noise too: read it beside a null control",
     ),
     "first_linear": AttackEntry(
-        factory=first_linear,
+        factory=_paper("analytic", "first_linear"),
         paper="Phong 2018; Geiping 2020, arXiv:2003.14053",
         threat_model="A",
         needs=Needs(
             update="gradient",
             most_images=1,
             model="first layer linear with bias, on the flattened image",
-            fits=first_layer,
+            fits=_paper("analytic", "first_layer"),
         ),
         cost="one division",
         auto=0,
     ),
     "rgap": AttackEntry(
-        factory=rgap,
+        factory=_paper("rgap"),
         paper="Zhu 2021, arXiv:2010.07733",
         threat_model="A",
         needs=Needs(
@@ -170,34 +207,34 @@ ATTACKS: dict[str, AttackEntry] = {
             gradient_length=True,
             most_images=1,
             model="plain chain of convolutions and linear layers",
-            fits=walkable,
+            fits=_paper("rgap", "walkable"),
         ),
         cost="one linear system a layer",
         auto=0,
-        suits=enough_equations,
+        suits=_paper("rgap", "enough_equations"),
     ),
     "spear": AttackEntry(
-        factory=spear,
+        factory=_paper("spear"),
         paper="Dimitrov 2024, arXiv:2403.03945",
         threat_model="A",
         needs=Needs(
             update="gradient",
             most_images=10,
             model="first layer linear with bias and ReLU, much wider than the batch",
-            fits=wide_layer,
+            fits=_paper("spear", "wide_layer"),
         ),
         cost="thousands of small linear systems",
         auto=0,
     ),
     "imprint": AttackEntry(
-        factory=imprint,
+        factory=_paper("imprint"),
         paper="Fowl 2022, arXiv:2110.13057",
         threat_model="F",
         needs=Needs(
             update="gradient",
             server="malicious",
             model="clients trained with_imprint(model, ...)",
-            fits=find_block,
+            fits=_paper("imprint", "find_block"),
         ),
         cost="one difference a bin",
         auto="the server cheats",

@@ -44,7 +44,9 @@ def ledger(tmp_path_factory: pytest.TempPathFactory, quick: bool) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(benchmark: BenchmarkFixture, ledger: Path, tmp_path: Path, command: str) -> None:
     paths = {"DIR": str(ledger), "OUT": str(tmp_path / "out")}
-    words = [word.replace("OUT", paths["OUT"]).replace("DIR", paths["DIR"]) for word in COMMANDS[command]]
+    words = [
+        word.replace("OUT", paths["OUT"]).replace("DIR", paths["DIR"]) for word in COMMANDS[command]
+    ]
     found = benchmark.pedantic(run, [words], rounds=1)
     seconds, peak, before = (found[name] for name in ("seconds", "peak", "before"))
     megabyte = 1 << 20

@@ -1,14 +1,11 @@
-"""``fl-privacy-audit``: the demo, and the tables of what an audit found."""
+"""``fl-privacy-audit``: the commands, most of which are imported only when they are called."""
 
 import importlib
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import click
 
-from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks, order_of
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.endings import (
     check_arguments,
@@ -17,32 +14,8 @@ from fl_privacy_audit.core.endings import (
     one_line_errors,
 )
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.dp.run_check import check_run
-from fl_privacy_audit.ledger.tail import read_tail
-from fl_privacy_audit.report.sentences import say
-from fl_privacy_audit.report.terminal import (
-    MOST_ROWS,
-    Rounds,
-    ShownFacts,
-    chosen_lines,
-    comparison_json,
-    comparison_markdown,
-    comparison_table,
-    dp_lines,
-    rounds_table,
-    verdict_lines,
-)
-from fl_privacy_audit.report.words import LOWER_BOUND
-from fl_privacy_audit.verdicts.compare import compare
-from fl_privacy_audit.verdicts.facts import gather_ledger
-from fl_privacy_audit.verdicts.rules import judge_run
-from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
 console = standard_output()
-VERDICT_FAILED = 3
-"""Exit code where a verdict is one that ``--fail-on`` names."""
-
-
 LAB = "fl_privacy_audit.lab."
 """What follows is a command of the laboratory, whose packages are an extra."""
 
@@ -65,6 +38,11 @@ class _Lazy(click.Group):
             "fl_privacy_audit.ledger.clean",
             "clean_command",
             "Remove private files that killed processes left behind.",
+        ),
+        "compare": (
+            "fl_privacy_audit.report.show",
+            "compare_command",
+            "Print several audits side by side; refuse those that are not comparable.",
         ),
         "corpus": (
             "fl_privacy_audit.lab.corpus.command",
@@ -95,6 +73,11 @@ class _Lazy(click.Group):
             "fl_privacy_audit.lab.semsim.command",
             "semsim_group",
             "Train SemSim, or compare it with other metrics.",
+        ),
+        "show": (
+            "fl_privacy_audit.report.show",
+            "show_command",
+            "Print the rounds of one audit as a table, and its verdict.",
         ),
         "study": (
             "fl_privacy_audit.lab.study.command",
@@ -179,95 +162,11 @@ def demo(out: Path, dataset: str, data_root: str, seed: int) -> None:
     run_demo(out.absolute(), dataset=dataset, data_root=data_root, seed=seed, console=console)
 
 
-fail_on = click.option(
-    "--fail-on",
-    type=click.Choice(["leaked", "inconclusive", "not tested"]),
-    multiple=True,
-    help=f"End with exit code {VERDICT_FAILED} if a setting has this verdict; may be repeated.",
-)
-
-
-@cli.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option(
-    "--last",
-    type=click.IntRange(min=1),
-    help="Only the last N records, read from the end of the log; without a verdict, which takes all.",
-)
-@click.option(
-    "--rows",
-    type=click.IntRange(min=1),
-    default=MOST_ROWS,
-    show_default=True,
-    help="The most attacked records to print, the worst first; and the most rows of others.",
-)
-@fail_on
-def show(directory: Path, last: int | None, rows: int, fail_on: tuple[str, ...]) -> None:
-    """Print the rounds of one audit as a table, and its verdict."""
-    if last is not None:
-        _show_last(directory, last, fail_on)
-        return
-    run = gather_ledger(directory, lambda: ShownFacts(rows))
-    facts = run.facts
-    assert isinstance(facts, ShownFacts)
-    console.print(rounds_table(run, facts.rounds))
-    if more := facts.rounds.more():
-        console.print(more, markup=False)
-    verdicts = judge_run(run)
-    check = check_run(run)
-    lines = verdict_lines(verdicts) + dp_lines({run.run.setting: check} if check else {})
-    for line in [*lines, *chosen_lines(run)]:
-        console.print(line, markup=False)
-    for note in run.notes:
-        console.print(f"Note: {say(note)}", markup=False)
-    console.print(LOWER_BOUND)
-    _fail(verdicts, fail_on)
-
-
-def _show_last(directory: Path, records: int, fail_on: tuple[str, ...]) -> None:
-    if fail_on:
-        raise click.UsageError("--fail-on needs the verdict, which takes all records: drop --last")
-    run = read_tail(directory, records)
-    console.print(rounds_table(run, Rounds.of(run.audits)))
-    for note in run.notes:
-        console.print(f"Note: {say(note)}", markup=False)
-    console.print(f"The last {len(run.audits)} records alone; `show` without --last judges all.")
-
-
-def _fail(verdicts: Sequence[SettingVerdict], words: tuple[str, ...]) -> None:
-    """End with an exit code of its own if a verdict is one of these words."""
-    if any(verdict.word in words for verdict in verdicts):
-        sys.exit(VERDICT_FAILED)
-
-
-@cli.command(name="compare")
-@click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "md", "json"]),
-    default="table",
-    show_default=True,
-)
-@fail_on
-def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str, ...]) -> None:
-    """Print several audits side by side; refuse those that are not comparable."""
-    comparison = compare(directories)
-    if form == "json":
-        click.echo(comparison_json(comparison), nl=False)
-    elif form == "md":
-        click.echo(comparison_markdown(comparison))
-    else:
-        console.print(comparison_table(comparison, width=console.width))
-        lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
-        for note in [*lines, *map(say, comparison.notes), LOWER_BOUND]:
-            console.print(note, markup=False)
-    _fail(comparison.verdicts, fail_on)
-
-
 @cli.command()
 def attacks() -> None:
     """Print the table of attacks."""
+    from fl_privacy_audit.attacks import THREAT_MODELS, all_attacks, order_of
+
     rows = []
     table = all_attacks()
     for name, entry in table.items():

@@ -13,6 +13,7 @@ from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli, main
 from fl_privacy_audit.ledger.records import ControlOutcome, Record, Scores
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
+from fl_privacy_audit.report import show
 from fl_privacy_audit.report.words import LOWER_BOUND
 from fl_privacy_audit.verdicts.compare import Comparison
 from tests.support.builders import audit_line, evaluation_line, outcome, run_line, write_ledger
@@ -20,7 +21,8 @@ from tests.support.builders import audit_line, evaluation_line, outcome, run_lin
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fl_privacy_audit.cli, "console", Console(width=500))
+    for module in (fl_privacy_audit.cli, show):
+        monkeypatch.setattr(module, "console", Console(width=500))
 
 
 @pytest.fixture

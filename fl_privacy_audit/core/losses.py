@@ -4,18 +4,20 @@ Attacks search for labels too, so they call a loss with probabilities ``(N, K)``
 class indices ``(N,)``. `ClassLoss` takes both, whichever of them the function itself understands.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal
 
 from .errors import ConfigError
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 """``(scores (N, K), labels) -> scalar``; labels are ``(N,)`` class indices or ``(N, K)``."""
 Reduction = Literal["mean", "sum"]
 
@@ -42,7 +44,9 @@ class ClassLoss:
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
         """The loss of scores ``(N, K)`` for labels of either kind."""
         if labels.ndim == 1 and not self.indices:
-            # `F.one_hot` looks at its values, which nothing may under `vmap`.
+            import torch
+
+            # `one_hot` looks at its values, which nothing may under `vmap`.
             classes = torch.arange(scores.shape[1], device=labels.device)
             labels = (labels[:, None] == classes).to(scores.dtype)
         elif labels.ndim == 2 and not self.probabilities:
@@ -61,6 +65,9 @@ def cross_entropy(
     """Cross-entropy as torch has it; a weighted mean divides by the weights of probabilities too."""
 
     def loss(scores: Tensor, labels: Tensor) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
         if class_weights is None:
             return F.cross_entropy(
                 scores, labels, label_smoothing=label_smoothing, reduction=reduction
@@ -81,7 +88,9 @@ def own_loss(function: Loss, classes: int, device: torch.device | str) -> ClassL
     Raises:
         ConfigError: It takes neither kind, or does not return a scalar with a slope.
     """
-    if isinstance(function, nn.Module):
+    import torch
+
+    if isinstance(function, torch.nn.Module):
         function = copy.deepcopy(function).to(device)
     # One image more than classes: labels of the wrong kind must not be broadcast.
     scores = torch.zeros(classes + 1, classes, device=device, requires_grad=True)
@@ -102,11 +111,15 @@ def own_loss(function: Loss, classes: int, device: torch.device | str) -> ClassL
 
 def _failure(function: Loss, scores: Tensor, labels: Tensor, inputs: list[Tensor]) -> str:
     """Why a loss cannot be used with such labels; empty where it can."""
+    import torch
+
     try:
         with torch.enable_grad():
             value = function(scores, labels)
-            if not isinstance(value, Tensor) or value.ndim:
-                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if not isinstance(value, torch.Tensor) or value.ndim:
+                shape = (
+                    tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                )
                 return f"it returned {shape}"
             torch.autograd.grad(value, inputs)
     except Exception as error:  # noqa: BLE001 - it is the user's code

@@ -1,11 +1,14 @@
 """What a stranger can plug in."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .types import Client, Observation, Reconstruction, Truth
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Attack(Protocol):
@@ -21,7 +24,7 @@ class Attack(Protocol):
         *,
         rng: torch.Generator,
         seconds: float = float("inf"),
-        progress: "Progress | None" = None,
+        progress: Progress | None = None,
     ) -> Reconstruction:
         """Rebuild the images behind an observation.
 

@@ -168,17 +168,16 @@ def column_name(text: str) -> str:
 
 
 def cell(value: Any) -> Any:
-    r"""What a cell of a CSV holds: text that a spreadsheet would calculate gets a ``'`` before it.
+    r"""What a cell of a CSV holds: cleaned text, with a ``'`` before what a spreadsheet would calculate.
 
-    Line ends within text become ``\n``: writers quote no other. Numbers are left as they are. `read_table`
-    takes the mark away again.
+    Numbers are left as they are. `read_table` takes the mark away again.
 
-    >>> cell("=1+1"), cell("-x"), cell("a-b"), cell(-1)
-    ("'=1+1", "'-x", 'a-b', -1)
+    >>> cell("=1+1"), cell("-x"), cell("a-b"), cell(-1), cell("\r=1")
+    ("'=1+1", "'-x", 'a-b', -1, '\ufffd=1')
     """
     if not isinstance(value, str):
         return value
-    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    text = clean(value)
     return f"'{text}" if _FORMULA.match(text) else text
 
 
@@ -318,9 +317,7 @@ def _write_csv(
 def _in_csv(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     if kind == "double":
         return _numbers(values)
-    harmless = {
-        value: cell(clean(value) if isinstance(value, str) else value) for value in {*values}
-    }
+    harmless = {value: cell(value) for value in {*values}}
     return [harmless[value] for value in values]
 
 

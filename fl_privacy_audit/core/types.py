@@ -4,17 +4,21 @@ Images are ``(N, C, H, W)`` float tensors in ``[0, 1]`` everywhere outside the a
 works in the model's input space (see `ImageSpec.normalise`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
-from torch import Tensor, nn
 
 from .losses import ClassLoss, Reduction, cross_entropy
 
-Update = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Update = Mapping[str, "Tensor"]
 """Parameter name -> tensor: a gradient, or a difference of weights."""
 
 Option = int | float | str | bool
@@ -72,6 +76,8 @@ class ImageSpec(Checked):
         return self
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
         view = (1, -1, 1, 1)
         mean = torch.tensor(self.mean, dtype=like.dtype, device=like.device).view(view)
         std = torch.tensor(self.std, dtype=like.dtype, device=like.device).view(view)

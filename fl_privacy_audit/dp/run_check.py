@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.ledger.reading import Reply
 from fl_privacy_audit.ledger.records import RunRecord
+from fl_privacy_audit.ledger.runs import Reply
 
 from .bounds import RiskCorridor, risk_corridor
 from .claims import ClaimCheck, check_claim
@@ -179,9 +179,7 @@ def _corridor(claim: DpClaim, multiplier: float, run: Run) -> RiskCorridor | Non
     )
 
 
-def _without_epsilon(
-    settings: ClaimConfig, run: Run, why: str, assumed: list[str]
-) -> ClaimCheck:
+def _without_epsilon(settings: ClaimConfig, run: Run, why: str, assumed: list[str]) -> ClaimCheck:
     """What can be said without knowing the mechanism: of delta, and whether epsilons grow."""
     any_mechanism = DpClaim(
         mechanism="dp-sgd",

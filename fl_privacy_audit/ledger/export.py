@@ -103,7 +103,9 @@ def _extend(block: Columns, run: RunRecord | None, record: AuditRecord) -> None:
     """Add a record's rows: what they share is worked out once."""
     rows = 0
     for outcome in record.attacks:
-        rows += _add(block, outcome, {"attack": outcome.attack, "labels_right": outcome.labels_right})
+        rows += _add(
+            block, outcome, {"attack": outcome.attack, "labels_right": outcome.labels_right}
+        )
         for control in outcome.controls:
             rows += _add(block, control, {"attack": outcome.attack, "control": control.kind})
     shared = {name: getattr(record, name) for name in _OF_RECORD}

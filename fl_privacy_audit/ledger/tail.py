@@ -8,8 +8,9 @@ from typing import BinaryIO
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 
-from .reading import MOST_NAMED, Damage, LastRun, decoded, ledger_file, open_ledger
+from .reading import MOST_NAMED, Damage, decoded, ledger_file, open_ledger
 from .records import AuditRecord, RunRecord
+from .runs import LastRun
 
 BLOCK = 1 << 16
 """Bytes that are read at once, at first; for a long line twice as many each time."""

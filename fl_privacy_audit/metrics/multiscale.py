@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
+from .limits import MS_SSIM_WINDOW
 from .pairs import as_float64, in_chunks
 from .pixel import similarity
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, finest first (Wang, Simoncelli and Bovik 2003, section 3.2)."""
-WINDOW, SIGMA = 11, 1.5
-"""Side and standard deviation of the Gaussian window, in pixels."""
+SIGMA = 1.5
+"""Standard deviation of the Gaussian window, in pixels."""
 
 
 def scales_that_fit(height: int, width: int) -> int:
@@ -20,7 +21,7 @@ def scales_that_fit(height: int, width: int) -> int:
     [0, 1, 2, 3, 4, 5]
     """
     side, scales = min(height, width), 0
-    while side >= WINDOW and scales < len(WEIGHTS):
+    while side >= MS_SSIM_WINDOW and scales < len(WEIGHTS):
         side, scales = (side + 1) // 2, scales + 1
     return scales
 
@@ -43,7 +44,7 @@ def ms_ssim(reconstructions: Tensor, originals: Tensor) -> Tensor:
     >>> ms_ssim(x, x).tolist()
     [1.0]
     """
-    if min(originals.shape[-2:]) < WINDOW:
+    if min(originals.shape[-2:]) < MS_SSIM_WINDOW:
         raise ValueError(
             f"MS-SSIM needs images of 11x11 or more, but got {tuple(originals.shape[-2:])}"
         )
@@ -68,7 +69,7 @@ def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 def _blur(x: Tensor) -> Tensor:
     """Gaussian mean, rows then columns, only where the whole window fits."""
-    at = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
+    at = torch.arange(MS_SSIM_WINDOW, dtype=x.dtype, device=x.device) - MS_SSIM_WINDOW // 2
     line = (-at.square() / (2 * SIGMA**2)).exp()
     line = line / line.sum()
     flat = x.flatten(0, 1).unsqueeze(1)

@@ -18,8 +18,6 @@ on which LPIPS was calibrated. On 32 pixels AlexNet's last three layers would se
 SHIFT = (((-0.030,),), ((-0.088,),), ((-0.188,),))
 SCALE = (((0.458,),), ((0.448,),), ((0.450,),))
 """Per channel, on pixels in [-1, 1]: LPIPS rounds ImageNet's statistics to these."""
-LEAST_SIDE = 16
-"""Below this an image enlarged to `SIDE` is mostly interpolation."""
 
 
 def lpips(reconstructions: Tensor, originals: Tensor) -> Tensor:
@@ -29,7 +27,7 @@ def lpips(reconstructions: Tensor, originals: Tensor) -> Tensor:
     side is under `SIDE` are enlarged to it (bilinear). Grey images count as colour with three equal
     channels.
 
-    Pairs of ``(N, 1 or 3, H, W)`` in ``[0, 1]``, sides of `LEAST_SIDE` or more -> ``(N,)`` float64,
+    Pairs of ``(N, 1 or 3, H, W)`` in ``[0, 1]``, sides of `LPIPS_SIDE` or more -> ``(N,)`` float64,
     0 or more; lower means more leakage.
 
     Raises:

@@ -4,12 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from .limits import PSNR_CEILING, SSIM_WINDOW
 from .pairs import as_float64, in_chunks
 
-PSNR_CEILING = 100.0
-"""PSNR of identical images would be infinite; it is reported as this many dB."""
-WINDOW = 7
-"""Side of SSIM's uniform window, as in scikit-image."""
 K1, K2 = 0.01, 0.03
 """Constants that keep SSIM's fractions finite (Wang et al. 2004, section III-B)."""
 
@@ -64,13 +61,13 @@ def ssim(reconstructions: Tensor, originals: Tensor) -> Tensor:
     >>> ssim(x, x).tolist()
     [1.0]
     """
-    if min(originals.shape[-2:]) < WINDOW:
+    if min(originals.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs images of 7x7 or more, but got {tuple(originals.shape[-2:])}")
     return in_chunks(_ssim, reconstructions, originals)
 
 
 def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    sample = WINDOW**2 / (WINDOW**2 - 1)  # scikit-image's variances divide by one less
+    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)  # scikit-image's variances divide by one less
     (a, b), (c, d) = similarity(as_float64(x), as_float64(y), _window_mean, sample)
     return ((a * c) / (b * d)).flatten(1).mean(1).clamp(-1, 1)
 
@@ -96,11 +93,11 @@ def _window_mean(x: Tensor) -> Tensor:
 
     torch's pooling of float64 takes ten times as long.
     """
-    height, width = (side - WINDOW + 1 for side in x.shape[-2:])
+    height, width = (side - SSIM_WINDOW + 1 for side in x.shape[-2:])
     rows = x[..., :height, :].clone()
-    for shift in range(1, WINDOW):
+    for shift in range(1, SSIM_WINDOW):
         rows += x[..., shift : shift + height, :]
     both = rows[..., :width].clone()
-    for shift in range(1, WINDOW):
+    for shift in range(1, SSIM_WINDOW):
         both += rows[..., shift : shift + width]
-    return both / WINDOW**2
+    return both / SSIM_WINDOW**2

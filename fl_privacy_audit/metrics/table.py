@@ -3,16 +3,22 @@
 A new metric is a file beside this one, a row here, and a row in ``tests/metrics/cases.py``.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-
+from fl_privacy_audit.core.later import Later
 from fl_privacy_audit.core.numbers import number
 
-from . import frechet, identification, multiscale, perceptual, pixel, semsim
+from .limits import LPIPS_SIDE, MS_SSIM_WINDOW, PSNR_CEILING, SSIM_WINDOW
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .frechet import SetScore
 
 LeaksWhen = Literal["high", "low"]
 
@@ -86,7 +92,12 @@ class SetMetric(Scale):
 
     # ``(reconstructions, originals) -> SetScore``, both ``(N, C, H, W)`` in ``[0, 1]``, already
     # paired. Raises `MetricUnavailable` where it cannot be computed.
-    function: Callable[[Tensor, Tensor], frechet.SetScore]
+    function: Callable[[Tensor, Tensor], SetScore]
+
+
+def _in(module: str, name: str) -> Later:
+    """A function of a module beside this one; all but this one need torch."""
+    return Later(f"{__package__}.{module}", name)
 
 
 METRICS: dict[str, Metric] = {
@@ -95,7 +106,7 @@ METRICS: dict[str, Metric] = {
         short="SemSim",
         meaning="distance in a network trained on judgements of reconstructions (the judges of the "
         "bundled weights are machines); 0 is the same picture",
-        function=semsim.semsim,
+        function=_in("semsim", "semsim"),
         leaks_when="low",
         highest=2.0,
         rank=1,
@@ -105,17 +116,17 @@ METRICS: dict[str, Metric] = {
         title="LPIPS, AlexNet (Zhang et al. 2018)",
         short="LPIPS",
         meaning="perceptual distance between two pictures; 0 is the same picture",
-        function=perceptual.lpips,
+        function=_in("perceptual", "lpips"),
         leaks_when="low",
         rank=2,
-        least_side=perceptual.LEAST_SIDE,
+        least_side=LPIPS_SIDE,
         needs="AlexNet's weights",
     ),
     "mse": Metric(
         title="mean squared error",
         short="MSE",
         meaning="mean squared error over pixels; 0 is the same picture",
-        function=pixel.mse,
+        function=_in("pixel", "mse"),
         leaks_when="low",
         highest=1.0,
         decimals=3,
@@ -126,9 +137,9 @@ METRICS: dict[str, Metric] = {
         title="peak signal-to-noise ratio",
         short="PSNR",
         meaning="pixel error in decibels; every 10 dB more is a tenth of the squared error",
-        function=pixel.psnr,
+        function=_in("pixel", "psnr"),
         leaks_when="high",
-        highest=pixel.PSNR_CEILING,
+        highest=PSNR_CEILING,
         unit="dB",
         decimals=1,
         rank=4,
@@ -138,34 +149,32 @@ METRICS: dict[str, Metric] = {
         title="structural similarity (Wang et al. 2004)",
         short="SSIM",
         meaning="similarity of structure; 1 is the same picture, 0 an unrelated one",
-        function=pixel.ssim,
+        function=_in("pixel", "ssim"),
         leaks_when="high",
         lowest=-1.0,
         highest=1.0,
         rank=3,
-        least_side=pixel.WINDOW,
+        least_side=SSIM_WINDOW,
     ),
     "ms_ssim": Metric(
         title="multi-scale structural similarity (Wang et al. 2003)",
         short="MS-SSIM",
         meaning="similarity of structure at several sizes; 1 is the same picture",
-        function=multiscale.ms_ssim,
+        function=_in("multiscale", "ms_ssim"),
         leaks_when="high",
         highest=1.0,
         rank=6,
-        least_side=multiscale.WINDOW,
+        least_side=MS_SSIM_WINDOW,
         default=False,
     ),
 }
 
 
-def _identification(
-    by: str, function: Callable[[Tensor, Tensor], frechet.SetScore], needs: str = ""
-) -> SetMetric:
+def _identification(by: str, name: str, needs: str = "") -> SetMetric:
     return SetMetric(
         title=f"identification precision by {by}",
         short=f"identification by {by}",
-        function=function,
+        function=_in("identification", name),
         leaks_when="high",
         highest=1.0,
         needs=needs,
@@ -176,24 +185,20 @@ SET_METRICS: dict[str, SetMetric] = {
     "fid": SetMetric(
         title="Frechet distance over Inception features (Heusel et al. 2017)",
         short="FID",
-        function=frechet.fid,
+        function=_in("frechet", "fid"),
         leaks_when="low",
         needs="Inception-v3's weights",
     ),
     "frechet_semsim": SetMetric(
         title="Frechet distance over SemSim's embedding",
         short="Frechet SemSim",
-        function=frechet.frechet_semsim,
+        function=_in("frechet", "frechet_semsim"),
         leaks_when="low",
         needs="SemSim's weights",
     ),
-    "identification_pixels": _identification("pixels", identification.identification_pixels),
-    "identification_lpips": _identification(
-        "LPIPS", identification.identification_lpips, "AlexNet's weights"
-    ),
-    "identification_semsim": _identification(
-        "SemSim", identification.identification_semsim, "SemSim's weights"
-    ),
+    "identification_pixels": _identification("pixels", "identification_pixels"),
+    "identification_lpips": _identification("LPIPS", "identification_lpips", "AlexNet's weights"),
+    "identification_semsim": _identification("SemSim", "identification_semsim", "SemSim's weights"),
 }
 
 

@@ -12,14 +12,18 @@ from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.files import open_whole
 from fl_privacy_audit.core.types import View
 
-from .html.page import render_html
-from .html.pictures import pictures_of
 from .lines import headline, lines_of, views
 from .markdown import json_parts, render_markdown
 from .summary import AuditSummary, summarise
 
 VERDICT_FAILED = 3
-"""Exit code where a verdict is one that ``--fail-on`` names; that of ``compare`` too."""
+"""Exit code where a verdict is one that ``--fail-on`` names."""
+fail_on = click.option(
+    "--fail-on",
+    type=click.Choice(["leaked", "inconclusive", "not tested"]),
+    multiple=True,
+    help=f"End with exit code {VERDICT_FAILED} if a setting has this verdict; may be repeated.",
+)
 STANDARD_OUTPUT = Path("-")
 
 
@@ -37,12 +41,7 @@ STANDARD_OUTPUT = Path("-")
     default="html",
     show_default=True,
 )
-@click.option(
-    "--fail-on",
-    type=click.Choice(["leaked", "inconclusive", "not tested"]),
-    multiple=True,
-    help=f"End with exit code {VERDICT_FAILED} if a setting has this verdict; may be repeated.",
-)
+@fail_on
 @click.option(
     "--pictures/--no-pictures",
     default=True,
@@ -65,6 +64,8 @@ def report_command(
         summary = summarise(directories)
     with errors.status("drawing"):
         if form == "html":
+            from .html.page import render_html
+
             parts = iter([render_html(summary, pictures=pictures)])
         else:
             parts = iter([render_markdown(summary)]) if form == "md" else json_parts(summary)
@@ -86,6 +87,8 @@ def report_command(
 
 
 def _shows_pictures(summary: AuditSummary) -> bool:
+    from .html.pictures import pictures_of
+
     seen: list[View] = views(summary)
     return any(record.pairs for view in seen for record in pictures_of(summary, view))
 

@@ -102,7 +102,7 @@ def epsilon(value: float) -> str:
     return f"{rounded:,.0f}".replace(",", GROUP)
 
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!])")
 _BLOCK = re.compile(r"^([-+=]+|\d+(?=[.)]))(?=[\s.)]|$)")
 """What begins a list, a line or a heading."""
 _ADDRESS = re.compile(r"(?<=[a-z]):(?=//)|(?<=www)\.", re.IGNORECASE)
@@ -112,8 +112,8 @@ _ADDRESS = re.compile(r"(?<=[a-z]):(?=//)|(?<=www)\.", re.IGNORECASE)
 def markdown_text(text: str) -> str:
     r"""Text from a run, on one line of Markdown: neither Markdown nor HTML in it is followed.
 
-    >>> markdown_text("<b> _a_ [b](http://c)")
-    '&lt;b&gt; \_a\_ \[b\]\(http\://c\)'
+    >>> print(markdown_text("<b> _a_ [b](http://c)"))
+    &lt;b&gt; \_a\_ \[b\](http\://c)
     """
     return _BLOCK.sub(_escape_block, _inline(text))
 

@@ -94,6 +94,10 @@ class RoundPoint(_Model):
     records: int  # how many
 
 
+_SCORES_SET, _POINT_SET = {*RecordScores.model_fields}, {*RoundPoint.model_fields}
+"""Shared by what is made without validation: a set for each would take as much as its numbers."""
+
+
 class LeftOut(_Model):
     """Records that have no score, for one reason."""
 
@@ -249,11 +253,13 @@ def _with_place(run: GatheredRun, record: RecordScores) -> RecordScores:
 
 def _scores(record: AuditRecord, outcome: AttackOutcome) -> RecordScores:
     return RecordScores.model_construct(
+        _SCORES_SET,
         round=record.round,
         client=sys.intern(record.client),
         view=record.view,
         attack=sys.intern(outcome.attack),
-        scores={name: s.mean for name, s in outcome.scores.items()},
+        # Of one image the mean is its score: one number, not two.
+        scores={n: s.each[0] if [s.mean] == s.each else s.mean for n, s in outcome.scores.items()},
         each={name: s.each for name, s in outcome.scores.items()},
         controls={
             control.kind: {name: s.mean for name, s in control.scores.items()}
@@ -279,7 +285,8 @@ def _series(records: Sequence[RecordScores]) -> list[RoundPoint]:
                 continue
             nulls = [m for kind in NULLS if (m := _mean(there, kind, name)) is not None]
             points.append(
-                RoundPoint(
+                RoundPoint.model_construct(
+                    _POINT_SET,
                     round=number,
                     view=view,
                     attack=attack,

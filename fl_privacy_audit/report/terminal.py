@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 
@@ -375,6 +373,9 @@ def draw_reconstructions(rows: Sequence[PictureRow], path: Path) -> None:
     columns = max((len(row.images) for row in rows), default=0)
     if not columns:
         raise ValueError("there is no picture to draw: no record was scored with pictures kept")
+    import matplotlib
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(1.35 * columns + 1.6, 1.55 * len(rows) + 0.2), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):

@@ -12,7 +12,7 @@ from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import check_run, reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run
-from fl_privacy_audit.ledger.reading import RunHead
+from fl_privacy_audit.ledger.runs import RunHead
 from fl_privacy_audit.metrics import METRICS
 
 from .facts import AttackFacts, GatheredRun, gather, gather_ledger
@@ -134,7 +134,10 @@ def compare_runs(runs: Sequence[LastRun | GatheredRun]) -> Comparison:
     """
     if not runs:
         raise NotComparableError("there is nothing to compare: give at least one directory")
-    runs = [gather(run) for run in runs]
+    return _compare([gather(run) for run in runs])
+
+
+def _compare(runs: Sequence[GatheredRun]) -> Comparison:
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
     differences = [d for other in runs[1:] for d in _differences(runs[0], other)]
     if differences:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, Options, View
-from fl_privacy_audit.ledger.reading import LastRun, Reply, RunHead, read_last_run
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AttackStatus,
@@ -23,6 +22,7 @@ from fl_privacy_audit.ledger.records import (
     ReplayCheck,
     Scores,
 )
+from fl_privacy_audit.ledger.runs import LastRun, Reply, RunHead, read_last_run
 from fl_privacy_audit.metrics import METRICS
 
 from .batches import BatchNames
@@ -110,6 +110,10 @@ class AttackFacts:
     def rows(self) -> int:
         """Scored records."""
         return len(self.rounds)
+
+    def end(self) -> None:
+        """Let go of what only the next record would need."""
+        self._names = BatchNames()
 
     def column(self, side: str, metric: str) -> Column:
         """Mean scores of the attack, or of one kind of control; empty where there is none."""
@@ -204,6 +208,11 @@ class ViewFacts:
         """One attack: its own outcomes, and what became of `auto` on records that have none of it."""
         return self.attacks.get(attack, self._none)
 
+    def end(self) -> None:
+        """Let go of what only the next record would need."""
+        for facts in (self._none, *self.attacks.values()):
+            facts.end()
+
     def add(self, record: AuditRecord) -> None:
         """Take the next record."""
         self.clients.add(sys.intern(record.client))
@@ -267,9 +276,7 @@ def gather(run: LastRun | GatheredRun) -> GatheredRun:
     return GatheredRun(**head, facts=RunFacts(run.audits))
 
 
-def gather_ledger(
-    directory: str | Path, new: Callable[[], RunFacts] = RunFacts
-) -> GatheredRun:
+def gather_ledger(directory: str | Path, new: Callable[[], RunFacts] = RunFacts) -> GatheredRun:
     """What verdicts need of the last run of a ledger, read in one pass.
 
     Args:
@@ -280,4 +287,6 @@ def gather_ledger(
         LedgerError: It cannot be read.
     """
     head, facts = read_last_run(directory, new)
+    for view in facts.views.values():
+        view.end()
     return GatheredRun(**vars(head), facts=facts)

@@ -105,10 +105,5 @@ def _expected_quantiles(values: Floats, shares: Floats) -> Floats:
     skew = float(np.mean(standard**3)) / np.sqrt(units)
     excess = (float(np.mean(standard**4)) - 3) / units
     z = ndtri(shares)
-    z = (
-        z
-        + (z**2 - 1) * skew / 6
-        + (z**3 - 3 * z) * excess / 24
-        - (2 * z**3 - 5 * z) * skew**2 / 36
-    )
+    z = z + (z**2 - 1) * skew / 6 + (z**3 - 3 * z) * excess / 24 - (2 * z**3 - 5 * z) * skew**2 / 36
     return np.asarray(np.mean(values) + spread_out / np.sqrt(units) * z)

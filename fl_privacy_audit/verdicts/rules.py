@@ -9,8 +9,8 @@ import numpy as np
 from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.ledger.reading import LastRun, RunHead
 from fl_privacy_audit.ledger.records import AttackStatus, AuditRecord
+from fl_privacy_audit.ledger.runs import LastRun, RunHead
 from fl_privacy_audit.metrics import METRICS
 
 from .case import Case, least

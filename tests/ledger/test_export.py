@@ -101,7 +101,7 @@ def test_no_text_is_a_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_too_large_for_parquet_is_left_out(tmp_path: Path) -> None:
-    rows = [{"n": 2**63 - 1}, {"n": 2**63}, {"n": None}]
+    rows: list[dict[str, int | None]] = [{"n": 2**63 - 1}, {"n": 2**63}, {"n": None}]
     write_table(tmp_path / "r.parquet", {"n": "int64"}, rows)
     assert pd.read_parquet(tmp_path / "r.parquet")["n"].isna().tolist() == [False, True, True]
 

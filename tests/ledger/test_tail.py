@@ -28,7 +28,9 @@ def test_lines_from_the_end_are_the_whole_lines(
 ) -> None:
     monkeypatch.setattr(tail, "BLOCK", block)
     found = list(lines_from_end(io.BytesIO(text)))
-    assert [line for _, line in found] == [line for line in text.split(b"\n")[-2::-1] if line.strip()]
+    assert [line for _, line in found] == [
+        line for line in text.split(b"\n")[-2::-1] if line.strip()
+    ]
     assert all(text[start:].startswith(line + b"\n") for start, line in found)
 
 
@@ -61,7 +63,7 @@ def test_the_rest_of_a_long_ledger_is_not_read(
     read = 0
 
     class Counted(io.FileIO):
-        def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        def read(self, size: int | None = -1) -> bytes:
             nonlocal read
             text = super().read(-1 if size is None else size) or b""
             read += len(text)

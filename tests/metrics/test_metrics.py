@@ -18,7 +18,7 @@ from fl_privacy_audit import AuditConfig
 from fl_privacy_audit import metrics as package
 from fl_privacy_audit.metrics import METRICS, SET_METRICS, Metric, mse, pairs, psnr, ssim
 from fl_privacy_audit.metrics.identification import identification_pixels
-from fl_privacy_audit.metrics.pixel import PSNR_CEILING
+from fl_privacy_audit.metrics.limits import PSNR_CEILING
 from tests.metrics.cases import CASES, SET_CASES
 from tests.support.builders import IMAGE, QUICK
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from fl_privacy_audit.metrics.multiscale import SIGMA, WEIGHTS, WINDOW, ms_ssim, scales_that_fit
+from fl_privacy_audit.metrics.limits import MS_SSIM_WINDOW as WINDOW
+from fl_privacy_audit.metrics.multiscale import SIGMA, WEIGHTS, ms_ssim, scales_that_fit
 from tests.support.builders import QUICK
 
 

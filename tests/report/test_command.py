@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fl_privacy_audit.cli import VERDICT_FAILED as OF_COMPARE
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.report.command import VERDICT_FAILED, write
@@ -37,7 +36,6 @@ def test_three_formats(directory: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_verdict_can_fail_a_pipeline(directory: Path, tmp_path: Path) -> None:
-    assert VERDICT_FAILED == OF_COMPARE
     out = tmp_path / "deep" / "r.json"
     words = (directory, "--format", "json", "--out", out)
     assert run(*words, "--fail-on", "leaked")[0] == VERDICT_FAILED

@@ -5,7 +5,6 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from fl_privacy_audit.attacks import THREAT_MODELS
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import KnownDefence
-from fl_privacy_audit.ledger import reading
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.background import THREATS
@@ -390,17 +388,3 @@ def test_the_undefended_setting_comes_first_then_the_one_that_leaks_most(tmp_pat
     assert [s.setting for s in summary.settings] == [names[2], names[1], names[3], names[0]]
     assert [row.setting for row in summary.comparison.rows[::2]] == names
     assert [line.number for line in lines_of(summary, "release")] == [1, 2, 3, 4]
-
-
-def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directories = write_sweep(tmp_path, FEW[:2])
-    read: list[Path] = []
-    plain = reading.open_plain
-
-    def counted(path: Path, *, links: bool) -> BufferedReader:
-        read.append(path)
-        return plain(path, links=links)
-
-    monkeypatch.setattr(reading, "open_plain", counted)
-    summarise(directories)
-    assert read == [directory / "ledger.jsonl" for directory in directories]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from types import FrameType
 
@@ -9,8 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
+from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.ledger import reading
+from fl_privacy_audit.ledger.records import Record
+from fl_privacy_audit.report.summary import summarise
 from tests.support.big_ledger import write_big_ledger
+from tests.support.report_builders import SWEEP, write_sweep
 
 
 def invoke(*arguments: str) -> str:
@@ -45,14 +50,20 @@ def calls_in(action: Callable[[], object]) -> int:
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_twice_the_records_are_twice_the_work(arguments: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("records", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_twice_the_records_are_twice_the_work(
+    arguments: tuple[str, ...], records: int, tmp_path: Path
+) -> None:
     def run(records: int) -> int:
         directory = write_big_ledger(tmp_path / str(records), records)
-        named = [a.replace("DIR", str(directory)).replace("OUT", str(tmp_path / "out")) for a in arguments]
+        named = [
+            a.replace("DIR", str(directory)).replace("OUT", str(tmp_path / "out"))
+            for a in arguments
+        ]
         return calls_in(lambda: invoke(*named))
 
-    run(100)  # what is imported and computed once
-    few, some, many = run(1000), run(2000), run(4000)
+    run(10)  # what is imported and computed once
+    few, some, many = run(records), run(2 * records), run(4 * records)
     assert many - some < 2.2 * (some - few)
 
 
@@ -61,22 +72,41 @@ def test_each_line_is_decoded_once(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write_big_ledger(tmp_path / "audit", 100)
-    read = []
-    decoded = reading.decoded
-    monkeypatch.setattr(reading, "decoded", lambda *line: read.append(line) or decoded(*line))
+    read = 0
+    plain = reading.decoded
+
+    def counted(line: bytes, number: int) -> Record | reading.Damage:
+        nonlocal read
+        read += 1
+        return plain(line, number)
+
+    monkeypatch.setattr(reading, "decoded", counted)
     options = {"report": ["--out", "report.html"], "export": ["--to", "rows.csv"]}
     monkeypatch.chdir(tmp_path)
     invoke(command, str(directory), *options.get(command, []))
-    assert len(read) == 1 + 100 + 10
+    assert read == 1 + 100 + 10
 
 
 def test_the_table_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
-    directory = str(write_big_ledger(tmp_path, 1000))
+    directory = str(write_big_ledger(tmp_path, 300))
     lines = invoke("show", directory, "--rows", "5").splitlines()
     assert sum("│" in line for line in lines) == 10
     (more,) = [line for line in lines if line.startswith("Not shown")]
-    assert "795 attacked records and 95 earlier rows" in more and "--last N" in more
+    assert "235 attacked records and 25 earlier rows" in more and "--last N" in more
     whole = invoke("show", directory, "--rows", "1000").splitlines()
     rows = [line for line in whole if "│" in line]
-    assert len(rows) == 900 and rows[:5] == [line for line in lines if "│" in line][:5]
+    assert len(rows) == 270 and rows[:5] == [line for line in lines if "│" in line][:5]
     assert not any(line.startswith("Not shown") for line in whole)
+
+
+def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = write_sweep(tmp_path, SWEEP[:2])
+    read: list[Path] = []
+
+    def counted(path: Path, *, links: bool) -> BufferedReader:
+        read.append(path)
+        return open_plain(path, links=links)
+
+    monkeypatch.setattr(reading, "open_plain", counted)
+    summarise(directories)
+    assert read == [directory / "ledger.jsonl" for directory in directories]

@@ -14,6 +14,7 @@ from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
     ControlOutcome,
+    EvaluationRecord,
     ReplayCheck,
     Scores,
     ThreatModel,
@@ -63,16 +64,18 @@ def _lines(records: int, rng: np.random.Generator) -> Iterator[str]:
             yield _filled(evaluated, {"round": number + 1}, [1 - 0.9 / (number + 1)])
 
 
-def _template(line: AuditRecord | object) -> str:
+def _template(line: AuditRecord | EvaluationRecord) -> str:
     """JSON with ``%r`` for each figure; fields that differ by line are put in front."""
-    text = line.model_dump_json() + "\n"  # type: ignore[attr-defined]
+    text = line.model_dump_json() + "\n"
     return re.sub(rf"\b{FIGURE}\b", "%r", text.replace("%", "%%"))
 
 
 def _filled(template: str, fields: dict[str, object], figures: list[float]) -> str:
     text = template % tuple(figures)
     for name, value in fields.items():
-        text = re.sub(rf'("{name}":)("[^"]*"|\[\]|null|\d+)', rf"\g<1>{json.dumps(value)}", text, 1)
+        text = re.sub(
+            rf'("{name}":)("[^"]*"|\[\]|null|\d+)', rf"\g<1>{json.dumps(value)}", text, count=1
+        )
     return text
 
 

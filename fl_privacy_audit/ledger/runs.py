@@ -1,0 +1,240 @@
+"""The last run of a ledger, of which commands keep no more than they need.
+
+`read_last_run` hands the audited records to a collector one by one and keeps none of them.
+"""
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.types import View
+
+from .reading import Damage, LedgerContents, damage_of, ledger_file, no_run, read_lines
+from .records import (
+    AttackOutcome,
+    AuditRecord,
+    EvaluationRecord,
+    GapRecord,
+    Record,
+    RunRecord,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHead:
+    """The last run of a ledger without its audited records."""
+
+    path: Path
+    run: RunRecord
+    evaluations: list[EvaluationRecord]
+    notes: list[Reason]
+    ended: str  # time of its last line
+
+    def picture(self, outcome: AttackOutcome) -> Path | None:
+        """The file with original and reconstruction; None for what lies outside the audit's folder."""
+        return self.file(outcome.picture)
+
+    def file(self, name: str | None) -> Path | None:
+        """A file by its name in a record; None for what lies outside the audit's folder."""
+        folder = self.path.parent.absolute()
+        path = folder / (name or "")
+        try:
+            folder = folder.resolve()
+            real = path.resolve()
+            inside = real.is_relative_to(folder) and real == folder / (name or "")
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ):  # no name that a file can have; a circle of links
+            return None
+        return path if name and inside else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRun(RunHead):
+    """The last run of a ledger; a ledger has several where an audit was started again."""
+
+    audits: list[AuditRecord]
+
+    @property
+    def replies(self) -> list["Reply"]:
+        """What each client, or the release, gave in each round."""
+        return [Reply.of(record) for record in self.audits]
+
+
+class Reply(NamedTuple):
+    """An audited record without what the attacks made of it."""
+
+    round: int
+    client: str
+    view: View
+    returned: bool  # whether the client returned an update
+    attacked: bool
+    update_norm: float | None
+    num_examples: int | None
+    epsilon: float  # as the client reported it; NaN where it did not
+    truth_digest: str | None
+
+    @classmethod
+    def of(cls, record: AuditRecord) -> "Reply":
+        """Of one record."""
+        return cls(
+            record.round,
+            sys.intern(record.client),
+            record.view,
+            record.client_status == "returned",
+            record.reason is None,
+            record.update_norm,
+            record.num_examples,
+            record.reported.get("epsilon", math.nan),
+            record.truth_digest,
+        )
+
+
+def last_run(contents: LedgerContents) -> LastRun:
+    """Pick the lines of the last run, and note what is left out."""
+    found = _Last(_Records)
+    lines: list[Record] = [*contents.runs, *contents.gaps, *contents.evaluations, *contents.audits]
+    for line in lines:
+        found.take(line)
+    head = found.head(contents.path, contents.damaged)
+    return LastRun(**vars(head), audits=found.of(head.run.run).collected.records)
+
+
+class Collector(Protocol):
+    """Keeps what it needs of the records of a run."""
+
+    def add(self, record: AuditRecord) -> None:
+        """Take the next record."""
+
+
+class _Records:
+    """Collects the records themselves."""
+
+    def __init__(self) -> None:
+        self.records: list[AuditRecord] = []
+
+    def add(self, record: AuditRecord) -> None:
+        self.records.append(record)
+
+
+C = TypeVar("C", bound=Collector)
+
+
+def read_last_run(directory: str | Path, new: Callable[[], C]) -> tuple[RunHead, C]:
+    """Read the last run of a ledger in one pass, keeping none of its audited records.
+
+    Args:
+        directory: Of the ledger, or its file.
+        new: Makes the collector that every audited record of the run is handed to, in order.
+
+    Raises:
+        LedgerError: There is no ledger, or it holds no run.
+    """
+    path = ledger_file(directory)
+    found = _Last(new)
+    damaged: list[tuple[int, str]] = []
+    for line in read_lines(directory):
+        if isinstance(line, Damage):
+            damaged.append(line)
+        else:
+            found.take(line)
+    if not found.runs and not found.audited:
+        raise no_run(path, damaged)
+    head = found.head(path, damaged)
+    return head, found.of(head.run.run).collected
+
+
+class _Part(Generic[C]):
+    """The lines of one run so far."""
+
+    def __init__(self, collected: C) -> None:
+        self.collected = collected
+        self.evaluations: list[EvaluationRecord] = []
+        self.gaps: list[GapRecord] = []
+        self.missing: dict[tuple[str, Reason], None] = {}
+        self.views: dict[View, None] = {}
+        self.ended = self.last_record = ""
+        self._last: dict[str, Reason] = {}
+
+    def take(self, line: AuditRecord | EvaluationRecord | GapRecord) -> None:
+        if isinstance(line, GapRecord):
+            self.gaps.append(line)
+            return
+        self.ended = max(self.ended, line.time)
+        if isinstance(line, EvaluationRecord):
+            self.evaluations.append(line)
+            return
+        self.views[line.view] = None
+        self.last_record = line.time
+        self.collected.add(line)
+        for outcome in line.attacks:
+            for metric, reason in outcome.unavailable.items():
+                if self._last.get(metric) != reason:
+                    self._last[metric] = reason
+                    self.missing[metric, reason] = None
+
+
+class _Last(Generic[C]):
+    """Follows the lines of a ledger and keeps those of the run that was started last.
+
+    Lines of a run whose own line has not come yet, or cannot be read, are kept too.
+    """
+
+    def __init__(self, new: Callable[[], C]) -> None:
+        self.runs: dict[str, RunRecord] = {}
+        self.audited: Counter[str] = Counter()  # records of each run
+        self._last = ""  # the run of the last record
+        self._new = new
+        self._parts: dict[str, _Part[C]] = {}
+
+    def take(self, line: Record) -> None:
+        if isinstance(line, RunRecord):
+            if line.run not in self.runs:
+                self._parts = {k: p for k, p in self._parts.items() if k not in self.runs}
+            self.runs[line.run] = line
+            return
+        if isinstance(line, AuditRecord):
+            self.audited[line.run] += 1
+            self._last = line.run
+        if line.run not in self.runs or line.run == next(reversed(self.runs)):
+            self.of(line.run).take(line)
+
+    def of(self, run: str) -> _Part[C]:
+        if run not in self._parts:
+            self._parts[run] = _Part(self._new())
+        return self._parts[run]
+
+    def head(self, path: Path, damaged: Sequence[tuple[int, str]]) -> RunHead:
+        run = next(reversed(self.runs.values())) if self.runs else self._unknown_run()
+        part = self.of(run.run)
+        notes = damage_of(path, damaged, {*self.runs}, self.audited, self._last)
+        notes += [gap.reason for gap in part.gaps]
+        if len(self.runs) > 1:
+            notes.append(Reason.of("several runs", path=str(path), runs=len(self.runs)))
+        notes += [Reason.of("unavailable", why, metric=metric) for metric, why in part.missing]
+        return RunHead(
+            path=path,
+            run=run,
+            evaluations=part.evaluations,
+            notes=notes,
+            ended=max(run.time, part.ended),
+        )
+
+    def _unknown_run(self) -> RunRecord:
+        """Stands in for the first line of the run of the last record, where that line is not there."""
+        part = self.of(self._last)
+        return RunRecord(
+            time=part.last_record,
+            run=self._last,
+            setting=f"run {self._last}",
+            config={"views": list(part.views)},
+            model={},
+            versions={},
+        )

@@ -1,0 +1,111 @@
+"""``fl-privacy-audit show`` and ``compare``: what audits found, as tables on a terminal."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from fl_privacy_audit.core.console import standard_output
+from fl_privacy_audit.dp.run_check import check_run
+from fl_privacy_audit.ledger.tail import read_tail
+from fl_privacy_audit.verdicts.compare import compare
+from fl_privacy_audit.verdicts.facts import gather_ledger
+from fl_privacy_audit.verdicts.rules import judge_run
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
+
+from .command import VERDICT_FAILED, fail_on
+from .sentences import say
+from .terminal import (
+    MOST_ROWS,
+    Rounds,
+    ShownFacts,
+    chosen_lines,
+    comparison_json,
+    comparison_markdown,
+    comparison_table,
+    dp_lines,
+    rounds_table,
+    verdict_lines,
+)
+from .words import LOWER_BOUND
+
+console = standard_output()
+
+
+@click.command("show")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--last",
+    type=click.IntRange(min=1),
+    help="Only the last N records, read from the end of the log; without a verdict, which takes all.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=MOST_ROWS,
+    show_default=True,
+    help="The most attacked records to print, the worst first; and the most rows of others.",
+)
+@fail_on
+def show_command(directory: Path, last: int | None, rows: int, fail_on: tuple[str, ...]) -> None:
+    """Print the rounds of one audit as a table, and its verdict."""
+    if last is not None:
+        _show_last(directory, last, fail_on)
+        return
+    run = gather_ledger(directory, lambda: ShownFacts(rows))
+    facts = run.facts
+    assert isinstance(facts, ShownFacts)
+    console.print(rounds_table(run, facts.rounds))
+    if more := facts.rounds.more():
+        console.print(more, markup=False)
+    verdicts = judge_run(run)
+    check = check_run(run)
+    lines = verdict_lines(verdicts) + dp_lines({run.run.setting: check} if check else {})
+    for line in [*lines, *chosen_lines(run)]:
+        console.print(line, markup=False)
+    for note in run.notes:
+        console.print(f"Note: {say(note)}", markup=False)
+    console.print(LOWER_BOUND)
+    _fail(verdicts, fail_on)
+
+
+def _show_last(directory: Path, records: int, fail_on: tuple[str, ...]) -> None:
+    if fail_on:
+        raise click.UsageError("--fail-on needs the verdict, which takes all records: drop --last")
+    run = read_tail(directory, records)
+    console.print(rounds_table(run, Rounds.of(run.audits)))
+    for note in run.notes:
+        console.print(f"Note: {say(note)}", markup=False)
+    console.print(f"The last {len(run.audits)} records alone; `show` without --last judges all.")
+
+
+def _fail(verdicts: Sequence[SettingVerdict], words: tuple[str, ...]) -> None:
+    """End with an exit code of its own if a verdict is one of these words."""
+    if any(verdict.word in words for verdict in verdicts):
+        sys.exit(VERDICT_FAILED)
+
+
+@click.command("compare")
+@click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "json"]),
+    default="table",
+    show_default=True,
+)
+@fail_on
+def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str, ...]) -> None:
+    """Print several audits side by side; refuse those that are not comparable."""
+    comparison = compare(directories)
+    if form == "json":
+        click.echo(comparison_json(comparison), nl=False)
+    elif form == "md":
+        click.echo(comparison_markdown(comparison))
+    else:
+        console.print(comparison_table(comparison, width=console.width))
+        lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
+        for note in [*lines, *map(say, comparison.notes), LOWER_BOUND]:
+            console.print(note, markup=False)
+    _fail(comparison.verdicts, fail_on)
