@@ -6,6 +6,14 @@ if __name__ != "fl_privacy_audit.strategies":
 from .accountant import persistent_accountant
 from .audited import AuditedStrategy
 from .defend import defend
+from .legacy import AuditedLegacyStrategy
 from .mods import audit_mod, publish_batch
 
-__all__ = ["AuditedStrategy", "audit_mod", "defend", "persistent_accountant", "publish_batch"]
+__all__ = [
+    "AuditedLegacyStrategy",
+    "AuditedStrategy",
+    "audit_mod",
+    "defend",
+    "persistent_accountant",
+    "publish_batch",
+]

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapp
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, MultiKrum, Strategy
 
 from fl_privacy_audit.audit import ClientReply, Release
@@ -32,18 +32,34 @@ PREFIXES = ("_module.", "module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
+class Instructions:
+    """What a client is sent.
+
+    Attributes:
+        arrays: A copy of the array records, by key.
+        config: The numbers in the config records.
+    """
+
+    arrays: Mapping[str, ArrayRecord]
+    config: Mapping[str, float]
+
+    @classmethod
+    def of(cls, content: RecordDict) -> Self:
+        """Those in a message. The bytes of an array are immutable, so only names are copied."""
+        return cls(_copies(content), _numbers(content.config_records.values()))
+
+
+@dataclass(frozen=True)
 class Sent:
     """One message to a client.
 
     Attributes:
         message: The message itself, for its id.
-        arrays: A copy of its array records, by key.
-        config: The numbers in its config records.
+        told: What is in it.
     """
 
     message: Message
-    arrays: Mapping[str, ArrayRecord]
-    config: Mapping[str, float]
+    told: Instructions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +84,8 @@ class Reading:
 
 
 def snapshot(messages: Iterable[Message]) -> list[Sent]:
-    """Remember what is sent. The bytes of an array are immutable, so only names are copied."""
-    return [
-        Sent(m, _copies(m), _numbers(m.content.config_records.values()))
-        for m in messages
-        if isinstance(m, Message)
-    ]
+    """Remember what is sent."""
+    return [Sent(m, Instructions.of(m.content)) for m in messages if isinstance(m, Message)]
 
 
 def capture(
@@ -106,7 +118,7 @@ def capture(
         captured.append(
             ClientReply(client=Client(node), status="timed out", reason=Reason.of("timed out"))
         )
-    return _told_apart(captured, reading.holders)
+    return told_apart(captured, reading.holders)
 
 
 def _answered(reply: Message, sent: Mapping[str, Sent]) -> Sent | None:
@@ -128,7 +140,7 @@ def _whole(value: object) -> int | None:
     return value if plain and 0 <= value < MOST_WHOLE else None  # type: ignore[operator, return-value]
 
 
-def _told_apart(
+def told_apart(
     replies: Sequence[ClientReply], holders: MutableMapping[int, int | None]
 ) -> list[ClientReply]:
     """A partition belongs to the node that claims it first; others that do go by their nodes.
@@ -151,23 +163,36 @@ def _told_apart(
 
 
 def release(
-    strategy: Strategy, before: ArrayRecord | None, after: ArrayRecord | None
+    strategy: object,
+    before: ArrayRecord | None,
+    after: ArrayRecord | None,
+    *,
+    kind: type = Strategy,
+    not_means: tuple[type, ...] = NOT_MEANS,
 ) -> Release | None:
-    """What a round made public; None where it released nothing, or nobody remembers the start."""
+    """What a round made public; None where it released nothing, or nobody remembers the start.
+
+    Args:
+        strategy: That made it; others may be wrapped in it.
+        before: The global weights that the round started from.
+        after: Those that it ended with.
+        kind: The class of all strategies of this API.
+        not_means: Its strategies that select among updates.
+    """
     if before is None or after is None:
         return None
-    selecting = next((s for s in layers(strategy) if isinstance(s, NOT_MEANS)), None)
+    selecting = next((s for s in layers(strategy, kind) if isinstance(s, not_means)), None)
     return Release(
-        before=_decoder(before),
-        after=_decoder(copy_record(after)),
+        before=decoder(before),
+        after=decoder(copy_record(after)),
         selected_by=None if selecting is None else type(selecting).__name__,
     )
 
 
-def layers(strategy: object) -> Iterable[object]:
+def layers(strategy: object, kind: type = Strategy) -> Iterable[object]:
     """A strategy, the one that it wraps, and so on."""
     for _ in range(10):
-        if not isinstance(strategy, Strategy):
+        if not isinstance(strategy, kind):
             return
         yield strategy
         strategy = getattr(strategy, "strategy", None)
@@ -184,23 +209,37 @@ def _reply(node: int, sent: Sent | None, reply: Message, reading: Reading) -> Cl
         number = code if isinstance(code, int) and abs(code) < MOST_WHOLE else clean(repr(code), 20)
         reason = Reason.of("client error", number=number, message=str(reply.error.reason))
         return ClientReply(client=Client(node), status="failed", reason=reason)
+    return read_content(node, None if sent is None else sent.told, reply.content, reading)
+
+
+def read_content(
+    node: int, told: Instructions | None, content: RecordDict, reading: Reading
+) -> ClientReply:
+    """What a client returned; what `audit_mod` added is taken out.
+
+    Args:
+        node: Its id in Flower.
+        told: What it was sent; None if it answers nothing.
+        content: Of its reply.
+        reading: How messages are read.
+    """
     # Anything else under this name is not the mod's, and the wrapped strategy's to see.
-    mods = isinstance(reply.content.get(KEY), ConfigRecord)
-    side = reply.content.pop(KEY) if mods else None
+    mods = isinstance(content.get(KEY), ConfigRecord)
+    side = content.pop(KEY) if mods else None
     partition = side.get("partition-id") if isinstance(side, ConfigRecord) else None
     published = _published(side, reading)
-    numbers = _numbers(reply.content.metric_records.values())
+    numbers = _numbers(content.metric_records.values())
     examples = numbers.pop(NUM_EXAMPLES, math.nan)
-    before = None if sent is None else _weights(sent.arrays, "sent", reading)
-    after = _weights(_copies(reply), "returned", reading)
+    before = None if told is None else _weights(told.arrays, "sent", reading)
+    after = _weights(_copies(content), "returned", reading)
     return ClientReply(
-        client=Client(node, None if sent is None else _whole(partition)),
+        client=Client(node, None if told is None else _whole(partition)),
         reason=_why_not(before, after, reading),
-        sent=_decoder(before) if isinstance(before, ArrayRecord) else dict,
-        returned=_decoder(after) if isinstance(after, ArrayRecord) else dict,
+        sent=decoder(before) if isinstance(before, ArrayRecord) else dict,
+        returned=decoder(after) if isinstance(after, ArrayRecord) else dict,
         num_examples=int(examples) if 0 <= examples <= MOST_EXAMPLES else None,
         reported=numbers,
-        config={} if sent is None else sent.config,
+        config={} if told is None else told.config,
         truth=(lambda: None) if isinstance(published, Reason) else published,
         no_truth=published if isinstance(published, Reason) else None,
     )
@@ -272,11 +311,12 @@ def _is_float(dtype: str) -> bool:
     return not dtype or dtype.startswith(("float", "bfloat"))
 
 
-def _copies(message: Message) -> dict[str, ArrayRecord]:
-    return {key: copy_record(record) for key, record in message.content.array_records.items()}
+def _copies(content: RecordDict) -> dict[str, ArrayRecord]:
+    return {key: copy_record(record) for key, record in content.array_records.items()}
 
 
-def _decoder(record: ArrayRecord) -> Callable[[], Arrays]:
+def decoder(record: ArrayRecord) -> Callable[[], Arrays]:
+    """Decodes the weights in a record when they are wanted."""
     return lambda: {name: array.numpy() for name, array in record.items()}
 
 

@@ -1,6 +1,7 @@
 """The client's side: a mod, and the helper by which a train function publishes its batch."""
 
 import functools
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from flwr.app import ConfigRecord, Context, Message
 from . import side_channel
 
 KEY = "fl-privacy-audit"
-"""Name of the record that the mod adds to a reply."""
+"""Name of what the mod adds to a reply."""
+METRICS = "fitres.metrics"
+"""The record in which replies of Flower's legacy API carry a client's metrics."""
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -45,8 +48,9 @@ def audit_mod(message: Message, context: Context, call_next: Callable[..., Messa
         def train(message, context): ...
 
     It adds one ConfigRecord to the reply of a training message, which `AuditedStrategy` takes out
-    again before the wrapped strategy sees it. Without `AuditedStrategy` on the server do not
-    install it.
+    again before the wrapped strategy sees it; to the reply of a client of Flower's legacy API, which
+    keeps nothing else, one metric, which `AuditedLegacyStrategy` takes out. Without them on the
+    server do not install it.
     """
     if message.metadata.message_type.split(".")[0] != "train":
         return call_next(message, context)
@@ -70,7 +74,11 @@ def audit_mod(message: Message, context: Context, call_next: Callable[..., Messa
     partition = context.node_config.get("partition-id")
     if isinstance(partition, int):
         record["partition-id"] = partition
-    reply.content[KEY] = record
+    metrics = reply.content.get(METRICS)
+    if isinstance(metrics, ConfigRecord):
+        metrics[KEY] = json.dumps(dict(record))
+    else:
+        reply.content[KEY] = record
     return reply
 
 

@@ -34,6 +34,8 @@ class ClientReply:
         config: The numbers that the server sent along: a learning rate, say.
         truth: Reads the batch that the client published, for scoring only.
         no_truth: Why the client published none.
+        masked: Whether secure aggregation hides the update: the server has it in the sum of all
+            alone.
     """
 
     client: Client
@@ -46,11 +48,17 @@ class ClientReply:
     config: Mapping[str, float] = field(default_factory=dict)
     truth: Callable[[], Truth | None] = lambda: None
     no_truth: Reason | None = None
+    masked: bool = False
+
+    @property
+    def is_released(self) -> bool:
+        """Whether there is an update that can be in the release."""
+        return self.status == "returned" and self.reason is None
 
     @property
     def is_readable(self) -> bool:
         """Whether there is an update to attack."""
-        return self.status == "returned" and self.reason is None
+        return self.is_released and not self.masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +154,7 @@ def _release_slot(
     replies: Sequence[ClientReply],
     release: Release | None,
 ) -> Slot:
-    members = tuple(reply for reply in replies if reply.is_readable)
+    members = tuple(reply for reply in replies if reply.is_released)
     reason = None
     if not is_due(config, server_round):
         reason = Reason.of("not due", every=config.every)
@@ -175,8 +183,10 @@ def _why_not(
     chosen: set[Client],
     clients: int,
 ) -> Reason | None:
-    if not reply.is_readable:
+    if not reply.is_released:
         return reply.reason or Reason.of(reply.status)
+    if reply.masked:
+        return Reason.of("secure aggregation")
     if not is_due(config, server_round):
         return Reason.of("not due", every=config.every)
     if "server" not in config.views:

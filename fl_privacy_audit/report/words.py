@@ -121,6 +121,10 @@ STEPS: Final[Mapping[str, str]] = {
     "no floating-point weights": (
         "audit without secure aggregation: a server cannot attack what it cannot read"
     ),
+    "secure aggregation": (
+        'look at the release view, `views = ["server", "release"]`: it holds all that the server sees'
+    ),
+    "no result": "see in the logs of the clients why they fail, or do not reply in time",
     "nothing released": "see in the log why the strategy aggregated nothing",
     "release is no mean": (
         'look at the server view, `views = ["server", "release"]`: the release is made of them'
@@ -285,6 +289,13 @@ REASONS: Final[Mapping[str, str]] = {
     "too many arrays": "{count} arrays were returned, but the audited model has {most}",
     "no floating-point weights": (
         "the reply holds no floating-point weights: this strategy sends other bytes"
+    ),
+    "secure aggregation": (
+        "secure aggregation: the server has the sum of all clients' updates and none by itself"
+    ),
+    "no result": (
+        "no result came from this client; Flower's legacy API tells of errors, and not whose they "
+        "are ({errors} in this round)"
     ),
     "nothing released": "nothing was released in this round",
     "release is no mean": (

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import ClientReply
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.strategies.capture import Reading, _told_apart, capture, snapshot
+from fl_privacy_audit.strategies.capture import Reading, capture, snapshot, told_apart
 from fl_privacy_audit.strategies.mods import KEY
 from tests.support.builders import IMAGE, make_reply, tiny_net
 from tests.support.grid import InProcessGrid
@@ -84,10 +84,10 @@ def test_a_partition_that_two_claim_is_neithers() -> None:
     holders: dict[int, int | None] = {}
     replies = [make_reply(node=node, partition=3) for node in (1, 2)]
     replies.append(make_reply(node=4, partition=5))
-    names = [str(reply.client) for reply in _told_apart(replies, holders)]
+    names = [str(reply.client) for reply in told_apart(replies, holders)]
     assert names == ["1", "2", "partition 5"]
     later = [make_reply(node=node, partition=part) for node, part in [(1, 3), (2, 5), (4, 5)]]
-    names = [str(reply.client) for reply in _told_apart(later, holders)]
+    names = [str(reply.client) for reply in told_apart(later, holders)]
     assert names == ["1", "2", "partition 5"], "who had it in a round before keeps it"
 
 

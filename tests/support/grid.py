@@ -3,6 +3,7 @@
 import copy
 import secrets
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +30,7 @@ class InProcessGrid(Grid):
         if TaskIdentity is not None:
             TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, 1
         self._app = app
+        self._run_id = run_id
         self._lost = set(lost)
         self._replies: dict[str, Message] = {}
         self.contexts = {
@@ -47,7 +49,7 @@ class InProcessGrid(Grid):
 
     @property
     def run(self) -> object:  # type: ignore[override]
-        return None
+        return SimpleNamespace(run_id=self._run_id)
 
     def create_message(self, *args: object, **kwargs: object) -> Message:
         raise NotImplementedError
@@ -59,7 +61,8 @@ class InProcessGrid(Grid):
         pushed = []
         for message in messages:
             identity = str(uuid4())
-            message.metadata.__dict__["_message_id"] = identity
+            # As Flower's own grids do.
+            message.metadata.__dict__ |= {"_message_id": identity, "_run_id": self._run_id}
             pushed.append(identity)
             node = message.metadata.dst_node_id
             if node in self._lost:
