@@ -152,9 +152,13 @@ class Auditor:
     def rehearse(self, *, sent: Arrays | None = None, num_examples: int | None = None) -> Rehearsal:
         """See `fl_privacy_audit.audit.rehearsal.rehearse`; nothing is written."""
         with cpu_threads(self.config.threads):
-            return rehearse(
-                self._observer, self._lineup, self.config, sent=sent, num_examples=num_examples
+            made = self._guard.result(
+                "a rehearsal",
+                lambda: rehearse(
+                    self._observer, self._lineup, self.config, sent=sent, num_examples=num_examples
+                ),
             )
+        return Rehearsal(seen=made) if isinstance(made, Reason) else made
 
     def is_due(self, server_round: int) -> bool:
         """Whether this round is attacked."""

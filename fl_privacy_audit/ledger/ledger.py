@@ -18,15 +18,21 @@ from pathlib import Path
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 
-from .reading import FILE_NAME as FILE_NAME
-from .reading import LedgerContents as LedgerContents
-from .reading import damage as damage
-from .reading import open_ledger as open_ledger
-from .reading import read_ledger as read_ledger
-from .reading import why
+from .reading import FILE_NAME, LedgerContents, damage, open_ledger, read_ledger, why
 from .records import GapRecord, Record, RunRecord
-from .runs import LastRun as LastRun
-from .runs import last_run as last_run
+from .runs import LastRun, last_run
+
+__all__ = [
+    "FILE_NAME",
+    "LastRun",
+    "Ledger",
+    "LedgerContents",
+    "damage",
+    "last_run",
+    "now",
+    "open_ledger",
+    "read_ledger",
+]
 
 
 def now() -> str:

@@ -22,12 +22,12 @@ from flwr.serverapp import strategy as shipped
 from flwr.serverapp.strategy import Strategy
 
 from fl_privacy_audit import Auditor, read_ledger
+from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.types import Reconstruction
 from fl_privacy_audit.ledger.ledger import FILE_NAME, last_run
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.strategies import AuditedStrategy
 from fl_privacy_audit.strategies.mods import KEY
-from fl_privacy_audit.strategies.side_channel import DIRECTORY_VARIABLE
 from fl_privacy_audit.verdicts.rules import judge_run
 from tests.support.builders import audit_config, tiny_net
 from tests.support.grid import FIRST_NODE

@@ -73,7 +73,9 @@ def _template(line: AuditRecord | EvaluationRecord) -> str:
 def _filled(template: str, fields: dict[str, object], figures: list[float]) -> str:
     text = template % tuple(figures)
     for name, value in fields.items():
-        text = re.sub(rf'("{name}":)("[^"]*"|\[\]|null|\d+)', rf"\g<1>{json.dumps(value)}", text, count=1)
+        text = re.sub(
+            rf'("{name}":)("[^"]*"|\[\]|null|\d+)', rf"\g<1>{json.dumps(value)}", text, count=1
+        )
     return text
 
 
