@@ -15,8 +15,6 @@ from typing import Any
 
 import click
 
-from fl_privacy_audit.report.formats import markdown_table
-
 HOW = (
     "Times are seconds of this process's processor time, on one thread, unless a table says "
     "otherwise: other work on the machine then counts for less. PSNR is on pixels in [0, 1], "
@@ -86,9 +84,9 @@ def markdown(results: Mapping[str, Any]) -> str:
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """A Markdown table with the columns of the first row."""
     heads = list(rows[0])
-    return markdown_table(
-        heads, [[row[head].replace("|", "\\|") for head in heads] for row in rows]
-    )
+    cells = ([row[head].replace("|", "\\|") for head in heads] for row in rows)
+    lines = [heads, ["---"] * len(heads), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 @click.command()

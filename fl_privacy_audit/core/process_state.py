@@ -41,17 +41,21 @@ def process_state_kept(*, often: bool = False) -> Iterator[list[str]]:
     """
     changed: list[str] = []
     settings = {n: s for n, s in SETTINGS.items() if not (often and n in SLOW)}
-    before = {name: read() for name, (read, _) in settings.items()}
+    before: dict[str, Any] = {}
+    for name, (read, _) in settings.items():
+        with contextlib.suppress(Exception):  # what cannot be read is left alone
+            before[name] = read()
     threads, modules = set(threading.enumerate()), len(sys.modules)
     try:
         yield changed
     finally:
-        for name, (read, write) in settings.items():
+        for name, value in before.items():
+            read, write = settings[name]
             # A setting that cannot be put back keeps no other from it.
             with contextlib.suppress(Exception):
-                if not _same(before[name], read()):
+                if not _same(value, read()):
                     changed.append(name)
-                    write(before[name])
+                    write(value)
         if set(threading.enumerate()) - threads:
             changed.append("running threads")
         imported = len(sys.modules) > modules
@@ -124,6 +128,13 @@ def _set_backends(flags: tuple[Any, ...]) -> None:
         setattr(backend, flag, value)
 
 
+def _default_device() -> torch.device:
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # torch 2.6, once somebody has set it to None
+        return torch.device("cpu")
+
+
 def _set_device(device: torch.device) -> None:
     torch.set_default_device(None if device == torch.device("cpu") else device)
 
@@ -185,7 +196,7 @@ def _set_collecting(enabled: bool) -> None:
 
 SETTINGS: Final[Mapping[str, Setting]] = {
     "logging.disable": (lambda: logging.root.manager.disable, logging.disable),
-    "default device": (torch.get_default_device, _set_device),
+    "default device": (_default_device, _set_device),
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "autocast": (

@@ -165,7 +165,8 @@ def _check_corpus(place: Path, acknowledged: list[str]) -> Broken:
 
 def _check_sweep(place: Path, acknowledged: list[str]) -> Broken:
     """The same sweep again does what is left, and none of what was finished."""
-    last = max((int(line.split()[0]) for line in acknowledged), default=0)
+    begun = place.glob("sweep-*")  # the last one perhaps too lately for a word of it
+    last = max((int(folder.name.removeprefix("sweep-")) for folder in begun), default=0)
     finished = {line.split()[2] for line in acknowledged if line.startswith(f"{last} finished")}
     out, told = place / f"sweep-{last}", list[tuple[str, str]]()
     worker = (sys.executable, "-S", str(place / "worker.py"))

@@ -10,7 +10,7 @@ from fl_privacy_audit import Client
 from fl_privacy_audit.audit import results
 from fl_privacy_audit.core import guard
 from fl_privacy_audit.core.guard import Guard
-from fl_privacy_audit.strategies import audited as audited_strategy
+from fl_privacy_audit.strategies import wrapper
 from tests.support.grid import FIRST_NODE
 
 from .fault_kinds import KINDS, raising
@@ -97,7 +97,7 @@ def test_without_the_guard_a_leak_changes_training(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     assert trial("attack", kind, again=True)[0] == []
-    for module in (guard, audited_strategy):
+    for module in (guard, wrapper):
         monkeypatch.setattr(module, "process_state_kept", nothing_kept)
     broken, _ = trial("attack", kind, again=True)
     assert broken[0] in ("trainings changed", "trainings stopped")

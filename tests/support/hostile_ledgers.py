@@ -323,8 +323,9 @@ def _images(case: Case) -> None:
 
 
 def _runs(case: Case) -> None:
-    run = json.loads(case.lines[case.of_kind("run")[0]])
-    case.lines[:0] = [json.dumps({**run, "run": f"r{i}"}).encode() for i in range(3000)]
+    for where in case.of_kind("run")[:1]:
+        run = json.loads(case.lines[where])
+        case.lines[:0] = [json.dumps({**run, "run": f"r{i}"}).encode() for i in range(3000)]
 
 
 def _run_ids(case: Case) -> None:
@@ -339,8 +340,10 @@ def _no_run(case: Case) -> None:
 
 def _run_again(case: Case) -> None:
     """The same run's first line once more, with another word for itself."""
-    where = case.of_kind("run")[0]
-    case.lines.append(case.lines[where])
+    found = case.of_kind("run")
+    if not found:  # spoiled before
+        return
+    case.lines.append(case.lines[found[0]])
     case.edit(len(case.lines) - 1, lambda c: c.update(setting=case.rng.choice(TEXTS)))
 
 
