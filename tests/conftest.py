@@ -1,6 +1,7 @@
 """What every test can use."""
 
 import gc
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 
 _modules = 0
+_numbers = itertools.count()
 
 
 def pytest_runtest_logfinish() -> None:
@@ -35,10 +37,17 @@ def pytest_runtest_logfinish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two test runs beside each other share neither a key nor published batches."""
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
     os.environ["FL_PRIVACY_AUDIT_TRUTH"] = str(tmp_path_factory.mktemp("truth"))
+    return tmp_path_factory.mktemp("truths")
+
+
+@pytest.fixture(autouse=True)
+def _own_truth_folder(_own_folders: Path) -> None:
+    """Two tests share no published batches: in Flower 1.29 the run id of either is 0."""
+    os.environ["FL_PRIVACY_AUDIT_TRUTH"] = str(_own_folders / str(next(_numbers)))
 
 
 @pytest.fixture(autouse=True, scope="session")
