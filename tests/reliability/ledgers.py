@@ -62,6 +62,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "export csv": ("export", "LEDGER", "--to", "OUT/r.csv"),
     "export parquet": ("export", "LEDGER", "--to", "OUT/r.parquet"),
 }
+NOT_FOUND = (IndexError, ValueError, RecursionError)
 PROMISES = (
     *("no traceback", "no hang", "nothing outside is read", "no steering character"),
     *("no formula in a table", "no markup", "good lines are shown", "bad lines are named"),
@@ -126,9 +127,13 @@ def _spoiled(kind: str, place: Path, rng: random.Random) -> Case:
             (folder_ / name).parent.mkdir(exist_ok=True)
             (folder_ / name).write_bytes(content)
     case = Case(folder, outside, lines.splitlines(), rng)
+    before = []
     while kind != "name of the folder" and rng.random() < TWICE:
-        rng.choice(list(FIELDS.values()))(case)
-    KINDS[kind](case)
+        before.append(rng.choice(list(FIELDS.values())))
+    for spoil in (*before, KINDS[kind]):
+        # What an earlier one spoiled, a later one may not find any more.
+        with suppress(*(NOT_FOUND if before else ())):
+            spoil(case)
     case.write()
     return case
 
