@@ -17,11 +17,21 @@ from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.lab.corpus import Part, Plan, Spec, build_corpus
 from fl_privacy_audit.lab.manifest import Response, read_corpus, write_answers
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 MOST_SECONDS = 30.0
 BEGIN_SECONDS = 240.0
 MARK = "FL_PRIVACY_AUDIT_TEST_MARK"
+EACH_TIME = ("demo SIGINT", "corpus SIGTERM", "annotate SIGINT")
+CASES = [
+    pytest.param(
+        name,
+        number,
+        id=f"{name} {number.name}",
+        marks=pytest.mark.slow if f"{name} {number.name}" in EACH_TIME else pytest.mark.exhaustive,
+    )
+    for name in ("demo", "sweep", "corpus", "semsim", "annotate")
+    for number in (signal.SIGINT, signal.SIGTERM)
+]
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -104,8 +114,7 @@ def commands(tmp_path: Path, corpus: Path) -> dict[str, tuple[list[str], Callabl
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds children by /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-@pytest.mark.parametrize("name", ["demo", "sweep", "corpus", "semsim", "annotate"])
+@pytest.mark.parametrize(("name", "number"), CASES)
 def test_a_signal_ends_it_soon_and_leaves_nothing(
     name: str, number: signal.Signals, tmp_path: Path, corpus: Path
 ) -> None:

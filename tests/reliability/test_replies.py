@@ -23,7 +23,7 @@ def test_each_kind_of_reply_alone() -> None:
 
 @pytest.mark.slow
 def test_kinds_of_replies_together() -> None:
-    replies.run(600, seed=1).check()
+    replies.run(200, seed=1).check()
 
 
 def answers() -> Iterable[Message]:
