@@ -109,7 +109,7 @@ def test_a_number_that_is_too_large_for_parquet_is_left_out(tmp_path: Path) -> N
 def test_damaged_lines_are_named_beside_the_table(tmp_path: Path) -> None:
     directory = write_ledger(tmp_path / "audit", [run_line()], torn=b"x\n")
     words = ["export", str(directory), "--to", str(tmp_path / "r.csv")]
-    assert "ledger.jsonl: line 2 is damaged (Invalid JSON" in CliRunner().invoke(cli, words).stderr
+    assert "ledger.jsonl: line 2 is damaged (Invalid JSON" in CliRunner().invoke(cli, words).output
 
 
 @pytest.mark.parametrize("name", ["r.parquet", "r.csv"])
