@@ -25,10 +25,14 @@ COMMANDS = {
     "export csv": ("export", "DIR", "--to", "OUT.csv"),
     "export parquet": ("export", "DIR", "--to", "OUT.parquet"),
 }
-MEASURED = """
-import json, resource, sys, time
+MEASURED = r"""
+import json, re, sys, time
+from pathlib import Path
 from fl_privacy_audit.cli import cli
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+def peak():  # not ru_maxrss, which begins with that of the process that started this one
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
 before = peak()
 cli(sys.argv[1:], standalone_mode=False)
 print(json.dumps({"seconds": time.process_time(), "peak": peak(), "before": before}))
