@@ -63,9 +63,7 @@ class Guesses:
         buffers: Likewise.
         returned: Buffers that came back.
         observed: What each client returned.
-        path: ``(G, P, 3)`` weights of the priors at the start, at the end, and at least where a guess
-            fits noise.
-        floors: ``(G,)`` distances below which a guess fits noise.
+        path: ``(G, P, 2)`` weights of the priors at the start and at the end.
         weights: ``(G, P)`` weights now, moved in place.
     """
 
@@ -80,7 +78,6 @@ class Guesses:
     returned: Sequence[Update]
     observed: Sequence[Update]
     path: Tensor
-    floors: Tensor
     weights: Tensor
 
     @classmethod
@@ -101,8 +98,8 @@ class Guesses:
                 "takes class indices only; write it so that it takes (N, K) probabilities too"
             )
         weights = [weight(seen, restart) for weight, _ in recipe.priors]
-        paths = [w if isinstance(w, tuple) else (w, w, 0.0) for w in weights]
-        path = start.new_tensor(paths).view(1, -1, 3)
+        ends = [w if isinstance(w, tuple) else (w, w) for w in weights]
+        path = torch.tensor(ends, dtype=recipe.dtype, device=seen.device).view(1, -1, 2)
         drawn = cls(
             seen=seen,
             values=start[None],
@@ -115,7 +112,6 @@ class Guesses:
             returned=[seen.returned_buffers],
             observed=[replay.observed],
             path=path,
-            floors=start.new_tensor([recipe.noise_floor(seen)]),
             weights=torch.zeros_like(path[..., 0]),
         )
         if recipe.balanced:
@@ -136,7 +132,6 @@ class Guesses:
             returned=[update for p in parts for update in p.returned],
             observed=[update for p in parts for update in p.observed],
             path=torch.cat([p.path for p in parts]),
-            floors=torch.cat([p.floors for p in parts]),
             weights=torch.cat([p.path[..., 0] for p in parts]),
         )
 
@@ -157,20 +152,11 @@ class Guesses:
             self.weights[index],
         )
 
-    def move_weights(self, done: float, distances: Tensor) -> None:
-        """Move the priors' weights.
-
-        Where a guess is nearer to the update than the noise leaves the truth, a prior regains its
-        least weight: the discrepancy principle (Morozov 1966).
-
-        Args:
-            done: Share of the steps, in [0, 1).
-            distances: ``(G,)`` of the guesses as last computed.
-        """
-        first, last, least = self.path.unbind(dim=-1)
-        between = torch.where(first == last, first, first ** (1 - done) * last**done)
-        fits_noise = (distances <= self.floors)[:, None]
-        self.weights.copy_(torch.where(fits_noise, between.maximum(least), between))
+    def move_weights(self, done: float) -> None:
+        """Move the priors' weights to where they are after a share of the steps, in [0, 1]."""
+        first, last = self.path.unbind(dim=-1)
+        between = first ** (1 - done) * last**done
+        self.weights.copy_(torch.where(first == last, first, between))
 
     def leaves(self) -> dict[str, Tensor]:
         """What the optimiser moves, by field of `Guess`; the first axis is the guess."""

@@ -175,17 +175,15 @@ class OptimisationAttack(Recipe):
         rates = [group["lr"] for group in optimiser.param_groups]
         consistency = GroupConsistency(self.consistency, self.restarts, self.register)
         best = _Best(guesses)
-        distances = torch.full_like(guesses.floors, float("inf"))
         took: float | None = None
 
         def evaluate() -> Tensor:
-            nonlocal distances, took
+            nonlocal took
             started = time.monotonic()
             if took is not None and started > deadline:
                 raise _TimeUp
             step = backend(guesses)
-            distances = step.distances.detach()
-            best.update(distances)
+            best.update(step.distances)
             pulled = consistency(guesses.values.detach(), step.gradients["values"])
             gradients = {**step.gradients, "values": pulled}
             for name, leaf in leaves.items():
@@ -199,7 +197,7 @@ class OptimisationAttack(Recipe):
             for step in range(1, self.steps + 1):
                 for group, rate in zip(optimiser.param_groups, rates, strict=True):
                     group["lr"] = rate * self.schedule((step - 1) / self.steps)
-                guesses.move_weights((step - 1) / self.steps, distances)
+                guesses.move_weights((step - 1) / self.steps)
                 optimiser.step(evaluate)  # type: ignore[arg-type]
                 with torch.no_grad():
                     guesses.values.copy_(self.constrain(guesses.values, guesses.seen.image))

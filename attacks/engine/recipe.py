@@ -8,7 +8,6 @@ how the guess is moved.
 Inside the engine images are model inputs (normalised); `Reconstruction.images` are pixels.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,9 +27,9 @@ Distance = Callable[[Update, Update], Tensor]
 """How unlike two updates are: a scalar, 0 where they agree."""
 Prior = Callable[[Tensor, Observation], Tensor]
 """How unlike a natural image the inputs ``(N, C, H, W)`` are: a scalar."""
-Weight = Callable[[Observation, int], float | tuple[float, float, float]]
+Weight = Callable[[Observation, int], float | tuple[float, float]]
 """How much a prior counts against the distance, in restart number 0, 1, ...: all along, or at the
-start and at the end, with a geometric path between, and at least where the guess fits noise."""
+start and at the end, with a geometric path between."""
 GradientRule = Callable[[Tensor], Tensor]
 """What the optimiser is given for the gradient of the objective."""
 Constraint = Callable[[Tensor, ImageSpec], Tensor]
@@ -65,9 +64,6 @@ class Recipe:
             known of the noise, on the restart, and change along the way.
         balanced: Whether the weights are in units of the balance: 1 is the weight at which a prior
             pulls the first guess as hard as the distance does.
-        noise_floor: Distance below which a guess fits the noise of the update, so that the priors
-            count no less than their least weight; from there up the path alone holds. By default
-            the least weight always does.
         optimiser: Moves the guess.
         separable: Whether the optimiser treats every number by itself (Adam does, L-BFGS does
             not), so that several guesses can share one.
@@ -96,7 +92,6 @@ class Recipe:
     separable: bool = True
     priors: tuple[tuple[Weight, Prior], ...] = ()
     balanced: bool = False
-    noise_floor: Callable[[Observation], float] = lambda seen: math.inf
     gradient_rule: GradientRule = lambda gradient: gradient
     constrain: Constraint = lambda guesses, spec: guesses
     decode: Decode = lambda guess, seen: guess

@@ -62,8 +62,8 @@ def order_invariant(
     """
     recipe = swept_inversion(steps=steps, restarts=restarts, learning_rate=learning_rate)
 
-    def tie(seen: Observation, restart: int) -> tuple[float, float, float]:
-        return invariance, invariance * FADED, 0.0
+    def tie(seen: Observation, restart: int) -> tuple[float, float]:
+        return invariance, invariance * FADED
 
     return replace(
         recipe,

@@ -42,8 +42,8 @@ def swept_inversion(
 ) -> OptimisationAttack:
     """Signed Adam on the cosine distance, with total variation that fades.
 
-    Where clients are known to add noise a faded prior would fit that noise, so that once a guess
-    is nearer to the update than `noise.floor` the weight is at least what the noise calls for.
+    Where clients are known to add noise a faded prior would fit that noise, so its weight stays at
+    what the noise calls for: see `noise.floor`.
 
     Args:
         steps: Adam steps of a restart.
@@ -54,8 +54,10 @@ def swept_inversion(
             the update in 100 steps than 0.1 with hard ones, and to the images.
     """
 
-    def weight(seen: Observation, restart: int) -> tuple[float, float, float]:
-        return *PATHS[restart % len(PATHS)], NOISE_WEIGHT * noise.floor(seen)
+    def weight(seen: Observation, restart: int) -> float | tuple[float, float]:
+        first, last = PATHS[restart % len(PATHS)]
+        floor = NOISE_WEIGHT * noise.floor(seen)
+        return max(first, floor), max(last, floor)
 
     def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(leaves, lr=learning_rate)
@@ -65,7 +67,6 @@ def swept_inversion(
         name="swept_inversion",
         priors=((weight, total_variation),),
         balanced=True,
-        noise_floor=noise.floor,
         optimiser=adam,
         gradient_rule=soft_sign if soft_signs else torch.sign,
         schedule=half_cosine,

@@ -1,6 +1,5 @@
 """Weights of priors: in units of the balance, and on their way from start to end."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -32,16 +31,10 @@ def draw(recipe: OptimisationAttack, seen: Observation, restart: int = 0) -> Gue
     return Guesses.draw(recipe, seen, recipe.replay(seen), rng, restart)
 
 
-FAR = torch.tensor(2.0)
-"""A distance at which no guess fits noise."""
-
-
-def weighed(
-    first: float, last: float, least: float = 0.0, *, balanced: bool = False
-) -> OptimisationAttack:
+def weighed(first: float, last: float, *, balanced: bool = False) -> OptimisationAttack:
     return replace(
         swept_inversion(steps=4),
-        priors=((lambda seen, restart: (first, last, least), priors.total_variation),),
+        priors=((lambda seen, restart: (first, last), priors.total_variation),),
         balanced=balanced,
     )
 
@@ -51,7 +44,7 @@ def weighed(
 def test_a_weight_moves_along_a_geometric_path(first: float, last: float, done: float) -> None:
     seen = observation(seeded(Tiny), photos(8)[:1], torch.tensor([1]))
     guesses = Guesses.join([draw(weighed(first, last), seen)])
-    guesses.move_weights(done, FAR.expand(len(guesses)))
+    guesses.move_weights(done)
     expected = first * (last / first) ** done
     assert guesses.weights.item() == pytest.approx(expected, rel=1e-3)
 
@@ -59,32 +52,15 @@ def test_a_weight_moves_along_a_geometric_path(first: float, last: float, done: 
 def test_a_weight_that_stays_is_not_touched_by_rounding(seen: Observation) -> None:
     guesses = Guesses.join([draw(weighed(0.1, 0.1), seen)])
     for done in (0.0, 0.3, 0.7, 1.0):
-        guesses.move_weights(done, FAR.expand(len(guesses)))
+        guesses.move_weights(done)
         assert torch.equal(guesses.weights, guesses.path[..., 0])
 
 
 def test_a_prior_without_weight_stays_without(seen: Observation) -> None:
     guesses = Guesses.join([draw(weighed(0.0, 0.0), seen)])
     for done in (0.0, 0.5, 1.0):
-        guesses.move_weights(done, FAR.expand(len(guesses)))
+        guesses.move_weights(done)
         assert guesses.weights.item() == 0.0
-
-
-@pytest.mark.parametrize(("least", "expected"), [(0.3, 0.3), (1e-4, 0.1)])
-def test_only_a_guess_that_fits_noise_keeps_the_least_weight(
-    least: float, expected: float, seen: Observation
-) -> None:
-    recipe = replace(weighed(1.0, 1e-2, least), noise_floor=lambda seen: 0.25)
-    guesses = Guesses.join([draw(recipe, seen), draw(recipe, seen, 1)])
-    guesses.move_weights(0.5, torch.tensor([0.2, 0.3]))
-    assert guesses.weights[:, 0].tolist() == pytest.approx([expected, 0.1])
-
-
-def test_without_a_noise_floor_the_least_weight_always_holds(seen: Observation) -> None:
-    always = replace(weighed(1.0, 1e-2, 0.3), noise_floor=type(weighed(1.0, 1.0)).noise_floor)
-    guesses = Guesses.join([draw(always, seen)])
-    guesses.move_weights(0.5, torch.tensor([math.inf]))
-    assert guesses.weights.item() == pytest.approx(0.3)
 
 
 def test_at_the_balance_prior_and_distance_pull_alike(seen: Observation) -> None:
@@ -112,7 +88,7 @@ def test_every_backend_sees_the_weights_move(name: str, seen: Observation) -> No
     guesses = Guesses.join([draw(recipe, seen), draw(recipe, seen, 1)])
     backend = BACKENDS[name](recipe, guesses)
     for done in (0.0, 1.0):
-        guesses.move_weights(done, FAR.expand(len(guesses)))
+        guesses.move_weights(done)
         step = backend(guesses)
         prior = torch.stack([priors.total_variation(x, seen) for x in guesses.values])
         expected = step.distances + guesses.weights[:, 0] * prior
