@@ -18,7 +18,7 @@ from pathlib import Path
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 
-from .reading import FILE_NAME, LedgerContents, damage, open_ledger, read_ledger, why
+from .reading import FILE_NAME, LedgerContents, open_ledger, read_ledger, why
 from .records import GapRecord, Record, RunRecord
 from .runs import LastRun, last_run
 
@@ -27,7 +27,6 @@ __all__ = [
     "LastRun",
     "Ledger",
     "LedgerContents",
-    "damage",
     "last_run",
     "now",
     "open_ledger",

@@ -198,14 +198,6 @@ class AuditedLines:
         return damage_of(path, self._damaged, {*self._runs}, self._audited, self._last)
 
 
-def damage(contents: LedgerContents) -> list[Reason]:
-    """What is wrong with a ledger: lines that cannot be read, and records of no known run."""
-    audited = Counter(audit.run for audit in contents.audits)
-    last = contents.audits[-1].run if contents.audits else ""
-    known = {run.run for run in contents.runs}
-    return damage_of(contents.path, contents.damaged, known, audited, last)
-
-
 def damage_of(
     path: Path,
     damaged: Sequence[tuple[int, str]],
@@ -213,7 +205,10 @@ def damage_of(
     audited: Counter[str],
     last: str,
 ) -> list[Reason]:
-    """The same, of what was counted. `audited`: records of each run; `last`: the run of the last of them."""
+    """What is wrong with a ledger: lines that cannot be read, and records of no known run.
+
+    `audited`: how many records each run has; `last`: the run of the last of them.
+    """
     where = str(path)
     notes = [
         Reason.of("damaged line", path=where, line=number, problem=problem)

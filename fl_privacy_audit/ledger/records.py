@@ -18,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 
-from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Options, View
 
@@ -302,11 +301,6 @@ class AuditRecord(_Line):
     attacks: list[AttackOutcome] = Field(default_factory=list)  # one outcome for each attack
     # Whose updates the release is made of; empty in the server view.
     clients: list[str] = Field(default_factory=list)
-
-    def outcome_of(self, attack: str) -> AttackOutcome | None:
-        """What an attack did, else what became of `auto` where it chose none; None if neither."""
-        by_name = {outcome.attack: outcome for outcome in self.attacks}
-        return by_name.get(attack) or by_name.get(AUTO)
 
 
 class EvaluationRecord(_Line):

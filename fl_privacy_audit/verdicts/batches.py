@@ -48,12 +48,6 @@ class BatchNames:
         return digest
 
 
-def batches_of(records: Sequence[AuditRecord]) -> list[str]:
-    """The name of the batch of each record; see `BatchNames`."""
-    names = BatchNames()
-    return [names.name(record) for record in records]
-
-
 def _most_common(holders: Sequence["array[int]"]) -> list[int]:
     """Who holds at least as many marks as `MUCH_SHARED` asks for, most first, else earliest first."""
     there = [each for each in holders if each]

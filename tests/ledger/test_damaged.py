@@ -8,14 +8,21 @@ import pytest
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger import reading
-from fl_privacy_audit.ledger.ledger import FILE_NAME, damage, last_run, read_ledger
+from fl_privacy_audit.ledger.ledger import FILE_NAME, last_run, read_ledger
 from fl_privacy_audit.ledger.records import GapRecord
 from fl_privacy_audit.report.sentences import say
 from tests.support.builders import audit_line, outcome, run_line, write_ledger
 
 
+def damage(folder: Path) -> list[Reason]:
+    lines = reading.AuditedLines(folder)
+    for _ in lines:
+        pass
+    return lines.damage()
+
+
 def codes(folder: Path) -> list[str]:
-    return [note.code for note in damage(read_ledger(folder))]
+    return [note.code for note in damage(folder)]
 
 
 def test_records_without_their_run_are_shown_without_settings(tmp_path: Path) -> None:
@@ -31,7 +38,7 @@ def test_records_without_their_run_are_shown_without_settings(tmp_path: Path) ->
 
 def test_the_first_damaged_lines_are_named_and_the_others_counted(tmp_path: Path) -> None:
     write_ledger(tmp_path, [run_line()], torn=b"x\n" * 50)
-    notes = damage(read_ledger(tmp_path))
+    notes = damage(tmp_path)
     assert [note.figures.get("line") for note in notes[:20]] == list(range(2, 22))
     assert notes[20:] == [Reason.of("more damaged lines", path=str(tmp_path / FILE_NAME), lines=30)]
 

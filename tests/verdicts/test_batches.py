@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fl_privacy_audit import Truth
 from fl_privacy_audit.audit.truth import truth_digest, truth_sketch
 from fl_privacy_audit.ledger.records import SKETCH, AuditRecord
-from fl_privacy_audit.verdicts.batches import batches_of
+from fl_privacy_audit.verdicts.batches import BatchNames
 from fl_privacy_audit.verdicts.interval import spread
 from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL
 from tests.support.builders import audit_line
@@ -32,6 +32,11 @@ def drawn(rounds: int, of: int, batch: int, client: int = 0) -> list[AuditRecord
         holding(*(torch.randperm(of, generator=rng)[:batch] + 100 * client).tolist())
         for _ in range(rounds)
     ]
+
+
+def batches_of(records: Sequence[AuditRecord]) -> list[str]:
+    names = BatchNames()
+    return [names.name(record) for record in records]
 
 
 def distinct(records: Sequence[AuditRecord]) -> int:
