@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply, Release
-from fl_privacy_audit.ledger.ledger import last_run, read_ledger
+from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
 from .capture import capture, copy_record, decoder, release, snapshot
@@ -220,7 +220,7 @@ class AuditedStrategy(Wrapper, Strategy):
                 type(self.strategy).__name__,
             )
         elif path.stat().st_size <= MOST_JUDGED:
-            for verdict in judge_run(last_run(read_ledger(path.parent))):
+            for verdict in judge_run(gather_ledger(path.parent)):
                 log.info("privacy audit: %s (%s view)", verdict.word, verdict.view)
         log.info("privacy audit: ledger %s", path)
         log.info("privacy audit: to see it: fl-privacy-audit show %s", path.parent.absolute())
