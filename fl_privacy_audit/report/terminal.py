@@ -139,7 +139,8 @@ def rounds_table(run: LastRun | GatheredRun, rounds: Rounds | None = None) -> Ta
     """One line for each attacked record, the worst on top; then the others, gathered by reason."""
     if rounds is None:
         rounds = Rounds.of(run.audits if isinstance(run, LastRun) else ())
-    names = list(dict.fromkeys(name for view in views_of(run) for name in attacks_of(run, view)))
+    gathered = gather(run)
+    names = list(dict.fromkeys(n for view in views_of(run) for n in attacks_of(gathered, view)))
     title = f"{run.run.setting}: {', '.join(names)}  ({run.path})"
     metrics = _shown([rounds.metrics])
     table = Table(title=escape(title), title_justify="left", padding=0)
