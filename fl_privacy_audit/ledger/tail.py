@@ -1,14 +1,14 @@
 """The last records of a ledger, read from the end of its file."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from fl_privacy_audit.core.errors import LedgerError
-from fl_privacy_audit.core.reasons import Reason
 
-from .reading import MOST_NAMED, Damage, decoded, ledger_file, open_ledger
+from .reading import MOST_NAMED, Damage, damage_of, decoded, ledger_file, open_ledger
 from .records import AuditRecord, RunRecord
 from .runs import LastRun
 
@@ -55,11 +55,7 @@ def _read_tail(path: Path, file: BinaryIO, records: int) -> LastRun:
     run = run or _run_line(file, name)
     if run is None:
         raise LedgerError(f"the audit log {path} holds no readable line of its last run's settings")
-    where = str(path)
-    notes = [
-        Reason.of("damaged line", path=where, line=number, problem=problem)
-        for number, problem in reversed(damaged)
-    ]
+    notes = damage_of(path, damaged[::-1], {run.run}, Counter(), run.run)
     ended = max([run.time, *(record.time for record in audits)])
     audits.reverse()
     return LastRun(path=path, run=run, evaluations=[], notes=notes, ended=ended, audits=audits)
