@@ -4,7 +4,7 @@ Controls are rows too: ``control`` is empty for the attack itself. An attack wit
 row, with an empty metric, so that nothing that was tried is lost.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,17 @@ def blocks_of(ledgers: Iterable[AuditedLines]) -> Iterator[Columns]:
     yield block
 
 
-def export(directories: Sequence[Path], to: Path) -> int:
+def export(ledgers: Iterable[AuditedLines], to: Path) -> int:
     """Write the table and count its rows; the ending says how: ``.parquet`` or ``.csv``.
+
+    What was wrong with the ledgers they tell afterwards; see `AuditedLines.damage`.
 
     Raises:
         ConfigError: Another ending.
         LedgerError: A ledger cannot be read.
         AuditError: The file cannot be written, or Parquet's package is not installed.
     """
-    return write_columns(to, COLUMNS, blocks_of([AuditedLines(path) for path in directories]))
+    return write_columns(to, COLUMNS, blocks_of(ledgers))
 
 
 def _extend(block: Columns, run: RunRecord | None, record: AuditRecord) -> None:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from fl_privacy_audit.core.tables import write_columns
 from fl_privacy_audit.core.texts import clean
-from fl_privacy_audit.ledger.export import COLUMNS, blocks_of
+from fl_privacy_audit.ledger.export import export
 from fl_privacy_audit.ledger.reading import AuditedLines
 
 from .sentences import say
@@ -20,7 +19,7 @@ from .sentences import say
 def export_command(directories: tuple[Path, ...], to: Path) -> None:
     """Write the records of audits as one table: a row for each record, attack and metric."""
     ledgers = [AuditedLines(directory) for directory in directories]
-    rows = write_columns(to, COLUMNS, blocks_of(ledgers))
+    rows = export(ledgers, to)
     click.echo(clean(f"{to}: {rows} rows"))
     for note in (note for ledger in ledgers for note in ledger.damage()):
         click.echo(clean(f"Note: {say(note)}"), err=True)

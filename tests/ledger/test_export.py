@@ -11,6 +11,7 @@ from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.core.tables import write_table
 from fl_privacy_audit.ledger.export import COLUMNS, export, records_table
+from fl_privacy_audit.ledger.reading import AuditedLines
 from fl_privacy_audit.ledger.records import ControlOutcome, ReplayCheck, Scores
 from tests.support.builders import audit_line, outcome, run_line, write_ledger
 
@@ -80,9 +81,9 @@ def test_what_is_written_can_be_read(tmp_path: Path, name: str) -> None:
 def test_other_endings_and_bad_places_are_refused(tmp_path: Path) -> None:
     directory = ledger(tmp_path / "audit")
     with pytest.raises(ConfigError, match=r"is written as \.csv or \.parquet, but got 'r\.xlsx'"):
-        export([directory], tmp_path / "r.xlsx")
+        export([AuditedLines(directory)], tmp_path / "r.xlsx")
     with pytest.raises(AuditError, match="cannot be written to"):
-        export([directory], tmp_path / "nowhere" / "r.csv")
+        export([AuditedLines(directory)], tmp_path / "nowhere" / "r.csv")
 
 
 def test_no_text_is_a_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_damaged_lines_are_named_beside_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["r.parquet", "r.csv"])
 def test_an_empty_ledger_is_an_empty_table(tmp_path: Path, name: str) -> None:
     directory = write_ledger(tmp_path / "audit", [run_line()])
-    assert export([directory], tmp_path / name) == 0
+    assert export([AuditedLines(directory)], tmp_path / name) == 0
     read = pd.read_parquet if name.endswith("t") else pd.read_csv
     frame = read(tmp_path / name)
     assert (len(frame), list(frame.columns)) == (0, list(COLUMNS))
@@ -127,6 +128,6 @@ def test_parquet_without_its_package_names_the_extra(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     directory = ledger(tmp_path / "audit")
     with pytest.raises(AuditError, match=r'`pip install "fl-privacy-audit\[parquet\]"`'):
-        export([directory], tmp_path / "r.parquet")
+        export([AuditedLines(directory)], tmp_path / "r.parquet")
     assert not (tmp_path / "r.parquet").exists()
-    assert export([directory], tmp_path / "r.csv") == 4
+    assert export([AuditedLines(directory)], tmp_path / "r.csv") == 4
