@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import click
@@ -25,6 +25,12 @@ fail_on = click.option(
     help=f"End with exit code {VERDICT_FAILED} if a setting has this verdict; may be repeated.",
 )
 STANDARD_OUTPUT = Path("-")
+
+
+def fail(found: Collection[str], words: Collection[str]) -> None:
+    """End with `VERDICT_FAILED` if one of the verdicts found is among these words."""
+    if not {*words}.isdisjoint(found):
+        sys.exit(VERDICT_FAILED)
 
 
 @click.command("report")
@@ -81,9 +87,7 @@ def report_command(
             errors.print(said, markup=False, highlight=False)
         what = " (with pictures of private images: only you may read it)" if private else ""
         errors.print(f"{path}{what}", markup=False, highlight=False, soft_wrap=True)
-    found = {line.word for view in views(summary) for line in lines_of(summary, view)}
-    if found & set(fail_on):
-        sys.exit(VERDICT_FAILED)
+    fail({line.word for view in views(summary) for line in lines_of(summary, view)}, fail_on)
 
 
 def _shows_pictures(summary: AuditSummary) -> bool:

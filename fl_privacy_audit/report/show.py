@@ -1,7 +1,5 @@
 """``fl-privacy-audit show`` and ``compare``: what audits found, as tables on a terminal."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,9 +10,8 @@ from fl_privacy_audit.ledger.tail import read_tail
 from fl_privacy_audit.verdicts.compare import compare
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
-from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
-from .command import VERDICT_FAILED, fail_on
+from .command import fail, fail_on
 from .sentences import say
 from .terminal import (
     MOST_ROWS,
@@ -67,7 +64,7 @@ def show_command(directory: Path, last: int | None, rows: int, fail_on: tuple[st
     for note in run.notes:
         console.print(f"Note: {say(note)}", markup=False)
     console.print(LOWER_BOUND)
-    _fail(verdicts, fail_on)
+    fail({verdict.word for verdict in verdicts}, fail_on)
 
 
 def _show_last(directory: Path, records: int, fail_on: tuple[str, ...]) -> None:
@@ -78,12 +75,6 @@ def _show_last(directory: Path, records: int, fail_on: tuple[str, ...]) -> None:
     for note in run.notes:
         console.print(f"Note: {say(note)}", markup=False)
     console.print(f"The last {len(run.audits)} records alone; `show` without --last judges all.")
-
-
-def _fail(verdicts: Sequence[SettingVerdict], words: tuple[str, ...]) -> None:
-    """End with an exit code of its own if a verdict is one of these words."""
-    if any(verdict.word in words for verdict in verdicts):
-        sys.exit(VERDICT_FAILED)
 
 
 @click.command("compare")
@@ -108,4 +99,4 @@ def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str
         lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
         for note in [*lines, *map(say, comparison.notes), LOWER_BOUND]:
             console.print(note, markup=False)
-    _fail(comparison.verdicts, fail_on)
+    fail({verdict.word for verdict in comparison.verdicts}, fail_on)
