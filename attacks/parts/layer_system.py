@@ -57,7 +57,8 @@ class LayerSystem:
         self.channels = layer.shape[0]
         meets = _meets(layer, slope)
         length = (meets.norm() * self.channels**0.5).clamp_min(1e-300)
-        self.balance = weight * self._squares().sum().sqrt() / length
+        self.squares = self._squares()
+        self.balance = weight * self.squares.sum().sqrt() / length
         self.meets = meets * self.balance
 
     def solve(self, z: Tensor, slopes: Tensor, tolerance: float) -> tuple[Tensor, float]:
@@ -76,7 +77,7 @@ class LayerSystem:
         z = z[self.known]
         wanted = slopes.flatten(2).permute(0, 2, 1).reshape(-1, self.channels) * self.balance
         gram = self.meets.T @ self.meets
-        longest = float((self._squares() + gram.diagonal()).max())
+        longest = float((self.squares + gram.diagonal()).max())
         # Squared, since these are the normal equations.
         limit = longest * max(tolerance**2, self.layer.inputs * 1e-16)
         few = len(z) < self.layer.inputs
