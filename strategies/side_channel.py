@@ -8,23 +8,19 @@ clients left there whose replies were lost or late; where the server was killed,
 """
 
 import contextlib
-import errno
 import json
 import os
 import secrets
-import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fl_privacy_audit.audit.truth import as_classes, as_pixels
 from fl_privacy_audit.core.errors import TruthError
-from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.files import open_plain, write_whole
 from fl_privacy_audit.core.private_folders import (
     close_folder,
     is_name,
@@ -117,7 +113,10 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
         if not is_name(name):
             raise TruthError(f"{name[:40]!r} is not the name of a published batch")
         try:
-            with _opened(folder / f"{name}.npz") as stored:
+            with (
+                open_plain(folder / f"{name}.npz", links=False) as file,
+                np.load(file, allow_pickle=False) as stored,
+            ):
                 pixels = torch.from_numpy(stored["images"])
                 images.append(spec.denormalise(pixels) if stored["normalised"] else pixels)
                 labels.append(torch.from_numpy(stored["labels"]))
@@ -137,19 +136,3 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
             at += 1
     kept = list(first.values())
     return Truth(images=joined[kept], labels=classes[kept])
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """The arrays of a batch; a pipe, a device or a link is not read.
-
-    Raises:
-        OSError: It is not here, or not a regular file.
-        ValueError: It holds something else than arrays.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        with np.load(file, allow_pickle=False) as stored:
-            yield stored
