@@ -313,6 +313,11 @@ def _needed(attack: ReadyAttack, seen: Observation, guard: Guard) -> float | Non
     return seconds
 
 
+def times_attacked(config: AuditConfig) -> int:
+    """How often one attack runs for a target, at most: on itself and on its controls."""
+    return 1 + sum(kind != "grey" for kind in config.controls)
+
+
 def _expected(config: AuditConfig, partner: Control) -> int:
     """How many controls of a target will be attacked, at most."""
     of_its_own = [kind for kind in config.controls if kind in ("noise", "undefended")]

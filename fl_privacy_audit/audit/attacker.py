@@ -13,8 +13,15 @@ from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.types import Reconstruction
 from fl_privacy_audit.ledger.records import AttackOutcome
 
-from .attack_round import OTHER, Control, attack_targets, find_partners, partners_among
-from .lineup import Lineup, Turn
+from .attack_round import (
+    OTHER,
+    Control,
+    attack_targets,
+    find_partners,
+    partners_among,
+    times_attacked,
+)
+from .lineup import Lineup, Turn, without_result
 from .reserve import Reserve
 from .schedule import Slot
 from .scoring import score_round
@@ -88,7 +95,7 @@ class Attacker:
             partners = find_partners(targets, spares, self.observer.observe)
         truths = [target for target in targets if target.truth is not None]
         deadline -= self.reserve.seconds("replay", len(truths), deadline - time.monotonic())
-        attacked = len(targets) * (1 + sum(kind != "grey" for kind in self.config.controls))
+        attacked = len(targets) * times_attacked(self.config)
         each = max(deadline - time.monotonic(), 0.0) / attacked
         turns, unfit = self.lineup.turns([target.seen for target in targets], each)
         outcomes = [[unfit[at]] if at in unfit else [] for at in range(len(targets))]
@@ -130,7 +137,9 @@ class Attacker:
                 for partner in partners_among(partners, list(targets.values()), [at])
                 for one in self._take(turn, {place: target}, [partner], until, first)
             ]
-        return [(place, (_failed(turn, place, outcomes), False)) for place in targets]
+        (place,) = targets
+        failed = without_result("failed", turn.attack.config, outcomes, turn.why[place])
+        return [(place, (failed, False))]
 
     def _attack_and_score(
         self,
@@ -213,16 +222,6 @@ class Attacker:
                 log.warning("privacy audit: on_progress failed: %s", message_of(error))
 
         return report
-
-
-def _failed(turn: Turn, place: int, reason: Reason) -> AttackOutcome:
-    return AttackOutcome(
-        attack=turn.attack.config.name,
-        chosen=turn.why[place],
-        options=turn.attack.config.options,
-        status="failed",
-        reason=reason,
-    )
 
 
 def share(deadline: float, parts: int) -> float:

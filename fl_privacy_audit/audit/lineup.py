@@ -11,7 +11,7 @@ from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Observation
-from fl_privacy_audit.ledger.records import AttackOutcome
+from fl_privacy_audit.ledger.records import AttackOutcome, AttackStatus
 
 from .attack_round import ReadyAttack
 
@@ -35,7 +35,7 @@ class Turn:
             solved: Place of a target that an attack has explained -> that, as a reason.
         """
         left_out = {
-            place: not_tested(self.attack.config, solved[place], why)
+            place: without_result("not tested", self.attack.config, solved[place], why)
             for place, why in self.why.items()
             if why is not None and place in solved
         }
@@ -102,7 +102,7 @@ class Lineup:
                 "the choice of attacks", partial(self._choose, seen, seconds)
             )
             if isinstance(choices, Reason):
-                unfit[place] = not_tested(AttackConfig(name=AUTO), choices)
+                unfit[place] = without_result("not tested", AttackConfig(name=AUTO), choices)
                 continue
             for choice in choices:
                 chosen.setdefault(choice.attack, {})[place] = choice.why
@@ -128,15 +128,17 @@ class Lineup:
         """The outcomes of what is not attacked: one for each attack that the settings name."""
         configs = [attack.config for attack in self.named]
         configs += [AttackConfig(name=AUTO)] if self.auto else []
-        return [not_tested(config, reason) for config in configs]
+        return [without_result("not tested", config, reason) for config in configs]
 
 
-def not_tested(config: AttackConfig, reason: Reason, chosen: Reason | None = None) -> AttackOutcome:
-    """The outcome of an attack that does not run."""
+def without_result(
+    status: AttackStatus, config: AttackConfig, reason: Reason, chosen: Reason | None = None
+) -> AttackOutcome:
+    """The outcome of an attack that does not run, or fails altogether."""
     return AttackOutcome(
         attack=config.name,
         chosen=chosen,
         options=config.options,
-        status="not tested",
+        status=status,
         reason=reason,
     )

@@ -16,6 +16,7 @@ from fl_privacy_audit.core.models import second_derivatives
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, Observation, Truth
 
+from .attack_round import times_attacked
 from .controls import undefended
 from .lineup import Lineup
 from .schedule import ClientReply, Slot
@@ -79,12 +80,12 @@ def rehearse(
     seen = _observed(replace(observer, truth=None), sent, num_examples)
     if isinstance(seen, Reason):
         return Rehearsal(seen=seen)
-    controls = 1 + sum(kind != "grey" for kind in config.controls)
+    times = times_attacked(config)
     clients = config.clients_per_round or 1
     each = config.seconds_per_round / len(config.views) / clients
     # What is chosen here, by its own clock, must not be what the rounds go by.
     lineup = replace(lineup, _choices={})
-    turns, unfit = lineup.turns([seen], each / controls)
+    turns, unfit = lineup.turns([seen], each / times)
     attacks = []
     for turn in turns:
         attack, entry = turn.attack.attack, turn.attack.entry
@@ -94,7 +95,7 @@ def rehearse(
             Rehearsed(
                 attack=turn.attack.config.name,
                 refused=None if refused is None else Reason.of_error(refused),
-                needed=None if needed is None else needed * controls,
+                needed=None if needed is None else needed * times,
             )
         )
     return Rehearsal(
