@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, MultiKrum,
 
 from fl_privacy_audit.audit import ClientReply, Release
 from fl_privacy_audit.core.exchange import Arrays
+from fl_privacy_audit.core.numbers import LARGEST
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth
@@ -23,8 +24,6 @@ NUM_EXAMPLES = "num-examples"
 MOST_EXAMPLES = 2**53
 MOST_NUMBERS, MOST_NAME = 100, 100
 """Numbers that are kept of a message, and characters of names in it."""
-MOST_WHOLE = 2**64
-"""Flower's ids are below it; a longer number could be too long for a reader of the ledger."""
 NOT_MEANS = (Bulyan, FedMedian, FedTrimmedAvg, MultiKrum)
 """Strategies of Flower that select among updates; Krum is a `MultiKrum`."""
 PREFIXES = ("_module.", "module.", "_orig_mod.")
@@ -137,7 +136,7 @@ def _node(reply: Message) -> int:
 def _whole(value: object) -> int | None:
     """A number such as Flower's ids are; None for all else that may stand in its place."""
     plain = isinstance(value, int) and not isinstance(value, bool)
-    return value if plain and 0 <= value < MOST_WHOLE else None  # type: ignore[operator, return-value]
+    return value if plain and 0 <= value < LARGEST else None  # type: ignore[operator, return-value]
 
 
 def told_apart(
@@ -206,7 +205,7 @@ def copy_record(record: ArrayRecord) -> ArrayRecord:
 def _reply(node: int, sent: Sent | None, reply: Message, reading: Reading) -> ClientReply:
     if reply.has_error():
         code = reply.error.code
-        number = code if isinstance(code, int) and abs(code) < MOST_WHOLE else clean(repr(code), 20)
+        number = code if isinstance(code, int) and abs(code) < LARGEST else clean(repr(code), 20)
         reason = Reason.of("client error", number=number, message=str(reply.error.reason))
         return ClientReply(client=Client(node), status="failed", reason=reason)
     return read_content(node, None if sent is None else sent.told, reply.content, reading)

@@ -2,6 +2,9 @@
 
 import math
 
+LARGEST = 2**64
+"""Ids and counts are below it. Readers may refuse a longer number, and it counts nothing."""
+
 
 def number(value: float, decimals: int = 2) -> str:
     """A number with so many decimals; with two significant digits where those would hide it.

@@ -17,11 +17,10 @@ from pydantic import (
 )
 
 from .errors import AuditError
+from .numbers import LARGEST
 from .texts import MOST, clean
 
 Figure = int | float | str | list[str]
-LARGEST = 2**64
-"""Whole numbers from here on count nothing."""
 MOST_CODE = 100
 """Characters of a code, which may be of somebody else's error."""
 

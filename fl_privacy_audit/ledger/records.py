@@ -18,13 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from fl_privacy_audit.core.numbers import LARGEST
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Options, View
 
 SCHEMA_VERSION: Final = 3
-MOST: Final = 2**64
-"""No number of a record that counts or names something is as large as this."""
-Count = Annotated[int, Field(gt=-MOST, lt=MOST)]
+Count = Annotated[int, Field(gt=-LARGEST, lt=LARGEST)]
+"""A number of a record that counts or names something."""
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
 UpdateForm = Literal[
@@ -100,7 +100,7 @@ def _refuse_odd_numbers(value: Any) -> None:
         for each in value.values() if isinstance(value, dict) else value:
             _refuse_odd_numbers(each)
     elif (isinstance(value, float) and not isfinite(value)) or (
-        isinstance(value, int) and abs(value) >= MOST
+        isinstance(value, int) and abs(value) >= LARGEST
     ):
         raise ValueError("holds a number that no setting can have")
 

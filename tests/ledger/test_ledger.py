@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.numbers import LARGEST
 from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, last_run, read_ledger
 from fl_privacy_audit.ledger.records import (
-    MOST,
     AttackOutcome,
     AuditRecord,
     EvaluationRecord,
@@ -62,7 +62,7 @@ evaluations = st.builds(EvaluationRecord, metrics=st.dictionaries(text, st.float
 runs = st.builds(
     RunRecord,
     config=st.dictionaries(
-        text, text | finite | st.none() | st.lists(st.integers(-MOST + 1, MOST - 1))
+        text, text | finite | st.none() | st.lists(st.integers(-LARGEST + 1, LARGEST - 1))
     ),
 )
 
