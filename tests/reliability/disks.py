@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import logging
 import os
 import random
 import subprocess
@@ -11,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from click.testing import CliRunner
 
@@ -21,11 +23,11 @@ from fl_privacy_audit.ledger.ledger import Ledger, read_ledger
 from fl_privacy_audit.ledger.records import EvaluationRecord
 from tests.support.builders import run_line
 
-from .doomed import federate, identity
+from .doomed import federate, identity, told_of_records
 from .tally import Tally
 
 LOST, STOPPED = "acknowledged records lost or torn", "trainings stopped"
-SILENT = "records lost without a word"
+DOUBLED, SILENT = "records doubled", "records lost without a word"
 TRACEBACKS = "commands that ended with more than a line"
 PRIVATE = "private files left after next start"
 Broken = dict[str, list[str]]
@@ -39,20 +41,14 @@ def run(count: int, seed: int) -> Tally:
     """
     rng = random.Random(seed)
     trials: Counter[str] = Counter()
-    names = (LOST, STOPPED, SILENT, TRACEBACKS, PRIVATE)
+    names = (LOST, DOUBLED, STOPPED, SILENT, TRACEBACKS, PRIVATE)
     broken: Broken = defaultdict(list, {name: [] for name in names})
     kinds = [kind for kind in TRIALS if kind != "command" or _can_mount()]
     for number in range(count):
         kind, one = kinds[number % len(kinds)], rng.randrange(10**6)
         with small_disk(random.Random(one).randrange(24, 96)) as (place, how):
-            before = os.environ.get(DIRECTORY_VARIABLE)
-            os.environ[DIRECTORY_VARIABLE] = str(place / "truth")
-            try:
+            with mock.patch.dict(os.environ, {DIRECTORY_VARIABLE: str(place / "truth")}):
                 found = TRIALS[kind](place, random.Random(one))
-            finally:
-                os.environ.pop(DIRECTORY_VARIABLE)
-                if before is not None:
-                    os.environ[DIRECTORY_VARIABLE] = before
             left = [path.name for path in place.rglob("*") if path.suffix in (".npz", ".part")]
         for promise, cases in {**found, PRIVATE: left}.items():
             broken[promise] += [f"{kind}, seed {one}: {case}" for case in cases]
@@ -153,18 +149,40 @@ def _ledger(place: Path, rng: random.Random) -> Broken:
 def _audit(place: Path, rng: random.Random) -> Broken:
     """A federation whose ledger, pictures and published batches share the disk."""
     _ballast(place, rng)
-    try:
-        federate(place / "audit", rounds=40, keep_pictures=True)
-    except Exception as error:  # noqa: BLE001
-        return {STOPPED: [repr(error)]}
-    acknowledged = [identity(record) for record in read_ledger(place / "audit").audits]
-    free_space(place)
-    federate(place / "audit", rounds=1)
-    there = [identity(record) for record in read_ledger(place / "audit").audits]
+    acknowledged: list[str] = []
+    refused: list[str] = []
+    with told_of_records(acknowledged.append, refused.append), _said() as messages:
+        try:
+            federate(place / "audit", rounds=40, keep_pictures=True)
+        except Exception as error:  # noqa: BLE001
+            return {STOPPED: [repr(error)]}
+        free_space(place)
+        federate(place / "audit", rounds=1)
+    contents = read_ledger(place / "audit")
+    there = Counter([*map(identity, contents.audits), *map(identity, contents.evaluations)])
+    told = sum("Records lost so far" in message for message in messages)
     return {
-        LOST: [name for name in acknowledged if name not in there],
-        SILENT: [] if len(there) == len(set(there)) else ["a record is there twice"],
+        LOST: [name for name in acknowledged if not there[name]],
+        DOUBLED: [name for name, times in there.items() if times > 1],
+        SILENT: [] if told == len(refused) else [f"{len(refused)} lost, {told} told"],
     }
+
+
+@contextmanager
+def _said() -> Iterator[list[str]]:
+    """What the audit logs meanwhile."""
+    messages: list[str] = []
+
+    class Collected(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    log, collected = logging.getLogger("fl_privacy_audit"), Collected()
+    log.addHandler(collected)
+    try:
+        yield messages
+    finally:
+        log.removeHandler(collected)
 
 
 def _command(place: Path, rng: random.Random) -> Broken:

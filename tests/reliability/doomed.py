@@ -10,7 +10,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -22,7 +23,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor
-from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.errors import AuditError, LedgerError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.tables import write_table
 from fl_privacy_audit.lab.corpus import Part, Plan, Spec, build_corpus, parse_spec
@@ -72,18 +73,30 @@ def identity(record: Record) -> str:
 
 def server(place: Path, seed: int, ack: Ack, *, rounds: int = 10**6) -> None:
     """A federation with its audit; clients publish their batches; every second keeps pictures."""
+    with told_of_records(ack):
+        federate(place / "audit", rounds=rounds, keep_pictures=bool(seed % 2))
+
+
+@contextmanager
+def told_of_records(ack: Ack, refused: Ack = lambda name: None) -> Iterator[None]:
+    """Call `ack` for each record but a run's first that a ledger took, and `refused` for the others."""
     original = Ledger.append
 
     def append(self: Ledger, records: Iterable[Record], **options: Any) -> None:
         records = list(records)
-        original(self, records, **options)
-        for record in records:
-            if not isinstance(record, RunRecord):
-                ack(identity(record))
+        names = [identity(record) for record in records if not isinstance(record, RunRecord)]
+        try:
+            original(self, records, **options)
+        except LedgerError:
+            for name in names:
+                refused(name)
+            raise
+        for name in names:
+            ack(name)
 
     Ledger.append = append  # type: ignore[method-assign]
     try:
-        federate(place / "audit", rounds=rounds, keep_pictures=bool(seed % 2))
+        yield
     finally:
         Ledger.append = original  # type: ignore[method-assign]
 

@@ -136,7 +136,9 @@ def _check_client(place: Path, acknowledged: list[str]) -> Broken:
     (folder,) = [path for path in (place / "truth").iterdir() if path.is_dir()]
     truth = side_channel.read(folder, acknowledged, IMAGE) if acknowledged else None
     side_channel.close_round(folder)
-    return {LOST: [] if truth is None or len(truth.images) >= 64 else ["images"]}
+    return {
+        LOST: [] if truth is None or len(truth.images) == 64 * len(acknowledged) else ["images"]
+    }
 
 
 def _check_corpus(place: Path, acknowledged: list[str]) -> Broken:
