@@ -12,8 +12,8 @@ from fl_privacy_audit import AuditConfig
 from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
+from fl_privacy_audit.report.doctor import flattened
 from tests.support.cases import LeNet, observation, photos, seeded
-from tests.support.flwr_run import flattened
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -19,9 +19,8 @@ from fl_privacy_audit.report.html import render_html
 from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.report.terminal import comparison_json, comparison_markdown, comparison_table
 from fl_privacy_audit.verdicts.compare import Comparison
-from tests.report.test_terminal import row
 from tests.support.hostile_ledgers import TEXTS
-from tests.support.report_builders import SWEEP, write_setting
+from tests.support.report_builders import SWEEP, row, write_setting
 
 SHORT = tuple(text for text in TEXTS if len(text) < 200)
 

@@ -1,6 +1,5 @@
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -21,26 +20,7 @@ from fl_privacy_audit.report.words import LOWER_BOUND
 from fl_privacy_audit.verdicts.compare import Comparison, MetricSummary, Row
 from fl_privacy_audit.verdicts.verdict import NetLeakage, Word
 from tests.support.builders import audit_line, kept, outcome, run_line
-
-
-def row(**changes: Any) -> Row:
-    fields: dict[str, Any] = {
-        "setting": "no defence",
-        "attack": "dlg",
-        "accuracy": None,
-        "epsilon_reported": None,
-        "epsilon_in_effect": None,
-        "scores": {},
-        "attacked": 0,
-        "not_scored": 0,
-        "failed": 0,
-        "not_tested": 0,
-        "view": "server",
-        "verdict": "inconclusive",
-        "reason": Reason.of("no null attack"),
-        "net": None,
-    }
-    return Row(**{**fields, **changes})
+from tests.support.report_builders import row
 
 
 def of(*rows: Row, notes: tuple[Reason, ...] = ()) -> Comparison:

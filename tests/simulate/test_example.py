@@ -13,7 +13,8 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from fl_privacy_audit import AuditConfig, read_ledger
-from tests.support.flwr_run import ROOT, call, flattened, flwr_run
+from fl_privacy_audit.report.doctor import flattened
+from tests.support.flwr_run import ROOT, call, flwr_run
 from tests.support.grid import InProcessGrid
 
 EXAMPLE = ROOT / "examples" / "flower_cifar"

@@ -12,10 +12,6 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.report.doctor import flattened
-
-__all__ = ["ROOT", "call", "flattened", "flwr_run"]
-
 ROOT = Path(__file__).parents[2]
 FLWR = Path(sys.executable).with_name("flwr")
 

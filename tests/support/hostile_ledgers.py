@@ -5,7 +5,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,6 @@ class Case:
     end: bytes = b"\n"
     data: bytes | None = None
     file: bool = True
-    other: list[bytes] = field(default_factory=list)
 
     @property
     def path(self) -> Path:

@@ -21,6 +21,7 @@ from fl_privacy_audit.ledger.records import (
     Scores,
     ThreatModel,
 )
+from fl_privacy_audit.verdicts.compare import Row
 from tests.support.builders import audit_config
 
 SHAPE = (3, 16, 16)
@@ -266,3 +267,23 @@ def _picture(
     both = np.concatenate([original, mixed.astype(np.uint8)])
     Image.fromarray(both).save(directory / name)
     return name
+
+
+def row(**changes: Any) -> Row:
+    fields: dict[str, Any] = {
+        "setting": "no defence",
+        "attack": "dlg",
+        "accuracy": None,
+        "epsilon_reported": None,
+        "epsilon_in_effect": None,
+        "scores": {},
+        "attacked": 0,
+        "not_scored": 0,
+        "failed": 0,
+        "not_tested": 0,
+        "view": "server",
+        "verdict": "inconclusive",
+        "reason": Reason.of("no null attack"),
+        "net": None,
+    }
+    return Row(**{**fields, **changes})
