@@ -138,6 +138,8 @@ def counts(seen: Observation, rng: torch.Generator) -> Labels:
             "counting labels needs cross-entropy, but clients minimise a loss of their own"
         )
     last_layer_gradient(seen)
+    if not _update_clipped(seen):
+        _need_quiet(seen, 1.0)  # clipping in the step can only leave less
     layer = _last_layer(seen)
     inputs = seen.image.normalise(
         lookalikes(seen.image, STAND_INS, rng).to(seen.device, seen.dtype)
