@@ -1,6 +1,6 @@
 """The demo: one federation under three settings, attacked, compared, drawn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.report.terminal import draw_reconstructions, reconstruction_rows
 from fl_privacy_audit.verdicts.compare import Comparison, last_run
 
-from .comparison import print_comparison, write_comparison
+from .comparison import print_comparison
 from .federation.data import load_test
 from .sweep.command import Bars
 from .sweep.plan import Run, plan_runs
@@ -30,6 +30,7 @@ ATTACK = AttackConfig(name=DEFAULT_ATTACK)
 ATTACK_EVERY_ROUNDS = 20  # rounds 1, 21 and 41
 ATTACKED_CLIENTS = 2  # in each of those rounds
 ATTACK_SECONDS_PER_ROUND = 120.0  # time budget, shared by the attacked clients
+PAGE = "report.html"
 DEFENCES: dict[str, dict[str, Any]] = {
     "none": {"label": "no defence", "name": "none"},
     **{
@@ -53,7 +54,7 @@ def run_demo(
     console: Console,
     rounds: int = ROUNDS,
     attack: AttackConfig = ATTACK,
-    do: Callable[..., object] = run_sweep,
+    do: Callable[..., Mapping[Path, Comparison]] = run_sweep,
 ) -> Comparison:
     """Run the three federations one after the other, and compare them.
 
@@ -71,8 +72,12 @@ def run_demo(
     load_test(runs[0].federation)  # better to fail here than after everything has been started
     bars = Bars(console, runs)
     with bars.progress:
-        do(runs, out, workers=1, on_event=bars.show)
-    return _write(out, [out / run.folder for run in runs], attack, console)
+        (comparison,) = do(runs, out, workers=1, on_event=bars.show).values()
+    _write(out, [out / run.folder for run in runs], attack)
+    print_comparison(console, comparison)
+    console.print(f"Report: {out / PAGE}", markup=False, soft_wrap=True)
+    console.print(f"Table, picture and ledgers: {out}", markup=False, soft_wrap=True)
+    return comparison
 
 
 def _runs(dataset: str, data_root: str, seed: int, rounds: int, attack: AttackConfig) -> list[Run]:
@@ -97,19 +102,14 @@ def _runs(dataset: str, data_root: str, seed: int, rounds: int, attack: AttackCo
     return [replace(run, folder=Path(folder)) for folder, run in runs]
 
 
-def _write(out: Path, folders: list[Path], attack: AttackConfig, console: Console) -> Comparison:
+def _write(out: Path, folders: list[Path], attack: AttackConfig) -> None:
     runs = [last_run(read_ledger(folder)) for folder in folders]
     for run in runs:
         _check_scored(run)
-    comparison = write_comparison(folders, out)
-    picture, page = out / "reconstructions.png", out / "report.html"
+    picture = out / "reconstructions.png"
     draw_reconstructions(reconstruction_rows(runs, attack=attack.name), picture)
     picture.chmod(0o600)
-    write_whole(page, render_html(summarise(folders), pictures=True))
-    print_comparison(console, comparison)
-    console.print(f"Report: {page}", markup=False, soft_wrap=True)
-    console.print(f"Table, picture and ledgers: {out}", markup=False, soft_wrap=True)
-    return comparison
+    write_whole(out / PAGE, render_html(summarise(folders), pictures=True))
 
 
 def _check_scored(run: LastRun) -> None:
