@@ -68,14 +68,14 @@ def run_federation(
     audit: AuditConfig,
     *,
     clients: int,
-    cores: int | None = None,
-    on_round: Callable[[int], None] = lambda done: None,
-    on_progress: Callable[[Progress], None] | None = None,
-    simulate: Simulate = in_ray,
+    cores: int,
+    on_round: Callable[[int], None],
+    on_progress: Callable[[Progress], None],
+    simulate: Simulate,
 ) -> None:
     """Train and audit one federation; `on_round` gets the number of rounds done.
 
-    `cores`: how many clients may train at the same time; None for one per core.
+    `cores`: how many clients may train at the same time.
 
     Raises:
         ConfigError: The images cannot be read, or the audit's configuration is wrong.
