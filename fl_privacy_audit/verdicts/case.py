@@ -204,8 +204,7 @@ def _means(keys: NDArray[np.int64], values: Floats) -> Floats:
     for count in np.unique(counts):
         which = counts == count
         rows = starts[which, None] + np.arange(count)
-        with np.errstate(over="ignore", invalid="ignore"):  # of numbers that no metric gives
-            means[which] = values[order[rows]].mean(axis=1)
+        means[which] = values[order[rows]].mean(axis=1)
     return means[np.argsort(order[starts], kind="stable")]
 
 

@@ -1,4 +1,4 @@
-"""Intervals of a mean from few independent values, by the bootstrap."""
+"""Intervals of a mean of independent values, as the bootstrap gives them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -75,11 +75,6 @@ def spread(values: Floats, *, confidence: float, seed: int = 0) -> Spread:
         confidence: Of both sides together.
         seed: Of the draws.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # of numbers that no metric gives
-        return _spread(values, confidence, seed)
-
-
-def _spread(values: Floats, confidence: float, seed: int) -> Spread:
     mean = float(np.mean(values))
     if len(values) < 2:
         return Spread(mean=mean, low=-np.inf, high=np.inf)

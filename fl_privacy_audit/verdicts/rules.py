@@ -28,7 +28,7 @@ from .verdict import (
 )
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(over="ignore", invalid="ignore")  # of numbers that no metric gives
 def judge_run(run: LastRun | GatheredRun) -> list[SettingVerdict]:
     """The verdicts of a run, one for each view that was audited."""
     gathered = gather(run)
@@ -83,6 +83,7 @@ def attacks_of(run: LastRun | GatheredRun, view: View) -> list[str]:
     return list(names) if names else named
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def judge(
     setting: str, view: View, attack: str, records: Sequence[AuditRecord], *, attacks: int = 1
 ) -> Verdict:
