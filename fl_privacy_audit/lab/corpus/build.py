@@ -138,12 +138,12 @@ def _begin(parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     torch.set_num_threads(1)
 
-    def wait() -> None:
+    def end_with_parent() -> None:
         with contextlib.suppress(EOFError, OSError):
             parent.recv_bytes()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _run(
