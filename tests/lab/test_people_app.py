@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from fl_privacy_audit.lab import people
 from fl_privacy_audit.lab.manifest import Corpus
-from fl_privacy_audit.lab.people import Store, create_app
+from fl_privacy_audit.lab.people import Service, Store, create_app
 from fl_privacy_audit.lab.people.command import prepare
 from fl_privacy_audit.lab.people.guard import allows
 from tests.lab.conftest import MakeCorpus
@@ -57,7 +57,7 @@ def begin(corpus: Corpus, **settings: object) -> tuple[Store, FlaskClient]:
     store = Store(corpus.directory / "annotations.sqlite")
     items, problems = prepare(corpus, store, settings)
     assert problems == []
-    return store, create_app(corpus, store, items).test_client()
+    return store, create_app(Service.of(corpus, store, items)).test_client()
 
 
 def test_a_collection_from_the_first_page_to_the_last(make_corpus: MakeCorpus) -> None:
@@ -339,11 +339,11 @@ def test_new_pictures_come_after_the_old_ones(make_corpus: MakeCorpus) -> None:
     store = Store(corpus.directory / "annotations.sqlite")
     items, _ = prepare(corpus, store, {"repeat": 0.0})
     few = dict(list(items.items())[:5])
-    page = Page(create_app(corpus, store, few).test_client(), store.token())
+    page = Page(create_app(Service.of(corpus, store, few)).test_client(), store.token())
     page.join("ann")
     page.answer(0)
     before = [task.key for task in store.tasks(store.annotators()[0])]
-    page.client = create_app(corpus, store, items).test_client()
+    page.client = create_app(Service.of(corpus, store, items)).test_client()
     assert count(page.join("ann")) == "2 of 12"
     after = [task.key for task in store.tasks(store.annotators()[0])]
     assert after[:5] == before and len(set(after)) == 12

@@ -9,6 +9,7 @@
 The corpus and the answers are those of `fl_privacy_audit.lab.manifest`.
 """
 
+from .app import Service as Service
 from .app import create_app as create_app
 from .command import annotate_command as annotate_command
 from .export import answers as answers

@@ -4,6 +4,7 @@ No address holds a file name, a class or a key: what is in the page cannot give 
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flask import (
@@ -42,6 +43,11 @@ class Service:
     store: Store
     settings: Settings
     items: dict[str, Item] = field(repr=False)
+
+    @classmethod
+    def of(cls, corpus: Corpus, store: Store, items: Mapping[str, Item]) -> "Service":
+        """Of a store whose file exists, and what `check_corpus` found can be shown."""
+        return cls(corpus=corpus, store=store, settings=store.settings(), items=dict(items))
 
     def open_tasks(self, annotator: Annotator) -> tuple[list[Task], list[Task]]:
         """``(answered, open)`` questions whose pictures can be shown."""
@@ -87,21 +93,16 @@ class Service:
             raise
 
 
-def create_app(
-    corpus: Corpus, store: Store, items: dict[str, Item], *, host: str = "127.0.0.1"
-) -> Flask:
+def create_app(service: Service, *, host: str = "127.0.0.1") -> Flask:
     """The page as a WSGI application.
 
-    The file of the store exists, `items` are from `check_corpus`, and `host`, where it will listen,
-    says which `Host` headers are ours.
+    `host`, where it will listen, says which `Host` headers are ours.
     """
-    token = store.token()
+    token = service.store.token()
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.extensions["annotate"] = Service(
-        corpus=corpus, store=store, settings=store.settings(), items=dict(items)
-    )
+    app.extensions["annotate"] = service
     protect(app, host=host, token=token)
     app.context_processor(lambda: {"token": token, "longest": LONGEST_NAME})
     app.register_blueprint(page)

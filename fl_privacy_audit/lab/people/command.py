@@ -17,12 +17,13 @@ from fl_privacy_audit.lab.pages import number
 from fl_privacy_audit.lab.progress import PATH, bars, print_table
 from fl_privacy_audit.lab.reliability import Reliability, reliability
 
-from .app import create_app
+from .app import Service, create_app
 from .export import answers, chosen, export_answers, log_table, ratings_table
 from .guard import is_loopback
 from .items import Item, check_corpus
 from .plan import Settings
 from .server import listen
+from .sheets import UNSURE, take_answers, write_sheets
 from .store import Store
 
 DATABASE = "annotations.sqlite"
@@ -59,8 +60,14 @@ DATABASE = "annotations.sqlite"
     "names",
     multiple=True,
     metavar="NAME",
-    help="With --export or --agreement: only this one; repeat as needed.",
+    help="With --export or --agreement: only this one; repeat as needed. With --sheets: whose.",
 )
+@click.option(
+    "--sheets",
+    type=PATH,
+    help="Write the questions of one --annotator to this folder, as pictures and a table, instead.",
+)
+@click.option("--answers", "filled", type=PATH, help="Take in such a table, filled in, instead.")
 def annotate_command(
     corpus: Path,
     database: Path | None,
@@ -72,6 +79,8 @@ def annotate_command(
     log: bool,
     agreement: bool,
     names: tuple[str, ...],
+    sheets: Path | None,
+    filled: Path | None,
     **settings: Any,
 ) -> None:
     """Ask people what the reconstructions in CORPUS show, on a web page of this machine.
@@ -89,8 +98,10 @@ def annotate_command(
         people = chosen(store, names)
         found = reliability(read, answers(store, people), answers(store, people, visit=2))
         _print(found, Console(soft_wrap=True))
-    if target is None and not agreement:
-        _serve(read, store, settings, host=host, port=port, strict=strict)
+    if sheets is not None or filled is not None:
+        _by_sheets(_service(read, store, settings, strict=strict), names, sheets, filled)
+    elif target is None and not agreement:
+        _serve(_service(read, store, settings, strict=strict), host=host, port=port)
 
 
 def prepare(
@@ -140,9 +151,8 @@ def prepare(
     return items, problems
 
 
-def _serve(
-    corpus: Corpus, store: Store, asked: Mapping[str, object], *, host: str, port: int, strict: bool
-) -> None:
+def _service(corpus: Corpus, store: Store, asked: Mapping[str, object], *, strict: bool) -> Service:
+    """What can be shown; a line on each picture that cannot."""
     console = Console(stderr=True, soft_wrap=True)
     with bars() as show:
         progress = partial(show, "checking pictures")
@@ -151,7 +161,29 @@ def _serve(
         console.print(f"{len(problems)} of {len(corpus.pairs)} pictures are left out:")
         for problem in problems:
             console.print(f"  {problem}", markup=False, highlight=False)
-    server = listen(create_app(corpus, store, items, host=host), host, port)
+    return Service.of(corpus, store, items)
+
+
+def _by_sheets(
+    service: Service, names: tuple[str, ...], sheets: Path | None, filled: Path | None
+) -> None:
+    if filled is not None:
+        click.echo(f"{take_answers(service, filled)} new answers from {filled}")
+    if sheets is None:
+        return
+    if len(names) != 1:
+        raise ConfigError("--sheets are drawn for one annotator; give one --annotator NAME")
+    with bars() as show:
+        progress = partial(show, "drawing sheets")
+        *made, table = write_sheets(service, service.join(names[0]), sheets, progress=progress)
+    click.echo(f"{len(made)} sheets in {sheets}. Fill in the column `answer` of {table}, then give")
+    click.echo(f"it to --answers. An empty answer stays open; {UNSURE!r} is an answer.")
+
+
+def _serve(service: Service, *, host: str, port: int) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    items, store = service.items, service.store
+    server = listen(create_app(service, host=host), host, port)
     if not is_loopback(host):
         console.print(
             f"Warning: --host {host} lets everyone who can reach this machine see the pictures and "
