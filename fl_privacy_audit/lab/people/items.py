@@ -83,7 +83,7 @@ def png(corpus: Corpus, path: str) -> bytes:
     Raises:
         CorpusError: Missing, damaged, larger than is shown, or outside the corpus.
     """
-    pixels = np.asarray(_opened(corpus, path))
+    pixels = np.asarray(opened(corpus, path))
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()
@@ -106,13 +106,18 @@ def _item(corpus: Corpus, pair: Pair, *, beside: bool) -> Item:
             f"label {pair.label} is no class of {pair.source!r}, which has {len(classes)}; "
             "fix the manifest or classes.json"
         )
-    size = _opened(corpus, pair.reconstruction).size
+    size = opened(corpus, pair.reconstruction).size
     if beside:
-        _opened(corpus, pair.original)
+        opened(corpus, pair.original)
     with path_inside(corpus, pair.reconstruction).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Item(pair=pair, classes=classes, size=size, digest=digest)
 
 
-def _opened(corpus: Corpus, path: str) -> Image.Image:
+def opened(corpus: Corpus, path: str) -> Image.Image:
+    """A picture, RGB.
+
+    Raises:
+        CorpusError: Missing, damaged, larger than is shown, or outside the corpus.
+    """
     return open_picture(path_inside(corpus, path), most_pixels=MOST_PIXELS)

@@ -19,7 +19,7 @@ from fl_privacy_audit.core.tables import Kind, Row, read_table, write_table
 from fl_privacy_audit.lab.manifest import CANNOT_TELL
 
 from .app import Service
-from .items import SIDE
+from .items import SIDE, opened
 from .store import Annotator, Task
 
 COLUMNS, ROWS = 6, 4
@@ -162,7 +162,8 @@ def _sheet(service: Service, tasks: Sequence[Task], side: int, title: str) -> by
     draw.text((GAP, GAP), f"{title}: {service.settings.question}", "black", font)
     for at, task in enumerate(tasks):
         corner = GAP + at % COLUMNS * step, top + at // COLUMNS * (step + 2 * LINE)
-        picture = _enlarged(service.picture(task, "reconstruction"), side)
+        pair = service.items[task.key].pair
+        picture = _enlarged(opened(service.corpus, pair.reconstruction), side)
         sheet.paste(picture, corner)
         draw.text((corner[0], corner[1] + side + 2), str(task.id), "black", font)
     for at, line in enumerate(lines):
@@ -172,9 +173,8 @@ def _sheet(service: Service, tasks: Sequence[Task], side: int, title: str) -> by
     return file.getvalue()
 
 
-def _enlarged(content: bytes, side: int) -> Image.Image:
+def _enlarged(picture: Image.Image, side: int) -> Image.Image:
     """A picture in whole multiples, or made smaller where it is larger than the tile."""
-    picture = Image.open(io.BytesIO(content)).convert("RGB")
     times = side // max(picture.size)
     if times < 1:
         picture.thumbnail((side, side))
