@@ -24,7 +24,6 @@ from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.seeds import seed_of
-from fl_privacy_audit.core.texts import MOST, clean
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.defences import AppliedDefence, make_defence
 from fl_privacy_audit.ledger.ledger import Ledger, now
@@ -306,7 +305,7 @@ class Auditor:
             image=self.config.image.model_dump(mode="json"),
             num_images=None if seen is None else seen.num_images,
             defence=None if seen is None else seen.defence,
-            assumptions=[] if seen is None else [clean(text, MOST) for text in seen.assumptions],
+            assumptions=[] if seen is None else list(seen.assumptions),
         )
 
     def _log_round(self, server_round: int, records: Sequence[AuditRecord], seconds: float) -> None:

@@ -167,10 +167,7 @@ def observe_release(
         forward=observer.forward,
         loss=observer.loss,
     )
-    assumed = (
-        f"the release is taken as the mean of {len(replies)} clients' updates; a server optimiser, "
-        "or weights that are not by the number of images, would change it"
-    )
+    assumed = Reason.of("release taken as mean", clients=len(replies))
     # A weighted mean divides by each client's own weights, sums count by the square of their images.
     odd = training.reduction == "mean" and training.class_weights is not None
     odd |= training.reduction == "sum" and len(set(counts)) > 1
@@ -183,7 +180,7 @@ def observe_release(
 
 def training_told(
     training: LocalTraining, replies: Sequence[ClientReply]
-) -> tuple[LocalTraining, list[str]]:
+) -> tuple[LocalTraining, list[Reason]]:
     """Local training, with what the server sent along in place of what the settings say.
 
     Args:
@@ -191,7 +188,7 @@ def training_told(
         replies: Of one client, or of all in a release; what differs between them is not used.
 
     Returns:
-        The training, and a sentence for each thing that was read from the messages.
+        The training, and a note of each thing that was read from the messages.
     """
     changes: dict[str, float] = {}
     notes = []
@@ -202,14 +199,14 @@ def training_told(
             continue
         if name not in LocalTraining.model_fields:
             if value > 0 and training.steps != 1:
-                notes.append(f"the server sends {keys[0]} {value:g}, which is not replayed")
+                notes.append(Reason.of("sent but not replayed", setting=keys[0], value=value))
             continue
         if name == "learning_rate" and value == 0:
             continue
         stated = getattr(training, name)
         changes[name] = value
-        instead = "" if stated in (None, value) else f", in place of {stated:g} in the settings"
-        notes.append(f"{name} {value:g} was read from the message to the client{instead}")
+        instead = {} if stated in (None, value) else {"stated": stated}
+        notes.append(Reason.of("read from the message", setting=name, value=value, **instead))
     return training.replace(**changes), notes
 
 

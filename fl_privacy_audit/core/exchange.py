@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .errors import UpdateError
+from .reasons import Figure, Reason
 from .types import Observation
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -27,7 +28,7 @@ UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64"
 """Half the distance between two numbers of a type, relative."""
 
 
-def named_as(model: nn.Module, arrays: Arrays, which: str, assumptions: list[str]) -> Arrays:
+def named_as(model: nn.Module, arrays: Arrays, which: str, assumptions: list[Reason]) -> Arrays:
     """The arrays under the model's own names, in its shapes; buffers without use are left out.
 
     Args:
@@ -63,15 +64,12 @@ def named_as(model: nn.Module, arrays: Arrays, which: str, assumptions: list[str
         if name in parameters:
             fitting[name] = _sound_weight(name, array, shaped, wanted, which)
         elif shaped is None:
-            _note(
-                assumptions,
-                f"the buffer `{name}` {which} has shape {tuple(array.shape)} where the model has "
-                f"{wanted}; left out",
-            )
+            shapes = {"shape": str(tuple(array.shape)), "wanted": str(wanted)}
+            _note(assumptions, "buffer shape differs", name=name, which=which, **shapes)
         elif _is_finite(shaped):
             fitting[name] = shaped
         else:
-            _note(assumptions, f"the buffer `{name}` {which} is not finite; left out")
+            _note(assumptions, "buffer not finite", name=name, which=which)
     return fitting
 
 
@@ -117,7 +115,7 @@ def _shaped(array: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.ge
     return array.reshape(shape)
 
 
-def _renamed(model: nn.Module, arrays: Arrays, assumptions: list[str]) -> Arrays:
+def _renamed(model: nn.Module, arrays: Arrays, assumptions: list[Reason]) -> Arrays:
     expected = model.state_dict()
     if all(name in expected for name in arrays):
         return arrays
@@ -128,11 +126,7 @@ def _renamed(model: nn.Module, arrays: Arrays, assumptions: list[str]) -> Arrays
     if len(plain) < len(expected) or len(set(wanted)) < len(wanted):
         return arrays
     if all(name.startswith(OPACUS_PREFIX) for name in arrays):
-        _note(
-            assumptions,
-            "weights carry Opacus's `_module.` prefix, which was removed here; the client should "
-            "return `model._module.state_dict()`",
-        )
+        _note(assumptions, "prefix of Opacus")
     return dict(zip(wanted, arrays.values(), strict=True))
 
 
@@ -141,7 +135,7 @@ def _plain(name: str) -> str:
     return ".".join(part for part in parts if part not in WRAPPERS)
 
 
-def _from_list(model: nn.Module, arrays: Arrays, assumptions: list[str]) -> Arrays:
+def _from_list(model: nn.Module, arrays: Arrays, assumptions: list[Reason]) -> Arrays:
     """Arrays named ``0, 1, 2``: all of the state, or all parameters, or those that are trained."""
     listed = [arrays[name] for name in sorted(arrays, key=int)]
     state = model.state_dict()
@@ -161,7 +155,7 @@ def _from_list(model: nn.Module, arrays: Arrays, assumptions: list[str]) -> Arra
             _shaped(array, tuple(state[name].shape)) is not None
             for name, array in zip(names, listed, strict=True)
         ):
-            _note(assumptions, f"the weights have no names; taken in the order of {order}")
+            _note(assumptions, "weights without names", order=order)
             return dict(zip(names, listed, strict=True))
     raise UpdateError(
         f"the {len(listed)} arrays have no names, and in order they fit neither the audited "
@@ -172,23 +166,17 @@ def _from_list(model: nn.Module, arrays: Arrays, assumptions: list[str]) -> Arra
 
 
 def note_what_is_missing(
-    model: nn.Module, sent: Arrays, returned: Arrays, assumptions: list[str]
+    model: nn.Module, sent: Arrays, returned: Arrays, assumptions: list[Reason]
 ) -> None:
     """Say what was not exchanged, and what is used in its place."""
     state = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
     trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
     private = [name for name in state if name not in sent]
     if private:
-        _note(
-            assumptions,
-            f"not sent, so those of the model given to the Auditor are used: {some(private)}",
-        )
+        _note(assumptions, "weights not sent", **_some(private))
     kept = [name for name in state if name in trained and name in sent and name not in returned]
     if kept:
-        _note(
-            assumptions,
-            f"not returned, so taken as they were sent and not compared: {some(kept)}",
-        )
+        _note(assumptions, "weights not returned", **_some(kept))
     moved = [
         name
         for name, tensor in model.named_parameters()
@@ -198,17 +186,10 @@ def note_what_is_missing(
         and not np.array_equal(sent[name], returned[name])
     ]
     if moved:
-        _note(
-            assumptions,
-            "frozen in the model given to the Auditor, so not compared, but trained by the client: "
-            + some(moved),
-        )
+        _note(assumptions, "frozen for the Auditor alone", **_some(moved))
     extra = [name for name in private if name in trained and name in returned]
     if extra:
-        _note(
-            assumptions,
-            f"returned but never sent, so their updates are not known: {some(extra)}",
-        )
+        _note(assumptions, "returned but never sent", **_some(extra))
 
 
 def rounding_of(returned: Arrays, names: list[str]) -> float:
@@ -247,8 +228,7 @@ def without_frozen(seen: Observation) -> Observation:
         gradient=None if seen.gradient is None else moved(seen.gradient),
         assumptions=(
             *seen.assumptions,
-            "did not move at all, so taken as frozen by the client and not compared: "
-            + some(frozen),
+            Reason.of("taken as frozen", **_some(frozen)),
         ),
     )
 
@@ -261,6 +241,12 @@ def some(names: list[str], most: int = 3) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _note(assumptions: list[str], text: str) -> None:
-    if text not in assumptions:
-        assumptions.append(text)
+def _some(names: list[str], most: int = 3) -> dict[str, Figure]:
+    """A few of the names, and how many more there are."""
+    return {"names": names[:most], "more": max(len(names) - most, 0)}
+
+
+def _note(assumptions: list[Reason], code: str, **figures: Figure) -> None:
+    note = Reason.of(code, **figures)
+    if note not in assumptions:
+        assumptions.append(note)

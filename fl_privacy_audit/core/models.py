@@ -18,14 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from .errors import UpdateError
+from .reasons import Reason
 from .types import ImageSpec, Mode
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """``(model, inputs (N, C, H, W)) -> scores (N, K)``, where calling the model does not give them."""
-ONE_SCORE = (
-    "the model returns one score an image; taken as that of class 1 against class 0, as binary "
-    "cross-entropy does"
-)
 WAY_OUT = (
     "Give the Auditor `forward=`, a function of the model and a batch of images that returns "
     "scores (N, K)"
@@ -183,7 +180,7 @@ def classifier(
     return Classifier(model, forward), max(classes, 2), classes == 1
 
 
-def attacked_mode(model: nn.Module, mode: Mode, assumptions: list[str]) -> None:
+def attacked_mode(model: nn.Module, mode: Mode, assumptions: list[Reason]) -> None:
     """Put a private copy into the mode the client trained in, free of side effects.
 
     Batch-norm in train mode uses the statistics of the batch without updating the running ones.
@@ -192,7 +189,7 @@ def attacked_mode(model: nn.Module, mode: Mode, assumptions: list[str]) -> None:
     batch_norms = [m for m in model.modules() if isinstance(m, _NormBase)]
     drawing = [m for m in model.modules() if is_dropout(m)]
     if mode == "unknown" and (batch_norms or drawing):
-        assumptions.append("local training mode not known; taken as train mode")
+        assumptions.append(Reason.of("mode unknown"))
     model.train(mode != "eval")
     if mode == "eval":
         return
@@ -203,7 +200,7 @@ def attacked_mode(model: nn.Module, mode: Mode, assumptions: list[str]) -> None:
     for module in drawing:
         module.eval()
     if drawing:
-        assumptions.append("the client's dropout masks are not known; replayed without dropout")
+        assumptions.append(Reason.of("dropout unknown"))
 
 
 def is_dropout(module: nn.Module) -> bool:

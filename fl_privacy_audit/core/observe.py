@@ -2,7 +2,7 @@
 
 A Flower client returns weights, not gradients. One plain SGD step with learning rate ``lr`` gives
 the batch gradient exactly, ``g = (sent - returned) / lr``; several steps give only their sum, which
-an attack has to replay. Whatever is not known is written into `Observation.assumptions`.
+an attack has to replay. Whatever is not known is noted in `Observation.assumptions`.
 """
 
 import math
@@ -24,13 +24,13 @@ from .exchange import (
 )
 from .losses import Loss, name_of, own_loss
 from .models import (
-    ONE_SCORE,
     Forward,
     attacked_mode,
     classifier,
     copy_model,
     refuses_one_image,
 )
+from .reasons import Reason
 from .types import ImageSpec, LocalTraining, Observation, Update
 
 CLIPPED = 1e-3
@@ -71,7 +71,7 @@ def observe(
             cannot be attacked.
         ConfigError: The loss, or the class weights, do not fit the model.
     """
-    assumptions: list[str] = []
+    assumptions: list[Reason] = []
     model = copy_model(model)
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
         model = model.float()
@@ -100,9 +100,9 @@ def observe(
                 "attacked with. For binary cross-entropy leave `loss` out; else give the Auditor "
                 "`forward=` that returns a score for each class"
             )
-        assumptions.append(ONE_SCORE)
+        assumptions.append(Reason.of("one score"))
     if loss is not None:
-        assumptions.append(f"clients minimise `{name_of(loss)}`, which the Auditor was given")
+        assumptions.append(Reason.of("loss given", loss=name_of(loss)))
     training, num_images = _what_trains(model, image, training, num_examples, assumptions)
     if num_images * math.prod(image.shape) > MOST_REBUILT:
         raise UpdateError(
@@ -127,22 +127,18 @@ def observe(
     parameters, after = pick(sent, trained), pick(returned, trained)
     update = {name: after[name] - parameters[name] for name in parameters}
     if training.mode == "eval" and _statistics_moved(sent, returned):
-        assumptions.append(
-            "batch-norm running statistics moved, which eval mode does not do; attacked in eval "
-            'mode as `mode` says: if clients train in train mode, set it to "train"'
-        )
+        assumptions.append(Reason.of("statistics moved"))
     gradient, scale_known = as_gradient(update, parameters, training, assumptions)
     if gradient is not None and _clipped(gradient, training, num_images):
         scale_known = False
     rounding, length = rounding_of(returned, compared), update_norm(update)
     if length and rounding > ROUNDED * length:
         scale_known = False
-        assumptions.append(
-            f"rounding of the weights to {returned[compared[0]].dtype} makes up about "
-            f"{min(rounding / length, 1):.0%} of the update; the rest is what clients learned"
-        )
+        share = min(rounding / length, 1.0)
+        dtype = str(returned[compared[0]].dtype)
+        assumptions.append(Reason.of("weights rounded", dtype=dtype, share=share))
     if num_images < count_images(training, None):
-        assumptions.append(f"the client reports {num_images} examples, so as many are rebuilt")
+        assumptions.append(Reason.of("fewer examples", images=num_images))
     return Observation(
         model=model,
         parameters=parameters,
@@ -166,7 +162,7 @@ def _what_trains(
     image: ImageSpec,
     told: LocalTraining,
     num_examples: int | None,
-    assumptions: list[str],
+    assumptions: list[Reason],
 ) -> tuple[LocalTraining, int]:
     """Training and number of images, without a batch that batch norm cannot be trained on.
 
@@ -180,20 +176,16 @@ def _what_trains(
     if last != 1 or not refuses_one_image(model, image):
         return training, count
     if several and 1 < training.batch_size < count:
-        assumptions.append(
-            f"{count} images in batches of {training.batch_size} leave one over, on which batch "
-            "norm cannot be trained; taken as left out (`drop_last`)"
-        )
+        left_out = Reason.of("last image left out", images=count, batch_size=training.batch_size)
+        assumptions.append(left_out)
         training = told.model_copy(update={"drop_last": True}).for_client(num_examples)
         return training, count_images(training, num_examples)
     if told.mode == "unknown":
         model.eval()
         assumptions[:] = [
-            "batch norm cannot be trained on one image, so the client is taken to train in eval mode"
-            if text.startswith("local training mode not known")
-            else text
-            for text in assumptions
-            if not text.startswith("the client's dropout masks")
+            Reason.of("one image in eval mode") if note.code == "mode unknown" else note
+            for note in assumptions
+            if note.code != "dropout unknown"
         ]
         return training.model_copy(update={"mode": "eval"}), count
     raise UpdateError(
@@ -241,23 +233,20 @@ def count_images(training: LocalTraining, num_examples: int | None) -> int:
 
 
 def as_gradient(
-    update: Update, parameters: Update, training: LocalTraining, assumptions: list[str]
+    update: Update, parameters: Update, training: LocalTraining, assumptions: list[Reason]
 ) -> tuple[dict[str, Tensor] | None, bool]:
     """The gradient behind an update, if it is one step, and whether its length is known."""
     known, rate, steps = training.optimizer != "unknown", training.learning_rate, training.steps
     if known and steps is not None and steps > 1 and (rate is not None or training.adaptive):
         return None, False
     if not known:
-        assumptions.append("local optimiser not known; the update is taken as one gradient step")
+        assumptions.append(Reason.of("optimiser unknown"))
     if steps is None:
-        assumptions.append("number of local steps not known; taken as one")
+        assumptions.append(Reason.of("steps unknown"))
     elif steps > 1:
-        assumptions.append(
-            f"{steps} local steps with an unknown optimiser or learning rate; the update "
-            "is taken as one gradient step"
-        )
+        assumptions.append(Reason.of("steps taken as one", steps=steps))
     if rate is None:
-        assumptions.append("local learning rate not known; only the gradient's direction is used")
+        assumptions.append(Reason.of("learning rate unknown"))
         return {name: -delta for name, delta in update.items()}, False
     if training.adaptive:
         # The first step is the sign of the gradient (Kingma and Ba 2015, Sec. 2.1).

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .losses import ClassLoss, Reduction, cross_entropy
+from .reasons import Reason
 
 if TYPE_CHECKING:
     import torch
@@ -239,7 +240,7 @@ class Observation:
         loss: What clients minimise, where `training` cannot say it.
         rounding: Length of the error in `update` that rounding of the weights makes.
         defence: What is known of the client's defence; None where it has none.
-        assumptions: Whatever had to be assumed, one sentence each.
+        assumptions: Whatever had to be assumed.
     """
 
     model: nn.Module
@@ -256,7 +257,7 @@ class Observation:
     loss: ClassLoss | None = None
     rounding: float = 0.0
     defence: KnownDefence | None = None
-    assumptions: tuple[str, ...] = ()
+    assumptions: tuple[Reason, ...] = ()
 
     @property
     def minimised(self) -> ClassLoss:

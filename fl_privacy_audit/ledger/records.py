@@ -154,7 +154,15 @@ class ThreatModel(_Recorded):
     labels: Literal["not given"] = "not given"  # where labels come from
     # What is known of the client's defence; None where there is none.
     defence: KnownDefence | None = None
-    assumptions: list[str]  # whatever had to be assumed
+    assumptions: list[Reason]  # whatever had to be assumed
+
+    @field_validator("assumptions", mode="before")
+    @classmethod
+    def _of_sentences(cls, notes: object) -> object:
+        """Earlier versions wrote them as sentences."""
+        if not isinstance(notes, list):
+            return notes
+        return [Reason.of("as recorded", text=n) if isinstance(n, str) else n for n in notes]
 
 
 class Scores(_Recorded):

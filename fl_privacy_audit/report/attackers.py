@@ -9,6 +9,7 @@ from fl_privacy_audit.ledger.records import ThreatModel
 from .background import UPDATE_FORMS
 from .formats import count, settings
 from .lines import VIEW_ORDER, numbered
+from .sentences import say
 from .summary import AuditSummary
 
 
@@ -68,7 +69,9 @@ def _facts(models: list[ThreatModel]) -> list[str]:
     ]
     defences = dict.fromkeys(map(_defence, models))
     facts += [text for text in defences if text]
-    facts += dict.fromkeys(f"Assumed: {text}." for model in models for text in model.assumptions)
+    facts += dict.fromkeys(
+        f"Assumed: {say(note)}." for model in models for note in model.assumptions
+    )
     return [fact for fact in facts if fact]
 
 

@@ -96,6 +96,14 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     if isinstance(lacking := figures.get("lacking"), list):
         phrases["lacking"] = "; ".join(lacking)
     phrases["passed"] = f" (not {phrases['lacking']})" if "lacking" in phrases else ""
+    if isinstance(names := figures.get("names"), list):
+        more = figures.get("more")
+        phrases["names"] = ", ".join(f"`{name}`" for name in names)
+        phrases["names"] += f" and {more} more" if more else ""
+    if isinstance(share := figures.get("share"), float):
+        phrases["percent"] = f"{share:.0%}"
+    stated = phrases.get("stated")
+    phrases["instead"] = "" if stated is None else f", in place of {stated} in the settings"
     phrases["lengths"] = f", length ratio {phrases['ratio']}" if "ratio" in figures else ""
     phrases["objective"] = ""
     if "own" in figures:

@@ -10,6 +10,7 @@ from fl_privacy_audit.attacks import ATTACKS, make_attack
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import Observation
 from tests.support.attack_cases import CASES
+from tests.support.builders import assumed
 from tests.support.cases import SmallConvNet, observation, photos, seeded
 
 
@@ -55,7 +56,7 @@ def test_statistics_that_moved_give_train_mode_away() -> None:
         training = TrainingConfig.model_validate({**said, "mode": mode})
         seen = observe(model, sent, back, image=image_config(8), training=training)
         assert seen.model.training == (mode != "eval")
-        return " ".join(seen.assumptions)
+        return " ".join(assumed(seen))
 
     assert "running statistics moved" in assumptions("eval", returned)
     assert "running statistics moved" not in assumptions("train", returned)

@@ -14,6 +14,7 @@ from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.ledger.records import AuditRecord
 from tests.support.builders import (
     ONE_STEP,
+    assumed,
     audit_config,
     make_reply,
     make_truth,
@@ -73,7 +74,7 @@ def test_the_threat_model_is_written_down(tmp_path: Path) -> None:
     assert model.image == {"shape": [1, 8, 8], "mean": [0.5], "std": [0.25]}
     assert model.local_training["learning_rate"] == 0.1
     assert model.local_training["optimizer"] == "unknown"
-    assert model.assumptions == [
+    assert assumed(model) == [
         "local optimiser not known; the update is taken as one gradient step",
         "number of local steps not known; taken as one",
         "the client reports 1 examples, so as many are rebuilt",

@@ -11,6 +11,7 @@ from fl_privacy_audit.ledger.records import AuditRecord
 from tests.support.builders import (
     IMAGE,
     RATE,
+    assumed,
     audit_config,
     make_reply,
     make_truth,
@@ -66,7 +67,7 @@ def test_forward_and_loss_reach_attack_and_replay(tmp_path: Path) -> None:
     assert record.replay is not None
     assert record.replay.fits
     assert record.threat_model is not None
-    assert record.threat_model.assumptions == [
+    assert assumed(record.threat_model) == [
         "clients minimise `several_labels`, which the Auditor was given"
     ]
 
@@ -100,7 +101,7 @@ def test_part_of_the_weights_and_a_layer_that_the_client_froze(tmp_path: Path) -
     record = only(Auditor(config, model=model).audit_round(1, [reply]))
     assert record.attacks[0].scores["psnr"].mean > 40
     assert record.threat_model is not None
-    assert record.threat_model.assumptions == [
+    assert assumed(record.threat_model) == [
         "not returned, so taken as they were sent and not compared: `3.bias`",
         "did not move at all, so taken as frozen by the client and not compared: `3.weight`",
     ]

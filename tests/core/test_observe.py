@@ -14,6 +14,7 @@ from tests.support.builders import (
     QUICK,
     RATE,
     Arrays,
+    assumed,
     make_truth,
     norm_net,
     seen_by,
@@ -118,7 +119,7 @@ def test_what_is_not_known_is_assumed_aloud(
     seen = seen_by(model, to_arrays(trained(model, truth)), training=training)
     assert seen.gradient is not None
     assert seen.gradient_scale_known is scale_known
-    assert list(seen.assumptions) == assumptions
+    assert assumed(seen) == assumptions
     for name, gradient in autograd(model, truth).items():
         expected = gradient if rate else gradient * RATE
         torch.testing.assert_close(seen.gradient[name], expected, rtol=1e-4, atol=1e-5)
@@ -165,9 +166,7 @@ def test_opacus_prefix_is_removed_and_noted_once() -> None:
     prefixed = {f"_module.{name}": array for name, array in to_arrays(model).items()}
     back = {f"_module.{name}": array for name, array in after.items()}
     seen = observe(model, prefixed, back, image=IMAGE, training=ONE_STEP)
-    assert [a.split(",")[0] for a in seen.assumptions] == [
-        "weights carry Opacus's `_module.` prefix"
-    ]
+    assert [a.split(",")[0] for a in assumed(seen)] == ["weights carry Opacus's `_module.` prefix"]
     assert all(torch.equal(seen.update[n], t) for n, t in plain.update.items())
     with pytest.raises(UpdateError, match=r"unknown `_module\.1\.weight`; not found nothing"):
         seen_by(model, {"_module.1.weight": after["1.weight"]})
@@ -193,12 +192,12 @@ def test_layers_frozen_for_the_auditor_alone_are_said() -> None:
     model[1].requires_grad_(False)
     seen = seen_by(model, after)
     assert set(seen.update) == {"3.weight", "3.bias"}
-    assert seen.assumptions == (
+    assert assumed(seen) == [
         (
             "frozen in the model given to the Auditor, so not compared, but trained by the client: "
             "`1.weight`, `1.bias`"
-        ),
-    )
+        )
+    ]
 
 
 def test_buffers_outside_the_state_dict() -> None:

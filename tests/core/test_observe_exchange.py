@@ -26,6 +26,7 @@ from tests.support.builders import (
     IMAGE,
     ONE_STEP,
     Arrays,
+    assumed,
     made,
     make_truth,
     norm_net,
@@ -113,7 +114,7 @@ def test_arrays_without_names(only_parameters: bool) -> None:
     seen = observe(model, exchanged(model), exchanged(after), image=IMAGE, training=ONE_STEP)
     whole = seen_by(model, to_arrays(after))
     assert all(torch.equal(seen.update[n], t) for n, t in whole.update.items())
-    assert any("have no names; taken in the order of" in text for text in seen.assumptions)
+    assert any("have no names; taken in the order of" in text for text in assumed(seen))
     wrong = listed({"a": np.zeros(3), "b": np.zeros((4, 4))})
     with pytest.raises(UpdateError, match=r"2 arrays have no names, .* \(9 arrays\) nor its par"):
         observe(model, wrong, wrong, image=IMAGE, training=ONE_STEP)
@@ -147,7 +148,7 @@ def test_batch_norm_that_stays_at_home() -> None:
     )
     assert set(seen.update) == {"1.weight", "1.bias", "4.weight", "4.bias"}
     assert set(seen.returned_buffers) == set()
-    (note,) = seen.assumptions
+    (note,) = assumed(seen)
     assert note.startswith("not sent, so those of the model given to the Auditor are used: `3.wei")
     found = check_replay(seen, truth, seed=0)
     assert found.fits
@@ -171,7 +172,7 @@ def test_only_the_head_is_exchanged() -> None:
     back = observe(model, to_arrays(model), head(after), image=IMAGE, training=ONE_STEP)
     assert set(back.update) == {"3.weight", "3.bias"}
     assert "not returned, so taken as they were sent and not compared: `1.weight`, `1.bias`" in (
-        back.assumptions
+        assumed(back)
     )
 
 
@@ -216,7 +217,7 @@ def test_layers_that_the_client_froze_are_not_compared() -> None:
     assert torch.equal(seen.buffers["3.bias"], model.state_dict()["3.bias"])
     assert (
         "did not move at all, so taken as frozen by the client and not compared: `3.weight`, "
-        in (seen.assumptions[-1])
+        in (assumed(seen)[-1])
     )
     assert check_replay(seen, truth, seed=0).fits
     assert psnr(seen, truth) > 40
@@ -260,14 +261,14 @@ def test_buffers_that_are_not_finite_or_of_another_shape() -> None:
     assert "1.running_var" not in seen.returned_buffers
     assert torch.equal(seen.buffers["1.running_var"], model.state_dict()["1.running_var"])
     assert "the buffer `1.running_var` returned by the client is not finite; left out" in (
-        seen.assumptions
+        assumed(seen)
     )
     with pytest.raises(UnmetNeedError):
         client_statistics(seen)
     counter = seen_by(model, {"1.num_batches_tracked": np.array([7])})
     assert counter.returned_buffers["1.num_batches_tracked"].item() == 7
     odd = seen_by(model, {**after, "1.running_mean": np.zeros(5, np.float32)})
-    assert any("has shape (5,) where the model has (2,); left out" in t for t in odd.assumptions)
+    assert any("has shape (5,) where the model has (2,); left out" in t for t in assumed(odd))
 
 
 def test_targets_with_other_names_are_not_attacked_side_by_side() -> None:
@@ -303,7 +304,7 @@ def test_rounding_of_the_size_of_the_update_is_said(kind: Any, rate: float, exac
     after = {n: a.astype(kind) for n, a in to_arrays(trained(model, truth, rate=rate)).items()}
     seen = observe(model, sent, after, image=IMAGE, training=ONE_STEP.replace(learning_rate=rate))
     assert (_update_form(seen) == "exact gradient") is exact
-    said = [text for text in seen.assumptions if text.startswith("rounding of the weights to")]
+    said = [text for text in assumed(seen) if text.startswith("rounding of the weights to")]
     assert bool(said) is not exact
     real = trained(model, truth, rate=rate).state_dict()
     error = sum(

@@ -8,7 +8,7 @@ from torch.func import functional_call
 from fl_privacy_audit import ImageConfig
 from fl_privacy_audit.core.errors import UpdateError
 from fl_privacy_audit.core.models import classifier
-from tests.support.builders import IMAGE, ONE_STEP, made, norm_net, seen_by, tiny_net
+from tests.support.builders import IMAGE, ONE_STEP, assumed, made, norm_net, seen_by, tiny_net
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "unknown"])
@@ -28,7 +28,7 @@ def test_batch_norm_and_dropout(mode: str) -> None:
     taken = "local training mode not known; taken as train mode"
     masks = "the client's dropout masks are not known; replayed without dropout"
     expected = {"train": [masks], "eval": [], "unknown": [taken, masks]}
-    assert list(seen.assumptions) == expected[mode]
+    assert assumed(seen) == expected[mode]
 
 
 def test_instance_norm_keeps_its_statistics() -> None:
@@ -78,7 +78,7 @@ def test_how_many_images(training: dict[str, int], reported: int | None, count: 
     seen = seen_by(tiny_net(), training=config, num_examples=reported)
     assert seen.num_images == count
     note = f"the client reports {reported} examples, so as many are rebuilt"
-    assert (note in seen.assumptions) is (count == reported and count not in (12, 4))
+    assert (note in assumed(seen)) is (count == reported and count not in (12, 4))
 
 
 def test_classes_are_counted_and_nothing_is_drawn() -> None:

@@ -21,7 +21,16 @@ from fl_privacy_audit.core.errors import ConfigError, UnmetNeedError, UpdateErro
 from fl_privacy_audit.core.models import copy_model
 from fl_privacy_audit.core.observe import observe
 from fl_privacy_audit.core.types import Observation
-from tests.support.builders import IMAGE, ONE_STEP, RATE, made, make_truth, tiny_net, to_arrays
+from tests.support.builders import (
+    IMAGE,
+    ONE_STEP,
+    RATE,
+    assumed,
+    made,
+    make_truth,
+    tiny_net,
+    to_arrays,
+)
 from tests.support.cases import LeNet, image_config, photos, seeded
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -124,7 +133,7 @@ def test_dropout_inside_attention_is_chance() -> None:
     model, truth = Encoder(dropout=0.3).train(), make_truth(4)
     torch.manual_seed(5)
     seen = seen_of(model, truth, cross)
-    assert "the client's dropout masks are not known; replayed without dropout" in seen.assumptions
+    assert "the client's dropout masks are not known; replayed without dropout" in assumed(seen)
     assert not any(m.training for m in seen.model.modules() if isinstance(m, nn.MultiheadAttention))
     found = check_replay(seen, truth, seed=0)
     assert found.fits
@@ -221,7 +230,7 @@ def test_one_logit_is_binary_cross_entropy(squeeze: bool, label: int) -> None:
     truth = Truth(images=make_truth().images, labels=torch.tensor([label]))
     seen = seen_of(model, truth, binary)
     assert seen.num_classes == 2
-    assert any("one score an image" in text for text in seen.assumptions)
+    assert any("one score an image" in text for text in assumed(seen))
     assert check_replay(seen, truth, seed=0).fits
     found = attacked(seen, "swept_inversion", steps=60)
     assert found.labels.tolist() == [label]
@@ -348,7 +357,7 @@ def test_batch_norm_with_a_last_batch_of_one() -> None:
     training = ONE_STEP.model_copy(update={"steps": None, "epochs": 2, "batch_size": 4})
     seen = observe(model, arrays, arrays, image=IMAGE, training=training, num_examples=9)
     assert (seen.num_images, seen.training.steps) == (8, 4)
-    assert any("9 images in batches of 4 leave one over" in text for text in seen.assumptions)
+    assert any("9 images in batches of 4 leave one over" in text for text in assumed(seen))
     whole = observe(model, arrays, arrays, image=IMAGE, training=training, num_examples=8)
     assert (whole.num_images, whole.training.steps, whole.assumptions) == (8, 4, ())
 
@@ -364,9 +373,7 @@ def test_batch_norm_with_one_image() -> None:
     seen = observe(model, arrays, arrays, image=IMAGE, training=unknown)
     assert not seen.model.training
     assert seen.training.mode == "eval"
-    assert seen.assumptions[0].startswith(
-        "batch norm cannot be trained on one image, so the client"
-    )
+    assert assumed(seen)[0].startswith("batch norm cannot be trained on one image, so the client")
 
 
 def test_a_truth_with_one_more_image_is_replayed_without_it() -> None:

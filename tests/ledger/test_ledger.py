@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.numbers import LARGEST
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, last_run, read_ledger
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
@@ -49,6 +50,7 @@ threat_models = st.builds(
     ThreatModel,
     local_training=st.dictionaries(text, text | st.integers() | finite | st.none(), max_size=3),
     image=st.dictionaries(text, st.lists(finite, max_size=3), max_size=2),
+    assumptions=st.lists(st.builds(Reason.of, text, steps=finite | text), max_size=2),
 )
 audits = st.builds(
     AuditRecord,

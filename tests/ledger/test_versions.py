@@ -8,7 +8,9 @@ import pytest
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.ledger.ledger import last_run
+from fl_privacy_audit.ledger.records import ThreatModel
 from fl_privacy_audit.verdicts.compare import compare
+from tests.support.builders import assumed
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -52,3 +54,15 @@ def test_verdicts_are_those_of_the_code_that_wrote_it(version: int) -> None:
                 assert row["net"] == pytest.approx(value) or row["net"] == value
             else:
                 assert row[key] == value, key
+
+
+def test_what_earlier_versions_assumed_in_sentences_is_still_said() -> None:
+    line = {"view": "server", "update_form": "exact gradient", "local_training": {}, "image": {}}
+    old = {
+        **line,
+        "num_images": 1,
+        "assumptions": ["number of local steps not known; taken as one"],
+    }
+    read = ThreatModel.model_validate_json(json.dumps(old))
+    assert assumed(read) == old["assumptions"]
+    assert ThreatModel.model_validate_json(read.model_dump_json()) == read

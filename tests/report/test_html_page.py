@@ -200,7 +200,7 @@ def test_the_attacker_is_told_once_and_then_what_differs(summary: AuditSummary) 
     assert "It has to rebuild 1 image at once." in server.facts
     assert "It has to rebuild 3 images at once." in release.facts
     assert "It does not know the momentum." in server.facts
-    assert "Assumed: batch norm is taken to have run in train mode." in server.facts
+    assert "Assumed: local training mode not known; taken as train mode." in server.facts
     assert "3 x 16 x 16 numbers, mean 0.5, standard deviation 0.25" in " ".join(server.facts)
     assert server.differences == ()
     known = KnownDefence(name="pruning", options={"share": 0.7}, zeros_hide=True)

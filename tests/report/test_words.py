@@ -45,10 +45,10 @@ def codes_in_the_source() -> Iterator[str]:
     for package in (fl_privacy_audit, strategies):
         for path in Path(package.__path__[0]).rglob("*.py"):
             for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Reason.of":
-                    continue
-                if isinstance(call.args[0], ast.Constant):
-                    yield str(call.args[0].value)
+                called = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+                if isinstance(call, ast.Call) and called in ("Reason.of", "_note"):
+                    codes = [arg for arg in call.args if isinstance(arg, ast.Constant)]
+                    yield from (str(code.value) for code in codes[:1])
     for error in vars(errors).values():
         if isinstance(error, type) and issubclass(error, errors.AuditError):
             yield error.code
@@ -76,6 +76,14 @@ NOTHING_TO_DO = {
     "truth given", "clients publish",
     # Which attacks run.
     "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
+    # What had to be assumed.
+    "as recorded", "optimiser unknown", "steps unknown", "steps taken as one", "learning rate unknown",
+    "mode unknown", "dropout unknown", "one image in eval mode", "last image left out",
+    "fewer examples", "statistics moved", "weights rounded", "one score", "loss given",
+    "buffer shape differs", "buffer not finite", "prefix of Opacus", "weights without names",
+    "weights not sent", "weights not returned", "frozen for the Auditor alone",
+    "returned but never sent", "taken as frozen", "release taken as mean", "sent but not replayed",
+    "read from the message",
     # Notes of a comparison or a ledger.
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
     "records lost", "more damaged lines", "run line missing", "records of no run",

@@ -27,6 +27,7 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod
 from fl_privacy_audit.strategies.capture import Reading, capture, snapshot
+from tests.support.builders import assumed
 from tests.support.cases import LeNet, image_config, photos, seeded, train_locally
 from tests.support.grid import FIRST_NODE, InProcessGrid
 
@@ -182,7 +183,7 @@ def test_odd_weights_are_audited_or_refused_with_a_reason(
     if why is None:
         assert record.reason is None
         assert record.threat_model is not None
-        assert any("_module." in text for text in record.threat_model.assumptions)
+        assert any("_module." in text for text in assumed(record.threat_model))
     else:
         assert record.reason is not None
         assert why in str(record.reason.figures["message"])

@@ -17,7 +17,7 @@ from fl_privacy_audit import Auditor, TrainingConfig, read_ledger
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.strategies import AuditedStrategy
-from tests.support.builders import ONE_STEP, audit_config, make_truth, tiny_net, trained
+from tests.support.builders import ONE_STEP, assumed, audit_config, make_truth, tiny_net, trained
 from tests.support.grid import InProcessGrid
 from tests.support.spies import Spy
 
@@ -173,7 +173,7 @@ def test_a_learning_rate_in_the_message_wins_over_the_settings(
         for name, tensor in seen.gradient.items():
             torch.testing.assert_close(tensor, -seen.update[name] / RATE)
         assert record.threat_model is not None
-        told = [text for text in record.threat_model.assumptions if "from the message" in text]
+        told = [text for text in assumed(record.threat_model) if "from the message" in text]
         assert told == [
             f"learning_rate {RATE} was read from the message to the client"
             + (", in place of 0.01 in the settings" if stated == 0.01 else "")
@@ -201,7 +201,7 @@ def test_a_proximal_term_is_known_from_the_message(tmp_path: Path) -> None:
     records, spy = run(tmp_path, strategy, client(), training=training)
     for (seen, _), record in zip(spy.calls, records, strict=True):
         assert record.threat_model is not None
-        assert "0.25" in " ".join(record.threat_model.assumptions)
+        assert "0.25" in " ".join(assumed(record.threat_model))
         if "proximal_mu" in TrainingConfig.model_fields:
             assert seen.training.model_dump()["proximal_mu"] == 0.25
 

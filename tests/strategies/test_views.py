@@ -26,7 +26,7 @@ from fl_privacy_audit.strategies import AuditedStrategy
 from fl_privacy_audit.verdicts.compare import compare
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
-from tests.support.builders import audit_config, trained
+from tests.support.builders import assumed, audit_config, trained
 from tests.support.grid import FIRST_NODE, InProcessGrid
 from tests.support.judged_cases import open_net, picture
 
@@ -131,7 +131,7 @@ def test_the_release_of_one_client_is_its_own_update(tmp_path: Path) -> None:
         assert release.attacks[0].scores[name].mean == pytest.approx(score.mean, rel=1e-2)
     assert release.threat_model is not None
     assert (release.threat_model.view, release.threat_model.num_images) == ("release", 1)
-    assert release.threat_model.assumptions[-1].startswith("the release is taken as the mean of 1")
+    assert assumed(release.threat_model)[-1].startswith("the release is taken as the mean of 1")
 
 
 def test_the_release_of_several_clients_is_the_gradient_of_all_their_images(

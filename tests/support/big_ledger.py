@@ -160,5 +160,5 @@ def _threat_model() -> ThreatModel:
         local_training={"optimizer": "sgd", "learning_rate": 0.03, "steps": 1, "momentum": 0.0},
         image={"shape": [1, 8, 8], "mean": [0.5], "std": [0.25]},
         num_images=1,
-        assumptions=["batch norm is taken to have run in train mode"],
+        assumptions=[Reason.of("mode unknown")],
     )

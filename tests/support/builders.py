@@ -31,7 +31,9 @@ from fl_privacy_audit.ledger.records import (
     Record,
     RunRecord,
     Scores,
+    ThreatModel,
 )
+from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.verdicts.compare import LastRun, last_run
 
 from .local_training import plain_training
@@ -98,6 +100,11 @@ def seen_by(
     sent = to_arrays(model)
     back = {**sent, **(returned or {})}
     return observe(model, sent, back, image=IMAGE, training=training, num_examples=num_examples)
+
+
+def assumed(of: Observation | ThreatModel) -> list[str]:
+    """What had to be assumed, in words."""
+    return [say(note) for note in of.assumptions]
 
 
 def make_reply(

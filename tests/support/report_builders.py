@@ -217,7 +217,7 @@ def _record(
             local_training={"optimizer": "sgd", "learning_rate": 0.1, "steps": 1, "momentum": None},
             image={"shape": [*SHAPE], "mean": [0.5] * 3, "std": [0.25] * 3},
             num_images=1 if view == "server" else 3,
-            assumptions=["batch norm is taken to have run in train mode"],
+            assumptions=[Reason.of("mode unknown")],
         ),
         update_norm=0.9,
         num_examples=50,
