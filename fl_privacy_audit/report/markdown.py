@@ -8,6 +8,8 @@ from pydantic import BaseModel
 from fl_privacy_audit.core.types import View
 
 from .agreement import Said, agreement
+from .annex import WORDING as ANNEX_WORDING
+from .annex import annex
 from .attackers import attackers
 from .background import MEANINGS, RESIDUAL_RISK, VIEWS
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
@@ -90,12 +92,21 @@ def render_markdown(summary: AuditSummary) -> str:
     parts += [_tried(summary, view) for view in seen]
     parts += ["## What was not tested", _list(map(markdown_text, gaps(summary)))]
     parts += ["## Differential privacy: theory beside practice", *_dp(summary)]
+    parts += ["## Annex: what guidance asks for", ANNEX_WORDING, _annex(summary)]
     parts += ["## Where these figures come from", _origins(summary)]
     parts += [
         ", ".join(f"{markdown_text(n)} {markdown_text(v)}" for n, v in software(summary))
         or "No versions."
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _annex(summary: AuditSummary) -> str:
+    rows = [
+        (one.source, one.asks, "in scope" if one.in_scope else "not in scope", one.found)
+        for one in annex(summary)
+    ]
+    return markdown_table(["Source", "Asks for", "Scope", "This audit"], rows)
 
 
 def _said(one: Said) -> str:

@@ -120,6 +120,7 @@ def test_verdicts_come_first(summary: AuditSummary, page: Page) -> None:
         "Which attacks were tried",
         "What was not tested",
         "Differential privacy: theory beside practice",
+        "Annex: what guidance asks for, and what was done",
         "Where these figures come from",
         "Words used here",
     ]

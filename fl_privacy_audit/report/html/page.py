@@ -11,6 +11,8 @@ from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report import background, words
 from fl_privacy_audit.report.agreement import agreement
+from fl_privacy_audit.report.annex import WORDING as ANNEX_WORDING
+from fl_privacy_audit.report.annex import annex
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
@@ -59,6 +61,8 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "gaps": gaps(summary),
         "dp": dp_sections(summary),
         "epsilon_heads": EPSILON_HEADS,
+        "annex": annex(summary),
+        "annex_wording": ANNEX_WORDING,
         "origins": origins(summary),
         "software": software(summary),
         "notes": list(dict.fromkeys(map(say, summary.comparison.notes))),

@@ -1,0 +1,163 @@
+"""The annex: what guidance asks for beside what this audit did, row by row.
+
+A row is in scope only by what the ledgers hold: it says nothing about compliance, and nothing about
+anonymity. Sources: EDPB opinion 28/2024 (on AI models), ISO/IEC 27559:2022 (de-identification
+framework), NIST SP 800-226 (2025, differential privacy).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from .attackers import attackers
+from .formats import count, epsilon, when
+from .lines import net_with_interval, numbered, verdict_of, views, worst_text
+from .summary import AuditSummary, SettingSummary
+
+WORDING: Final = (
+    "This annex is evidence only for the attacks listed as in scope. It determines neither anonymity "
+    "nor compliance, and it was not made by or for any of the bodies named in it."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnexRow:
+    """One thing that a source asks for."""
+
+    source: str  # document and place
+    asks: str  # what it asks, in our words
+    in_scope: bool  # whether records of these audits say something about it
+    found: str  # what they say; else what is lacking, or who has to add it
+
+
+def annex(summary: AuditSummary) -> list[AnnexRow]:
+    """Every row, in the order of the sources."""
+    return [
+        AnnexRow(source=source, asks=asks, in_scope=bool(done), found=done or lacking)
+        for source, asks, made, lacking in _ROWS
+        for done in [made(summary)]
+    ]
+
+
+def _never(summary: AuditSummary) -> str:
+    return ""
+
+
+def _attacked(summary: AuditSummary) -> int:
+    """Records that an attack ran on, and was scored or could not be compared."""
+    return sum(one.scored + one.not_scored for s in summary.settings for one in s.attacks)
+
+
+def _scored(summary: AuditSummary) -> int:
+    return sum(one.scored for s in summary.settings for one in s.attacks)
+
+
+def _left_out(setting: SettingSummary) -> int:
+    """Records that an attack failed on, or did not run on."""
+    return sum(why.records for one in setting.attacks for why in (*one.failed, *one.not_tested))
+
+
+def _release_context(summary: AuditSummary) -> str:
+    tried = {one.view for s in summary.settings for one in s.attacks if one.scored}
+    words = {"server": "the server of the federation", "release": "anyone who gets its model"}
+    seen = [words.get(view, f"{view} view") for view in views(summary) if view in tried]
+    return f"Tested as seen by {' and by '.join(seen)}" if seen else ""
+
+
+def _reconstruction(summary: AuditSummary) -> str:
+    names = sorted({one.attack for s in summary.settings for one in s.attacks if one.scored})
+    if not names:
+        return ""
+    return f"Gradient inversion by {', '.join(names)}: {count(_scored(summary), 'scored record')}"
+
+
+def _when(summary: AuditSummary) -> str:
+    if not _attacked(summary):
+        return ""
+    started = min(setting.started for setting in summary.settings)
+    return f"From {when(started)} to {when(max(setting.ended for setting in summary.settings))}"
+
+
+def _how(summary: AuditSummary) -> str:
+    if not _scored(summary):
+        return ""
+    metrics = ", ".join(metric.name for metric in summary.metrics)
+    return f"Attack, null and positive controls under one budget; scored by {metrics}"
+
+
+def _extent(summary: AuditSummary) -> str:
+    attacked, left = _attacked(summary), sum(map(_left_out, summary.settings))
+    return f"{count(attacked, 'record')} attacked, {left} not" if attacked else ""
+
+
+def _measures(summary: AuditSummary) -> str:
+    known = {
+        model.defence.name
+        for setting in summary.settings
+        for model in setting.threat_models
+        if model.defence is not None and model.defence.name != "none"
+    }
+    return f"Clients' defences, told to the attacker: {', '.join(sorted(known))}" if known else ""
+
+
+def _risk(summary: AuditSummary) -> str:
+    """Net leakage on average and of the worst record, for each setting and view."""
+    parts = []
+    for number, setting in numbered(summary):
+        for view in views(summary):
+            verdict = verdict_of(setting, view)
+            if verdict is None or not (worst := worst_text(verdict)):
+                continue
+            net = next((one.net for one in verdict.attacks if one.attack == verdict.attack), None)
+            parts.append(
+                f"setting {number}, {view} view: average {net_with_interval(net)}, worst {worst}"
+            )
+    return "; ".join(parts)
+
+
+def _adversary(summary: AuditSummary) -> str:
+    if not _attacked(summary):
+        return ""
+    seen = [f"the {one.view} view" for one in attackers(summary)]
+    return f"An honest but curious attacker is described for {' and '.join(seen)}" if seen else ""
+
+
+def _epsilon(summary: AuditSummary) -> str:
+    parts = []
+    for number, setting in numbered(summary):
+        check = setting.dp
+        there = any(one.scored + one.not_scored for one in setting.attacks) or _left_out(setting)
+        if check is None or not check.clients or not there:
+            continue
+        spent = max(client.cumulative.pld for client in check.clients)
+        covers = f"delta {check.delta:g}, {check.neighbours}"
+        parts.append(f"setting {number}: epsilon in effect {epsilon(spent)} ({covers})")
+    return "; ".join(parts)
+
+
+Row = tuple[str, str, Callable[[AuditSummary], str], str]
+_EDPB, _ISO, _NIST = "EDPB opinion 28/2024", "ISO/IEC 27559", "NIST SP 800-226"
+_NO_RECORDS: Final = "no record of these audits was attacked and scored"
+_YOURS: Final = "to be added by whoever answers for the federation"
+_ROWS: Final[tuple[Row, ...]] = (
+    (f"{_EDPB}, § 46", "To whom the model is released", _release_context, _NO_RECORDS),
+    (f"{_EDPB}, § 55", "Attribute inference", _never, "not tested here"),
+    (f"{_EDPB}, § 55", "Membership inference", _never, "not tested here"),
+    (f"{_EDPB}, § 55", "Exfiltration", _never, "not tested here"),
+    (f"{_EDPB}, § 55", "Regurgitation of training data", _never, "not tested here"),
+    (f"{_EDPB}, § 55", "Model inversion and reconstruction", _reconstruction, _NO_RECORDS),
+    (f"{_EDPB}, § 58", "By whom it was tested", _never, _YOURS),
+    (f"{_EDPB}, § 58", "When it was tested", _when, _NO_RECORDS),
+    (f"{_EDPB}, § 58", "How it was tested", _how, _NO_RECORDS),
+    (f"{_EDPB}, § 58", "To what extent", _extent, _NO_RECORDS),
+    (f"{_EDPB}, § 58", "Impact assessment, or why there is none", _never, _YOURS),
+    (f"{_EDPB}, § 58", "Measures taken", _measures, "no defence is on record"),
+    (f"{_EDPB}, § 58", "Ratio of data to parameters", _never, _YOURS),
+    (f"{_EDPB}, § 58", "Residual risk", _risk, _NO_RECORDS),
+    (_ISO, "Maximum and average risk", _risk, _NO_RECORDS),
+    (_ISO, "Adversarial testing", _reconstruction, _NO_RECORDS),
+    (_ISO, "What triggers a new assessment", _never, _YOURS),
+    (_ISO, "Roles and responsibilities", _never, _YOURS),
+    (_NIST, "Epsilon, and its unit of privacy", _epsilon, "no claim of these runs was checked"),
+    (_NIST, "Trust model", _adversary, _NO_RECORDS),
+)
