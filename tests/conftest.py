@@ -38,8 +38,10 @@ def pytest_runtest_logfinish() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two test runs beside each other share neither a key nor published batches."""
+    """Two test runs beside each other share neither keys nor published batches nor calibrations."""
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+    os.environ.setdefault("TORCH_HOME", torch.hub._get_torch_home())
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["FL_PRIVACY_AUDIT_TRUTH"] = str(tmp_path_factory.mktemp("truth"))
     return tmp_path_factory.mktemp("truths")
 

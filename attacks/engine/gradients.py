@@ -3,7 +3,7 @@
 ``sequential`` is a plain autograd loop, one guess after the other: obviously correct, and what the
 others are tested against. ``by_hand`` takes the slope of the cosine distance in closed form, which
 saves a third of the operations of a small network and many passes over the weights of a wide one;
-``bfloat16`` is that with the model's arithmetic in bfloat16.
+``bfloat16`` is that with the model's arithmetic in bfloat16, and given up where the two disagree.
 ``vmap`` computes all guesses as one batched computation, and ``compiled`` fuses that by
 torch.compile. Small networks gain from ``vmap``; wide convolutions lose, because their weight
 gradients become grouped convolutions.
@@ -26,15 +26,19 @@ from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import Update
 
+from . import calibration
 from .batch import Guess, Guesses
 from .recipe import Recipe
 
-CLEARLY_FASTER = 1.25
-"""How much faster bfloat16 must be before its rounding is accepted."""
-MOST_PROBED, PROBES = 0.1, 3
-"""Share of the time left that the probe may take, and how often it calls each backend."""
-WORTH_COMPILING = 300.0
-"""Seconds of plain work from which a minute of compiling pays."""
+MOST_MEASURED, CALLS = 0.1, 3
+"""Share of the time left that measuring may take, and how often it calls each backend."""
+FEWEST_STEPS = 150
+"""Of an attack for which it is worth measuring: if that takes more than its share of the time, the
+attack would not finish, and what is found by the clock differs anyway."""
+SAME_WAY, WATCHED = 0.99, 20
+"""Cosine of the gradients from which bfloat16 is as good, and each how many steps that is seen to."""
+MOST_COMPILED = 4
+"""Computations that are kept compiled."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,13 @@ class ByHand(Backend):
 
 
 class Begun(ByHand):
-    """That where there is no time to choose: the step that showed it is not computed again."""
+    """That where there is no time to measure: the step that showed it is not computed again."""
 
     def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
         super().__init__(recipe, guesses)
         started = time.monotonic()
-        self._first: Step | None = super().__call__(guesses)
+        with _own_chance(guesses):
+            self._first: Step | None = super().__call__(guesses)
         self.seconds = time.monotonic() - started
 
     def __call__(self, guesses: Guesses) -> Step:
@@ -148,6 +153,29 @@ class Bfloat16(ByHand):
 
     name = "bfloat16"
     autocast = True
+
+
+class Watched(Bfloat16):
+    """That, until its gradients no longer point the way of the plain loop's; from then on `by_hand`."""
+
+    def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
+        super().__init__(recipe, guesses)
+        self._exact = ByHand(recipe, guesses)
+        self._steps = 0
+
+    def __call__(self, guesses: Guesses) -> Step:
+        """One guess after the other; every so often both ways."""
+        self._steps += 1
+        if self.name == self._exact.name:
+            return self._exact(guesses)
+        if self._steps % WATCHED != 1:
+            return super().__call__(guesses)
+        with _own_chance(guesses):
+            rounded = super().__call__(guesses)
+        exact = self._exact(guesses)
+        if not same_way(rounded, exact):
+            self.name = self._exact.name
+        return exact
 
 
 class Vmap(Backend):
@@ -188,18 +216,56 @@ class Vmap(Backend):
 
 
 class Compiled(Vmap):
-    """`Vmap` fused by torch.compile, and checked against it on the first call."""
+    """`Vmap` fused by torch.compile: once for targets that are alike, and checked for each."""
 
     name = "compiled"
 
     def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
         super().__init__(recipe, guesses)
-        plain = super().__call__(guesses)
-        eager, self._all = self._all, torch.compile(self._all, fullgraph=True)
-        fused = super().__call__(guesses)
-        # Compiled vmap has been silently wrong on some versions of torch.
-        if not torch.allclose(fused.distances, plain.distances, rtol=1e-3, atol=1e-6):
-            self._all = eager
+        eager = self._all
+        with _own_chance(guesses):
+            plain = super().__call__(guesses)
+        kind = _kind_of(recipe, guesses)
+        kept = _COMPILED.pop(kind, None)
+        if kept is None or not self._agrees(kept, guesses, plain):
+            kept = torch.compile(eager, fullgraph=True)
+            # Compiled vmap has been silently wrong on some versions of torch.
+            if not self._agrees(kept, guesses, plain):
+                self._all = eager
+                return
+        _COMPILED[kind] = kept
+        for oldest in list(_COMPILED)[:-MOST_COMPILED]:
+            del _COMPILED[oldest]
+
+    def _agrees(self, fused: Callable[..., Any], guesses: Guesses, plain: Step) -> bool:
+        self._all = fused
+        with _own_chance(guesses):
+            step = super().__call__(guesses)
+        near = torch.allclose(step.distances, plain.distances, rtol=1e-3, atol=1e-6)
+        return near and same_way(step, plain)
+
+
+_COMPILED: dict[tuple[object, ...], Callable[..., Any]] = {}
+"""Kind of target -> its computation, the latest used last."""
+
+
+def _kind_of(recipe: Recipe, guesses: Guesses) -> tuple[object, ...]:
+    """What the computation of a step depends on besides its arguments; what is alike is checked."""
+    seen = guesses.seen
+    parts = (recipe.replay, recipe.decode, recipe.distance, *(prior for _, prior in recipe.priors))
+    layout = tuple((name, tuple(t.shape)) for name, t in guesses.parameters[0].items())
+    shape = (tuple(guesses.values.shape), str(guesses.values.device), guesses.learned)
+    shared = tuple(_stack(part)[1] for part in (guesses.parameters, guesses.buffers))
+    loss = None if seen.loss is None else seen.loss.name
+    return (
+        *parts,
+        type(seen.model),
+        layout,
+        shape,
+        shared,
+        loss,
+        repr((seen.training, seen.defence)),
+    )
 
 
 BACKENDS: dict[str, type[Backend]] = {
@@ -208,10 +274,7 @@ BACKENDS: dict[str, type[Backend]] = {
 
 
 def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend:
-    """The backend that the recipe names, or for ``"auto"`` the fastest in a timed probe.
-
-    The probe runs where there is something to gain, and time for it; its choice is kept for networks
-    and counts that have been seen, so that a process gives the same result for the same seed.
+    """The backend that the recipe names, or for ``"auto"`` the one that `calibration` chooses.
 
     Raises:
         ConfigError: There is no such backend.
@@ -223,70 +286,82 @@ def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend
                 f"{recipe.backend!r}"
             )
         return BACKENDS[recipe.backend](recipe, guesses)
-    if recipe.dtype != torch.float32 or recipe.steps < 50 or time.monotonic() > deadline:
-        return Backend(recipe, guesses)
-    layout = tuple(tuple(t.shape) for t in guesses.parameters[0].values())
-    shape, device, seen = tuple(guesses.values.shape), str(guesses.values.device), guesses.seen
-    code = (type(seen.model), seen.loss is not None and seen.loss.name)
-    key = (recipe.name, layout, shape, device, *code)
-    if key not in _CHOSEN:
-        names = _candidates(recipe, guesses)
-        if len(names) > 1:
-            begun = Begun(recipe, guesses)
-            left = deadline - time.monotonic()
-            if begun.seconds * PROBES * len(names) > MOST_PROBED * left:
-                return begun
-        _CHOSEN[key] = _probe(recipe, guesses, names, deadline)
-    return BACKENDS[_CHOSEN[key]](recipe, guesses)
+    exact = "by_hand" if recipe.distance is distances.cosine else "sequential"
+    if recipe.dtype != torch.float32 or recipe.steps < FEWEST_STEPS or time.monotonic() > deadline:
+        return BACKENDS[exact](recipe, guesses)
+    facts = calibration.facts_of(recipe, guesses)
+    seconds = calibration.recall(facts)
+    names = [exact, *_others(guesses)]
+    if seconds is None and len(names) > 1:
+        begun = Begun(recipe, guesses)
+        if begun.seconds * CALLS * len(names) > MOST_MEASURED * (deadline - time.monotonic()):
+            return begun
+        seconds = calibration.settle(facts, lambda: _measure(recipe, guesses, names))
+    name = calibration.choose(
+        seconds or {},
+        exact=exact,
+        steps=recipe.steps,
+        left=deadline - time.monotonic(),
+        compiler=can_compile(guesses.values.device),
+    )
+    return (Watched if name == "bfloat16" else BACKENDS[name])(recipe, guesses)
 
 
-_CHOSEN: dict[tuple[object, ...], str] = {}
+def _others(guesses: Guesses) -> list[str]:
+    """Backends that may be faster than a plain loop here."""
+    names = ["bfloat16"] if has_bfloat16(guesses.values.device) else []
+    return [*names, "vmap"] if len(guesses) > 1 or guesses.values.is_cuda else names
 
 
-def _candidates(recipe: Recipe, guesses: Guesses) -> list[str]:
-    names = ["sequential"]
-    if recipe.distance is distances.cosine:
-        names.append("by_hand")
-    if has_bfloat16(guesses.values.device):
-        names.append("bfloat16")
-    if len(guesses) > 1 or guesses.values.is_cuda:
-        names.append("vmap")
-    return names
-
-
-def _probe(recipe: Recipe, guesses: Guesses, names: Sequence[str], deadline: float) -> str:
-    if len(names) == 1:
-        return names[0]
+def _measure(recipe: Recipe, guesses: Guesses, names: Sequence[str]) -> dict[str, float]:
+    """Processor seconds of a step, by backend; the first of `names` must work."""
     seconds = {}
     for name in names:
         try:
-            seconds[name] = _time(BACKENDS[name](recipe, guesses), guesses)
+            with _own_chance(guesses):
+                seconds[name] = _time(BACKENDS[name](recipe, guesses), guesses)
         except RuntimeError:
             # Somebody's model or loss may look at values, which batching does not allow.
-            if name == "sequential":
+            if name == names[0]:
                 raise
-    if "bfloat16" in seconds:
-        seconds["bfloat16"] *= CLEARLY_FASTER
-    best = min(seconds, key=seconds.__getitem__)
-    if best == "bfloat16":
-        # What bfloat16 wins is bound by convolutions, of which compiling makes nothing faster.
-        return best
-    work = min(seconds[best] * recipe.steps, deadline - time.monotonic())
-    return "compiled" if work > WORTH_COMPILING and can_compile(guesses.values.device) else best
+    return seconds
 
 
 def _time(backend: Backend, guesses: Guesses) -> float:
+    """The least of some calls: of the processor's time, which other work does not touch."""
     backend(guesses)
+    cuda = guesses.values.is_cuda
+    clock = time.perf_counter if cuda else time.process_time
     best = float("inf")
-    for _ in range(PROBES - 1):
-        if guesses.values.is_cuda:
+    for _ in range(CALLS - 1):
+        if cuda:
             torch.cuda.synchronize(guesses.values.device)
-        started = time.perf_counter()
+        started = clock()
         backend(guesses)
-        if guesses.values.is_cuda:
+        if cuda:
             torch.cuda.synchronize(guesses.values.device)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, clock() - started)
     return best
+
+
+def same_way(one: Step, other: Step) -> bool:
+    """Whether the gradients of every guess agree, for all that is moved."""
+    return all(
+        _agree(gradient.flatten(1), other.gradients[name].flatten(1))
+        for name, gradient in one.gradients.items()
+    )
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Whether the cosine of each row with the other's is high; two rows of zeros agree."""
+    lengths = one.norm(dim=1) * other.norm(dim=1)
+    return bool(((one * other).sum(dim=1) >= SAME_WAY * lengths).all())
+
+
+def _own_chance(guesses: Guesses) -> contextlib.AbstractContextManager[None]:
+    """What is drawn inside, by dropout say, changes nothing that is drawn later."""
+    device = guesses.values.device
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def can_compile(device: torch.device) -> bool:

@@ -29,8 +29,8 @@ from .modern_inversion import soft_sign
 PATHS = ((1.0, 1e-3), (0.3, 1e-3))
 """Weight of the total variation at the start and at the end, restart by restart, and round again."""
 
-NOISE_WEIGHT = 3.0
-"""The weight, start to end, for an update that is nothing but noise."""
+NOISE_WEIGHT, MOST_WEIGHT = 0.15, 3.0
+"""Least weight for as much noise as signal, and for an update that is nothing but noise."""
 
 
 def swept_inversion(
@@ -42,8 +42,10 @@ def swept_inversion(
 ) -> OptimisationAttack:
     """Signed Adam on the cosine distance, with total variation that fades.
 
-    Where clients are known to add noise a faded prior would fit that noise, so its weight stays at
-    what the noise calls for: see `noise.floor`.
+    Where clients are known to add noise a faded prior would fit that noise, so its weight does not
+    fall below what the noise calls for. The most probable image has the least
+    ``|residual|^2 / (2 variance) - log p(image)``, so against the cosine distance the prior counts in
+    proportion to the energy of the noise over that of the signal: see `noise.to_signal`.
 
     Args:
         steps: Adam steps of a restart.
@@ -56,8 +58,8 @@ def swept_inversion(
 
     def weight(seen: Observation, restart: int) -> float | tuple[float, float]:
         first, last = PATHS[restart % len(PATHS)]
-        floor = NOISE_WEIGHT * noise.floor(seen)
-        return max(first, floor), max(last, floor)
+        least = min(NOISE_WEIGHT * noise.to_signal(seen), MOST_WEIGHT)
+        return max(first, least), max(last, least)
 
     def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(leaves, lr=learning_rate)

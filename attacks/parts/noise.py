@@ -3,18 +3,14 @@
 from fl_privacy_audit.core.types import Observation
 
 
-def floor(seen: Observation) -> float:
-    """Cosine distance between the noisy update and the clean one, as far as can be told.
+def to_signal(seen: Observation) -> float:
+    """Energy of the noise in the update over that of the signal, as far as can be told, in [0, inf].
 
     DP-SGD (Abadi et al. 2016, Algorithm 1) adds normal noise of standard deviation
     ``noise_multiplier * max_grad_norm / batch_size`` to each of the ``d`` coordinates of the
     clipped mean gradient; a defence may add noise to the update, which is that of the gradient
     times the learning rate. So the squared norm that is seen is that of the signal plus ``d`` times
-    the noise variance, and the signal is no longer than the clipping norm:
-
-        floor = 1 - |signal| / |seen|.
-
-    A guess whose distance falls below this fits the noise. Returns 0 where no noise is known.
+    the noise variance, and the signal is no longer than the clipping norm. 0 where no noise is known.
     """
     replayed = seen.update if seen.gradient is None else seen.gradient
     noisy, longest = variance(seen), _longest(seen)
@@ -23,7 +19,15 @@ def floor(seen: Observation) -> float:
         return 0.0
     coordinates = sum(t.numel() for t in replayed.values())
     signal = min(max(observed - coordinates * noisy, 0.0), longest**2)
-    return float(1 - (signal / observed) ** 0.5)
+    return observed / signal - 1 if signal > 0 else float("inf")
+
+
+def floor(seen: Observation) -> float:
+    """Cosine distance between the noisy update and the clean one: ``1 - |signal| / |seen|``.
+
+    A guess whose distance falls below this fits the noise. Returns 0 where no noise is known.
+    """
+    return float(1 - (1 + to_signal(seen)) ** -0.5)
 
 
 def variance(seen: Observation) -> float:

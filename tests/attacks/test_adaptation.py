@@ -156,6 +156,15 @@ def test_the_signal_under_noise_is_no_longer_than_the_clipping_norm() -> None:
     assert noise.floor(noisy) == pytest.approx(1 - 0.5**0.5, abs=0.03)
 
 
+@pytest.mark.parametrize("ratio", [0.1, 1.0, 5.0])
+def test_noise_to_signal_is_the_ratio_of_the_energies(ratio: float) -> None:
+    clean, _, _ = attacked("none")
+    std = update_norm(clean.update) * (ratio / len(flat(clean.update))) ** 0.5
+    _, noisy, _ = attacked("gaussian", std=std)
+    assert noise.to_signal(clean) == 0
+    assert noise.to_signal(noisy) == pytest.approx(ratio, rel=0.1)
+
+
 def test_coarse_rounding_counts_as_noise_and_fine_rounding_hardly() -> None:
     _, fine, _ = attacked("quantisation", bits=8)
     _, coarse, _ = attacked("quantisation", bits=2)

@@ -11,7 +11,6 @@ from fl_privacy_audit.attacks import inverting_gradients
 from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.engine import gradients as backends
 from fl_privacy_audit.attacks.engine.batch import Guesses
-from fl_privacy_audit.attacks.engine.gradients import BACKENDS
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.core.errors import AttackError, ConfigError
 from fl_privacy_audit.core.types import Observation
@@ -142,17 +141,6 @@ def test_the_cosine_by_hand_is_the_cosine_and_has_its_slope(apart: float) -> Non
         assert torch.allclose(ours, oracle, rtol=1e-2, atol=1e-3 * float(oracle.abs().max()))
 
 
-def test_what_bfloat16_wins_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = {"sequential": 100.0, "by_hand": 90.0, "bfloat16": 50.0, "vmap": 90.0}
-    monkeypatch.setattr(backends, "_CHOSEN", {})
-    monkeypatch.setattr(backends, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr(backends, "can_compile", lambda device: True)
-    monkeypatch.setattr(backends, "_time", lambda backend, joined: times[backend.name])
-    recipe = attack("auto", steps=50)
-    joined = joined_guesses(recipe, targets(TinyLeNet, 1))
-    assert backends.choose_backend(recipe, joined, float("inf")).name == "bfloat16"
-
-
 def test_targets_side_by_side_end_where_they_end_alone() -> None:
     seen = targets(TinyLeNet, 1)
     recipe = attack("vmap", restarts=2)
@@ -186,22 +174,3 @@ def test_an_unknown_backend_is_refused() -> None:
         ConfigError, match="`backend` must be 'auto' or one of sequential, by_hand, bfloat16"
     ):
         attack("warp").reconstruct(targets(TinyLeNet, 1)[0], rng=torch.Generator())
-
-
-def test_the_probe_chooses_once_for_a_kind_of_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_CHOSEN", {})
-    asked: list[str] = []
-    times = {"sequential": 2.0, "by_hand": 1.5, "bfloat16": 3.0, "vmap": 1.0}
-
-    def clock(backend: backends.Backend, joined: Guesses) -> float:
-        asked.append(backend.name)
-        return times[backend.name]
-
-    monkeypatch.setattr(backends, "_time", clock)
-    monkeypatch.setattr(backends, "WORTH_COMPILING", float("inf"))
-    recipe = attack("auto", steps=50)
-    joined = joined_guesses(recipe, targets(TinyLeNet, 1))
-    for _ in range(2):
-        assert backends.choose_backend(recipe, joined, float("inf")).name == "vmap"
-    assert len(asked) == len(set(asked))
-    assert set(asked) <= set(BACKENDS)

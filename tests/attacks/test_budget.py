@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from fl_privacy_audit.attacks import (
     swept_inversion,
 )
 from fl_privacy_audit.attacks.engine import OptimisationAttack, cost
-from fl_privacy_audit.attacks.engine import gradients as backends
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import Observation
 from tests.support.attack_cases import Perceptron
@@ -42,8 +42,8 @@ class SlowNet(LeNet):
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(backends, "_CHOSEN", {})
+def nothing_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cost.MEASURED.clear()
     yield
     cost.MEASURED.clear()

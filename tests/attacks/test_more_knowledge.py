@@ -227,12 +227,6 @@ CASES = (
 )
 
 
-OPEN = {
-    "one image: quantisation": "for one image the prior's weight against noise of any kind is too high",
-}
-"""Cases in which more knowledge still hurts, and why."""
-
-
 def hides(case: Case, hidden: str) -> bool:
     """Whether hiding it changes what the attacker knows."""
     if hidden == "defence":
@@ -272,14 +266,13 @@ def test_told_more_a_closed_form_rebuilds_no_less(attack: str, hidden: str) -> N
     compare(f"{images}: clipped", hidden, attack=attack)
 
 
-def marks(number: int, case: str) -> list[pytest.MarkDecorator]:
+def mark(number: int) -> pytest.MarkDecorator:
     """One case in five is asked often enough to notice, all of them before a release."""
-    often = pytest.mark.exhaustive if number % 5 else pytest.mark.slow
-    return [often, pytest.mark.xfail(reason=OPEN[case], strict=True)] if case in OPEN else [often]
+    return pytest.mark.exhaustive if number % 5 else pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=marks(i, name)) for i, name in enumerate(CASES)]
+    "case", [pytest.param(name, marks=mark(i)) for i, name in enumerate(CASES)]
 )
 def test_told_more_it_rebuilds_no_less_in_all_cases(case: str) -> None:
     for hidden in (*HIDDEN, "defence"):
