@@ -140,7 +140,7 @@ def read_last_run(directory: str | Path, new: Callable[[], C]) -> tuple[RunHead,
     path = ledger_file(directory)
     found = _Last(new)
     damaged: list[tuple[int, str]] = []
-    for line in read_lines(directory):
+    for line in read_lines(directory, quick=True):
         if isinstance(line, Damage):
             damaged.append(line)
         else:
@@ -164,11 +164,11 @@ class _Part(Generic[C]):
         self._last: dict[str, Reason] = {}
 
     def take(self, line: AuditRecord | EvaluationRecord | GapRecord) -> None:
-        if isinstance(line, GapRecord):
+        if line.kind == "gap":
             self.gaps.append(line)
             return
         self.ended = max(self.ended, line.time)
-        if isinstance(line, EvaluationRecord):
+        if line.kind == "evaluation":
             self.evaluations.append(line)
             return
         self.views[line.view] = None
@@ -195,12 +195,12 @@ class _Last(Generic[C]):
         self._parts: dict[str, _Part[C]] = {}
 
     def take(self, line: Record) -> None:
-        if isinstance(line, RunRecord):
+        if line.kind == "run":
             if line.run not in self.runs:
                 self._parts = {k: p for k, p in self._parts.items() if k not in self.runs}
             self.runs[line.run] = line
             return
-        if isinstance(line, AuditRecord):
+        if line.kind == "audit":
             self.audited[line.run] += 1
             self._last = line.run
         if line.run not in self.runs or line.run == next(reversed(self.runs)):
