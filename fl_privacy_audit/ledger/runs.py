@@ -3,10 +3,12 @@
 `read_last_run` hands the audited records to a collector one by one and keeps none of them.
 """
 
+import gc
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -140,15 +142,28 @@ def read_last_run(directory: str | Path, new: Callable[[], C]) -> tuple[RunHead,
     path = ledger_file(directory)
     found = _Last(new)
     damaged: list[tuple[int, str]] = []
-    for line in read_lines(directory, quick=True):
-        if isinstance(line, Damage):
-            damaged.append(line)
-        else:
-            found.take(line)
+    with _no_search_for_circles():
+        for line in read_lines(directory, quick=True):
+            if isinstance(line, Damage):
+                damaged.append(line)
+            else:
+                found.take(line)
     if not found.runs and not found.audited:
         raise no_run(path, damaged)
     head = found.head(path, damaged)
     return head, found.of(head.run.run).collected
+
+
+@contextmanager
+def _no_search_for_circles() -> Iterator[None]:
+    """What is read refers to nothing that refers to it; looking for that takes longer than reading."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Part(Generic[C]):
@@ -161,7 +176,7 @@ class _Part(Generic[C]):
         self.missing: dict[tuple[str, Reason], None] = {}
         self.views: dict[View, None] = {}
         self.ended = self.last_record = ""
-        self._last: dict[str, Reason] = {}
+        self._unavailable: dict[str, Reason] = {}  # of the last outcome
 
     def take(self, line: AuditRecord | EvaluationRecord | GapRecord) -> None:
         if line.kind == "gap":
@@ -175,10 +190,11 @@ class _Part(Generic[C]):
         self.last_record = line.time
         self.collected.add(line)
         for outcome in line.attacks:
+            if outcome.unavailable is self._unavailable:
+                continue
+            self._unavailable = outcome.unavailable
             for metric, reason in outcome.unavailable.items():
-                if self._last.get(metric) != reason:
-                    self._last[metric] = reason
-                    self.missing[metric, reason] = None
+                self.missing[metric, reason] = None
 
 
 class _Last(Generic[C]):
