@@ -3,16 +3,15 @@
 `read_last_run` hands the audited records to a collector one by one and keeps none of them.
 """
 
-import gc
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from fl_privacy_audit.core import garbage
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 
@@ -142,7 +141,7 @@ def read_last_run(directory: str | Path, new: Callable[[], C]) -> tuple[RunHead,
     path = ledger_file(directory)
     found = _Last(new)
     damaged: list[tuple[int, str]] = []
-    with _no_search_for_circles():
+    with garbage.no_search():
         for line in read_lines(directory, quick=True):
             if isinstance(line, Damage):
                 damaged.append(line)
@@ -152,18 +151,6 @@ def read_last_run(directory: str | Path, new: Callable[[], C]) -> tuple[RunHead,
         raise no_run(path, damaged)
     head = found.head(path, damaged)
     return head, found.of(head.run.run).collected
-
-
-@contextmanager
-def _no_search_for_circles() -> Iterator[None]:
-    """What is read refers to nothing that refers to it; looking for that takes longer than reading."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class _Part(Generic[C]):
