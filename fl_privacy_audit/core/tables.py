@@ -9,8 +9,12 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from types import MappingProxyType
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
+
+import numpy as np
 
 from .errors import AuditError, ConfigError
 from .files import open_whole
@@ -29,7 +33,11 @@ _INDEX = re.compile(r"(?:unnamed:_\d+)?")
 """How the first column is headed where it only counts the rows."""
 _FORMULA = re.compile(r"'*\s*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20]|'*[\t\n]")
 """How text begins that a spreadsheet may take for a formula: also in full width, or behind blanks."""
+_NEEDS_QUOTES = re.compile(r'[,"\r\n]')
+EMPTY = '""'
+"""A row of one empty cell: a blank line would be no row."""
 _MOST = 10**9
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,16 +286,23 @@ def write_table(path: Path, columns: Mapping[str, Kind], rows: Sequence[Mapping[
         AuditError: The file cannot be written, or Parquet's package is not installed.
     """
     values = {name: [row.get(name) for row in rows] for name in columns}
-    write_columns(path, columns, [values])
+    write_columns(path, columns, [Block(values)])
 
 
-def write_columns(
-    path: Path, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
-) -> int:
-    """Write a table block by block, each a list of values for every column, and count its rows.
+class Block(NamedTuple):
+    """Some rows of a table, column by column."""
 
-    See `write_table`.
-    """
+    values: Mapping[str, Sequence[Any]]  # of every column
+    # Column -> how many rows each of its values stands in, one below the other; else it is one row.
+    repeats: Mapping[str, Sequence[int]] = MappingProxyType({})
+
+    def column(self, name: str) -> Iterable[Any]:
+        """A value for each row."""
+        return _repeated(self.values[name], self.repeats.get(name))
+
+
+def write_columns(path: Path, columns: Mapping[str, Kind], blocks: Iterable[Block]) -> int:
+    """Write a table block by block, and count its rows; see `write_table`."""
     check_ending(path)
     write = _write_parquet if path.suffix == ".parquet" else _write_csv
     try:
@@ -299,26 +314,45 @@ def write_columns(
         ) from error
 
 
-def _write_csv(
-    file: BinaryIO, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
-) -> int:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(cell, columns))
+def _repeated(values: Iterable[T], counts: Sequence[int] | None) -> Iterable[T]:
+    return values if counts is None else chain.from_iterable(map(repeat, values, counts))
+
+
+def _write_csv(file: BinaryIO, columns: Mapping[str, Kind], blocks: Iterable[Block]) -> int:
+    header = Block({name: [name] for name in columns})
+    file.writelines(_lines_of(header, dict.fromkeys(columns, "string")))
     rows = 0
-    for values in blocks:
-        cells = [_in_csv(values[name], kind) for name, kind in columns.items()]
-        writer.writerows(zip(*cells, strict=True))
-        rows += len(cells[0])
-    text.detach()
+    for block in blocks:
+        lines = _lines_of(block, columns)
+        file.writelines(lines)
+        rows += len(lines)
     return rows
 
 
-def _in_csv(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+def _lines_of(block: Block, columns: Mapping[str, Kind]) -> list[bytes]:
+    """Rows as `csv.writer` writes them. Cells that are repeated together are joined first."""
+    groups: list[tuple[Sequence[int] | None, list[list[str]]]] = []
+    for name, kind in columns.items():
+        counts, cells = block.repeats.get(name), _texts(block.values[name], kind)
+        if groups and groups[-1][0] is counts:
+            groups[-1][1].append(cells)
+        else:
+            groups.append((counts, [cells]))
+    parts = [_repeated(map(",".join, zip(*cells, strict=True)), n) for n, cells in groups]
+    lines = map(",".join, zip(*parts, strict=True))
+    return [f"{line or EMPTY}\n".encode() for line in lines]
+
+
+def _texts(values: Sequence[Any], kind: Kind) -> list[str]:
     if kind == "double":
-        return _numbers(values)
-    harmless = {value: cell(value) for value in {*values}}
-    return [harmless[value] for value in values]
+        return ["" if value is None else repr(value) for value in _numbers(values)]
+    known = {value: _quoted(cell(value)) for value in {*values}}
+    return [known[value] for value in values]
+
+
+def _quoted(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
 
 
 def _numbers(values: Sequence[Any]) -> list[float | None]:
@@ -330,9 +364,7 @@ def _fits_64_bits(value: int | None) -> int | None:
     return None if value is None or not -(2**63) <= value < 2**63 else value
 
 
-def _write_parquet(
-    file: BinaryIO, columns: Mapping[str, Kind], blocks: Iterable[Mapping[str, Sequence[Any]]]
-) -> int:
+def _write_parquet(file: BinaryIO, columns: Mapping[str, Kind], blocks: Iterable[Block]) -> int:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -344,11 +376,15 @@ def _write_parquet(
     schema = arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in columns.items()])
     rows = 0
     with parquet.ParquetWriter(file, schema) as writer:
-        for values in blocks:
-            arrays = [
-                arrow.array(_in_parquet(values[name], kind), arrow.type_for_alias(kind))
-                for name, kind in columns.items()
-            ]
+        for block in blocks:
+            rows_of = {id(n): np.repeat(np.arange(len(n)), n) for n in block.repeats.values()}
+            arrays = []
+            for name, kind in columns.items():
+                values = arrow.array(
+                    _in_parquet(block.values[name], kind), arrow.type_for_alias(kind)
+                )
+                counts = block.repeats.get(name)
+                arrays.append(values if counts is None else values.take(rows_of[id(counts)]))
             table = arrow.table(arrays, schema=schema)
             writer.write_table(table)
             rows += table.num_rows

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fl_privacy_audit.core.tables import Kind, write_columns
+from fl_privacy_audit.core.tables import Block, Kind, write_columns
+from fl_privacy_audit.core.types import ControlKind
 
 from .reading import AuditedLines
 from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord
@@ -50,14 +51,15 @@ COLUMNS: dict[str, Kind] = {
 ``reason_figures`` the JSON of what belongs to it."""
 
 Row = dict[str, Any]
-Columns = dict[str, list[Any]]
-BLOCK = 10_000
-"""Rows from which on a block is handed on."""
+ROWS = 10_000
+"""From which on a block is handed on."""
 _OF_RECORD = (
     "time", "round", "view", "client", "partition", "client_status", "update_norm",
     "num_examples", "truth_digest", "run",
 )  # fmt: skip
 _OF_OUTCOME = ("status", "objective", "steps", "stopped", "seconds", "seed")
+_MORE = ("attack", "control", "labels_right", "reason", "reason_figures")
+_OF_SCORE = ("metric", "mean", "worst", "images")
 
 
 def records_table(*directories: str | Path) -> list[Row]:
@@ -72,20 +74,20 @@ def records_table(*directories: str | Path) -> list[Row]:
     return [
         dict(zip(COLUMNS, row, strict=True))
         for block in blocks_of([AuditedLines(directory) for directory in directories])
-        for row in zip(*block.values(), strict=True)
+        for row in zip(*map(block.column, COLUMNS), strict=True)
     ]
 
 
-def blocks_of(ledgers: Iterable[AuditedLines]) -> Iterator[Columns]:
-    """The table's columns, some `BLOCK` rows at a time."""
-    block: Columns = {name: [] for name in COLUMNS}
+def blocks_of(ledgers: Iterable[AuditedLines]) -> Iterator[Block]:
+    """The table, some `ROWS` at a time."""
+    rows = _Rows()
     for ledger in ledgers:
         for run, record in ledger:
-            _extend(block, run, record)
-            if len(block["run"]) >= BLOCK:
-                yield block
-                block = {name: [] for name in COLUMNS}
-    yield block
+            rows.add(run, record)
+            if len(rows.columns["metric"]) >= ROWS:
+                yield rows.block()
+                rows = _Rows()
+    yield rows.block()
 
 
 def export(ledgers: Iterable[AuditedLines], to: Path) -> int:
@@ -101,43 +103,62 @@ def export(ledgers: Iterable[AuditedLines], to: Path) -> int:
     return write_columns(to, COLUMNS, blocks_of(ledgers))
 
 
-def _extend(block: Columns, run: RunRecord | None, record: AuditRecord) -> None:
-    """Add a record's rows: what they share is worked out once."""
-    rows = 0
-    for outcome in record.attacks:
-        rows += _add(
-            block, outcome, {"attack": outcome.attack, "labels_right": outcome.labels_right}
-        )
-        for control in outcome.controls:
-            rows += _add(block, control, {"attack": outcome.attack, "control": control.kind})
-    shared = {name: getattr(record, name) for name in _OF_RECORD}
-    shared["setting"] = None if run is None else run.setting
-    shared["node_id"] = str(record.node_id)
-    shared["epsilon_reported"] = record.reported.get("epsilon")
-    check = record.replay
-    shared["replay_cosine"] = check and check.cosine
-    shared["replay_length_ratio"] = check and check.length_ratio
-    shared["replay_fits"] = check and ("yes" if check.fits else "no")
-    for name, value in shared.items():
-        block[name].extend([value] * rows)
+class _Rows:
+    """Rows of some records. What a record's rows share stands once, and so does what an outcome's do."""
 
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        self._of_record: list[int] = []  # rows of each record
+        self._of_outcome: list[int] = []  # rows of each outcome and control
 
-def _add(block: Columns, line: AttackOutcome | ControlOutcome, more: Row) -> int:
-    """Add the rows of one outcome, and say how many; what its record says is not among them."""
-    rows = max(1, len(line.scores))
-    reason = line.reason
-    shared = {"labels_right": None, "control": None, **more}
-    shared |= {name: getattr(line, name) for name in _OF_OUTCOME}
-    shared["reason"] = reason and reason.code
-    shared["reason_figures"] = reason and reason.model_dump_json(
-        exclude={"code"}, exclude_none=True
-    )
-    for name, value in shared.items():
-        block[name].extend([value] * rows)
-    scores = line.scores.values()
-    none = [] if line.scores else [None]
-    block["metric"].extend(none or line.scores)
-    block["mean"].extend(none or [score.mean for score in scores])
-    block["worst"].extend(none or [score.worst for score in scores])
-    block["images"].extend(none or [len(score.each) for score in scores])
-    return rows
+    def block(self) -> Block:
+        """What is there so far."""
+        repeats = dict.fromkeys(COLUMNS, self._of_record)
+        repeats |= dict.fromkeys([*_OF_OUTCOME, *_MORE], self._of_outcome)
+        for name in _OF_SCORE:
+            del repeats[name]
+        return Block(self.columns, repeats)
+
+    def add(self, run: RunRecord | None, record: AuditRecord) -> None:
+        """Add a record's rows."""
+        columns, check = self.columns, record.replay
+        rows = 0
+        for outcome in record.attacks:
+            rows += self._add(outcome, outcome.attack, None, outcome.labels_right)
+            for control in outcome.controls:
+                rows += self._add(control, outcome.attack, control.kind, None)
+        self._of_record.append(rows)
+        for name in _OF_RECORD:
+            columns[name].append(getattr(record, name))
+        columns["setting"].append(None if run is None else run.setting)
+        columns["node_id"].append(str(record.node_id))
+        columns["epsilon_reported"].append(record.reported.get("epsilon"))
+        columns["replay_cosine"].append(check and check.cosine)
+        columns["replay_length_ratio"].append(check and check.length_ratio)
+        columns["replay_fits"].append(check and ("yes" if check.fits else "no"))
+
+    def _add(
+        self,
+        line: AttackOutcome | ControlOutcome,
+        attack: str,
+        control: ControlKind | None,
+        labels_right: float | None,
+    ) -> int:
+        """Add the rows of one outcome, and say how many."""
+        columns, reason, scores = self.columns, line.reason, line.scores
+        figures = reason and reason.model_dump_json(exclude={"code"}, exclude_none=True)
+        more = (attack, control, labels_right, reason and reason.code, figures)
+        for name, value in zip(_MORE, more, strict=True):
+            columns[name].append(value)
+        for name in _OF_OUTCOME:
+            columns[name].append(getattr(line, name))
+        for metric, score in scores.items():
+            columns["metric"].append(metric)
+            columns["mean"].append(score.mean)
+            columns["worst"].append(score.worst)
+            columns["images"].append(len(score.each))
+        if not scores:
+            for name in _OF_SCORE:
+                columns[name].append(None)
+        self._of_outcome.append(len(scores) or 1)
+        return len(scores) or 1

@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,18 @@ from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Opti
 SCHEMA_VERSION: Final = 3
 Count = Annotated[int, Field(gt=-LARGEST, lt=LARGEST)]
 """A number of a record that counts or names something."""
+
+
+def in_range(count: int | None) -> int | None:
+    """A count, where it can be a `Count`.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if count is not None and not -LARGEST < count < LARGEST:
+        raise ValueError(f"must be between -{LARGEST} and {LARGEST}, but got {count}")
+    return count
+
 
 AttackStatus = Literal["scored", "not scored", "not tested", "failed"]
 UpdateForm = Literal[
@@ -50,6 +63,15 @@ def _from_text(value: Any) -> Any:
 
 
 Why = Annotated[Reason, BeforeValidator(_from_text)]
+
+
+def _numbers_from_words(details: dict[str, float | str]) -> dict[str, float | str]:
+    """JSON has no infinity: such numbers are written as words."""
+    words = ("Infinity", "-Infinity", "NaN")
+    return {k: float(v) if v in words else v for k, v in details.items()}
+
+
+Details = Annotated[dict[str, float | str], AfterValidator(_numbers_from_words)]
 
 
 class _Recorded(BaseModel):
@@ -223,7 +245,7 @@ class AttackOutcome(_Outcome):
     labels_right: float | None = None
     # Metrics without a score here, and a picture that could not be kept: why.
     unavailable: dict[str, Why] = Field(default_factory=dict)
-    details: dict[str, float | str] = Field(default_factory=dict)  # further figures of the attack
+    details: Details = Field(default_factory=dict)  # further figures of the attack
     picture: str | None = None  # file with original and reconstruction, if pictures are kept
     # At most one of each kind; without a truth to score with noise alone, for its objective.
     controls: list[ControlOutcome] = Field(default_factory=list)
@@ -253,13 +275,6 @@ class AttackOutcome(_Outcome):
             return self
         kept = {name: value for name, value in self.details.items() if name not in gone}
         return self.model_copy(update={"details": kept, "unavailable": gone})
-
-    @field_validator("details", mode="after")
-    @classmethod
-    def _numbers_from_words(cls, details: dict[str, float | str]) -> dict[str, float | str]:
-        """JSON has no infinity: such numbers are written as words."""
-        words = ("Infinity", "-Infinity", "NaN")
-        return {k: float(v) if v in words else v for k, v in details.items()}
 
 
 class ReplayCheck(_Recorded):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from fl_privacy_audit.core import garbage
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 
@@ -140,11 +141,12 @@ def read_last_run(directory: str | Path, new: Callable[[], C]) -> tuple[RunHead,
     path = ledger_file(directory)
     found = _Last(new)
     damaged: list[tuple[int, str]] = []
-    for line in read_lines(directory):
-        if isinstance(line, Damage):
-            damaged.append(line)
-        else:
-            found.take(line)
+    with garbage.no_search():
+        for line in read_lines(directory, quick=True):
+            if isinstance(line, Damage):
+                damaged.append(line)
+            else:
+                found.take(line)
     if not found.runs and not found.audited:
         raise no_run(path, damaged)
     head = found.head(path, damaged)
@@ -161,24 +163,25 @@ class _Part(Generic[C]):
         self.missing: dict[tuple[str, Reason], None] = {}
         self.views: dict[View, None] = {}
         self.ended = self.last_record = ""
-        self._last: dict[str, Reason] = {}
+        self._unavailable: dict[str, Reason] = {}  # of the last outcome
 
     def take(self, line: AuditRecord | EvaluationRecord | GapRecord) -> None:
-        if isinstance(line, GapRecord):
+        if line.kind == "gap":
             self.gaps.append(line)
             return
         self.ended = max(self.ended, line.time)
-        if isinstance(line, EvaluationRecord):
+        if line.kind == "evaluation":
             self.evaluations.append(line)
             return
         self.views[line.view] = None
         self.last_record = line.time
         self.collected.add(line)
         for outcome in line.attacks:
+            if outcome.unavailable is self._unavailable:
+                continue
+            self._unavailable = outcome.unavailable
             for metric, reason in outcome.unavailable.items():
-                if self._last.get(metric) != reason:
-                    self._last[metric] = reason
-                    self.missing[metric, reason] = None
+                self.missing[metric, reason] = None
 
 
 class _Last(Generic[C]):
@@ -195,12 +198,12 @@ class _Last(Generic[C]):
         self._parts: dict[str, _Part[C]] = {}
 
     def take(self, line: Record) -> None:
-        if isinstance(line, RunRecord):
+        if line.kind == "run":
             if line.run not in self.runs:
                 self._parts = {k: p for k, p in self._parts.items() if k not in self.runs}
             self.runs[line.run] = line
             return
-        if isinstance(line, AuditRecord):
+        if line.kind == "audit":
             self.audited[line.run] += 1
             self._last = line.run
         if line.run not in self.runs or line.run == next(reversed(self.runs)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fl_privacy_audit.core import garbage
 from fl_privacy_audit.core.console import CleanConsole
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.files import open_whole
@@ -54,6 +55,7 @@ def fail(found: Collection[str], words: Collection[str]) -> None:
     show_default=True,
     help="Show original beside reconstruction where an audit kept them.",
 )
+@garbage.no_search()
 def report_command(
     directories: tuple[Path, ...],
     out: Path | None,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from fl_privacy_audit.core import garbage
 from fl_privacy_audit.core.console import standard_output
 from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.tail import read_tail
@@ -45,6 +46,7 @@ console = standard_output()
     help="The most attacked records to print, the worst first; and the most rows of others.",
 )
 @fail_on
+@garbage.no_search()
 def show_command(directory: Path, last: int | None, rows: int, fail_on: tuple[str, ...]) -> None:
     """Print the rounds of one audit as a table, and its verdict."""
     if last is not None:
@@ -87,6 +89,7 @@ def _show_last(directory: Path, records: int, fail_on: tuple[str, ...]) -> None:
     show_default=True,
 )
 @fail_on
+@garbage.no_search()
 def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str, ...]) -> None:
     """Print several audits side by side; refuse those that are not comparable."""
     comparison = compare(directories)

@@ -330,7 +330,7 @@ def _tried_one(view: View, name: str, facts: AttackFacts) -> AttackTried:
 
 
 def _reasons(facts: AttackFacts, status: AttackStatus) -> list[LeftOut]:
-    counts = {why: count for (of, why), count in facts.reasons.items() if of == status}
+    counts = {why: count for (of, why), count in facts.reasons.counts.items() if of == status}
     return [LeftOut(reason=why, records=count) for why, count in counts.items()]
 
 

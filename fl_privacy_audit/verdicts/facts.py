@@ -59,6 +59,34 @@ class Replays:
             self.hints[check.hint] += 1
 
 
+class Reasons:
+    """How often each reason came with each status; quick where the last one comes again."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[AttackStatus, Reason]] = Counter()
+        self._last: tuple[AttackStatus, Reason] | None = None
+        self._again = 0
+
+    def add(self, status: AttackStatus, reason: Reason) -> None:
+        """Count one more."""
+        last = self._last
+        if last is None or last[1] is not reason or last[0] != status:
+            self._settle()
+            self._last = (status, reason)
+        self._again += 1
+
+    def _settle(self) -> None:
+        if self._last is not None:
+            self._counts[self._last] += self._again
+            self._again = 0
+
+    @property
+    def counts(self) -> Counter[tuple[AttackStatus, Reason]]:
+        """In the order in which they first came."""
+        self._settle()
+        return self._counts
+
+
 @dataclass
 class Total:
     """One metric over all outcomes that have it, whatever became of them."""
@@ -76,8 +104,8 @@ class AttackFacts:
         self.count = self.steps = 0
         self.seconds = 0.0
         self.status: Counter[AttackStatus] = Counter()
-        self.reasons: Counter[tuple[AttackStatus, Reason]] = Counter()
-        self.lost: Counter[tuple[AttackStatus, Reason]] = Counter()  # what has no score, and why
+        self.reasons = Reasons()
+        self.lost = Reasons()  # what has no score, and why
         self.objectives = array("d")  # pairs: its own and that of the noise
         self.chosen: dict[Reason, None] = {}
         self.options: Options | None = None
@@ -126,17 +154,18 @@ class AttackFacts:
         self.seconds += outcome.seconds
         self.steps += outcome.steps
         if outcome.reason is not None:
-            self.reasons[outcome.status, outcome.reason] += 1
-        if outcome.chosen is not None and outcome.chosen != self._last_chosen:
-            self._last_chosen = outcome.chosen
-            self.chosen[outcome.chosen] = None
+            self.reasons.add(outcome.status, outcome.reason)
+        chosen, last = outcome.chosen, self._last_chosen
+        if chosen is not None and chosen is not last and chosen != last:
+            self._last_chosen = chosen
+            self.chosen[chosen] = None
         if self.options is None and outcome.attack == self.attack:
             self.options = outcome.options
         noise = outcome.control("noise")
         if outcome.objective is not None and noise and noise.objective is not None:
             self.objectives.extend((outcome.objective, noise.objective))
         if not outcome.scores:
-            self.lost[outcome.status, why_unscored(outcome)] += 1
+            self.lost.add(outcome.status, why_unscored(outcome))
             return
         self._sum(outcome.scores)
         if outcome.status == "scored" and outcome.scores.keys() & METRICS.keys():

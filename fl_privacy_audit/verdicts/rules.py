@@ -192,10 +192,10 @@ def _unscored(facts: AttackFacts) -> tuple[Word, Reason]:
 
 def _lost(facts: AttackFacts) -> Reason | None:
     """What kept most records from a score; that they were never to be attacked comes last."""
-    if not facts.lost:
+    if not facts.lost.counts:
         return None
     kinds: Counter[tuple[AttackStatus, str]] = Counter()
-    for (status, cause), count in facts.lost.items():
+    for (status, cause), count in facts.lost.counts.items():
         kinds[status, cause.code] += count
     order = list(LOST)
     (status, code), lost = min(
@@ -203,7 +203,7 @@ def _lost(facts: AttackFacts) -> Reason | None:
         key=lambda kind: (kind[0][1] in AS_SCHEDULED, -kind[1], order.index(kind[0][0])),
     )
     of_kind = Counter(
-        {why: n for (of, why), n in facts.lost.items() if (of, why.code) == (status, code)}
+        {why: n for (of, why), n in facts.lost.counts.items() if (of, why.code) == (status, code)}
     )
     ((cause, _),) = of_kind.most_common(1)
     figures: dict[str, Figure] = {"lost": lost, "records": facts.count}
