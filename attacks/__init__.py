@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .papers.spear import spear
     from .papers.surrogate_model_extension import surrogate_model_extension
     from .papers.swept_inversion import swept_inversion
+    from .papers.unmixing import unmixing
 else:
     __getattr__ = names_from(
         __name__,
@@ -51,6 +52,7 @@ else:
             "papers.spear": "spear",
             "papers.surrogate_model_extension": "surrogate_model_extension",
             "papers.swept_inversion": "swept_inversion",
+            "papers.unmixing": "unmixing",
         },
     )
 
@@ -83,6 +85,7 @@ __all__ = [
     "spear",
     "surrogate_model_extension",
     "swept_inversion",
+    "unmixing",
     "with_imprint",
 ]
 
@@ -191,12 +194,12 @@ ATTACKS: dict[str, AttackEntry] = {
         threat_model="A",
         needs=Needs(
             update="gradient",
-            most_images=1,
             model="first layer linear with bias, on the flattened image",
             fits=_paper("analytic", "first_layer"),
         ),
         cost="one division",
         auto=0,
+        suits=_paper("analytic", "one_image"),
     ),
     "rgap": AttackEntry(
         factory=_paper("rgap"),
@@ -224,6 +227,17 @@ ATTACKS: dict[str, AttackEntry] = {
             fits=_paper("spear", "wide_layer"),
         ),
         cost="thousands of small linear systems",
+        auto=0,
+    ),
+    "unmixing": AttackEntry(
+        factory=_paper("unmixing"),
+        paper="Kariyappa 2022, arXiv:2209.05578",
+        threat_model="B",
+        needs=Needs(
+            model="first layer linear with bias, on the flattened image; not one step of Adam",
+            fits=_paper("unmixing", "mixing_layer"),
+        ),
+        cost="one singular value decomposition, 400 small steps",
         auto=0,
     ),
     "imprint": AttackEntry(

@@ -58,6 +58,34 @@ def one_gradient(seen: Observation, attack: str) -> Update:
     return {name: t.detach().double() for name, t in seen.gradient.items()}
 
 
+def summed_gradient(seen: Observation, attack: str) -> Update:
+    """The gradients of all local steps in float64, summed as the optimiser weighs them; of any length.
+
+    A sum over the images of what each caused: momentum, a proximal term and clipping change only how
+    much that is. What weight decay took of the sent weights is added back where the steps are known.
+    After several steps of Adam, which divides each number by a size of its own, it is only nearly so.
+
+    Raises:
+        UnmetNeedError: Only signs are left.
+        AttackError: It is not finite.
+    """
+    if seen.signs_only:
+        raise UnmetNeedError(
+            f"{attack} needs an update that is a sum over the images, but "
+            f"{_who_left_signs(seen)} left the signs of its numbers alone; use an attack that searches"
+        )
+    if seen.gradient is not None:
+        return one_gradient(seen, attack)
+    total = {name: -t.detach().double() for name, t in seen.update.items()}
+    if not all(bool(t.isfinite().all()) for t in total.values()):
+        raise AttackError(f"{attack}: the observed update is not finite; nothing can be solved")
+    training = seen.training
+    if training.weight_decay and training.learning_rate and training.steps:
+        shrunk = 1 - (1 - training.learning_rate * training.weight_decay) ** training.steps
+        total = {name: t - shrunk * seen.parameters[name].double() for name, t in total.items()}
+    return total
+
+
 def _who_left_signs(seen: Observation) -> str:
     by_defence = seen.defence is not None and seen.defence.signs_only
     return "the defence" if by_defence else f"a step of {seen.training.optimizer}"
@@ -83,7 +111,15 @@ def first_linear_layer(seen: Observation, attack: str) -> FirstLinear:
         UnmetNeedError: There is none, or it has no trained bias.
         AttackError: The gradient is not finite.
     """
-    gradient = one_gradient(seen, attack)
+    return layer_on_image(seen, one_gradient(seen, attack), attack)
+
+
+def layer_on_image(seen: Observation, gradient: Update, attack: str) -> FirstLinear:
+    """The same in a gradient that may sum several steps.
+
+    Raises:
+        UnmetNeedError: There is none, or it has no trained bias.
+    """
     model = copy_model(seen.model)
     probe = torch.rand(2, *seen.image.shape, generator=torch.Generator().manual_seed(0))
     probe = seen.image.normalise(probe.to(seen.device, seen.dtype))

@@ -1,4 +1,4 @@
-"""The first linear layer: exact for one image, refused for anything else."""
+"""The first linear layer: exact for one image, and for those of a batch that have rows of their own."""
 
 import copy
 import math
@@ -27,6 +27,18 @@ class Perceptron(nn.Sequential):
             nn.ReLU(),
             nn.Linear(width, 10),
         )
+
+
+class Wide(Perceptron):
+    def __init__(self) -> None:
+        super().__init__(width=400)
+
+
+class Mixed(nn.Sequential):
+    """Every image opens every neuron."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(768, 40), nn.Sigmoid(), nn.Linear(40, 10))
 
 
 class NoBias(Perceptron):
@@ -119,10 +131,19 @@ def test_it_changes_nothing_and_hooks_nothing() -> None:
     assert not any(t.requires_grad for t in seen.parameters.values())
 
 
-def test_a_batch_is_refused() -> None:
-    seen = observation(seeded(Perceptron), photos(16)[:2], torch.tensor([3, 4]))
-    with pytest.raises(UnmetNeedError, match=r"batch of one, but there are 2 images.*use `spear`"):
-        run(seen)
+def test_rows_that_agree_give_images_of_a_batch() -> None:
+    truth = photos(16)
+    result = run(observation(seeded(Wide), truth, torch.tensor([3, 4, 1, 0])))
+    best = torch.stack([psnr(result.images, one.expand_as(truth)).max() for one in truth])
+    assert result.details["images on which rows agree"] == (best > 60).sum() > 0
+    assert not result.exact
+
+
+def test_mixtures_of_a_batch_agree_on_nothing() -> None:
+    seen = observation(seeded(Mixed), photos(16), torch.tensor([3, 4, 1, 0]))
+    result = run(seen)
+    assert result.details["images on which rows agree"] == 0
+    assert run(noise_of_equal_norm(seen)).images.unique().tolist() == [0.5]
 
 
 def test_several_steps_are_refused() -> None:

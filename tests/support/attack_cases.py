@@ -87,5 +87,6 @@ CASES: dict[str, Case] = {
     "first_linear": Case(model=lambda: seeded(Perceptron), draws=False),
     "rgap": Case(draws=False),
     "spear": Case(model=lambda: seeded(Perceptron), draws=False),
+    "unmixing": Case(model=lambda: seeded(Perceptron), draws=False, batches=((0,),) * 5),
     "imprint": Case(model=imprinted, draws=False),
 }
