@@ -1,6 +1,7 @@
 """``fl-privacy-audit``: the commands, most of which are imported only when they are called."""
 
 import importlib
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,8 @@ from fl_privacy_audit.core.endings import (
 from fl_privacy_audit.core.errors import AuditError
 
 console = standard_output()
+A_CLAIM_FAILS = 3
+"""Exit code of `probe` where what is stated does not hold."""
 LAB = "fl_privacy_audit.lab."
 """What follows is a command of the laboratory, whose packages are an extra."""
 
@@ -183,6 +186,52 @@ def attacks() -> None:
     console.print("Threat models (Carletti et al. 2025), each adding to those before it:")
     for letter, meaning in THREAT_MODELS.items():
         console.print(f"  {letter}  {meaning}", markup=False, soft_wrap=True)
+
+
+@cli.command()
+@click.argument("target", metavar="MODULE:NAME")
+@click.option("--strategy", metavar="MODULE:NAME", help="Measure what the server makes of it too.")
+@click.option(
+    "--app",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=".",
+    help="Folder of the Flower app, for its modules and its run config.",
+)
+@click.option(
+    "--config",
+    default="",
+    metavar="KEY=VALUE,...",
+    help="What the server sends along; clipping_norm is 1 unless it is told.",
+)
+@click.option(
+    "--delta",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of epsilon; by default the mods' own, else 1e-5.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def probe(
+    target: str, strategy: str | None, app: Path, config: str, delta: float | None, as_json: bool
+) -> None:
+    """Measure what clip, noise and epsilon of a round MODULE:NAME really gives.
+
+    It names a ClientApp, a client mod, a list of them, or a strategy. Known updates are sent through
+    the mods: no data is needed and nothing is trained. Exit code 3 if what a mod or a strategy states
+    does not hold.
+    """
+    from fl_privacy_audit.core.config import read_options
+    from fl_privacy_audit.report.doctor import find_named, run_config_of
+    from fl_privacy_audit.report.probe import show_probes
+    from fl_privacy_audit.strategies.probe import probe_all
+
+    probes = probe_all(
+        find_named(target, app, "MODULE:NAME"),
+        None if strategy is None else find_named(strategy, app, "`--strategy`"),
+        config=read_options(config),
+        run_config=run_config_of(app) if (app / "pyproject.toml").is_file() else {},
+        delta=delta,
+    )
+    if not show_probes(probes, as_json=as_json):
+        sys.exit(A_CLAIM_FAILS)
 
 
 def main() -> None:

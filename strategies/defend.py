@@ -73,6 +73,8 @@ def defend(name: str = "", *, seed: int | None = None, **options: Option) -> Mod
             return _refusal(message, f"the update could not be defended: {error}")
         return reply
 
+    # What is stated can be read off the mod, and compared with what it does.
+    mod.defence = fixed  # type: ignore[attr-defined]
     return mod
 
 

@@ -147,7 +147,7 @@ def _truth(auditor: Auditor, app: Path | None) -> Finding:
         return Finding(about="truth", state="well", reason=Reason.of("truth given"))
     if app is None:
         return Finding(about="truth", state="unknown", reason=Reason.of("app not given"))
-    names = _names_in(app)
+    names = names_in(app)
     for name, code in (("audit_mod", "mod missing"), ("publish_batch", "publish call missing")):
         if name not in names:
             reason = Reason.of(code, app=str(app))
@@ -155,10 +155,11 @@ def _truth(auditor: Auditor, app: Path | None) -> Finding:
     return Finding(about="truth", state="well", reason=Reason.of("clients publish"))
 
 
-def _names_in(app: Path) -> set[str]:
-    """Every name that the modules of an app use; what is no Python is passed over."""
+def names_in(app: Path) -> set[str]:
+    """Every name that a module or all those of a folder use; what is no Python is passed over."""
     names: set[str] = set()
-    for path in sorted(app.rglob("*.py"))[:MOST_MODULES]:
+    paths = [app] if app.is_file() else sorted(app.rglob("*.py"))
+    for path in paths[:MOST_MODULES]:
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, SyntaxError):

@@ -19,6 +19,10 @@ from .bounds import from_scratch_success as from_scratch_success
 from .bounds import rero as rero
 from .bounds import rero_gaussian as rero_gaussian
 from .bounds import risk_corridor as risk_corridor
+from .canaries import MeasuredEpsilon as MeasuredEpsilon
+from .canaries import gaussian_canaries_mu as gaussian_canaries_mu
+from .canaries import measure_epsilon as measure_epsilon
+from .canaries import one_run_scores_epsilon as one_run_scores_epsilon
 from .claims import ClaimCheck as ClaimCheck
 from .claims import check_claim as check_claim
 from .dp_claim import DpClaim as DpClaim

@@ -70,15 +70,24 @@ def read_settings(app: Path) -> tuple[AuditConfig, Mapping[str, Any]]:
     """
     if app.is_file():
         return AuditConfig.from_toml(app), {}
+    run_config = run_config_of(app)
+    if not any(key.startswith("audit.") for key in run_config) and (app / "audit.toml").is_file():
+        return AuditConfig.from_toml(app / "audit.toml"), run_config
+    return AuditConfig.from_run_config(run_config), run_config
+
+
+def run_config_of(app: Path) -> dict[str, Any]:
+    """The run config in the ``pyproject.toml`` of a Flower app, as Flower hands it to the app.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
     path = app / "pyproject.toml"
     try:
         project = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    run_config = flattened(project.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {}))
-    if not any(key.startswith("audit.") for key in run_config) and (app / "audit.toml").is_file():
-        return AuditConfig.from_toml(app / "audit.toml"), run_config
-    return AuditConfig.from_run_config(run_config), run_config
+    return flattened(project.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {}))
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -98,22 +107,38 @@ def find_model(name: str, folder: Path) -> nn.Module:
     Raises:
         ConfigError: There is none, or it is no model.
     """
+    found = find_named(name, folder, "`--model`")
+    try:
+        model = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except Exception as error:
+        raise _not_found("`--model`", name, folder, error) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"`--model` {name!r} is a {type(model).__name__}, not a torch module")
+    return model
+
+
+def find_named(name: str, folder: Path, argument: str) -> Any:
+    """What ``MODULE:NAME`` names, where a module may lie in a folder of its own.
+
+    Raises:
+        ConfigError: There is none; the message begins with `argument`.
+    """
     module, _, attribute = name.partition(":")
     before = sys.path[:]
     sys.path.insert(0, str(folder.absolute()))
     try:
-        found = getattr(importlib.import_module(module), attribute)
-        model = found() if callable(found) and not isinstance(found, nn.Module) else found
+        return getattr(importlib.import_module(module), attribute)
     except Exception as error:
-        raise ConfigError(
-            f"`--model` must name a model as MODULE:NAME, seen from {folder}, but {name!r} gives "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        raise _not_found(argument, name, folder, error) from error
     finally:
         sys.path[:] = before
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"`--model` {name!r} is a {type(model).__name__}, not a torch module")
-    return model
+
+
+def _not_found(argument: str, name: str, folder: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{argument} must name something as MODULE:NAME, seen from {folder}, but {name!r} gives "
+        f"{type(error).__name__}: {error}"
+    )
 
 
 def _whole(value: object) -> int | None:

@@ -146,6 +146,20 @@ STEPS: Final[Mapping[str, str]] = {
     "app not given": "give the app's folder",
     "mod missing": "put it first: `@app.train(mods=[audit_mod])`",
     "publish call missing": "call it in the train function for each batch that is trained on",
+    # What the probe of a mechanism finds.
+    "updates are not clipped": "clip before noise is added: without a clip no epsilon holds",
+    "no noise": "add noise after clipping, or claim no epsilon",
+    "noise depends on the update": (
+        "clip first and add noise last; of two mods the later in the list works first"
+    ),
+    "some arrays have less noise": "add the same noise to every array that leaves",
+    "noise is the same each time": "draw it anew: leave out the seed outside comparisons",
+    "noise is not normal": "take epsilon from an analysis of this noise, not from here",
+    "noise cannot be repeated": "let its generator be seeded for narrower intervals",
+    "clips to more than stated": "set the clip to what is claimed, and clip last before the noise",
+    "noise is scaled to less than the sensitivity": "set the sensitivity to the clipping norm",
+    "less noise than stated": "find what takes it away: a mod that works after it, or a seed",
+    "epsilon of a round is above the one stated": "claim what is measured, or add noise",
     # Truth.
     "no truth": "let the `truth` of the Auditor return the batch, in a simulation",
     "no audit_mod": (
@@ -274,6 +288,30 @@ REASONS: Final[Mapping[str, str]] = {
     "mod missing": "no module of {app} names `audit_mod`: clients publish nothing",
     "publish call missing": "no module of {app} calls `publish_batch`",
     "clients publish": "the app names `audit_mod` and `publish_batch`",
+    # What the probe of a mechanism finds.
+    "updates are not clipped": "updates are not clipped: one may change what leaves without limit",
+    "no noise": "no noise is added: who sees what leaves sees the update",
+    "noise depends on the update": (
+        "the noise depends on the update, {short} on almost none and {long} on a long one: it is added "
+        "before the clipping, say"
+    ),
+    "some arrays have less noise": "some arrays have less noise, {least} at least: {names}",
+    "noise is the same each time": (
+        "noise of {noise} is the same in every draw: who knows its seed subtracts it"
+    ),
+    "noise is not normal": "the noise is not normal, so the epsilon beside it does not hold",
+    "noise cannot be repeated": (
+        "the noise has a generator of its own, so the sensitivity is a mean of {draws} draws"
+    ),
+    "clips to more than stated": "an update changes what leaves by {measured}; stated is {stated}",
+    "noise is scaled to less than the sensitivity": (
+        "the noise is scaled to a sensitivity of {stated}, and an update changes what leaves by "
+        "{measured}"
+    ),
+    "less noise than stated": "the noise is {measured}; stated is {stated}",
+    "epsilon of a round is above the one stated": (
+        "epsilon of a round is {measured}; stated is {stated}"
+    ),
     # Who is attacked.
     "not due": "not due: every {every} rounds",
     "only the release is audited": "only the release is audited",

@@ -1,0 +1,177 @@
+"""Epsilon as measured: a lower bound from canaries that a fair coin put in or left out.
+
+Each canary has a score, how much of it shows in what was released. Two bounds are taken. *Steinke*
+guesses from the surest scores and assumes nothing of the noise; few canaries cannot show much by it.
+*Gauss* compares the scores of canaries in and out, and takes the noise for normal: tighter by far,
+and void for other noise. Neither ever says that training is private.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf, isfinite, sqrt
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import nctdtrinc
+
+from fl_privacy_audit.core.arguments import fraction, refuse
+
+from .empirical import one_run_epsilon
+from .gaussian import DELTA_HINT, gaussian_epsilon
+
+SHARES: Final = (0.75, 0.25)
+"""Shares of the canaries that are guessed, the surest ones; each share has half of the doubt."""
+FEWEST: Final = 3
+"""Canaries of each kind, in and out, without which scores say nothing of their spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredEpsilon:
+    """Lower bounds on epsilon (add-or-remove) from canaries of one client.
+
+    Attributes:
+        gauss: If the noise is normal.
+        steinke: Whatever the noise.
+        ceiling: The most that so many canaries can show by Steinke's bound: all guesses right.
+        canaries: How many.
+        rounds: Over how many rounds their scores were added.
+        delta: At which the bounds hold.
+        confidence: With which both hold together; each has half of the doubt.
+    """
+
+    gauss: float
+    steinke: float
+    ceiling: float
+    canaries: int
+    rounds: int
+    delta: float
+    confidence: float
+
+    @property
+    def highest(self) -> float:
+        """The higher of the two."""
+        return max(self.gauss, self.steinke)
+
+
+def measure_epsilon(
+    scores: ArrayLike, included: ArrayLike, *, delta: float, confidence: float = 0.95
+) -> MeasuredEpsilon:
+    """Both bounds from the scores of canaries.
+
+    Args:
+        scores: Of each canary in each round, ``(rounds, canaries)`` or ``(canaries,)``; in any unit,
+            the same for all canaries of a round.
+        included: Whether each canary was in, ``(canaries,)``; by a fair coin of its own, thrown once
+            for all rounds.
+        delta: In (0, 1).
+        confidence: Of both together, in (0, 1).
+
+    Raises:
+        ConfigError: Shapes do not fit, or a number is out of range.
+    """
+    rows = np.atleast_2d(np.asarray(scores, dtype=float))
+    inside = np.asarray(included, dtype=bool)
+    fraction("confidence", confidence)
+    if inside.ndim != 1 or rows.shape[1:] != inside.shape:
+        refuse("scores", f"one number for each of {inside.size} canaries", rows.shape)
+    total = _standardised(rows).sum(0)
+    each = 1 - (1 - confidence) / 2
+    mu = gaussian_canaries_mu(total, inside, confidence=each)
+    canaries = len(inside)
+    ceiling = max(_guessed(canaries, count, count, delta, each) for count in _counts(canaries))
+    return MeasuredEpsilon(
+        gauss=_epsilon(mu, delta),
+        steinke=one_run_scores_epsilon(total, inside, delta=delta, confidence=each),
+        ceiling=ceiling,
+        canaries=canaries,
+        rounds=len(rows),
+        delta=delta,
+        confidence=confidence,
+    )
+
+
+def _standardised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rounds in one unit, whatever their learning rates were; the coins are not looked at."""
+    spread = rows.std(axis=1, keepdims=True)
+    return rows / np.where(spread > 0, spread, 1.0)
+
+
+def _epsilon(mu: float, delta: float) -> float:
+    if mu <= 0:
+        return 0.0
+    return gaussian_epsilon(mu=mu, delta=delta) if isfinite(mu) else inf
+
+
+def gaussian_canaries_mu(
+    scores: Sequence[float] | NDArray[np.float64],
+    included: Sequence[bool] | NDArray[np.bool_],
+    *,
+    confidence: float = 0.95,
+) -> float:
+    """``mu`` that the scores refute, if scores in and out are normal with the same spread.
+
+    For canaries with independent normal noise the two-sample t statistic has a noncentral t
+    distribution, whose noncentrality is ``mu / sqrt(1/in + 1/out)``: the bound is exact. The idea is
+    that of arXiv 2606.12733 and 2509.08704: a Gaussian mechanism is known by its mu, which all
+    canaries tell together, and not by the guesses that each of them allows.
+
+    Returns:
+        Zero or more; zero too where there are fewer than three canaries in or out.
+    """
+    fraction("confidence", confidence)
+    values, inside = np.asarray(scores, dtype=float), np.asarray(included, dtype=bool)
+    within, without = values[inside], values[~inside]
+    if min(len(within), len(without)) < FEWEST:
+        return 0.0
+    free = len(values) - 2
+    squares = ((within - within.mean()) ** 2).sum() + ((without - without.mean()) ** 2).sum()
+    difference = float(within.mean() - without.mean())
+    width = sqrt(1 / len(within) + 1 / len(without))
+    if squares == 0:
+        return inf if difference > 0 else 0.0
+    t = difference / (sqrt(float(squares) / free) * width)
+    noncentrality = float(nctdtrinc(free, confidence, t))
+    if not isfinite(noncentrality):
+        # Beyond what the inversion can do: the normal approximation, and lower than it to be safe.
+        noncentrality = t * (1 - 3 / sqrt(2 * free)) - 3 if t > 0 else 0.0
+    return max(0.0, noncentrality * width)
+
+
+def one_run_scores_epsilon(
+    scores: Sequence[float] | NDArray[np.float64],
+    included: Sequence[bool] | NDArray[np.bool_],
+    *,
+    delta: float,
+    confidence: float = 0.95,
+) -> float:
+    """Epsilon that guesses from the scores refute: `one_run_epsilon` of the surest of them.
+
+    Canaries are guessed in where their score is above the mean. The best of several shares counts,
+    each at its part of the doubt.
+    """
+    fraction("delta", delta, DELTA_HINT)
+    values, inside = np.asarray(scores, dtype=float), np.asarray(included, dtype=bool)
+    distance = values - values.mean()
+    surest = np.argsort(-np.abs(distance))
+    right = (distance > 0) == inside
+    return max(
+        _guessed(len(values), count, int(right[surest[:count]].sum()), delta, confidence)
+        for count in _counts(len(values))
+    )
+
+
+def _counts(canaries: int) -> list[int]:
+    return [max(1, int(share * canaries)) for share in SHARES]
+
+
+@lru_cache(maxsize=4096)
+def _guessed(canaries: int, guesses: int, correct: int, delta: float, confidence: float) -> float:
+    return one_run_epsilon(
+        canaries=canaries,
+        guesses=guesses,
+        correct=correct,
+        delta=delta,
+        confidence=1 - (1 - confidence) / len(SHARES),
+    )
