@@ -4,10 +4,12 @@ The app is what a real client runs, with its mods, defences and run config, and 
 client of the round was sent.
 """
 
+import contextlib
 import copy
 import random
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fl_privacy_audit.audit import ClientReply
+from fl_privacy_audit.audit import Auditor, ClientReply
 from fl_privacy_audit.audit.canary import Canary
 from fl_privacy_audit.core.process_state import process_state_kept
 from fl_privacy_audit.core.reasons import Reason
@@ -84,6 +86,40 @@ class Replay:
             state=RecordDict(),
             run_config=dict(self.run_config),
         )
+
+
+def rehearsal(auditor: Auditor) -> Replay | None:
+    """A replay before anything was sent: of the audited model's own weights; None without an app."""
+    if auditor.client_app is None:
+        return None
+    config = ConfigRecord({"server-round": 1})
+    content = RecordDict({"arrays": ArrayRecord(OrderedDict(auditor.weights)), "config": config})
+    return Replay(
+        app=auditor.client_app,
+        run_config=auditor.run_config,
+        sent=[Message(content, NODE, "train")],
+        clients=1,
+        reading=Reading(image=auditor.config.image, names=frozenset(auditor.weights)),
+    )
+
+
+@contextlib.contextmanager
+def in_some_run() -> Iterator[None]:
+    """Outside of a run Flower makes no messages, unless it is told of one."""
+    try:  # private, and absent in old versions
+        from flwr.supercore.task_identity import TaskIdentity
+    except ImportError:
+        yield
+        return
+    names = ("task_id", "run_id", "node_id")
+    missing = [name for name in names if getattr(TaskIdentity, f"_{name}", 0) is None]
+    for name in missing:
+        setattr(TaskIdentity, name, 1)
+    try:
+        yield
+    finally:
+        for name in missing:
+            setattr(TaskIdentity, f"_{name}", None)
 
 
 def seed_everything(seed: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
@@ -181,6 +181,11 @@ class Auditor:
     def takes_published(self) -> bool:
         """Whether batches that clients publish are the truth to score with."""
         return self._observer.truth is None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Weights and buffers of the audited model, by name."""
+        return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
 
     @property
     def weight_names(self) -> frozenset[str]:

@@ -79,6 +79,8 @@ class Canaries:
         replies: Sequence[ClientReply],
         replay: Replayer | None,
         deadline: float,
+        *,
+        replays: int | None = None,
     ) -> ViewPlan:
         """The replays of a round, made, as a view to attack.
 
@@ -87,12 +89,13 @@ class Canaries:
             replies: Of the real clients, who say how many images they have.
             replay: Makes one; None where there is no app, or nothing was sent to anybody.
             deadline: For replays and attacks, by `time.monotonic`. Replays get half of the time.
+            replays: How many; by default as the settings say.
         """
         now = time.monotonic()
         until = now + max(deadline - now, 0.0) / 2
         counts = [reply.num_examples for reply in replies if reply.num_examples]
         slots = []
-        for number in range(1, self.config.canary.replays + 1):
+        for number in range(1, (replays or self.config.canary.replays) + 1):
             count = counts[(number - 1) % len(counts)] if counts else None
             why = self._why_not(server_round, replay, until)
             if why is None and replay is not None:
@@ -184,10 +187,16 @@ class Canaries:
         pixels = [_pixels(picture, MODES[channels], size[0], size[1]) for picture in drawn]
         return Truth(images=torch.stack(pixels), labels=torch.tensor(labels))
 
-    @property
-    def batches(self) -> int | None:
-        """Batches without a common picture that a folder gives; None without a folder: ever more."""
-        return None if self.config.canary.folder is None else len(self._files) // self.count(None)
+    def batches(self, replays: int | None) -> int | None:
+        """Batches without a common picture in so many replays; None for any number of them.
+
+        Args:
+            replays: Of the whole run; None where nobody knows.
+        """
+        if self.config.canary.folder is None:
+            return replays
+        most = len(self._files) // self.count(None)
+        return most if replays is None else min(most, replays)
 
     @cached_property
     def _files(self) -> list[tuple[Path, int]]:

@@ -118,6 +118,9 @@ STEPS: Final[Mapping[str, str]] = {
     "only canaries are audited": 'audit the server view too: `views = ["server", "canary"]`',
     # Canaries.
     "no client app": "give the Auditor the clients' app: `client_app=`, and `run_config=`",
+    "no canaries": "mend what it says, or leave `canary.folder` out for the photographs at hand",
+    "too few canaries": "more pictures in `canary.folder`, fewer in a replay (`canary.images`), or more replays",
+    "not replayed yet": "`fl-privacy-audit doctor` replays once, and so does the first round",
     "no time to replay": "give it more time: `seconds_per_round`",
     "canaries not taken": (
         "load images in the app by `canary(context) or load_data(...)`, or by `canary_loaders`"
@@ -209,6 +212,7 @@ EXAMINED: Final[Mapping[str, str]] = {
     "attack": "an attack",
     "batches": "enough batches",
     "truth": "the truth to score with",
+    "canaries": "canaries",
 }
 """What `doctor` looks at -> its name."""
 
@@ -327,6 +331,10 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     # Canaries.
     "no client app": "no app of the clients to replay on canaries was given, or nothing was sent to them",
+    "no canaries": "there are no canaries to replay on: {cause}",
+    "too few canaries": "canaries for {batches}, and a verdict needs {needed}",
+    "not replayed yet": "nobody knows yet whether the clients' app can be replayed",
+    "replayed": "the clients' app was replayed on {images} of them in {took} s",
     "no time to replay": (
         "a replay takes up to {needed} s, and half of what is left of {budget} s a round does not do"
     ),

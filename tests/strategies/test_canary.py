@@ -241,10 +241,8 @@ def test_an_undefended_app_leaks_its_canaries(tmp_path: Path) -> None:
 
 def test_what_is_published_in_a_replay_is_its_truth(tmp_path: Path) -> None:
     """The app holds four canaries, trains on one, and says which."""
-    settings = {"canary": {"images": 4}, "rounds": 1}
-    (said, _) = canaries(
-        run(tmp_path / "said", plain_app(canaries_or_own, publish=True), **settings)
-    )
+    app = plain_app(canaries_or_own, publish=True)
+    (said, _) = canaries(run(tmp_path, app, rounds=1, canary={"images": 4}))
     assert said.replay is not None and said.replay.fits
     assert len(said.truth_sketch) == 1
 
