@@ -3,7 +3,7 @@
 import importlib
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,26 +29,44 @@ MARKS: Final[Mapping[State, str]] = {"well": "✓", "unknown": "?", "missing": "
 @click.option(
     "--model", required=True, help="The clients' model: MODULE:NAME, a class or an object."
 )
+@click.option(
+    "--client-app",
+    help="The clients' app, MODULE:NAME, to be replayed on canaries; by default that of APP, where the "
+    "settings name the canary view.",
+)
 @click.option("--rounds", type=click.IntRange(1), help="Of the run; by default the app's own.")
 @click.option("--clients", type=click.IntRange(1), help="That take part.")
 @click.option("--examples", type=click.IntRange(1), help="Training images of one client.")
 def doctor_command(
-    app: Path, model: str, rounds: int | None, clients: int | None, examples: int | None
+    app: Path,
+    model: str,
+    client_app: str | None,
+    rounds: int | None,
+    clients: int | None,
+    examples: int | None,
 ) -> None:
     """Say whether the audit of APP can come to a verdict, and what it lacks.
 
     APP is the folder of a Flower app whose run config has the settings of the audit, or a TOML file
-    of them. Nothing is trained and nothing is written. Exit code 3 if something is missing.
+    of them. Nothing is written, and nothing is trained but one replay on canaries. Exit code 3 if
+    something is missing.
     """
     config, own = read_settings(app)
+    if client_app is None and "canary" in config.views:
+        client_app = _own_client_app(app)
     plan = Plan(
         rounds=rounds or _whole(own.get("num-server-rounds")),
         clients=clients,
         num_examples=examples,
     )
     folder = app if app.is_dir() else app.parent
-    auditor = Auditor(config, model=find_model(model, folder))
-    findings = examine(auditor, plan, app=app if app.is_dir() else None)
+    auditor = Auditor(
+        config,
+        model=find_model(model, folder),
+        client_app=find_named(client_app, folder, "`--client-app`") if client_app else None,
+        run_config=own,
+    )
+    findings = examine(auditor, plan, app=app if app.is_dir() else None, replay=True)
     print_rows(standard_output(), ("what", "found", "what to do"), map(_row, findings))
     if any(finding.state == "missing" for finding in findings):
         sys.exit(SOMETHING_LACKS)
@@ -82,12 +100,23 @@ def run_config_of(app: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It cannot be read.
     """
+    return flattened(_flower_app(app).get("config", {}))
+
+
+def _flower_app(app: Path) -> dict[str, Any]:
+    """``[tool.flwr.app]`` of an app in a folder."""
     path = app / "pyproject.toml"
     try:
         project = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return flattened(project.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {}))
+    found: dict[str, Any] = project.get("tool", {}).get("flwr", {}).get("app", {})
+    return found
+
+
+def _own_client_app(app: Path) -> str | None:
+    named = _flower_app(app).get("components", {}).get("clientapp") if app.is_dir() else None
+    return named if isinstance(named, str) else None
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -107,18 +136,20 @@ def find_model(name: str, folder: Path) -> nn.Module:
     Raises:
         ConfigError: There is none, or it is no model.
     """
-    found = find_named(name, folder, "`--model`")
-    try:
-        model = found() if callable(found) and not isinstance(found, nn.Module) else found
-    except Exception as error:
-        raise _not_found("`--model`", name, folder, error) from error
+
+    def made(found: Any) -> Any:
+        return found() if callable(found) and not isinstance(found, nn.Module) else found
+
+    model = find_named(name, folder, "`--model`", made)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"`--model` {name!r} is a {type(model).__name__}, not a torch module")
     return model
 
 
-def find_named(name: str, folder: Path, argument: str) -> Any:
-    """What ``MODULE:NAME`` names, where a module may lie in a folder of its own.
+def find_named(
+    name: str, folder: Path, argument: str, made: Callable[[Any], Any] = lambda found: found
+) -> Any:
+    """What ``MODULE:NAME`` names, where a module may lie in a folder of its own, or what is made of it.
 
     Raises:
         ConfigError: There is none; the message begins with `argument`.
@@ -127,18 +158,14 @@ def find_named(name: str, folder: Path, argument: str) -> Any:
     before = sys.path[:]
     sys.path.insert(0, str(folder.absolute()))
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return made(getattr(importlib.import_module(module), attribute))
     except Exception as error:
-        raise _not_found(argument, name, folder, error) from error
+        raise ConfigError(
+            f"{argument} must name something as MODULE:NAME, seen from {folder}, but {name!r} gives "
+            f"{type(error).__name__}: {error}"
+        ) from error
     finally:
         sys.path[:] = before
-
-
-def _not_found(argument: str, name: str, folder: Path, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{argument} must name something as MODULE:NAME, seen from {folder}, but {name!r} gives "
-        f"{type(error).__name__}: {error}"
-    )
 
 
 def _whole(value: object) -> int | None:
