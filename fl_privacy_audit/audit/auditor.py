@@ -15,13 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
-from rich.console import Console
-from rich.progress import Progress as Bars
 from torch import nn
 
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
-from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.errors import AuditError, LedgerError
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
@@ -37,7 +35,7 @@ from fl_privacy_audit.ledger.records import (
 )
 
 from .attacker import Progress
-from .backlog import Backlog
+from .backlog import NO_WORKER, Backlog
 from .capture import Capture, captured
 from .capture_auditor import CaptureAuditor, not_attacked
 from .handover import Handover
@@ -48,8 +46,6 @@ from .spool import spools
 from .workers import Workers
 
 log = logging.getLogger("fl_privacy_audit")
-
-POLL_SECONDS = 0.2
 
 
 class Auditor:
@@ -212,7 +208,8 @@ class Auditor:
         backlog = self._open_backlog()
         if backlog is None:
             return False
-        earlier = Counter((slot.view, slot.name) for slot in slots if slot.reason)
+        earlier: Counter[tuple[str, str]] = Counter()
+        earlier.update((slot.view, slot.name) for slot in slots if slot.reason)
         try:
             left_out = backlog.put(capture, self._work.observer.truth, self._guard, earlier)
         except OSError as error:
@@ -234,33 +231,21 @@ class Auditor:
         try:
             with contextlib.suppress(KeyboardInterrupt):
                 if wait and self.config.at_end == "wait":
-                    self._wait_for(backlog)
+                    backlog.wait(self._tell if self._on_progress is not None else None)
             if backlog.pending:
                 what = "privacy audit: %d captures stay in the spool: fl-privacy-audit attack %s"
                 log.warning(what, backlog.pending, self.ledger.directory)
         finally:
             backlog.close()
 
-    def _wait_for(self, backlog: Backlog) -> None:
-        """Until all of it is recorded, with a bar on a terminal."""
-        total, told, console = backlog.pending, None, Console(stderr=True)
-        if total:
-            log.info("privacy audit: %d captures are still to be attacked", total)
-        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-            bar = bars.add_task("attacks", total=total)
-            while backlog.pending:
-                backlog.collect(POLL_SECONDS)
-                bars.update(bar, completed=total - backlog.pending)
-                at = backlog.progress
-                if self._on_progress is not None and at is not None and at != told:
-                    told = at
-                    self._guard.call("on_progress", partial(self._on_progress, at), often=True)
+    def _tell(self, at: Progress) -> None:
+        assert self._on_progress is not None
+        self._guard.call("on_progress", partial(self._on_progress, at), often=True)
 
     def _open_backlog(self) -> Backlog | None:
         """Where captures go; None where attacks run inline."""
-        broken = None if self._backlog is None else self._backlog.broken
-        if broken is not None:
-            self._go_inline(str(broken.figures.get("message", broken.code)))
+        if self._backlog is not None and self._backlog.broken is not None:
+            self._inline = True
             self.finish()
         if self._inline or self._backlog is not None:
             return self._backlog
@@ -269,16 +254,20 @@ class Auditor:
         except Exception as error:  # noqa: BLE001 - of the user's objects
             self._go_inline(message_of(error))
             return None
-        self._backlog = Backlog(Workers(handed), self._record, self._work)
+        self._backlog = Backlog(Workers(handed), self._handover, self._record, self._work)
         weakref.finalize(self, self._backlog.close)
-        left = self._backlog.take_up(self.ledger.directory)
-        if left:
-            log.info("privacy audit: %d captures of an earlier run are attacked too", left)
+        try:
+            left = self._backlog.take_up(self.ledger.directory)
+        except (OSError, AuditError) as error:
+            log.warning("privacy audit: what earlier runs left is not attacked: %s", error)
+        else:
+            if left:
+                log.info("privacy audit: %d captures of earlier runs are attacked too", left)
         return self._backlog
 
     def _go_inline(self, why: str) -> None:
         self._inline = True
-        log.warning("privacy audit: no worker can be had, so attacks run in the round: %s", why)
+        log.warning(NO_WORKER, why)
 
     def _record(self, records: Sequence[AuditRecord]) -> None:
         """Write down what a worker made of a capture."""

@@ -7,9 +7,14 @@ between is written where it is not there yet.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
+from rich.console import Console
+from rich.progress import Progress as Bars
+
+from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.core.guard import Guard
@@ -22,6 +27,7 @@ from fl_privacy_audit.ledger.records import RECORD, AuditRecord
 from .attacker import Progress
 from .capture import Capture
 from .capture_auditor import CaptureAuditor, not_attacked
+from .handover import Handover
 from .schedule import Slot
 from .spool import FOLDER, RECORDS, Spool, earlier_records, read_capture, spools
 from .steps import Steps
@@ -29,6 +35,8 @@ from .workers import Done, Task, Workers
 
 log = logging.getLogger("fl_privacy_audit")
 
+POLL_SECONDS: Final = 0.2
+NO_WORKER: Final = "privacy audit: no worker can be had, so attacks run in the round: %s"
 Key = tuple[str, int, str, str]
 """Run, round, view and client of a record."""
 
@@ -38,6 +46,7 @@ class Backlog:
 
     Args:
         workers: Attack.
+        handed: What they were handed.
         write: Puts the records of one capture into the ledger.
         inline: Attacks where workers cannot.
     """
@@ -45,15 +54,18 @@ class Backlog:
     def __init__(
         self,
         workers: Workers,
+        handed: Handover,
         write: Callable[[Sequence[AuditRecord]], None],
         inline: CaptureAuditor,
     ) -> None:
         self._workers = workers
+        self._handed = handed
         self._write = write
         self._inline = inline
         self._spools: dict[Path, Spool] = {}
         self._there: Counter[Key] = Counter()
         self._ready: list[Done] = []
+        self._told = False
 
     @property
     def pending(self) -> int:
@@ -64,11 +76,6 @@ class Backlog:
     def broken(self) -> Reason | None:
         """Why no worker can be had."""
         return self._workers.broken
-
-    @property
-    def progress(self) -> Progress | None:
-        """Where the attack that is running stands."""
-        return self._workers.progress
 
     def put(
         self,
@@ -86,7 +93,13 @@ class Backlog:
         directory = config.directory.absolute()
         folder = directory / FOLDER / capture.run
         if folder not in self._spools:
-            self._spools[folder] = Spool.make(directory, capture.run, config)
+            self._spools[folder] = Spool.make(
+                directory,
+                capture.run,
+                config,
+                weights=self._handed.weights,
+                own=self._handed.own,
+            )
         path, left_out = self._spools[folder].put(capture, truth, guard, earlier)
         if path is not None:
             self._workers.submit(Task(capture=path, run=capture.run, config=config))
@@ -94,28 +107,43 @@ class Backlog:
 
     def take_up(self, directory: Path) -> int:
         """Go on with what processes that are gone have left; how many captures that is."""
-        found = []
-        for folder in spools(directory):
-            try:
-                spool = Spool.take(folder)
-            except (OSError, AuditError) as error:
-                log.warning("privacy audit: the spool %s cannot be taken up: %s", folder, error)
-                continue
-            if spool is None:
-                continue
+        before = self.pending
+        for spool in taken(directory):
             if spool.config.at_end == "leave" or not spool.captures():
                 spool.close()
-                continue
-            self._spools[folder] = spool
-            found += [Task(capture=c, run=spool.run, config=spool.config) for c in spool.captures()]
-        if found:
-            self._there = recorded(directory, {task.run for task in found})
-        for task in found:
-            if (task.capture / RECORDS).exists():
+            else:
+                self.attack(spool, spool.captures(), run=spool.run, config=spool.config)
+        return self.pending - before
+
+    def attack(
+        self, spool: Spool, captures: Sequence[Path], *, run: str, config: AuditConfig
+    ) -> None:
+        """Attack captures of a spool that was taken; what is in the ledger is not written again.
+
+        Args:
+            spool: Closed with this backlog.
+            captures: Of it.
+            run: The run that their records belong to.
+            config: How they are attacked.
+        """
+        self._spools[spool.folder] = spool
+        self._there += recorded(config.directory, run)
+        for capture in captures:
+            task = Task(capture=capture, run=run, config=config)
+            if self._is_recorded(capture, run):
+                spool.done(capture)
+            elif run == spool.run and (capture / RECORDS).exists():
                 self._ready.append(Done(task=task, problem=None))
             else:
                 self._workers.submit(task)
-        return len(found)
+
+    def _is_recorded(self, capture: Path, run: str) -> bool:
+        try:
+            slots, earlier = read_capture(capture).targets, earlier_records(capture)
+        except (OSError, ValueError):
+            return False
+        keys = [(run, slot.round, slot.view, slot.name) for slot in slots]
+        return all(self._there[key] > n for key, n in zip(keys, earlier, strict=True))
 
     def collect(self, seconds: float = 0.0) -> bool:
         """Write the records of one capture, if one has been attacked meanwhile.
@@ -146,6 +174,21 @@ class Backlog:
         self._spools[done.task.capture.parent].done(done.task.capture)
         return True
 
+    def wait(self, tell: Callable[[Progress], None] | None = None) -> None:
+        """Until all of it is recorded, with a bar on a terminal; `tell` is called during attacks."""
+        total, told, console = self.pending, None, Console(stderr=True)
+        if total:
+            log.info("privacy audit: %d captures are still to be attacked", total)
+        with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
+            bar = bars.add_task("attacks", total=total)
+            while self.pending:
+                self.collect(POLL_SECONDS)
+                bars.update(bar, completed=total - self.pending)
+                at = self._workers.progress
+                if tell is not None and at is not None and at != told:
+                    told = at
+                    tell(at)
+
     def _records(self, done: Done) -> list[AuditRecord]:
         task = done.task
         if done.problem is None:
@@ -155,6 +198,9 @@ class Backlog:
             return [record for record in read if isinstance(record, AuditRecord)]
         capture = read_capture(task.capture)
         if self.broken is not None and task.run == self._inline.run:
+            if not self._told:
+                log.warning(NO_WORKER, self.broken.figures.get("message", self.broken.code))
+                self._told = True
             return self._inline.records(capture, Steps())
         return [not_attacked(task.config, task.run, slot, done.problem) for slot in capture.targets]
 
@@ -171,10 +217,23 @@ def key_of(record: AuditRecord) -> Key:
     return record.run, record.round, record.view, record.client
 
 
-def recorded(directory: Path, runs: set[str]) -> Counter[Key]:
-    """How many records each target of some runs has in a ledger."""
+def recorded(directory: Path, run: str) -> Counter[Key]:
+    """How many records each target of a run has in a ledger."""
     if not (directory / FILE_NAME).exists():
         return Counter()
     lines = read_lines(directory)
-    audits = (line for line in lines if isinstance(line, AuditRecord) and line.run in runs)
-    return Counter(key_of(record) for record in audits)
+    return Counter(
+        key_of(line) for line in lines if isinstance(line, AuditRecord) and line.run == run
+    )
+
+
+def taken(directory: Path) -> Iterator[Spool]:
+    """The spools beside a ledger that can be taken up."""
+    for folder in spools(directory):
+        try:
+            spool = Spool.take(folder)
+        except (OSError, AuditError) as error:
+            log.warning("privacy audit: the spool %s cannot be taken up: %s", folder, error)
+            continue
+        if spool is not None:
+            yield spool

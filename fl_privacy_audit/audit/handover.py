@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+import torch
 from torch import nn
 
 from fl_privacy_audit.core.losses import Loss
@@ -42,6 +43,25 @@ class Handover:
     forward: Forward | None = None
     loss: Loss | None = None
     attacks: Sequence[Attack] | None = None
+
+    @property
+    def own(self) -> list[str]:
+        """What was given beside the model."""
+        given = {"forward": self.forward, "loss": self.loss, "attacks": self.attacks}
+        return [name for name, value in given.items() if value is not None]
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The model's state, as arrays that any file can hold."""
+        state = self.model.state_dict().items()
+        return {
+            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor)
+            .detach()
+            .cpu()
+            .numpy()
+            for name, tensor in state
+            if isinstance(tensor, torch.Tensor)
+        }
 
     def packed(self) -> bytes:
         """For a pipe to a child.

@@ -30,6 +30,7 @@ from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 
 from .attack_round import OTHER
 from .capture import Capture, CapturedView
+from .journal import FILE as JOURNAL
 from .schedule import ClientReply, Release, Slot
 from .tensors import Arrays, bytes_of, read_arrays, write_arrays
 from .truth import as_classes, as_pixels, share_images
@@ -37,7 +38,7 @@ from .truth import as_classes, as_pixels, share_images
 FOLDER: Final = "spool"
 RECORDS: Final = "records.jsonl"
 """In a capture that has been attacked: its records, on their way to the ledger."""
-RUN, CAPTURE, RECORDED = "run.json", "capture.json", "recorded"
+RUN, WEIGHTS, CAPTURE, RECORDED = "run.json", "weights", "capture.json", "recorded"
 DRAFT: Final = ".part"
 """Ending of a capture that is being written."""
 
@@ -50,17 +51,34 @@ class Spool:
         folder: ``DIR/spool/RUN``.
         run: Id of the run.
         config: Its settings.
+        own: What the Auditor was given beside a model, which is not in the spool.
     """
 
     folder: Path
     run: str
     config: AuditConfig
     _lock: int
+    own: Sequence[str] = ()
     _bytes: dict[Path, int] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, directory: Path, run: str, config: AuditConfig) -> Self:
+    def make(
+        cls,
+        directory: Path,
+        run: str,
+        config: AuditConfig,
+        *,
+        weights: Arrays | None = None,
+        own: Sequence[str] = (),
+    ) -> Self:
         """A new one.
+
+        Args:
+            directory: Of the ledger.
+            run: Id of the run.
+            config: Its settings.
+            weights: Of the Auditor's model: what clients do not exchange is taken from it.
+            own: What the Auditor was given beside it, which is not in the spool.
 
         Raises:
             OSError: It cannot be written, or the file system has no locks.
@@ -71,10 +89,18 @@ class Spool:
         taken = lock(folder)
         if taken is None:
             raise BlockingIOError(f"{folder} is held by another process")
-        write_whole(
-            folder / RUN, json.dumps({"run": run, "config": config.model_dump(mode="json")})
-        )
-        return cls(folder, run, config, taken)
+        if not (folder / RUN).exists():
+            stated = {
+                "run": run,
+                "config": config.model_dump(mode="json"),
+                "own": list(own),
+                "weights": list(weights or ()),
+            }
+            if weights is not None:
+                (folder / WEIGHTS).unlink(missing_ok=True)
+                write_arrays(folder / WEIGHTS, weights)
+            write_whole(folder / RUN, json.dumps(stated))
+        return cls(folder, run, config, taken, own=own)
 
     @classmethod
     def take(cls, folder: Path) -> Self | None:
@@ -94,16 +120,22 @@ class Spool:
                 stated = json.load(file)
             settings = {**stated["config"], "directory": folder.absolute().parents[1]}
             config = AuditConfig.build(settings)
-            run = str(stated["run"])
+            run, own = str(stated["run"]), list(stated["own"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             os.close(taken)
             raise ConfigError(f"{folder / RUN} cannot be read: {error}") from error
         for draft in folder.glob(f"*{DRAFT}"):
             shutil.rmtree(draft, ignore_errors=True)
-        spool = cls(folder, run, config, taken)
+        spool = cls(folder, run, config, taken, own=own)
         for capture in [*spool.captures(), *spool.kept()]:
             spool._bytes[capture] = sum(each.stat().st_size for each in capture.iterdir())
         return spool
+
+    def weights(self) -> dict[str, Any]:
+        """Of the Auditor's model."""
+        with open_plain(self.folder / RUN, links=False) as file:
+            names = json.load(file)["weights"]
+        return read_arrays(self.folder / WEIGHTS, names) if names else {}
 
     def captures(self) -> list[Path]:
         """Those that are not recorded yet, oldest first."""
@@ -162,6 +194,8 @@ class Spool:
         """It is recorded: remove it, unless captures are kept."""
         if self.config.keep_captures:
             (capture / RECORDED).touch(mode=0o600)
+            for name in (RECORDS, JOURNAL):
+                (capture / name).unlink(missing_ok=True)
             return
         gone = capture.with_suffix(DRAFT)
         with contextlib.suppress(OSError):

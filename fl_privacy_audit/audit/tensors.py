@@ -62,7 +62,7 @@ def _native(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _bytes(array: NDArray[np.generic]) -> memoryview | bytes:
-    return memoryview(array.reshape(-1).view(np.uint8)) if array.nbytes else b""
+    return array.reshape(-1).view(np.uint8).data if array.nbytes else b""
 
 
 def _write(handle: int, part: memoryview) -> None:

@@ -70,7 +70,6 @@ def main() -> None:
     """Attack one capture after the other."""
     end_with(int(sys.argv[1]))
     channel = Channel()
-    os.nice(int(sys.argv[2]))
     logger = logging.getLogger("fl_privacy_audit")
     logger.addHandler(_Logged(channel))
     logger.setLevel(logging.INFO)
@@ -85,6 +84,7 @@ def main() -> None:
         channel.say(broken=Reason.of_error(error).model_dump(mode="json"))
         return
     del packed
+    os.nice(int(sys.argv[2]))
     channel.say(ready=True)
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(source, tasks), daemon=True).start()
