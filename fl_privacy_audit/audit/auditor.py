@@ -33,6 +33,7 @@ from fl_privacy_audit.ledger.records import (
     Record,
     RunRecord,
 )
+from fl_privacy_audit.ledger.spools import spools
 
 from .attacker import Progress
 from .backlog import NO_WORKER, Backlog
@@ -42,7 +43,6 @@ from .handover import Handover
 from .rehearsal import Rehearsal, rehearse
 from .schedule import ClientReply, Release, Slot, is_due, schedule
 from .scoring import worst_scores
-from .spool import spools
 from .workers import Workers
 
 log = logging.getLogger("fl_privacy_audit")

@@ -23,13 +23,14 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import FILE_NAME
 from fl_privacy_audit.ledger.reading import read_lines
 from fl_privacy_audit.ledger.records import RECORD, AuditRecord
+from fl_privacy_audit.ledger.spools import FOLDER, spools
 
 from .attacker import Progress
 from .capture import Capture
 from .capture_auditor import CaptureAuditor, not_attacked
 from .handover import Handover
 from .schedule import Slot
-from .spool import FOLDER, RECORDS, Spool, earlier_records, read_capture, spools
+from .spool import RECORDS, Spool, earlier_records, read_capture
 from .steps import Steps
 from .workers import Done, Task, Workers
 

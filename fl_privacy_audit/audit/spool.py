@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,12 @@ import torch
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError, ConfigError
-from fl_privacy_audit.core.files import FORK_SECONDS, LOCK, is_held, lock, open_plain, write_whole
+from fl_privacy_audit.core.files import FORK_SECONDS, lock, open_plain, write_whole
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth
+from fl_privacy_audit.ledger.spools import CAPTURE, FOLDER, RECORDED, RUN
 
 from .attack_round import OTHER
 from .capture import Capture, CapturedView
@@ -35,10 +36,9 @@ from .schedule import ClientReply, Release, Slot
 from .tensors import Arrays, bytes_of, read_arrays, write_arrays
 from .truth import as_classes, as_pixels, share_images
 
-FOLDER: Final = "spool"
 RECORDS: Final = "records.jsonl"
 """In a capture that has been attacked: its records, on their way to the ledger."""
-RUN, WEIGHTS, CAPTURE, RECORDED = "run.json", "weights", "capture.json", "recorded"
+WEIGHTS: Final = "weights"
 DRAFT: Final = ".part"
 """Ending of a capture that is being written."""
 
@@ -210,14 +210,6 @@ class Spool:
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()
         os.close(self._lock)
-
-
-def spools(directory: Path) -> Iterator[Path]:
-    """The folders of runs in the spool beside a ledger, oldest first, that no living process holds."""
-    found = [path.parent for path in (directory / FOLDER).glob(f"*/{LOCK}")]
-    for folder in sorted(found, key=lambda path: path.stat().st_mtime):
-        if folder.is_dir() and not folder.is_symlink() and not is_held(folder / LOCK):
-            yield folder
 
 
 def sync(capture: Path) -> None:

@@ -388,6 +388,7 @@ REASONS: Final[Mapping[str, str]] = {
         "middle of it"
     ),
     "records lost": "{records} could not be written, for want of space say",
+    "captures removed": "{captures} captures were removed before they were attacked",
     "several runs": "{path} holds {runs} runs; the last one counts",
 }
 """Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""

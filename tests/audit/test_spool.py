@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from fl_privacy_audit import Client, ClientReply, Truth
 from fl_privacy_audit.audit.capture import Capture, captured
 from fl_privacy_audit.audit.schedule import Release, Slot, schedule
-from fl_privacy_audit.audit.spool import Spool, earlier_records, read_capture, spools
+from fl_privacy_audit.audit.spool import Spool, earlier_records, read_capture
 from fl_privacy_audit.audit.tensors import NAMES, read_arrays, write_arrays
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.ledger.spools import spools
 from tests.support.builders import (
     QUICK,
     audit_config,
