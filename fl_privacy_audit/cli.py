@@ -37,6 +37,11 @@ class _Lazy(click.Group):
             "annotators_command",
             "Train machine annotators, or let them judge a corpus.",
         ),
+        "attack": (
+            "fl_privacy_audit.audit.command",
+            "attack_command",
+            "Attack what an audit has left in its spool.",
+        ),
         "clean": (
             "fl_privacy_audit.ledger.clean",
             "clean_command",
@@ -219,7 +224,8 @@ def probe(
     does not hold.
     """
     from fl_privacy_audit.core.config import read_options
-    from fl_privacy_audit.report.doctor import find_named, run_config_of
+    from fl_privacy_audit.core.named_object import find_named
+    from fl_privacy_audit.report.doctor import run_config_of
     from fl_privacy_audit.report.probe import show_probes
     from fl_privacy_audit.strategies.probe import probe_all
 

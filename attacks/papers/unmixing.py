@@ -158,7 +158,7 @@ def _first_turn(white: Tensor, size: int, rng: torch.Generator) -> Tensor:
 
 def _turned(turn: Tensor, white: Tensor) -> Tensor:
     """One step of FastICA for all components at once."""
-    components = (turn @ white).tanh()
+    components: Tensor = (turn @ white).tanh()
     slopes = 1 - components.square().mean(dim=1)
     return _orthogonal(components @ white.T / white.shape[1] - slopes[:, None] * turn)
 
@@ -166,7 +166,8 @@ def _turned(turn: Tensor, white: Tensor) -> Tensor:
 def _orthogonal(matrix: Tensor) -> Tensor:
     """The nearest orthogonal matrix."""
     left, _, right = torch.linalg.svd(matrix)
-    return left @ right
+    nearest: Tensor = left @ right
+    return nearest
 
 
 def _log_cosh(values: Tensor) -> Tensor:

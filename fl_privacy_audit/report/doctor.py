@@ -1,19 +1,18 @@
 """``fl-privacy-audit doctor``: what an audit lacks for a verdict, before anything is trained."""
 
-import importlib
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from torch import nn
 
 from fl_privacy_audit.audit import Auditor
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.named_object import find_model, find_named
 from fl_privacy_audit.strategies.doctor import Finding, Plan, State, examine
 
 from .sentences import advise, say
@@ -128,44 +127,6 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def find_model(name: str, folder: Path) -> nn.Module:
-    """The model that ``MODULE:NAME`` names, where a module may lie in a folder of its own.
-
-    Raises:
-        ConfigError: There is none, or it is no model.
-    """
-
-    def made(found: Any) -> Any:
-        return found() if callable(found) and not isinstance(found, nn.Module) else found
-
-    model = find_named(name, folder, "`--model`", made)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"`--model` {name!r} is a {type(model).__name__}, not a torch module")
-    return model
-
-
-def find_named(
-    name: str, folder: Path, argument: str, made: Callable[[Any], Any] = lambda found: found
-) -> Any:
-    """What ``MODULE:NAME`` names, where a module may lie in a folder of its own, or what is made of it.
-
-    Raises:
-        ConfigError: There is none; the message begins with `argument`.
-    """
-    module, _, attribute = name.partition(":")
-    before = sys.path[:]
-    sys.path.insert(0, str(folder.absolute()))
-    try:
-        return made(getattr(importlib.import_module(module), attribute))
-    except Exception as error:
-        raise ConfigError(
-            f"{argument} must name something as MODULE:NAME, seen from {folder}, but {name!r} gives "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    finally:
-        sys.path[:] = before
 
 
 def _whole(value: object) -> int | None:

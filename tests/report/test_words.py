@@ -86,7 +86,7 @@ NOTHING_TO_DO = {
     "read from the message",
     # Notes of a comparison or a ledger.
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
-    "records lost", "more damaged lines", "run line missing", "records of no run",
+    "records lost", "more damaged lines", "run line missing", "records of no run", "captures removed",
 }  # fmt: skip
 
 
