@@ -39,6 +39,8 @@ from .truth import as_classes, as_pixels, share_images
 RECORDS: Final = "records.jsonl"
 """In a capture that has been attacked: its records, on their way to the ledger."""
 WEIGHTS: Final = "weights"
+_HELD: set[int] = set()
+"""Locks of this process."""
 DRAFT: Final = ".part"
 """Ending of a capture that is being written."""
 
@@ -100,7 +102,7 @@ class Spool:
                 (folder / WEIGHTS).unlink(missing_ok=True)
                 write_arrays(folder / WEIGHTS, weights)
             write_whole(folder / RUN, json.dumps(stated))
-        return cls(folder, run, config, taken, own=own)
+        return cls(folder, run, config, taken, own=own)._measured()
 
     @classmethod
     def take(cls, folder: Path) -> Self | None:
@@ -126,10 +128,13 @@ class Spool:
             raise ConfigError(f"{folder / RUN} cannot be read: {error}") from error
         for draft in folder.glob(f"*{DRAFT}"):
             shutil.rmtree(draft, ignore_errors=True)
-        spool = cls(folder, run, config, taken, own=own)
-        for capture in [*spool.captures(), *spool.kept()]:
-            spool._bytes[capture] = sum(each.stat().st_size for each in capture.iterdir())
-        return spool
+        return cls(folder, run, config, taken, own=own)._measured()
+
+    def _measured(self) -> Self:
+        _HELD.add(self._lock)
+        for capture in self._whole():
+            self._bytes[capture] = sum(each.stat().st_size for each in capture.iterdir())
+        return self
 
     def weights(self) -> dict[str, Any]:
         """Of the Auditor's model."""
@@ -209,7 +214,19 @@ class Spool:
             shutil.rmtree(self.folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()
-        os.close(self._lock)
+        if self._lock in _HELD:
+            _HELD.remove(self._lock)
+            os.close(self._lock)
+
+
+def _let_go() -> None:
+    """A forked child must not hold what its parent opened: it may outlive it."""
+    for taken in _HELD:
+        os.close(taken)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def sync(capture: Path) -> None:
