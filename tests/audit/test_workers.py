@@ -309,3 +309,37 @@ def test_a_step_whose_end_nobody_saw_is_taken_three_times(tmp_path: Path) -> Non
 
 def stop() -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_nodes_makes_the_same_records(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    settings: dict[str, Any] = {
+        "controls": True,
+        "attacks": ["first_linear", {"name": "inverting_gradients", "options": {"steps": 4}}],
+        "seconds_per_round": 6000,
+        "rounds": 3,
+        "keep_pictures": True,
+    }
+    one = audited(tmp_path / "one", executor="inline", **settings)
+    small = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    try:
+        cluster.add_node(**small)
+        address = cluster.address
+        other = audited(tmp_path / "other", executor="ray", ray_address=address, **settings)
+    finally:
+        cluster.shutdown()
+    assert pictureless(by_target(one)) == pictureless(by_target(other))
+    pictures = [outcome.picture for r in other for outcome in r.attacks if outcome.picture]
+    assert pictures
+    assert all((tmp_path / "other" / picture).exists() for picture in pictures)
+    assert not (tmp_path / "other" / "spool").exists()
+
+
+def pictureless(value: Any) -> Any:
+    """Their names hold the run."""
+    if isinstance(value, dict):
+        return {k: pictureless(v) for k, v in value.items() if k != "picture"}
+    return [pictureless(v) for v in value] if isinstance(value, list) else value
