@@ -323,14 +323,14 @@ def test_a_cluster_of_two_nodes_makes_the_same_records(tmp_path: Path) -> None:
         "keep_pictures": True,
     }
     one = audited(tmp_path / "one", executor="inline", **settings)
-    small = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
     cluster = Cluster(initialize_head=True, head_node_args=small)
     try:
         cluster.add_node(**small)
         address = cluster.address
         other = audited(tmp_path / "other", executor="ray", ray_address=address, **settings)
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
     assert pictureless(by_target(one)) == pictureless(by_target(other))
     pictures = [outcome.picture for r in other for outcome in r.attacks if outcome.picture]
     assert pictures

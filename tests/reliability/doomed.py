@@ -97,7 +97,7 @@ def server_with_worker(place: Path, seed: int, ack: Ack) -> None:
             ack(json.dumps(["audit", self.run, slot.round, slot.name]))
         return path, left_out
 
-    Spool.put = put  # type: ignore[method-assign]
+    Spool.put = put  # type: ignore[method-assign, assignment]
     federate(place / "audit", rounds=10**6, executor="process", own=False)
 
 
