@@ -62,17 +62,19 @@ class Doers(Protocol):
         """End all of it now."""
 
 
-def make_workers(config: AuditConfig, handed: bytes, *, count: int = 1, nice: int = NICE) -> Doers:
+def make_workers(
+    config: AuditConfig, handed: bytes, *, count: int = 1, nice: int | None = None
+) -> Doers:
     """Those that the settings name.
 
     Args:
         config: Settings.
         handed: See `Handover.packed`.
         count: How many at a time; a cluster has as many as there is room for.
-        nice: How much they stand back for others.
+        nice: How much they stand back for others; None for what is right beside training.
     """
     if config.executor != "ray":
-        return Workers(handed, count=count, nice=nice)
+        return Workers(handed, count=count, nice=NICE if nice is None else nice)
     from .ray_workers import RayWorkers
 
     return RayWorkers(handed, address=config.ray_address, gpus=config.ray_gpus)
