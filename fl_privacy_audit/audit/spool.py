@@ -26,7 +26,7 @@ from fl_privacy_audit.core.files import FORK_SECONDS, lock, open_plain, write_wh
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason, message_of
-from fl_privacy_audit.core.types import Client, ImageSpec, Truth, View
+from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 from fl_privacy_audit.ledger.spools import CAPTURE, FOLDER, RECORDED, RUN
 
 from .attack_round import OTHER
@@ -39,6 +39,8 @@ from .truth import as_classes, as_pixels, share_images
 RECORDS: Final = "records.jsonl"
 """In a capture that has been attacked: its records, on their way to the ledger."""
 WEIGHTS: Final = "weights"
+_HELD: set[int] = set()
+"""Locks of this process."""
 DRAFT: Final = ".part"
 """Ending of a capture that is being written."""
 
@@ -100,7 +102,7 @@ class Spool:
                 (folder / WEIGHTS).unlink(missing_ok=True)
                 write_arrays(folder / WEIGHTS, weights)
             write_whole(folder / RUN, json.dumps(stated))
-        return cls(folder, run, config, taken, own=own)
+        return cls(folder, run, config, taken, own=own)._measured()
 
     @classmethod
     def take(cls, folder: Path) -> Self | None:
@@ -126,10 +128,13 @@ class Spool:
             raise ConfigError(f"{folder / RUN} cannot be read: {error}") from error
         for draft in folder.glob(f"*{DRAFT}"):
             shutil.rmtree(draft, ignore_errors=True)
-        spool = cls(folder, run, config, taken, own=own)
-        for capture in [*spool.captures(), *spool.kept()]:
-            spool._bytes[capture] = sum(each.stat().st_size for each in capture.iterdir())
-        return spool
+        return cls(folder, run, config, taken, own=own)._measured()
+
+    def _measured(self) -> Self:
+        _HELD.add(self._lock)
+        for capture in self._whole():
+            self._bytes[capture] = sum(each.stat().st_size for each in capture.iterdir())
+        return self
 
     def weights(self) -> dict[str, Any]:
         """Of the Auditor's model."""
@@ -209,7 +214,19 @@ class Spool:
             shutil.rmtree(self.folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()
-        os.close(self._lock)
+        if self._lock in _HELD:
+            _HELD.remove(self._lock)
+            os.close(self._lock)
+
+
+def _let_go() -> None:
+    """A forked child must not hold what its parent opened: it may outlive it."""
+    for taken in _HELD:
+        os.close(taken)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def sync(capture: Path) -> None:
@@ -250,7 +267,7 @@ class _Writer:
     def write(self, capture: Capture, with_spare: bool) -> bool:
         """Whether something is left to attack."""
         self.folder.mkdir(mode=0o700)
-        views = [self._view(capture.round, view, with_spare) for view in capture.views]
+        views = [self._view(view, with_spare) for view in capture.views]
         views = [view for view in views if view["targets"]]
         stated = {
             "run": capture.run,
@@ -261,10 +278,10 @@ class _Writer:
         write_whole(self.folder / CAPTURE, json.dumps(stated))
         return bool(views)
 
-    def _view(self, server_round: int, view: CapturedView, with_spare: bool) -> dict[str, Any]:
+    def _view(self, view: CapturedView, with_spare: bool) -> dict[str, Any]:
         targets, kept = [], []
         for slot in view.targets:
-            written = self._kept(server_round, slot)
+            written = self._kept(slot)
             if isinstance(written, Reason):
                 self.left_out.append((slot, written))
             else:
@@ -276,12 +293,10 @@ class _Writer:
             self.earlier[who] += 1
         spares = []
         if with_spare and any(slot.view != "release" for slot in kept):
-            spares = self._spares(server_round, kept, view.spares)
+            spares = self._spares(kept, view.spares)
         return {"seconds": view.seconds, "targets": targets, "spares": spares}
 
-    def _spares(
-        self, server_round: int, targets: Sequence[Slot], spares: Sequence[Slot]
-    ) -> list[dict[str, Any]]:
+    def _spares(self, targets: Sequence[Slot], spares: Sequence[Slot]) -> list[dict[str, Any]]:
         """The first client for each target that trained on other images, as far as is known."""
         wanted = [t for slot in targets if (t := self._truths.get(id(slot.replies[0])))]
         found = []
@@ -291,19 +306,19 @@ class _Writer:
             reply = slot.replies[0]
             if slot.view == "release" or not reply.is_readable:
                 continue
-            own = self._published(server_round, reply, slot.view)[0]
+            own = self._published(slot, reply)[0]
             left = [truth for truth in wanted if own is not None and share_images(truth, own)]
             if len(left) == len(wanted):
                 continue
-            written = self._kept(server_round, slot)
+            written = self._kept(slot)
             if not isinstance(written, Reason):
                 found.append(written)
                 wanted = left
         return found
 
-    def _kept(self, server_round: int, slot: Slot) -> dict[str, Any] | Reason:
+    def _kept(self, slot: Slot) -> dict[str, Any] | Reason:
         size, files, replies = self.bytes, self._files, len(self._replies)
-        written = self.guard.call("the clients' model", partial(self._slot, server_round, slot))
+        written = self.guard.call("the clients' model", partial(self._slot, slot))
         if not isinstance(written, Exception):
             return written
         written.__traceback__ = None  # its frames hold the weights
@@ -326,10 +341,10 @@ class _Writer:
         del self._replies[replies:]
         self._places = {who: place for who, place in self._places.items() if place < replies}
 
-    def _slot(self, server_round: int, slot: Slot) -> dict[str, Any]:
+    def _slot(self, slot: Slot) -> dict[str, Any]:
         stated: dict[str, Any] = {
             "view": slot.view,
-            "replies": [self._reply(server_round, reply, slot.view) for reply in slot.replies],
+            "replies": [self._reply(slot, reply) for reply in slot.replies],
             "reason": None if slot.reason is None else slot.reason.model_dump(mode="json"),
         }
         if slot.release is not None:
@@ -340,10 +355,10 @@ class _Writer:
             }
         return stated
 
-    def _reply(self, server_round: int, reply: ClientReply, view: View) -> int:
+    def _reply(self, slot: Slot, reply: ClientReply) -> int:
         place = self._places.get(id(reply))
         if place is None:
-            truth, no_truth = self._published(server_round, reply, view)
+            truth, no_truth = self._published(slot, reply)
             stored = None
             if truth is not None:
                 arrays = {"images": truth.images.numpy(), "labels": truth.labels.numpy()}
@@ -360,27 +375,27 @@ class _Writer:
                 }
             )
             place = self._places[id(reply)] = len(self._replies) - 1
-        if view != "release" and "sent" not in self._replies[place]:
+        if slot.view != "release" and "sent" not in self._replies[place]:
             self._replies[place]["sent"] = self._weights(reply.sent(), sent=True)
             self._replies[place]["returned"] = self._weights(reply.returned())
         return place
 
-    def _published(
-        self, server_round: int, reply: ClientReply, view: View
-    ) -> tuple[Truth | None, Reason | None]:
-        provider = None if view == "canary" else self.truth
+    def _published(self, slot: Slot, reply: ClientReply) -> tuple[Truth | None, Reason | None]:
+        """The true batch of a reply, or why there is none; nobody is asked for that of another view."""
+        provider = self.truth if slot.view in ("server", "release") else None
 
         def asked() -> Truth | None:
-            found = provider(server_round, reply.client) if provider else reply.truth()
+            found = provider(slot.round, reply.client) if provider else reply.truth()
             if found is None:
                 return None
             images = as_pixels(found.images, self.image.shape)
             return Truth(images=images, labels=as_classes(found.labels, len(images)))
 
         truth = self.guard.result("the truth provider", asked)
-        self._truths[id(reply)] = None if isinstance(truth, Reason) else truth
         if isinstance(truth, Reason):
             return None, truth
+        if slot.view != "release":
+            self._truths[id(reply)] = truth
         return truth, reply.no_truth if truth is None and provider is None else None
 
     def _weights(self, arrays: Arrays, *, sent: bool = False) -> dict[str, Any]:
