@@ -74,9 +74,8 @@ def examine(
     """
     rehearsal = auditor.rehearse(sent=sent, num_examples=plan.num_examples)
     findings = [*_model(rehearsal), *_attacks(rehearsal)]
-    findings.append(_batches(auditor.config, plan))
     if {*auditor.config.views} != {"canary"}:
-        findings.append(_truth(auditor, app))
+        findings += [_batches(auditor.config, plan), _truth(auditor, app)]
     if "canary" in auditor.config.views:
         findings.append(_canaries(auditor, plan, replay=replay))
     return findings

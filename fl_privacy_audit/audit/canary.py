@@ -71,7 +71,7 @@ class Canaries:
     config: AuditConfig
     guard: Guard
     classes: Callable[[], int]
-    _took: list[float] = field(default_factory=list)
+    _took: list[float] = field(default_factory=lambda: [0.0])
 
     def plan(
         self,
@@ -97,7 +97,7 @@ class Canaries:
         slots = []
         for number in range(1, (replays or self.config.canary.replays) + 1):
             count = counts[(number - 1) % len(counts)] if counts else None
-            why = self._why_not(server_round, replay, until)
+            why = self._why_not(server_round, replay, until, first=number == 1)
             if why is None and replay is not None:
                 reply = self._replayed(server_round, number, count, replay)
             else:
@@ -107,17 +107,18 @@ class Canaries:
             )
         return ViewPlan(slots=slots, deadline=deadline)
 
-    def _why_not(self, server_round: int, replay: Replayer | None, until: float) -> Reason | None:
+    def _why_not(
+        self, server_round: int, replay: Replayer | None, until: float, *, first: bool
+    ) -> Reason | None:
         if not is_due(self.config, server_round):
             return Reason.of("not due", every=self.config.every)
         if replay is None:
             return Reason.of("no client app")
-        longest = max(self._took, default=0.0)
-        if time.monotonic() + longest > until:
-            return Reason.of(
-                "no time to replay", needed=longest, budget=self.config.seconds_per_round
-            )
-        return None
+        # Whatever the last one took, a round gets one.
+        needed = 0.0 if first else self._took[-1]
+        if time.monotonic() + needed < until:
+            return None
+        return Reason.of("no time to replay", needed=needed, budget=self.config.seconds_per_round)
 
     def _replayed(
         self, server_round: int, number: int, num_examples: int | None, replay: Replayer
@@ -128,7 +129,7 @@ class Canaries:
         started = time.monotonic()
         with cpu_threads(self.config.threads):
             reply = self.guard.result("the replay of the clients' app", work)
-        self._took[:] = [max(*self._took, time.monotonic() - started, 0.0)]
+        self._took[:] = [time.monotonic() - started]
         if isinstance(reply, Reason):
             why = Reason.of("replay failed", reply)
             reply = ClientReply(client=Client(number), status="failed", reason=why)
