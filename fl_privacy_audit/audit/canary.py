@@ -7,7 +7,7 @@ Which images, how many and until when is decided here; the replay itself is Flow
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -123,17 +123,23 @@ class Canaries:
     def _replayed(
         self, server_round: int, number: int, num_examples: int | None, replay: Replayer
     ) -> ClientReply:
-        def work() -> ClientReply:
-            return replay(self.draw(server_round, number, num_examples))
-
         started = time.monotonic()
+        drawn = self.drawn(server_round, number, num_examples)
+        if isinstance(drawn, Reason):
+            return ClientReply(client=Client(number), status="failed", reason=drawn)
         with cpu_threads(self.config.threads):
-            reply = self.guard.result("the replay of the clients' app", work)
+            reply = self.guard.result("the replay of the clients' app", partial(replay, drawn))
         self._took[:] = [time.monotonic() - started]
         if isinstance(reply, Reason):
-            why = Reason.of("replay failed", reply)
+            why = Reason.of("replay failed", **_told(reply))
             reply = ClientReply(client=Client(number), status="failed", reason=why)
         return replace(reply, client=Client(number))
+
+    def drawn(self, server_round: int, number: int, num_examples: int | None) -> Canary | Reason:
+        """As `draw`, with the reason in place of the error."""
+        draw = partial(self.draw, server_round, number, num_examples)
+        drawn = self.guard.result("the canaries", draw)
+        return Reason.of("no canaries", **_told(drawn)) if isinstance(drawn, Reason) else drawn
 
     def draw(self, server_round: int, number: int, num_examples: int | None) -> Canary:
         """The canaries of one replay: others in each round, and the same for the same settings.
@@ -248,6 +254,12 @@ def labelled_pictures(folder: Path) -> list[tuple[Path, int]]:
             f"beside a table {LABELS} with the columns file and label"
         )
     return found
+
+
+def _told(error: Reason) -> dict[str, str]:
+    """Kind and message of an error: of a canary its own code would advise the wrong thing."""
+    figures = error.figures
+    return {"type": str(figures.get("type", "")), "message": str(figures.get("message", ""))}
 
 
 def _pixels(picture: Image.Image, mode: str, height: int, width: int) -> Tensor:

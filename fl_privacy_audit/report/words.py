@@ -334,7 +334,7 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     # Canaries.
     "no client app": "no app of the clients to replay on canaries was given, or nothing was sent to them",
-    "no canaries": "there are no canaries to replay on: {cause}",
+    "no canaries": "there are no canaries to replay on: {message}",
     "too few canaries": "replays give {batches} of different images, and a verdict needs {needed}",
     "not replayed yet": "nobody knows yet whether the clients' app can be replayed",
     "replayed": "the clients' app was replayed on {images} of them in {took} s",
@@ -345,7 +345,7 @@ REASONS: Final[Mapping[str, str]] = {
     "canaries not taken": (
         "the app did not ask for the canaries: whatever it trained on, it was not these"
     ),
-    "replay failed": "the clients' app could not be replayed: {cause}",
+    "replay failed": "the clients' app could not be replayed: {type} {message}",
     # Which attacks run.
     "chosen to solve": "chosen by auto: it solves instead of searching, and what it needs is there",
     "chosen to search": "chosen by auto: the first that fits of those that search{passed}",

@@ -29,7 +29,7 @@ from fl_privacy_audit.ledger.ledger import last_run
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.report.html.page import render_html
 from fl_privacy_audit.report.markdown import render_markdown
-from fl_privacy_audit.report.sentences import say
+from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.strategies import (
     AuditedStrategy,
@@ -285,7 +285,8 @@ def test_an_app_that_fails_in_a_replay_says_why_and_trains_on(tmp_path: Path) ->
     for record in canaries(run(tmp_path, plain_app(load), rounds=1)):
         assert record.client_status == "failed"
         assert record.reason is not None and record.reason.code == "replay failed"
-        assert "data-path" in say(record.reason)
+        assert "KeyError 'data-path'" in say(record.reason)
+        assert "canary(context)" in advise(record.reason)
     assert word(tmp_path)[0] == "not tested"
 
 
