@@ -5,6 +5,7 @@ if __name__ != "fl_privacy_audit.strategies":
 
 from .accountant import persistent_accountant
 from .audited import AuditedStrategy
+from .canary_images import canary, canary_dataset, canary_loaders
 from .defend import defend
 from .legacy import AuditedLegacyStrategy
 from .mods import audit_mod, publish_batch
@@ -13,6 +14,9 @@ __all__ = [
     "AuditedLegacyStrategy",
     "AuditedStrategy",
     "audit_mod",
+    "canary",
+    "canary_dataset",
+    "canary_loaders",
     "defend",
     "persistent_accountant",
     "publish_batch",

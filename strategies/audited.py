@@ -20,6 +20,7 @@ from fl_privacy_audit.audit import Auditor, ClientReply, Release
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
+from .canary_replay import Replay, copy_message
 from .capture import capture, copy_record, decoder, release, snapshot
 from .flower_log import through_flower
 from .wrapper import Wrapper, repeatable
@@ -111,6 +112,8 @@ class AuditedStrategy(Wrapper, Strategy):
             sent = [each.message.metadata for each in self._sent[server_round]]
             nodes = [metadata.dst_node_id for metadata in sent]
             self._ask_for_batches(server_round, nodes, sent[0].run_id if sent else 0)
+        with self._guard(f"what round {server_round} sends could not be kept for a replay"):
+            self._remember_to_replay(server_round, messages)
         return messages
 
     def aggregate_train(
@@ -152,6 +155,19 @@ class AuditedStrategy(Wrapper, Strategy):
         metrics = aggregate(server_round, replies, *args, **kwargs)
         self._record_evaluation(server_round, "clients", metrics)
         return cast(MetricRecord | None, metrics)
+
+    def _remember_to_replay(self, server_round: int, messages: Iterable[Message]) -> None:
+        """Keep copies of what some clients are sent: strategies change their messages later."""
+        self._to_replay.clear()
+        sent, app = list(messages), self.auditor.client_app
+        if sent and app is not None and self.auditor.is_due(server_round):
+            self._to_replay[server_round] = Replay(
+                app=app,
+                run_config=self.auditor.run_config,
+                sent=[copy_message(m) for m in sent[: self.auditor.config.canary.replays]],
+                clients=len(sent),
+                reading=self._reading(server_round),
+            )
 
     def _released(self, before: ArrayRecord | None, after: ArrayRecord | None) -> Release | None:
         return release(self.strategy, before, after)

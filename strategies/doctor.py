@@ -1,6 +1,7 @@
 """Before the first round: whether an audit as it is set can come to a verdict, and what it lacks."""
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -14,6 +15,7 @@ from fl_privacy_audit.core.types import LocalTraining, Observation
 from fl_privacy_audit.verdicts.verdict import FEWEST
 
 from .app_source import AppSource
+from .canary_replay import in_some_run, rehearsal
 
 State = Literal["well", "unknown", "missing"]
 LEGACY: Final = "flwr.server.strategy"
@@ -62,6 +64,7 @@ def examine(
     *,
     sent: Arrays | None = None,
     app: AppSource | None = None,
+    replay: bool = False,
 ) -> list[Finding]:
     """Rehearse an audit on a client that is made up, without training or data.
 
@@ -71,6 +74,7 @@ def examine(
         sent: The weights that the server will send; by default those of the audited model.
         app: What the Flower app says of itself: whether it audits, whether its clients publish what
             they train on, and whether they train as described.
+        replay: Whether to replay the clients' app once, where the auditor has it. That trains a model.
 
     Returns:
         What was found, in the order in which it is needed.
@@ -81,7 +85,10 @@ def examine(
     findings = [*_model(rehearsal), *attacks, batches]
     if app is not None:
         findings += [*_description(auditor.config, app), _wrapper(app)]
-    findings.append(_truth(auditor, app))
+    if {*auditor.config.views} != {"canary"}:
+        findings.append(_truth(auditor, app))
+    if "canary" in auditor.config.views:
+        findings.append(_canaries(auditor, plan, replay=replay))
     return findings
 
 
@@ -248,4 +255,37 @@ def _truth(auditor: Auditor, app: AppSource | None) -> Finding:
         return Finding(about="truth", state="well", reason=Reason.of("clients publish"))
     codes = {("audit_mod",): "mod missing", ("publish_batch",): "publish call missing"}
     reason = Reason.of(codes.get(lacking, "nothing is published"), app=str(app.folder))
-    return Finding(about="truth", state="missing", reason=reason)
+    state: State = "unknown" if "canary" in auditor.config.views else "missing"
+    return Finding(about="truth", state=state, reason=reason)
+
+
+def _canaries(auditor: Auditor, plan: Plan, *, replay: bool) -> Finding:
+    """Whether the app can be replayed, and whether canaries do for a verdict."""
+
+    def found(state: State, reason: Reason) -> Finding:
+        return Finding(about="canaries", state=state, reason=reason)
+
+    canaries, config = auditor.canaries, auditor.config
+    drawn = canaries.guard.result(
+        "the canaries", lambda: canaries.draw(1, 1, plan.num_examples).images
+    )
+    if isinstance(drawn, Reason):
+        return found("missing", Reason.of("no canaries", drawn))
+    if auditor.client_app is None:
+        return found("missing", Reason.of("no client app"))
+    due = None if plan.rounds is None else -(-plan.rounds // config.every)
+    batches = canaries.batches(None if due is None else due * config.canary.replays)
+    if batches is not None and batches < FEWEST:
+        reason = Reason.of("too few canaries", batches=batches, needed=FEWEST)
+        return found("missing", reason)
+    if not replay:
+        return found("unknown", Reason.of("not replayed yet"))
+    started = time.monotonic()
+    with in_some_run():
+        made = rehearsal(auditor)
+        plan_ = canaries.plan(1, [], made, started + config.seconds_per_round, replays=1)
+    (slot,) = plan_.slots
+    if slot.reason is not None:
+        return found("missing", slot.reason)
+    took = time.monotonic() - started
+    return found("well", Reason.of("replayed", images=len(drawn.labels), took=took))

@@ -12,11 +12,12 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fl_privacy_audit.audit.truth import as_classes, as_pixels
 from fl_privacy_audit.core.errors import TruthError
@@ -124,8 +125,18 @@ def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
             raise TruthError(
                 f"the batch that a client published cannot be read ({error})"
             ) from error
+    return join(images, labels)
+
+
+def join(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Truth:
+    """Batches as one: an image used in several steps counts once.
+
+    Args:
+        images: ``(N, C, H, W)`` of each batch.
+        labels: ``(N,)`` of each.
+    """
     first: dict[tuple[bytes, int], int] = {}
-    joined, classes = torch.cat(images), torch.cat(labels)
+    joined, classes = torch.cat([*images]), torch.cat([*labels])
     at = 0
     for batch in images:
         copies: Counter[bytes] = Counter()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from flwr.app import ArrayRecord
 
 from fl_privacy_audit.audit import Auditor, ClientReply, Release
+from fl_privacy_audit.audit.canary import Replayer
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.files import remove_drafts
 from fl_privacy_audit.core.private_folders import remove_leftovers
@@ -21,7 +22,10 @@ from .doctor import Plan, examine
 log = logging.getLogger("fl_privacy_audit")
 
 OWN = frozenset(
-    {"strategy", "auditor", "_sent", "_before", "_folders", "_holders", "_originals", "_audited"}
+    {
+        *("strategy", "auditor", "_sent", "_before", "_folders", "_holders", "_originals"),
+        *("_audited", "_to_replay"),
+    }
 )
 """Attributes of the wrapper itself; all others are the wrapped strategy's."""
 
@@ -47,6 +51,7 @@ class Wrapper:
         self._holders: dict[int, int | None] = {}
         self._originals: dict[str, Callable[..., Any]] = {}
         self._audited = 0
+        self._to_replay: dict[int, Replayer] = {}
 
     def _begin(self) -> None:
         """Open the ledger, and remove what an audit that was killed left behind.
@@ -108,7 +113,8 @@ class Wrapper:
             released = None
             with self._guard(f"what round {server_round} released could not be captured"):
                 released = self._released(before, after)
-            self.auditor.audit_round(server_round, captured, released)
+            replay = self._to_replay.pop(server_round, None)
+            self.auditor.audit_round(server_round, captured, released, replay)
             self._audited += 1
 
     def _released(self, before: ArrayRecord | None, after: Any) -> Release | None:
@@ -128,7 +134,8 @@ class Wrapper:
         """Open the folder for clients on this machine, if the round's truth will come from them."""
         self._close_rounds()
         nodes = list(nodes)
-        if nodes and self.auditor.is_due(server_round) and self.auditor.takes_published:
+        wanted = self.auditor.takes_published and self.auditor.is_due(server_round)
+        if nodes and wanted and {*self.auditor.config.views} - {"canary"}:
             self._folders[server_round] = side_channel.open_round(nodes, run_id)
 
     def _close_rounds(self) -> None:

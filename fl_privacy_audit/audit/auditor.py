@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
@@ -41,6 +41,7 @@ from fl_privacy_audit.ledger.records import (
 )
 
 from .attacker import Attacker, Progress, share
+from .canary import Canaries, Replayer
 from .lineup import Lineup
 from .rehearsal import Rehearsal, rehearse
 from .replay_check import check_replay
@@ -75,6 +76,9 @@ class Auditor:
         attacks: Attacks of your own, ready to run, in place of those that `config` names.
         truth: ``truth(round, client)``: the batch a client trained on, for scoring. Where it is
             not given, the batch that the client's `audit_mod` published is used, if any.
+        client_app: The clients' Flower app, to be replayed on canaries; the view ``"canary"`` is then
+            audited.
+        run_config: What that app finds in ``context.run_config``.
         on_progress: Called during attacks.
         sinks: Given every record right after it was written to the ledger. One that fails is
             logged, and stops nothing.
@@ -92,12 +96,18 @@ class Auditor:
         loss: Loss | None = None,
         attacks: Sequence[Attack] | None = None,
         truth: TruthProvider | None = None,
+        client_app: Callable[..., Any] | None = None,
+        run_config: Mapping[str, Any] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         sinks: Sequence[Sink] = (),
     ) -> None:
         if attacks is not None:
             named = [AttackConfig(name=attack.name) for attack in attacks]
             config = AuditConfig.build({**config.model_dump(), "attacks": named})
+        if client_app is not None:
+            config = config.replace(views=(*config.views, "canary"))
+        self.client_app = client_app
+        self.run_config = dict(run_config or {})
         self.config = config
         self._model = model if isinstance(model, nn.Module) else model()
         self._guard = Guard(fail_fast=config.fail_fast)
@@ -112,6 +122,9 @@ class Auditor:
             forward=forward,
             loss=loss,
             guard=self._guard,
+        )
+        self.canaries = Canaries(
+            config=config, guard=self._guard, classes=self._observer.count_classes
         )
         self._sinks = tuple(sinks)
         self._reserve = Reserve()
@@ -170,22 +183,33 @@ class Auditor:
         return self._observer.truth is None
 
     @property
+    def weights(self) -> dict[str, Tensor]:
+        """Weights and buffers of the audited model, by name."""
+        return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+
+    @property
     def weight_names(self) -> frozenset[str]:
         """Names of the audited model's weights and buffers."""
         return frozenset(self._model.state_dict())
 
     def audit_round(
-        self, server_round: int, replies: Sequence[ClientReply], release: Release | None = None
+        self,
+        server_round: int,
+        replies: Sequence[ClientReply],
+        release: Release | None = None,
+        replay: Replayer | None = None,
     ) -> list[AuditRecord]:
-        """Attack the chosen clients of a round, and what it released; append a record for each.
+        """Attack the chosen clients of a round, what it released, and canaries; append their records.
 
         Args:
             server_round: From 1.
             replies: One for each client that was asked.
             release: The global model before and after; only used for the release view.
+            replay: Lets the clients' app train on canaries; only used for the canary view.
 
         Returns:
-            What was appended: one for each reply, then that of the release, if it is audited.
+            What was appended: one for each reply, then that of the release and those of the canaries,
+            if they are audited.
 
         Raises:
             AuditError: Only with ``fail_fast``.
@@ -194,6 +218,10 @@ class Auditor:
         self.begin()
         plans = schedule(self.config, server_round, replies, release)
         records = [record for plan in plans for record in self._audit_view(plan)]
+        if "canary" in self.config.views:
+            until = started + self.config.seconds_per_round
+            plan = self.canaries.plan(server_round, replies, replay, until)
+            records += self._audit_view(plan)
         self._log_round(server_round, records, time.monotonic() - started)
         return records
 
@@ -285,7 +313,7 @@ class Auditor:
         seed = seed_of(self.config.seed, target.slot.round, target.name, "replay")
         defence = self._observer.defence
         apply = None
-        if isinstance(defence, AppliedDefence) and target.slot.view == "server":
+        if isinstance(defence, AppliedDefence) and target.slot.view != "release":
             apply = defence.apply
         check = partial(check_replay, target.seen, target.truth, seed=seed, apply=apply)
         with cpu_threads(self.config.threads), self._reserve.measured("replay", 1):

@@ -85,7 +85,7 @@ class Slot:
         round: Server round, from 1.
         view: What the attacker sees.
         replies: The client's reply; for a release those of all clients in it.
-        release: What was released; None in the server view.
+        release: What was released; None in the other views.
         reason: Why it is not attacked; None if it is.
     """
 
@@ -98,7 +98,10 @@ class Slot:
     @property
     def name(self) -> str:
         """As in the ledger."""
-        return RELEASE if self.view == "release" else str(self.replies[0].client)
+        if self.view == "release":
+            return RELEASE
+        (reply,) = self.replies
+        return f"canary {reply.client.node_id}" if self.view == "canary" else str(reply.client)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,8 @@ def schedule(
 ) -> list[ViewPlan]:
     """The views of a round in the order they are attacked, sharing the round's seconds.
 
-    The server view is always there, so that every client has a record.
+    The server view is always there, so that every client has a record. Canaries come after them: see
+    `fl_privacy_audit.audit.canary`.
     """
     start = time.monotonic()
     share = config.seconds_per_round / len(config.views)
@@ -144,7 +148,8 @@ def schedule(
     plans = [ViewPlan(slots=clients, deadline=start + share)]
     if "release" in config.views:
         slot = _release_slot(config, server_round, replies, release)
-        plans.append(ViewPlan(slots=[slot], deadline=start + config.seconds_per_round))
+        shares = 1 + ("server" in config.views)
+        plans.append(ViewPlan(slots=[slot], deadline=start + shares * share))
     return plans
 
 
@@ -190,7 +195,10 @@ def _why_not(
     if not is_due(config, server_round):
         return Reason.of("not due", every=config.every)
     if "server" not in config.views:
-        return Reason.of("only the release is audited")
+        only_release = "release" in config.views
+        return Reason.of(
+            "only the release is audited" if only_release else "only canaries are audited"
+        )
     if reply.client not in chosen:
         return Reason.of("not chosen", chosen=len(chosen), clients=clients)
     return None

@@ -1,5 +1,6 @@
 """From slots to targets: what is observed of a client or a release, and the truth to score with."""
 
+import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.exchange import without_frozen
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.losses import Loss
-from fl_privacy_audit.core.models import Forward
+from fl_privacy_audit.core.models import Forward, classifier
 from fl_privacy_audit.core.observe import count_images, observe, update_norm
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
@@ -85,12 +86,21 @@ class Observer:
             log.warning("audit of round %d, client %s: %s", slot.round, slot.name, why)
             return seen
         if not update_norm(seen.update) > 0:
-            unchanged = "weights unchanged" if slot.view == "server" else "global model unchanged"
+            unchanged = "weights unchanged" if slot.release is None else "global model unchanged"
             return Reason.of(unchanged)
         truth = self._truth(slot, seen.num_classes)
         if isinstance(truth, Reason):
             return Target(slot=slot, seen=seen, truth=None, no_truth=truth)
         return Target(slot=slot, seen=seen, truth=truth, no_truth=None)
+
+    def count_classes(self) -> int:
+        """Of the model.
+
+        Raises:
+            UpdateError: It does not take the images.
+        """
+        probed = copy.deepcopy(self.model).eval()
+        return classifier(probed, self.config.image, self.forward)[1]
 
     def _observation(self, slot: Slot) -> Observation:
         if slot.release is not None:
@@ -116,9 +126,10 @@ class Observer:
         """The true batch of a client, the union of all in a release, or why there is none."""
         batches = []
         for reply in slot.replies:
-            batch = self._batch(slot.round, reply, classes)
+            provider = None if slot.view == "canary" else self.truth
+            batch = self._batch(slot.round, reply, classes, provider)
             if isinstance(batch, Reason):
-                if slot.view == "server":
+                if slot.view != "release":
                     return batch
                 return Reason.of("no truth of a client", batch, client=str(reply.client))
             batches.append(batch)
@@ -127,14 +138,20 @@ class Observer:
             labels=torch.cat([batch.labels for batch in batches]),
         )
 
-    def _batch(self, server_round: int, reply: ClientReply, classes: int) -> Truth | Reason:
+    def _batch(
+        self,
+        server_round: int,
+        reply: ClientReply,
+        classes: int,
+        provider: TruthProvider | None,
+    ) -> Truth | Reason:
         def provided() -> Truth | None:
-            truth = self.truth(server_round, reply.client) if self.truth else reply.truth()
+            truth = provider(server_round, reply.client) if provider else reply.truth()
             return None if truth is None else check_truth(truth, self.config.image, classes)
 
         truth = self.guard.result("the truth provider", provided)
         if truth is None:
-            return (self.truth is None and reply.no_truth) or Reason.of("no truth")
+            return (provider is None and reply.no_truth) or Reason.of("no truth")
         return truth
 
 

@@ -133,6 +133,28 @@ class DefenceConfig(Chosen):
     name: str = "none"
 
 
+class CanaryConfig(Checked):
+    """The canaries: public images on which the clients' app is replayed beside the server.
+
+    Attributes:
+        folder: Pictures in one sub-folder for each class, or with a table ``labels.csv`` of the columns
+            ``file`` and ``label``; None for crops of the photographs that scikit-image ships. Classes
+            are the sub-folders in order, by number where they are numbers.
+        replays: Replays in each round that is due, each on images of its own.
+        images: Images that a replayed client holds; by default as many as one trains on in a round, as
+            far as that is known, and at most 256.
+    """
+
+    folder: Path | None = None
+    replays: int = Field(default=2, ge=1, le=1000)
+    images: int | None = Field(default=None, ge=1)
+
+    @field_validator("folder", mode="after")
+    @classmethod
+    def _at_home(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser()
+
+
 class AuditConfig(Checked):
     """Everything an audit needs to know. Unknown keys are refused.
 
@@ -156,7 +178,9 @@ class AuditConfig(Checked):
         training: What is known of local training.
         views: ``"server"``: each client's update, as the server receives it. ``"release"``: what
             the aggregate that becomes the next global model tells about the images of all clients
-            together. Each view gets an even share of the time budget.
+            together. ``"canary"``: the update that the clients' own app makes of public images, when it
+            is replayed beside the server. Each view gets an even share of the time budget.
+        canary: Which public images, and how many replays.
         controls: Controls that a verdict needs, run for each attacked record whose truth is known:
             ``true`` for all, ``false`` for none, or a list of kinds. They are the same attack on
             something else, side by side with it, and share its time budget.
@@ -179,6 +203,7 @@ class AuditConfig(Checked):
     threads: int = Field(default=1, ge=1)
     training: LocalTraining = LocalTraining()
     views: tuple[View, ...] = ("server",)
+    canary: CanaryConfig = CanaryConfig()
     controls: tuple[ControlKind, ...] = ALL_CONTROLS
     claim: ClaimConfig | None = None
     defence: DefenceConfig = DefenceConfig()
@@ -233,7 +258,7 @@ class AuditConfig(Checked):
     @model_validator(mode="after")
     def _has_views(self) -> Self:
         if not self.views:
-            raise ValueError('`views` must name "server", "release" or both')
+            raise ValueError('`views` must name "server", "release" or "canary"')
         return self
 
     @model_validator(mode="after")

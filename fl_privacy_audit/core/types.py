@@ -29,7 +29,7 @@ OPTIONS = AliasChoices("options", "settings")
 """Before version 0.3, files called options settings."""
 
 Mode = Literal["train", "eval", "unknown"]
-View = Literal["server", "release"]
+View = Literal["server", "release", "canary"]
 ControlKind = Literal["noise", "other client", "grey", "undefended"]
 """What an attack is compared with; `fl_privacy_audit.ledger.records.ControlOutcome` says what each is."""
 

@@ -28,6 +28,17 @@ VIEWS: Final[Mapping[View, tuple[str, str]]] = {
             "clients averaged. A defence that acts on the server protects here, and not above."
         ),
     ),
+    "canary": (
+        "Canary view: what the server could see of a client that holds public images",
+        (
+            "The attacker is whoever runs the server. It receives an update that the clients' own app "
+            "made of public images: same training, same defences, same weights and settings as a "
+            "client of the round was sent. No client's image is needed for this. It shows what the "
+            "pipeline leaks, and not what a given client's images do: images of another kind, other "
+            "hardware, secure aggregation, and whatever a client keeps from round to round (the state "
+            "of an optimiser, a privacy accountant) are not covered."
+        ),
+    ),
 }
 """View -> heading, and who the attacker is. The two are never mixed in one row or plot."""
 

@@ -153,7 +153,7 @@ def _attacked(summary: AuditSummary) -> list[str]:
             attacked = one.scored + one.not_scored + _records(one.failed)
             everything = attacked + _records(one.not_tested)
             if everything > attacked:
-                seen = "update" if one.view == "server" else "release"
+                seen = "release" if one.view == "release" else "update"
                 share = f"{one.attack} attacked {attacked} of {count(everything, seen)}"
                 shares.setdefault((one.view, share), []).append(number)
     return [

@@ -5,7 +5,7 @@ import copy
 import importlib
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,16 +48,27 @@ class NoSettingsError(ConfigError):
 @click.option(
     "--model", required=True, help="The clients' model: MODULE:NAME, a class or an object."
 )
+@click.option(
+    "--client-app",
+    help="The clients' app, MODULE:NAME, to be replayed on canaries; by default that of APP, where the "
+    "settings name the canary view.",
+)
 @click.option("--rounds", type=click.IntRange(1), help="Of the run; by default the app's own.")
 @click.option("--clients", type=click.IntRange(1), help="That take part.")
 @click.option("--examples", type=click.IntRange(1), help="Training images of one client.")
 def doctor_command(
-    app: Path, model: str, rounds: int | None, clients: int | None, examples: int | None
+    app: Path,
+    model: str,
+    client_app: str | None,
+    rounds: int | None,
+    clients: int | None,
+    examples: int | None,
 ) -> None:
     """Say whether the audit of APP can come to a verdict, and what it lacks.
 
     APP is the folder of a Flower app whose run config has the settings of the audit, or a TOML file
-    of them. Nothing is trained and nothing is written. Exit code 3 if something is missing.
+    of them. Nothing is written, and nothing is trained but one replay on canaries. Exit code 3 if
+    something is missing.
     """
     folder = app if app.is_dir() else app.parent
     clients_model = find_model(model, folder)
@@ -65,14 +76,21 @@ def doctor_command(
         config, own = read_settings(app)
     except NoSettingsError as error:
         raise ConfigError(f"{error}\n\n{suggest(app, clients_model)}") from None
+    if client_app is None and "canary" in config.views:
+        client_app = _own_client_app(app)
     plan = Plan(
         rounds=rounds or _whole(own.get("num-server-rounds")),
         clients=clients,
         num_examples=examples,
     )
-    auditor = Auditor(config, model=clients_model)
+    auditor = Auditor(
+        config,
+        model=clients_model,
+        client_app=_find("--client-app", client_app, folder) if client_app else None,
+        run_config=own,
+    )
     source = read_app(app, own) if app.is_dir() else None
-    findings = examine(auditor, plan, app=source)
+    findings = examine(auditor, plan, app=source, replay=True)
     print_rows(standard_output(), ("what", "found", "what to do"), map(_row, findings))
     if any(finding.state == "missing" for finding in findings):
         sys.exit(SOMETHING_LACKS)
@@ -95,7 +113,7 @@ def read_settings(app: Path) -> tuple[AuditConfig, Mapping[str, Any]]:
     """
     if app.is_file():
         return AuditConfig.from_toml(app), {}
-    run_config = read_run_config(app)
+    run_config = flattened(_flower_app(app).get("config", {}))
     if any(key.startswith(RUN_CONFIG_PREFIX) for key in run_config):
         return AuditConfig.from_run_config(run_config), run_config
     if (app / "audit.toml").is_file():
@@ -106,18 +124,20 @@ def read_settings(app: Path) -> tuple[AuditConfig, Mapping[str, Any]]:
     )
 
 
-def read_run_config(app: Path) -> dict[str, Any]:
-    """The run config of a Flower app, flat.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
+def _flower_app(app: Path) -> dict[str, Any]:
+    """``[tool.flwr.app]`` of an app in a folder."""
     path = app / "pyproject.toml"
     try:
         project = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return flattened(project.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {}))
+    found: dict[str, Any] = project.get("tool", {}).get("flwr", {}).get("app", {})
+    return found
+
+
+def _own_client_app(app: Path) -> str | None:
+    named = _flower_app(app).get("components", {}).get("clientapp") if app.is_dir() else None
+    return named if isinstance(named, str) else None
 
 
 def suggest(app: Path, model: nn.Module) -> str:
@@ -128,7 +148,7 @@ def suggest(app: Path, model: nn.Module) -> str:
         "image.std": NOT_SAID,
         "training.optimizer": "sgd",
         "training.batch_size": 1,
-        **read_app(app, read_run_config(app)).told,
+        **read_app(app, flattened(_flower_app(app).get("config", {}))).told,
         "training.mode": "train",
     }
     if not told.keys() & {"training.steps", "training.epochs"}:
@@ -172,22 +192,32 @@ def find_model(name: str, folder: Path) -> nn.Module:
     Raises:
         ConfigError: There is none, or it is no model.
     """
+
+    def made(found: Any) -> Any:
+        return found() if callable(found) and not isinstance(found, nn.Module) else found
+
+    model = _find("--model", name, folder, made)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"`--model` {name!r} is a {type(model).__name__}, not a torch module")
+    return model
+
+
+def _find(
+    option: str, name: str, folder: Path, made: Callable[[Any], Any] = lambda found: found
+) -> Any:
+    """What ``MODULE:NAME`` names, and what is made of it."""
     module, _, attribute = name.partition(":")
     before = sys.path[:]
     sys.path.insert(0, str(folder.absolute()))
     try:
-        found = getattr(importlib.import_module(module), attribute)
-        model = found() if callable(found) and not isinstance(found, nn.Module) else found
+        return made(getattr(importlib.import_module(module), attribute))
     except Exception as error:
         raise ConfigError(
-            f"`--model` must name a model as MODULE:NAME, seen from {folder}, but {name!r} gives "
+            f"`{option}` must name an object as MODULE:NAME, seen from {folder}, but {name!r} gives "
             f"{type(error).__name__}: {error}"
         ) from error
     finally:
         sys.path[:] = before
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"`--model` {name!r} is a {type(model).__name__}, not a torch module")
-    return model
 
 
 def _whole(value: object) -> int | None:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import get_args
 
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
@@ -13,7 +14,7 @@ from .formats import covers, epsilon, epsilon_in_view
 from .sentences import say_why
 from .summary import AuditSummary, SettingSummary
 
-VIEW_ORDER: tuple[View, ...] = ("server", "release")
+VIEW_ORDER: tuple[View, ...] = get_args(View)
 
 
 MINUS = "\N{MINUS SIGN}"

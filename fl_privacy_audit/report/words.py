@@ -97,7 +97,10 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "nothing to compare with": (
         "no true images to compare with",
-        "audit a simulation of this federation, whose clients publish their batches",
+        (
+            "replay the clients' app on canaries (`client_app=` of the Auditor), or audit a simulation "
+            "of this federation, whose clients publish their batches"
+        ),
     ),
 }
 """Code of *inconclusive* -> the cause in a few words, and what to do; see `advise`."""
@@ -112,6 +115,20 @@ STEPS: Final[Mapping[str, str]] = {
     "no time to explain": "give it more time: `seconds_per_round`",
     "not chosen": "attack more clients: `clients_per_round`",
     "only the release is audited": 'audit the server view too: `views = ["server", "release"]`',
+    "only canaries are audited": 'audit the server view too: `views = ["server", "canary"]`',
+    # Canaries.
+    "no client app": "give the Auditor the clients' app: `client_app=`, and `run_config=`",
+    "no canaries": "mend what it says, or leave `canary.folder` out for the photographs at hand",
+    "too few canaries": "more pictures in `canary.folder`, fewer in a replay (`canary.images`), or more replays",
+    "not replayed yet": "`fl-privacy-audit doctor` replays once, and so does the first round",
+    "no time to replay": "give it more time: `seconds_per_round`",
+    "canaries not taken": (
+        "load images in the app by `canary(context) or load_data(...)`, or by `canary_loaders`"
+    ),
+    "replay failed": (
+        "see that the clients' app runs beside the server: its files, its `run_config`, and its images by "
+        "`canary(context) or ...`"
+    ),
     "failed": "see in the log of the clients why they fail",
     "timed out": "give clients more time, or see in their logs why they do not reply",
     "client error": "mend the clients' error first",
@@ -154,28 +171,33 @@ STEPS: Final[Mapping[str, str]] = {
     ),
     "too few clients attacked": "`clients_per_round = {needed}`: one client again adds nothing",
     "too few clients": "spread the images over at least {needed} clients, in a simulation",
-    "app not given": "give the app's folder",
+    "app not given": "give the app's folder; in a deployment use canaries: `client_app=`",
     "mod missing": (
-        "put it first: `@app.train(mods=[audit_mod])`, or `ClientApp(client_fn, mods=[audit_mod])`"
+        "in a simulation put it first, `@app.train(mods=[audit_mod])` or `ClientApp(client_fn, "
+        "mods=[audit_mod])`; in a deployment use canaries: `client_app=`"
     ),
     "publish call missing": (
-        "call `publish_batch(context, images, labels, normalised=True)` in the train function for each "
-        "batch that is trained on"
+        "in a simulation call `publish_batch(context, images, labels, normalised=True)` in the train "
+        "function for each batch that is trained on; in a deployment use canaries: `client_app=`"
     ),
     "nothing is published": (
         "in a simulation: `from fl_privacy_audit.strategies import audit_mod, publish_batch`; "
         "`@app.train(mods=[audit_mod])`, or `ClientApp(client_fn, mods=[audit_mod])`; and in the train "
-        "function, for each batch, `publish_batch(context, images, labels, normalised=True)`"
+        "function, for each batch, `publish_batch(context, images, labels, normalised=True)`; in a "
+        "deployment use canaries: `client_app=`"
     ),
     # Truth.
     "no truth": "let the `truth` of the Auditor return the batch, in a simulation",
     "no audit_mod": (
         "in a simulation put it first in `@app.train(mods=[audit_mod])` and call `publish_batch`, "
-        "or give the Auditor `truth=`"
+        "or give the Auditor `truth=`; in a deployment use canaries: `client_app=`"
     ),
     "nothing published": "call `publish_batch` for each batch that the client trains on",
     "publishing failed": "mend what it says; images are floats (N, C, H, W), labels (N,) integers",
-    "no shared folder": ("audit a simulation on one machine; elsewhere give the Auditor `truth=`"),
+    "no shared folder": (
+        "use canaries, `client_app=` of the Auditor: they need no client's images; or audit a simulation on "
+        "one machine"
+    ),
     "empty batch": "publish the batch that the client trains on",
     "truth does not fit": "publish the images that the client trains on, as the message says",
     # Controls and scores.
@@ -209,6 +231,7 @@ EXAMINED: Final[Mapping[str, str]] = {
     "description": "the training as described",
     "wrapper": "the audit in the app",
     "truth": "the truth to score with",
+    "canaries": "canaries",
 }
 """What `doctor` looks at -> its name."""
 
@@ -314,6 +337,7 @@ REASONS: Final[Mapping[str, str]] = {
     # Who is attacked.
     "not due": "not due: every {every} rounds",
     "only the release is audited": "only the release is audited",
+    "only canaries are audited": "only canaries are audited",
     "not chosen": "not chosen: {chosen} of {clients} clients are attacked",
     "failed": "the client failed",
     "timed out": "no reply in time",
@@ -338,6 +362,19 @@ REASONS: Final[Mapping[str, str]] = {
     "release is no mean": (
         "{strategy} selects among updates: the release is not their mean, and is not attacked as one"
     ),
+    # Canaries.
+    "no client app": "no app of the clients to replay on canaries was given, or nothing was sent to them",
+    "no canaries": "there are no canaries to replay on: {cause}",
+    "too few canaries": "canaries for {batches}, and a verdict needs {needed}",
+    "not replayed yet": "nobody knows yet whether the clients' app can be replayed",
+    "replayed": "the clients' app was replayed on {images} of them in {took} s",
+    "no time to replay": (
+        "a replay takes up to {needed} s, and half of what is left of {budget} s a round does not do"
+    ),
+    "canaries not taken": (
+        "the app did not ask for the canaries: whatever it trained on, it was not these"
+    ),
+    "replay failed": "the clients' app could not be replayed: {cause}",
     # Which attacks run.
     "chosen to solve": "chosen by auto: it solves instead of searching, and what it needs is there",
     "chosen to search": "chosen by auto: the first that fits of those that search{passed}",

@@ -32,6 +32,7 @@ FREE_KEYS = {
     "training.max_grad_norm",
     "training.noise_multiplier",
     "views",
+    "canary",
     "controls",
     "claim",
     "defence",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,7 +239,7 @@ class RunFacts:
     """The records of a run."""
 
     def __init__(self, records: Iterable[AuditRecord] = ()) -> None:
-        self.views: dict[View, ViewFacts] = {"server": ViewFacts(), "release": ViewFacts()}
+        self.views: dict[View, ViewFacts] = {view: ViewFacts() for view in get_args(View)}
         self.replies: list[Reply] = []
         self.chosen: dict[tuple[str, Reason], None] = {}  # attacks that `auto` chose, and why
         self._last_chosen: dict[str, Reason] = {}

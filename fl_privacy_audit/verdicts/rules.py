@@ -68,7 +68,7 @@ def replay_fit(replays: Replays) -> ReplayFit | None:
 
 def views_of(run: RunHead) -> list[View]:
     """The views that a run was to audit; ledgers of version 1 knew the server's alone."""
-    views: list[View] = ["server", "release"]
+    views: list[View] = ["server", "release", "canary"]
     return [view for view in views if view in run.run.stated.views]
 
 
@@ -257,5 +257,8 @@ LOST: Final[Mapping[AttackStatus, str]] = {
 }
 """Status of a record without scores -> code of what became of it; first what matters most."""
 
-AS_SCHEDULED = ("not due", "not chosen", "only the release is audited")
+AS_SCHEDULED = (
+    *("not due", "not chosen"),
+    *("only the release is audited", "only canaries are audited"),
+)
 """Codes of records that were never to be attacked."""

@@ -10,7 +10,7 @@ from fl_privacy_audit.core.errors import ConfigError
 RGB = {"shape": [3, 8, 8], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"views": []}, r'`views` must name "server", "release" or both'),
+    ({"views": []}, r'`views` must name "server", "release" or "canary"'),
     ({"evry": 2}, r"`evry` is not a setting of this audit; check its spelling$"),
     ({"training": {"momentun": 0}}, r"`training\.momentun` is not a setting of this audit"),
     ({"image": {**RGB, "sdt": 1}}, r"`image\.sdt` is not a setting of this audit"),

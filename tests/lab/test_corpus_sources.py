@@ -8,8 +8,8 @@ from PIL import Image
 from skimage.data import lfw_subset
 
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.photographs import PHOTOS
 from fl_privacy_audit.lab.corpus.halves import Source
-from fl_privacy_audit.lab.corpus.packaged import PHOTOS
 from fl_privacy_audit.lab.corpus.sources import SOURCES, open_source
 from tests.support.image_folders import picture, tiny_cifar, tiny_folder
 

@@ -73,7 +73,7 @@ NOTHING_TO_DO = {
     "tensors differ", "sign-like update", "another batch or training",
     # Before the first round.
     "model fits", "second derivatives", "attack fits", "attack has time", "enough batches",
-    "truth given", "clients publish", "app audits",
+    "truth given", "clients publish", "app audits", "replayed",
     # Which attacks run.
     "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # Notes of a comparison or a ledger.

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
-from fl_privacy_audit import AuditConfig, Auditor
+from fl_privacy_audit import AuditConfig, Auditor, Truth
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.report.doctor import (
@@ -20,9 +22,11 @@ from fl_privacy_audit.report.doctor import (
 )
 from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.report.words import EXAMINED
+from fl_privacy_audit.strategies import canary
 from fl_privacy_audit.strategies.app_source import AppSource, read_app
 from fl_privacy_audit.strategies.doctor import Finding, Plan, examine
-from tests.support.builders import tiny_net
+from tests.support.builders import IMAGE as IMAGE_SPEC
+from tests.support.builders import tiny_net, trained
 from tests.support.flwr_run import ROOT
 
 EXAMPLE = ROOT / "examples/flower_cifar"
@@ -323,4 +327,54 @@ def test_command_says_what_to_do_and_ends_with_a_code(tmp_path: Path) -> None:
 
 def test_everything_that_is_looked_at_has_a_name(tmp_path: Path) -> None:
     app = app_of(tmp_path, "", **{"learning-rate": 0.5})
-    assert set(examined(tmp_path, Plan(), app=app)) == set(EXAMINED)
+    found = examined(tmp_path, Plan(), app=app, views=["server", "canary"])
+    assert set(found) == set(EXAMINED)
+
+
+def canary_app(*, asks: bool = True) -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        held = (canary(context) if asks else None) or (
+            torch.zeros(1, 1, 8, 8),
+            torch.zeros(1).long(),
+        )
+        model = tiny_net()
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        after = trained(model, Truth(images=IMAGE_SPEC.denormalise(held[0]), labels=held[1]))
+        metrics = MetricRecord({"num-examples": len(held[1])})
+        content = RecordDict({"arrays": ArrayRecord(after.state_dict()), "metrics": metrics})
+        return Message(content=content, reply_to=message)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("app", "settings", "code"),
+    [
+        (None, {"views": ["canary"]}, "no client app"),
+        (canary_app(), {}, "replayed"),
+        (canary_app(asks=False), {}, "canaries not taken"),
+        (canary_app(), {"canary": {"folder": "/nowhere"}}, "no canaries"),
+        (canary_app(), {"seconds_per_round": 1e-9}, "no time to replay"),
+    ],
+)
+def test_one_replay_is_rehearsed(
+    tmp_path: Path, app: ClientApp | None, settings: dict[str, Any], code: str
+) -> None:
+    config = {"image": IMAGE, "directory": tmp_path / "audit", "training": STEP, **settings}
+    auditor = Auditor(AuditConfig.build(config), model=tiny_net(), client_app=app)
+    findings = examine(auditor, Plan(rounds=5, clients=2), replay=True)
+    (found,) = [finding for finding in findings if finding.about == "canaries"]
+    assert found.reason.code == code, say(found.reason)
+    assert found.state == ("well" if code == "replayed" else "missing")
+    assert (code == "replayed") == (advise(found.reason) == "")
+    assert not (tmp_path / "audit").exists()
+
+
+def test_before_the_first_round_nothing_is_trained(tmp_path: Path) -> None:
+    config = AuditConfig.build({"image": IMAGE, "directory": tmp_path, "training": STEP})
+    auditor = Auditor(config, model=tiny_net(), client_app=canary_app())
+    (found,) = [f for f in examine(auditor, Plan()) if f.about == "canaries"]
+    assert (found.state, found.reason.code) == ("unknown", "not replayed yet")

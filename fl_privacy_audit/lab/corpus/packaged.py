@@ -1,21 +1,19 @@
 """Pictures that come with scikit-image: nothing has to be fetched."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from skimage import data as photographs
 
+from fl_privacy_audit.core.photographs import PHOTOS, crop
+
 from .halves import Half, Source
 
 PLAIN_STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
-PHOTOS = (
-    *("astronaut", "chelsea", "coffee", "rocket", "retina"),
-    *("hubble_deep_field", "immunohistochemistry"),
-)
 CROPS = 700
 """Crops in each half of the photographs."""
 
@@ -25,19 +23,10 @@ def open_photos(name: str, root: Path, download: bool) -> Source:
     del root, download
 
     def half(word: str) -> Half:
-        """Square crops of 30 to 80 % of a photograph's short side, photographs in turn."""
-
-        def read(index: int) -> Image.Image:
-            photo = _photo(PHOTOS[index % len(PHOTOS)])
-            rng = np.random.default_rng([index, *word.encode()])
-            side = int(rng.integers(60, 161))
-            left, top = (int(rng.integers(0, edge - side + 1)) for edge in photo.size)
-            return photo.crop((left, top, left + side, top + side))
-
         return Half(
             names=[f"{word}{index:05d}" for index in range(CROPS)],
             labels=[index % len(PHOTOS) for index in range(CROPS)],
-            read=read,
+            read=partial(crop, owner=word),
         )
 
     return Source(name, PHOTOS, PLAIN_STATISTICS, half("train"), half("test"))
@@ -58,12 +47,3 @@ def open_lfw(name: str, root: Path, download: bool) -> Source:
     train = half([row for row in range(len(pictures)) if row % 5])
     attacked = half(range(0, len(pictures), 5))
     return Source(name, ["face", "background"], PLAIN_STATISTICS, train, attacked)
-
-
-@lru_cache
-def _photo(name: str) -> Image.Image:
-    photo = Image.fromarray(getattr(photographs, name)()).convert("RGB")
-    scale = 200 / min(photo.size)
-    return photo.resize(
-        (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS
-    )

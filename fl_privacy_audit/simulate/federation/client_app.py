@@ -12,10 +12,16 @@ from torch import Tensor
 
 from fl_privacy_audit.core.config import read_options
 from fl_privacy_audit.defences import DEFENCES, Soteria, defend_weights, make_defence
-from fl_privacy_audit.strategies import audit_mod, defend, persistent_accountant, publish_batch
+from fl_privacy_audit.strategies import (
+    audit_mod,
+    canary,
+    defend,
+    persistent_accountant,
+    publish_batch,
+)
 
 from .config import FederationConfig
-from .data import load_partition
+from .data import Images, load_partition
 from .model import make_net
 from .training import train
 
@@ -43,7 +49,7 @@ def defence_mod(message: Message, context: Context, call_next: Next) -> Message:
 
 @app.train(mods=[audit_mod, defence_mod])
 def train_on_own_images(message: Message, context: Context) -> Message:
-    """One round of local training."""
+    """One round of local training, on canaries where it is replayed."""
     torch.set_num_threads(1)
     config = message.content.config_records["config"]
     federation = FederationConfig.model_validate(dict(config))
@@ -57,10 +63,12 @@ def train_on_own_images(message: Message, context: Context) -> Message:
         inputs_used.append(inputs)
         publish_batch(context, inputs, labels, normalised=True)
 
+    public = canary(context, normalised=False)
+    held = Images(*public) if public else load_partition(federation, partition)
     with persistent_accountant(context) as accountant:
         result = train(
             model,
-            load_partition(federation, partition),
+            held,
             federation,
             server_round=int(config["server-round"]),  # type: ignore[arg-type]
             partition=partition,

@@ -16,13 +16,10 @@ from skimage.transform import resize
 from torch import Tensor
 
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.photographs import PHOTOS
 
 from .config import IMAGE, FederationConfig
 
-PHOTOS = (
-    *("astronaut", "chelsea", "coffee", "rocket"),
-    *("retina", "hubble_deep_field", "immunohistochemistry"),
-)
 CIFAR10 = (
     "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
 )

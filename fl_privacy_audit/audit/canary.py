@@ -1,0 +1,256 @@
+"""Canaries: public images on which the clients' app is replayed, so that a truth is nobody's data.
+
+Which images, how many and until when is decided here; the replay itself is Flower's, in
+`fl_privacy_audit.strategies.canary_replay`. Its reply is audited as any client's, in a view of its own.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.devices import cpu_threads
+from fl_privacy_audit.core.errors import TruthError
+from fl_privacy_audit.core.guard import Guard
+from fl_privacy_audit.core.observe import count_images
+from fl_privacy_audit.core.photographs import PHOTOS, crop
+from fl_privacy_audit.core.pictures import open_picture
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.seeds import seed_of
+from fl_privacy_audit.core.tables import read_table
+from fl_privacy_audit.core.types import Client, ImageSpec, Truth
+
+from .schedule import ClientReply, Slot, ViewPlan, is_due
+
+LABELS = "labels.csv"
+MOST_IMAGES = 256
+"""Canaries of one replay where nobody says how many; more than any attack rebuilds."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff")
+MODES = {1: "L", 3: "RGB"}
+"""Channels of an image -> how Pillow calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary:
+    """One replay that is to be made.
+
+    Attributes:
+        number: Of the replay in its round, from 1.
+        seed: Seed for whatever the app draws.
+        images: What the replayed client holds.
+        spec: Shape and normalisation of the images.
+    """
+
+    number: int
+    seed: int
+    images: Truth
+    spec: ImageSpec
+
+
+Replayer = Callable[[Canary], ClientReply]
+"""Lets the app train on canaries. The truth of its reply is what was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canaries:
+    """Draws the canaries of each round, and has the app replayed on them.
+
+    Attributes:
+        config: The audit's settings.
+        guard: Stands around each replay.
+        classes: Counts the model's classes.
+    """
+
+    config: AuditConfig
+    guard: Guard
+    classes: Callable[[], int]
+    _took: list[float] = field(default_factory=list)
+
+    def plan(
+        self,
+        server_round: int,
+        replies: Sequence[ClientReply],
+        replay: Replayer | None,
+        deadline: float,
+        *,
+        replays: int | None = None,
+    ) -> ViewPlan:
+        """The replays of a round, made, as a view to attack.
+
+        Args:
+            server_round: From 1.
+            replies: Of the real clients, who say how many images they have.
+            replay: Makes one; None where there is no app, or nothing was sent to anybody.
+            deadline: For replays and attacks, by `time.monotonic`. Replays get half of the time.
+            replays: How many; by default as the settings say.
+        """
+        now = time.monotonic()
+        until = now + max(deadline - now, 0.0) / 2
+        counts = [reply.num_examples for reply in replies if reply.num_examples]
+        slots = []
+        for number in range(1, (replays or self.config.canary.replays) + 1):
+            count = counts[(number - 1) % len(counts)] if counts else None
+            why = self._why_not(server_round, replay, until)
+            if why is None and replay is not None:
+                reply = self._replayed(server_round, number, count, replay)
+            else:
+                reply = ClientReply(client=Client(number), reason=why)
+            slots.append(
+                Slot(round=server_round, view="canary", replies=(reply,), reason=reply.reason)
+            )
+        return ViewPlan(slots=slots, deadline=deadline)
+
+    def _why_not(self, server_round: int, replay: Replayer | None, until: float) -> Reason | None:
+        if not is_due(self.config, server_round):
+            return Reason.of("not due", every=self.config.every)
+        if replay is None:
+            return Reason.of("no client app")
+        longest = max(self._took, default=0.0)
+        if time.monotonic() + longest > until:
+            return Reason.of(
+                "no time to replay", needed=longest, budget=self.config.seconds_per_round
+            )
+        return None
+
+    def _replayed(
+        self, server_round: int, number: int, num_examples: int | None, replay: Replayer
+    ) -> ClientReply:
+        def work() -> ClientReply:
+            return replay(self.draw(server_round, number, num_examples))
+
+        started = time.monotonic()
+        with cpu_threads(self.config.threads):
+            reply = self.guard.result("the replay of the clients' app", work)
+        self._took[:] = [max(*self._took, time.monotonic() - started, 0.0)]
+        if isinstance(reply, Reason):
+            why = Reason.of("replay failed", reply)
+            reply = ClientReply(client=Client(number), status="failed", reason=why)
+        return replace(reply, client=Client(number))
+
+    def draw(self, server_round: int, number: int, num_examples: int | None) -> Canary:
+        """The canaries of one replay: others in each round, and the same for the same settings.
+
+        Args:
+            server_round: From 1.
+            number: Of the replay in its round, from 1.
+            num_examples: Images that a real client says it has.
+
+        Raises:
+            TruthError: There are no such images.
+            CorpusError: A picture or the table of labels cannot be read.
+        """
+        batch = (server_round - 1) // self.config.every * self.config.canary.replays + number - 1
+        return Canary(
+            number=number,
+            seed=seed_of(self.config.seed, server_round, "canary", number),
+            images=self.images(batch, self.count(num_examples)),
+            spec=self.config.image,
+        )
+
+    def count(self, num_examples: int | None) -> int:
+        """Images of one replay, where a real client says it has so many."""
+        if self.config.canary.images is not None:
+            return self.config.canary.images
+        training = self.config.training.for_client(num_examples)
+        most = MOST_IMAGES if self.config.canary.folder is None else len(self._files)
+        return min(count_images(training, num_examples), MOST_IMAGES, most)
+
+    def images(self, batch: int, count: int) -> Truth:
+        """The images of a batch by its number, from 0. Only a folder of pictures ever repeats any.
+
+        Raises:
+            TruthError: There are no such images.
+            CorpusError: A picture cannot be read.
+        """
+        channels, *size = self.config.image.shape
+        if channels not in MODES:
+            raise TruthError(
+                f"canaries are pictures of 1 or 3 channels, but the images have {channels}: give "
+                "the Auditor `truth=`, or audit a simulation"
+            )
+        classes = self.classes()
+        if self.config.canary.folder is None:
+            owner = f"canary {self.config.seed}/{batch}"
+            drawn = [crop(index, owner) for index in range(batch, batch + count)]
+            labels = [index % len(PHOTOS) % classes for index in range(batch, batch + count)]
+        else:
+            chosen = self._chosen(batch, count, classes)
+            drawn = [open_picture(path) for path, _ in chosen]
+            labels = [label for _, label in chosen]
+        pixels = [_pixels(picture, MODES[channels], size[0], size[1]) for picture in drawn]
+        return Truth(images=torch.stack(pixels), labels=torch.tensor(labels))
+
+    def batches(self, replays: int | None) -> int | None:
+        """Batches without a common picture in so many replays; None for any number of them.
+
+        Args:
+            replays: Of the whole run; None where nobody knows.
+        """
+        if self.config.canary.folder is None:
+            return replays
+        most = len(self._files) // self.count(None)
+        return most if replays is None else min(most, replays)
+
+    @cached_property
+    def _files(self) -> list[tuple[Path, int]]:
+        assert self.config.canary.folder is not None
+        found = labelled_pictures(self.config.canary.folder)
+        order = np.random.default_rng(self.config.seed).permutation(len(found))
+        return [found[at] for at in order]
+
+    def _chosen(self, batch: int, count: int, classes: int) -> list[tuple[Path, int]]:
+        files = self._files
+        if count > len(files):
+            raise TruthError(
+                f"`canary.images` is {count}, but {self.config.canary.folder} holds {len(files)} "
+                "pictures: add some, or ask for fewer"
+            )
+        chosen = [files[(batch * count + at) % len(files)] for at in range(count)]
+        for path, label in chosen:
+            if label >= classes:
+                raise TruthError(
+                    f"the canary {path} is of class {label}, but the model has classes 0 to "
+                    f"{classes - 1}: name sub-folders by the numbers of the model's classes, or "
+                    f"write {LABELS}"
+                )
+        return chosen
+
+
+def labelled_pictures(folder: Path) -> list[tuple[Path, int]]:
+    """The pictures of a folder and their classes; see `CanaryConfig.folder`.
+
+    Raises:
+        TruthError: There are none.
+        CorpusError: The table of labels is wrong, with the line.
+    """
+    if (folder / LABELS).is_file():
+        _, rows = read_table(folder / LABELS, ["file", "label"], TruthError)
+        return [(folder / row.text("file"), row.whole("label", lowest=0)) for row in rows]
+    below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    numbers = all(path.name.isdecimal() for path in below)
+    found = [
+        (picture, int(path.name) if numbers else label)
+        for label, path in enumerate(below)
+        for picture in sorted(path.iterdir())
+        if picture.suffix.lower() in ENDINGS
+    ]
+    if not found:
+        raise TruthError(
+            f"there are no canaries in {folder}: give pictures in one sub-folder for each class, or "
+            f"beside a table {LABELS} with the columns file and label"
+        )
+    return found
+
+
+def _pixels(picture: Image.Image, mode: str, height: int, width: int) -> Tensor:
+    """``(C, H, W)`` in [0, 1]: scaled until it covers the image, and its middle cut out."""
+    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC).convert(mode)
+    values = torch.from_numpy(np.asarray(fitted).reshape(height, width, -1).copy())
+    return values.permute(2, 0, 1).float() / 255

@@ -1,0 +1,395 @@
+"""Canary replay: the app of the clients, called beside the server on public images."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideFixedClipping,
+    FedAvg,
+    Strategy,
+)
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from fl_privacy_audit import Auditor, read_ledger
+from fl_privacy_audit.audit.canary import Canary
+from fl_privacy_audit.cli import cli
+from fl_privacy_audit.core.types import Truth
+from fl_privacy_audit.ledger.ledger import last_run
+from fl_privacy_audit.ledger.records import AuditRecord
+from fl_privacy_audit.report.html.page import render_html
+from fl_privacy_audit.report.markdown import render_markdown
+from fl_privacy_audit.report.sentences import say
+from fl_privacy_audit.report.summary import summarise
+from fl_privacy_audit.strategies import (
+    AuditedStrategy,
+    audit_mod,
+    canary,
+    canary_loaders,
+    defend,
+    publish_batch,
+)
+from fl_privacy_audit.strategies.canary_images import MARK
+from fl_privacy_audit.strategies.canary_replay import Replay, copy_message, seed_everything
+from fl_privacy_audit.strategies.capture import Reading
+from fl_privacy_audit.verdicts.compare import compare
+from fl_privacy_audit.verdicts.rules import judge_run
+from tests.support.builders import IMAGE, audit_config, trained
+from tests.support.grid import InProcessGrid
+from tests.support.judged_cases import open_net, picture
+from tests.support.spies import Spy
+
+Mod = Callable[..., Message]
+Load = Callable[[Context], tuple[Tensor, Tensor]]
+
+
+def own_images(context: Context) -> tuple[Tensor, Tensor]:
+    """What only this client has."""
+    held = picture(int(context.node_config["partition-id"]), seed=9)
+    return IMAGE.normalise(held.images), held.labels
+
+
+def plain_app(load: Load, *mods: Mod, publish: bool = False, rate: float = 0.1) -> ClientApp:
+    """One step on all images, or on the first of them alone where it is published."""
+    app = ClientApp()
+
+    @app.train(mods=[*mods])
+    def train(message: Message, context: Context) -> Message:
+        images, labels = load(context)
+        if publish:
+            images, labels = images[:1], labels[:1]
+            publish_batch(context, images, labels, normalised=True)
+        model = open_net()
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        truth = Truth(images=IMAGE.denormalise(images), labels=labels)
+        after = trained(model, truth, rate=rate)
+        return reply_to(message, after, len(labels))
+
+    return app
+
+
+def reply_to(message: Message, model: torch.nn.Module, examples: int) -> Message:
+    metrics = MetricRecord({"num-examples": examples, "loss": float(torch.rand(1))})
+    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
+    return Message(content=content, reply_to=message)
+
+
+def canaries_or_own(context: Context) -> tuple[Tensor, Tensor]:
+    return canary(context) or own_images(context)
+
+
+def quickstart_app(*mods: Mod) -> ClientApp:
+    """The pattern of quickstart-pytorch: a loader, shuffled, an epoch, dropout's random numbers."""
+    app = ClientApp()
+
+    @app.train(mods=[*mods])
+    def train(message: Message, context: Context) -> Message:
+        size = int(context.run_config["batch-size"])
+        loader, _ = canary_loaders(context, size) or own_loaders(context, size)
+        model = open_net()
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        rate = float(message.content.config_records["config"]["lr"])  # type: ignore[arg-type]
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+        model.train()
+        for images, labels in loader:
+            optimizer.zero_grad()
+            inputs = torch.nn.functional.dropout(images, 0.2)
+            torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+        return reply_to(message, model, len(list(loader)))
+
+    return app
+
+
+HELD: dict[int, tuple[Tensor, Tensor]] = {}
+"""What real clients hold, by partition."""
+
+
+def own_loaders(context: Context, size: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    images, labels = HELD[int(context.node_config["partition-id"])]
+    held = TensorDataset(images, labels)
+    return DataLoader(held, batch_size=size, shuffle=True), DataLoader(held, batch_size=size)
+
+
+def fed_avg(**more: Any) -> FedAvg:
+    return FedAvg(
+        fraction_evaluate=0.0,
+        min_evaluate_nodes=0,
+        min_train_nodes=1,
+        min_available_nodes=1,
+        **more,
+    )
+
+
+def run(
+    directory: Path,
+    app: ClientApp,
+    *,
+    strategy: Strategy | None = None,
+    rounds: int = 3,
+    nodes: int = 2,
+    lr: float = 0.1,
+    **settings: Any,
+) -> tuple[AuditRecord, ...]:
+    config = audit_config(
+        directory,
+        **{
+            "attacks": ["first_linear"],
+            "controls": True,
+            "metrics": ["mse", "psnr", "ssim"],
+            "views": ["canary"],
+            **settings,
+        },
+    )
+    auditor = Auditor(
+        config, model=open_net(), client_app=app, run_config={"batch-size": 2, "given": "yes"}
+    )
+    AuditedStrategy(strategy or fed_avg(), auditor=auditor).start(
+        grid=InProcessGrid(app, nodes),
+        initial_arrays=ArrayRecord(open_net().state_dict()),
+        num_rounds=rounds,
+        train_config=ConfigRecord({"lr": lr}),
+    )
+    return read_ledger(directory).audits
+
+
+def word(directory: Path) -> tuple[str, str]:
+    """The verdict of the canary view, and the code of its reason."""
+    verdicts = judge_run(last_run(read_ledger(directory)))
+    (verdict,) = [verdict for verdict in verdicts if verdict.view == "canary"]
+    return verdict.word, verdict.reason.code
+
+
+MODS: dict[str, tuple[Mod, ...]] = {
+    "none": (),
+    "audit_mod": (audit_mod,),
+    "defend": (audit_mod, defend("gaussian", seed=5, std=0.01)),
+    "local-dp": (audit_mod, LocalDpMod(1.0, 0.1, 10.0, 0.1)),
+    "clipping": (audit_mod, fixedclipping_mod),
+}
+
+
+@pytest.mark.parametrize("mods", MODS)
+@pytest.mark.parametrize("shape", ["tensors", "loaders"])
+def test_a_replay_is_the_client_s_own_reply(mods: str, shape: str) -> None:
+    """With the same images, seeds and threads, to the last bit."""
+    app = (
+        plain_app(lambda context: canary(context) or HELD[1], *MODS[mods])
+        if shape == "tensors"
+        else quickstart_app(*MODS[mods])
+    )
+    truth = Truth(
+        images=torch.cat([picture(n, seed=4).images for n in range(5)]),
+        labels=torch.arange(5) % 3,
+    )
+    HELD[1] = IMAGE.normalise(truth.images), truth.labels
+    grid = InProcessGrid(app, 1)
+    (context,) = grid.contexts.values()
+    context.run_config = {"batch-size": 2}
+    context.node_config["partition-id"] = 1  # by which some draw their noise
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord(open_net().state_dict()),
+            "config": ConfigRecord({"lr": 0.1, "clipping_norm": 0.05, "name": "kept"}),
+        }
+    )
+    message = Message(content, context.node_id, "train")
+    replay = Replay(
+        app=app,
+        run_config={"batch-size": 2},
+        sent=[copy_message(message)],
+        clients=1,
+        reading=Reading(image=IMAGE),
+    )
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    made = replay(Canary(number=1, seed=3, images=truth, spec=IMAGE))
+    assert torch.equal(before, torch.get_rng_state())
+    seed_everything(3)
+    (reply,) = grid.send_and_receive([message])
+    own = {k: a.numpy() for k, a in reply.content.array_records["arrays"].items()}
+    replayed = made.returned()
+    assert own.keys() == replayed.keys()
+    assert all(np.array_equal(own[name], replayed[name]) for name in own)
+    sent = made.sent()
+    assert any(not np.array_equal(sent[name], replayed[name]) for name in sent)
+    assert made.reported["loss"] == reply.content.metric_records["metrics"]["loss"]
+    assert made.num_examples == reply.content.metric_records["metrics"]["num-examples"]
+    trained_on = made.truth()
+    assert trained_on is not None and torch.equal(trained_on.images, truth.images)
+
+
+def test_an_undefended_app_leaks_its_canaries(tmp_path: Path) -> None:
+    records = run(tmp_path, plain_app(canaries_or_own))
+    canaries = [record for record in records if record.view == "canary"]
+    assert [(r.round, r.client) for r in canaries] == [
+        (n, f"canary {k}") for n in (1, 2, 3) for k in (1, 2)
+    ]
+    assert len({record.truth_digest for record in canaries}) == 6
+    assert all(record.replay is not None and record.replay.fits for record in canaries)
+    assert word(tmp_path) == ("leaked", "above every null control")
+
+
+def test_what_is_published_in_a_replay_is_its_truth(tmp_path: Path) -> None:
+    """The app holds four canaries, trains on one, and says which."""
+    app = plain_app(canaries_or_own, publish=True)
+    (said, _) = canaries(run(tmp_path, app, rounds=1, canary={"images": 4}))
+    assert said.replay is not None and said.replay.fits
+    assert len(said.truth_sketch) == 1
+
+
+def test_a_loader_knows_what_was_read(tmp_path: Path) -> None:
+    records = canaries(run(tmp_path, quickstart_app(), rounds=1, canary={"images": 5}))
+    assert [len(record.truth_sketch) for record in records] == [5, 5]
+
+
+def canaries(records: tuple[AuditRecord, ...]) -> list[AuditRecord]:
+    return [record for record in records if record.view == "canary"]
+
+
+def test_an_app_that_takes_no_canaries_is_not_attacked(tmp_path: Path) -> None:
+    """It may have trained on images of whoever owns the machine."""
+    spy = Spy()
+    config = audit_config(tmp_path, views=["canary"])
+    app = plain_app(own_images)
+    auditor = Auditor(config, model=open_net(), client_app=app, attacks=[spy])
+    AuditedStrategy(fed_avg(), auditor=auditor).start(
+        grid=InProcessGrid(app, 1),
+        initial_arrays=ArrayRecord(open_net().state_dict()),
+        num_rounds=1,
+    )
+    records = read_ledger(tmp_path).audits
+    codes = [record.reason and record.reason.code for record in records]
+    assert codes == ["only canaries are audited", "canaries not taken", "canaries not taken"]
+    assert spy.calls == []
+
+
+def test_an_app_that_fails_in_a_replay_says_why_and_trains_on(tmp_path: Path) -> None:
+    def load(context: Context) -> tuple[Tensor, Tensor]:
+        if canary(context):
+            raise KeyError("data-path")
+        return own_images(context)
+
+    for record in canaries(run(tmp_path, plain_app(load), rounds=1)):
+        assert record.client_status == "failed"
+        assert record.reason is not None and record.reason.code == "replay failed"
+        assert "data-path" in say(record.reason)
+    assert word(tmp_path)[0] == "not tested"
+
+
+def test_a_replay_without_time_is_left_out(tmp_path: Path) -> None:
+    records = canaries(run(tmp_path, plain_app(canaries_or_own), rounds=1, seconds_per_round=1e-6))
+    assert [r.reason and r.reason.code for r in records] == ["no time to replay"] * 2
+
+
+def test_without_an_app_the_view_says_so(tmp_path: Path) -> None:
+    auditor = Auditor(audit_config(tmp_path, views=["canary"]), model=open_net())
+    records = auditor.audit_round(1, [])
+    assert [r.reason and r.reason.code for r in records] == ["no client app"] * 2
+    not_due = Auditor(audit_config(tmp_path, views=["canary"], every=2), model=open_net())
+    assert [r.reason and r.reason.code for r in not_due.audit_round(2, [])] == ["not due"] * 2
+
+
+def test_clients_never_see_a_mark_and_keep_their_state(tmp_path: Path) -> None:
+    app = ClientApp()
+    seen: list[dict[str, Any]] = []
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        seen.append(dict(context.node_config))
+        count = context.state.config_records.setdefault("count", ConfigRecord({"rounds": 0}))
+        count["rounds"] = int(count["rounds"]) + 1  # type: ignore[arg-type]
+        images, labels = canary(context) or own_images(context)
+        model = open_net()
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        truth = Truth(images=IMAGE.denormalise(images), labels=labels)
+        return reply_to(message, trained(model, truth), int(count["rounds"]))  # type: ignore[arg-type]
+
+    records = run(tmp_path, app, rounds=3, nodes=2)
+    real = [record for record in records if record.view == "server"]
+    assert sorted(r.num_examples or 0 for r in real) == [1, 1, 2, 2, 3, 3]
+    assert [record.num_examples for record in canaries(records)] == [1] * 6
+    assert [MARK in config for config in seen] == [False, False, True, True] * 3
+    assert [c["partition-id"] for c in seen[:4]] == [0, 1, 2, 3]
+
+
+def test_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    def weights(client_app: ClientApp | None) -> dict[str, bytes]:
+        seed_everything(1)
+        app = plain_app(canaries_or_own, draws)
+        auditor = Auditor(
+            audit_config(tmp_path / str(client_app is None), attacks=["first_linear"]),
+            model=open_net(),
+            client_app=client_app and app,
+        )
+        result = AuditedStrategy(fed_avg(fraction_train=0.6), auditor=auditor).start(
+            grid=InProcessGrid(app, 4),
+            initial_arrays=ArrayRecord(open_net().state_dict()),
+            num_rounds=3,
+        )
+        return {name: array.numpy().tobytes() for name, array in result.arrays.items()}
+
+    assert weights(None) == weights(plain_app(canaries_or_own))
+
+
+def draws(message: Message, context: Context, call_next: Mod) -> Message:
+    """A mod that draws from every global generator."""
+    reply = call_next(message, context)
+    noise = random.random() + float(np.random.rand()) + float(torch.rand(1))
+    arrays = reply.content.array_records["arrays"].to_torch_state_dict()
+    reply.content["arrays"] = ArrayRecord({k: t + 1e-3 * noise for k, t in arrays.items()})
+    return reply
+
+
+@pytest.mark.parametrize("noise", [0.5])
+def test_a_defended_app_withstands(tmp_path: Path, noise: float) -> None:
+    mods = (defend("gaussian", seed=5, std=noise),)
+    run(
+        tmp_path,
+        plain_app(canaries_or_own, *mods),
+        rounds=6,
+        defence={"name": "gaussian", "options": {"std": noise}},
+        metrics=["psnr"],
+    )
+    assert word(tmp_path)[0] == "withstood these attacks"
+
+
+def test_flowers_own_clipping_gets_the_norm_that_it_is_sent(tmp_path: Path) -> None:
+    strategy = DifferentialPrivacyClientSideFixedClipping(
+        fed_avg(), noise_multiplier=0.1, clipping_norm=0.01, num_sampled_clients=2
+    )
+    app = plain_app(canaries_or_own, fixedclipping_mod)
+    records = run(tmp_path, app, strategy=strategy, rounds=2)
+    norms = [record.update_norm or 0 for record in canaries(records)]
+    assert np.allclose(norms, 0.01, rtol=1e-4)
+
+
+def test_same_settings_draw_the_same_canaries_and_pair_runs(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    run(one, plain_app(canaries_or_own), setting="no defence")
+    run(other, plain_app(canaries_or_own, defend("gaussian", seed=1, std=0.2)), setting="noise")
+    digests = [[r.truth_digest for r in canaries(read_ledger(d).audits)] for d in (one, other)]
+    assert digests[0] == digests[1]
+    comparison = compare([one, other])
+    assert {(row.setting, row.view) for row in comparison.rows} == {
+        ("no defence", "canary"),
+        ("noise", "canary"),
+    }
+
+
+def test_pages_name_the_view_and_what_it_does_not_cover(tmp_path: Path) -> None:
+    run(tmp_path, plain_app(canaries_or_own))
+    summary = summarise([tmp_path])
+    page, text = render_html(summary), render_markdown(summary)
+    for shown in (page, text):
+        assert "public images" in shown and "secure aggregation" in shown
+    assert "canary" in (CliRunner().invoke(cli, ["show", str(tmp_path)]).output)
