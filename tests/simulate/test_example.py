@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import Context, RecordDict
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fl_privacy_audit import AuditConfig, read_ledger
+from fl_privacy_audit import AuditConfig, Truth, read_ledger
+from fl_privacy_audit.audit.canary import Canary
 from fl_privacy_audit.report.doctor import flattened
+from fl_privacy_audit.strategies.canary_replay import Replay, copy_message, seed_everything
+from fl_privacy_audit.strategies.capture import Reading
 from tests.support.flwr_run import ROOT, call, flwr_run
 from tests.support.grid import InProcessGrid
 
@@ -92,6 +97,40 @@ def test_it_trains_and_is_audited_in_this_process(
     assert [record.num_examples for record in contents.audits] == [2, 2]
     assert [0 <= record.metrics["accuracy"] <= 1 for record in contents.evaluations] == [True]
     assert f"fl-privacy-audit show {tmp_path}" in capsys.readouterr().out
+
+
+def test_a_replay_is_the_client_s_own_reply(example: str) -> None:
+    """With the same images, seeds and threads, to the last bit."""
+    task = importlib.import_module(f"{example}.task")
+    app = importlib.import_module(f"{example}.client_app").app
+    values = run_config() | {"batch-size": 3}
+    grid = InProcessGrid(app, 1)
+    (context,) = grid.contexts.values()
+    context.run_config = values
+    content = RecordDict({"arrays": ArrayRecord(task.Net().state_dict()), "config": ConfigRecord()})
+    message = Message(content, context.node_id, "train")
+    spec = AuditConfig.from_run_config(values).image
+    inputs, labels = task.load_data(0, "")
+    replay = Replay(
+        app=app,
+        run_config=values,
+        sent=[copy_message(message)],
+        clients=1,
+        reading=Reading(image=spec),
+    )
+    held = Truth(images=spec.denormalise(inputs), labels=labels)
+    threads = torch.get_num_threads()
+    made = replay(Canary(number=1, seed=3, images=held, spec=spec))
+    seed_everything(3)
+    (reply,) = grid.send_and_receive([message])
+    assert torch.get_num_threads() == threads
+    arrays = reply.content.array_records["arrays"]
+    replayed = made.returned()
+    for name, array in arrays.items():
+        # Images went to pixels and back: rounding in their last digit.
+        assert np.allclose(array.numpy(), replayed[name], rtol=0, atol=1e-6), name
+    published = made.truth()
+    assert published is not None and published.images.shape == (3, 3, 32, 32)
 
 
 @pytest.mark.slow

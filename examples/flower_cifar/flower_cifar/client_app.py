@@ -5,7 +5,7 @@ from functools import partial
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_privacy_audit.strategies import audit_mod, publish_batch
+from fl_privacy_audit.strategies import audit_mod, canary, publish_batch
 
 from .task import Net, accuracy, load_data
 from .task import train as train_locally
@@ -19,7 +19,9 @@ def train(message: Message, context: Context) -> Message:
     config = context.run_config
     model = Net()
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-    images, labels = load_data(int(context.node_config["partition-id"]), str(config["data-root"]))
+    images, labels = canary(context) or load_data(
+        int(context.node_config["partition-id"]), str(config["data-root"])
+    )
     batch_size, steps = int(config["batch-size"]), int(config["local-steps"])
     loss = train_locally(
         model,
