@@ -34,6 +34,11 @@ class _Lazy(click.Group):
             "annotators_command",
             "Train machine annotators, or let them judge a corpus.",
         ),
+        "attack": (
+            "fl_privacy_audit.audit.command",
+            "attack_command",
+            "Attack what an audit has left in its spool.",
+        ),
         "clean": (
             "fl_privacy_audit.ledger.clean",
             "clean_command",

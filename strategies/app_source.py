@@ -97,7 +97,7 @@ def _told(nodes: list[ast.AST]) -> Iterator[tuple[str, Any]]:
 
 
 def _told_by_call(call: ast.Call, constants: Mapping[str, ast.expr]) -> Iterator[tuple[str, Any]]:
-    name = getattr(call.func, "attr", None) or getattr(call.func, "id", "")
+    name = str(getattr(call.func, "attr", None) or getattr(call.func, "id", ""))
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     if name == "Normalize":
         for key, value in zip(("image.mean", "image.std"), _spread(call, constants), strict=False):

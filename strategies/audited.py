@@ -84,10 +84,15 @@ class AuditedStrategy(Wrapper, Strategy):
             with self._guard("what the audit lacks could not be found out"):
                 self._log_what_start_lacks(args, kwargs)
             args, kwargs = self._recording_evaluation(args, kwargs)
+            wait = False
             try:
-                return self.strategy.start(*args, **kwargs)
+                result = self.strategy.start(*args, **kwargs)
+                wait = True
+                return result
             finally:
                 self._close_rounds()
+                with self._guard("what was captured could not be attacked"):
+                    self.auditor.finish(wait=wait)
                 with self._guard("the end of the run could not be logged"):
                     self._log_end()
 

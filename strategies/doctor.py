@@ -179,7 +179,7 @@ def _rounded_up(seconds: float) -> int:
     >>> _rounded_up(236.1), _rounded_up(8.2)
     (240, 9)
     """
-    unit = 10 ** max(0, math.floor(math.log10(seconds)) - 1)
+    unit: int = 10 ** max(0, math.floor(math.log10(seconds)) - 1)
     return math.ceil(seconds / unit) * unit
 
 
@@ -250,11 +250,12 @@ def _truth(auditor: Auditor, app: AppSource | None) -> Finding:
         return Finding(about="truth", state="well", reason=Reason.of("truth given"))
     if app is None:
         return Finding(about="truth", state="unknown", reason=Reason.of("app not given"))
-    lacking = tuple(name for name in ("audit_mod", "publish_batch") if name not in app.names)
+    lacking = [name for name in ("audit_mod", "publish_batch") if name not in app.names]
     if not lacking:
         return Finding(about="truth", state="well", reason=Reason.of("clients publish"))
-    codes = {("audit_mod",): "mod missing", ("publish_batch",): "publish call missing"}
-    reason = Reason.of(codes.get(lacking, "nothing is published"), app=str(app.folder))
+    alone = {"audit_mod": "mod missing", "publish_batch": "publish call missing"}
+    code = "nothing is published" if len(lacking) == 2 else alone[lacking[0]]
+    reason = Reason.of(code, app=str(app.folder))
     state: State = "unknown" if "canary" in auditor.config.views else "missing"
     return Finding(about="truth", state=state, reason=reason)
 

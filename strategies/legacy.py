@@ -5,6 +5,7 @@ Their clients exchange lists of arrays in the order of the model's state. Under 
 workflow hands the strategy one aggregate in the place of each of them.
 """
 
+import atexit
 import hashlib
 import json
 import logging
@@ -104,6 +105,7 @@ class AuditedLegacyStrategy(Wrapper, Strategy):
             LedgerError: The audit's directory cannot be written; before anything is trained.
         """
         self._begin()
+        atexit.register(self.auditor.finish)  # nobody says when the last round is over
         parameters = self.strategy.initialize_parameters(client_manager)
         with through_flower(), self._guard("what the audit lacks could not be found out"):
             self._log_settings()

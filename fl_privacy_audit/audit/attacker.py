@@ -2,15 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.reasons import Reason, message_of
-from fl_privacy_audit.core.types import Reconstruction
+from fl_privacy_audit.core.types import Reconstruction, View
 from fl_privacy_audit.ledger.records import AttackOutcome
 
 from .attack_round import (
@@ -25,12 +28,29 @@ from .lineup import Lineup, Turn, without_result
 from .reserve import Reserve
 from .schedule import Slot
 from .scoring import score_round
+from .steps import Steps
 from .targets import Observer, Target
 
 log = logging.getLogger("fl_privacy_audit")
 
 Explained = tuple[AttackOutcome, bool]
 """What an attack did to a target, and whether it explained the whole update."""
+OUTCOMES: Final[TypeAdapter[list[Explained]]] = TypeAdapter(list[Explained])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """How a turn runs.
+
+    Attributes:
+        steps: Do it.
+        until: For how long, by `time.monotonic`.
+        first: Whether no other has run on these targets: it gets a first step, however late.
+    """
+
+    steps: Steps
+    until: float
+    first: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +98,11 @@ class Attacker:
     _told: set[str] = field(default_factory=set)
 
     def attack(
-        self, deadline: float, targets: Sequence[Target], spares: Sequence[Slot]
+        self,
+        deadline: float,
+        targets: Sequence[Target],
+        spares: Sequence[Slot],
+        steps: Steps,
     ) -> list[list[AttackOutcome]]:
         """Attack and score targets of one view, each until it is explained.
 
@@ -86,13 +110,14 @@ class Attacker:
             deadline: For attacks, scores and the replay check, by `time.monotonic`.
             targets: At least one.
             spares: Clients that are not attacked themselves.
+            steps: Do each step.
 
         Returns:
             For each target, what every attack made of it.
         """
         partners = [Control(kind=OTHER) for _ in targets]
         if OTHER in self.config.controls:
-            partners = find_partners(targets, spares, self.observer.observe)
+            partners = find_partners(targets, spares, partial(self._observe_spare, steps))
         truths = [target for target in targets if target.truth is not None]
         deadline -= self.reserve.seconds("replay", len(truths), deadline - time.monotonic())
         attacked = len(targets) * times_attacked(self.config)
@@ -107,7 +132,8 @@ class Attacker:
             among = {place: targets[place] for place in places}
             beside = partners_among(partners, targets, places)
             until = share(deadline, len(turns) - number)
-            for place, (outcome, exact) in self._take(turn, among, beside, until, number == 0):
+            run = _Run(steps=steps, until=until, first=number == 0)
+            for place, (outcome, exact) in self._take(turn, among, beside, run):
                 outcomes[place].append(outcome)
                 if exact:
                     name = turn.attack.config.name
@@ -119,15 +145,19 @@ class Attacker:
         turn: Turn,
         targets: Mapping[int, Target],
         partners: Sequence[Control],
-        until: float,
-        first: bool,
+        run: "_Run",
     ) -> list[tuple[int, Explained]]:
         """The outcomes of a turn; where it goes wrong altogether each target has a turn of its own."""
         if not targets:
             return []
         name = turn.attack.config.name
-        run = partial(self._attack_and_score, turn, targets, partners, until, first)
-        outcomes = self.guard.result(f"attack {name}", run)
+        attack = partial(self._attack_and_score, turn, targets, partners, run)
+        view = next(iter(targets.values())).slot.view
+        outcomes = run.steps.step(
+            attack_step(view, name, targets),
+            partial(self.guard.result, f"attack {name}", attack),
+            kept=OUTCOMES,
+        )
         if not isinstance(outcomes, Reason):
             return list(zip(targets, outcomes, strict=True))
         if len(targets) > 1:
@@ -135,7 +165,7 @@ class Attacker:
                 one
                 for at, (place, target) in enumerate(targets.items())
                 for partner in partners_among(partners, list(targets.values()), [at])
-                for one in self._take(turn, {place: target}, [partner], until, first)
+                for one in self._take(turn, {place: target}, [partner], run)
             ]
         (place,) = targets
         failed = without_result("failed", turn.attack.config, outcomes, turn.why[place])
@@ -146,13 +176,12 @@ class Attacker:
         turn: Turn,
         targets: Mapping[int, Target],
         partners: Sequence[Control],
-        until: float,
-        first: bool,
+        run: "_Run",
     ) -> list[Explained]:
         among, name = list(targets.values()), turn.attack.config.name
         images = sum(len(target.truth.images) for target in among if target.truth is not None)
         pairs = images * (1 + len(self.config.controls))
-        left = until - time.monotonic()
+        left = run.until - time.monotonic()
         kept = self.reserve.seconds("scoring", pairs, left)
         attempts = attack_targets(
             turn.attack,
@@ -161,7 +190,7 @@ class Attacker:
             config=self.config,
             guard=self.guard,
             # However late it is one attack gets a first step.
-            seconds=max(left - kept, 0.0 if first else -1.0),
+            seconds=max(left - kept, 0.0 if run.first else -1.0),
             progress=self._reporter(among, name),
             chosen=[turn.why[place] for place in targets],
         )
@@ -173,13 +202,16 @@ class Attacker:
                 attempts,
                 config=self.config,
                 pictures=pictures,
-                deadline=until,
+                deadline=run.until,
                 guard=self.guard,
             )
         self._tell_allowed(scored)
         results = [attempt.own.result for attempt in attempts]
         exact = [isinstance(result, Reconstruction) and result.exact for result in results]
         return list(zip(scored, exact, strict=True))
+
+    def _observe_spare(self, steps: Steps, slot: Slot) -> Target | Reason:
+        return steps.step(f"{slot.view}: spare {slot.name}", partial(self.observer.observe, slot))
 
     def _tell_allowed(self, outcomes: Sequence[AttackOutcome]) -> None:
         """Say, once for each attack, that the seconds of a round do not do for it."""
@@ -222,6 +254,11 @@ class Attacker:
                 log.warning("privacy audit: on_progress failed: %s", message_of(error))
 
         return report
+
+
+def attack_step(view: View, attack: str, places: Iterable[int]) -> str:
+    """The name of the step in which an attack runs on targets of a view."""
+    return f"{view}: {attack} on {','.join(map(str, places))}"
 
 
 def share(deadline: float, parts: int) -> float:

@@ -4,9 +4,13 @@ Schedule -> observe -> attack -> score -> record. An audit never stops training:
 becomes a recorded outcome, unless `AuditConfig.fail_fast` is set.
 """
 
+import contextlib
+import itertools
 import logging
 import secrets
 import time
+import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -14,42 +18,33 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
-from fl_privacy_audit.core.devices import cpu_threads, pick_device
-from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.devices import cpu_threads
+from fl_privacy_audit.core.errors import AuditError, LedgerError
 from fl_privacy_audit.core.exchange import Arrays
-from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
-from fl_privacy_audit.core.observe import update_norm
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason, message_of
-from fl_privacy_audit.core.seeds import seed_of
-from fl_privacy_audit.core.texts import MOST, clean
-from fl_privacy_audit.core.types import Observation
-from fl_privacy_audit.defences import AppliedDefence, make_defence
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
 from fl_privacy_audit.ledger.records import (
-    AttackOutcome,
     AuditRecord,
     EvaluationRecord,
     Record,
-    ReplayCheck,
     RunRecord,
-    ThreatModel,
-    UpdateForm,
 )
+from fl_privacy_audit.ledger.spools import spools
 
-from .attacker import Attacker, Progress, share
+from .attacker import Progress
+from .backlog import NO_WORKER, Backlog
 from .canary import Canaries, Replayer
-from .lineup import Lineup
+from .capture import Capture, captured
+from .capture_auditor import CaptureAuditor, not_attacked
+from .handover import Handover
 from .rehearsal import Rehearsal, rehearse
-from .replay_check import check_replay
-from .reserve import Reserve
-from .schedule import ClientReply, Release, Slot, ViewPlan, is_due, schedule
-from .scoring import check_metrics, worst_scores
-from .targets import Observer, Target, training_told
-from .truth import truth_digest, truth_sketch
+from .schedule import ClientReply, Release, Slot, is_due, schedule
+from .scoring import worst_scores
+from .workers import Workers
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -110,36 +105,27 @@ class Auditor:
         self.run_config = dict(run_config or {})
         self.config = config
         self._model = model if isinstance(model, nn.Module) else model()
-        self._guard = Guard(fail_fast=config.fail_fast)
-        self._lineup = Lineup.of(config.attacks, attacks, self._guard)
-        check_metrics(config.metrics)
-        self._observer = Observer(
-            model=self._model,
-            config=config,
-            defence=make_defence(config.defence.name, config.defence.options),
-            truth=truth,
-            device=pick_device(config.device),
-            forward=forward,
-            loss=loss,
-            guard=self._guard,
-        )
-        self.canaries = Canaries(
-            config=config, guard=self._guard, classes=self._observer.count_classes
-        )
         self._sinks = tuple(sinks)
-        self._reserve = Reserve()
         self.ledger = Ledger(config.directory)
         self.run = secrets.token_hex(6)
-        self._attacker = Attacker(
-            config=config,
-            lineup=self._lineup,
-            observer=self._observer,
-            reserve=self._reserve,
-            guard=self._guard,
-            directory=self.ledger.directory,
+        self._work = CaptureAuditor(
+            config,
+            model=self._model,
             run=self.run,
+            forward=forward,
+            loss=loss,
+            attacks=attacks,
+            truth=truth,
             on_progress=on_progress,
         )
+        self._guard = self._work.guard
+        self.canaries = Canaries(
+            config=config, guard=self._guard, classes=self._work.observer.count_classes
+        )
+        self._handover = Handover(model=self._model, forward=forward, loss=loss, attacks=attacks)
+        self._on_progress = on_progress
+        self._inline = config.executor == "inline" or config.fail_fast
+        self._backlog: Backlog | None = None
         self._begun = False
 
     def begin(self) -> None:
@@ -161,6 +147,8 @@ class Auditor:
         )
         self._write(record)
         self._begun = True
+        if not self._inline and any(spools(self.ledger.directory)):
+            self._open_backlog()
 
     def rehearse(self, *, sent: Arrays | None = None, num_examples: int | None = None) -> Rehearsal:
         """See `fl_privacy_audit.audit.rehearsal.rehearse`; nothing is written."""
@@ -168,7 +156,11 @@ class Auditor:
             made = self._guard.result(
                 "a rehearsal",
                 lambda: rehearse(
-                    self._observer, self._lineup, self.config, sent=sent, num_examples=num_examples
+                    self._work.observer,
+                    self._work.lineup,
+                    self.config,
+                    sent=sent,
+                    num_examples=num_examples,
                 ),
             )
         return Rehearsal(seen=made) if isinstance(made, Reason) else made
@@ -180,7 +172,7 @@ class Auditor:
     @property
     def takes_published(self) -> bool:
         """Whether batches that clients publish are the truth to score with."""
-        return self._observer.truth is None
+        return self._work.observer.truth is None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -217,36 +209,103 @@ class Auditor:
         started = time.monotonic()
         self.begin()
         plans = schedule(self.config, server_round, replies, release)
-        records = [record for plan in plans for record in self._audit_view(plan)]
         if "canary" in self.config.views:
             until = started + self.config.seconds_per_round
-            plan = self.canaries.plan(server_round, replies, replay, until)
-            records += self._audit_view(plan)
-        self._log_round(server_round, records, time.monotonic() - started)
-        return records
+            plans = [*plans, self.canaries.plan(server_round, replies, replay, until)]
+        slots = [slot for plan in plans for slot in plan.slots]
+        records = {id(slot): self._skip(slot, slot.reason) for slot in slots if slot.reason}
+        capture = captured(self.run, server_round, plans)
+        if not (capture.targets and self._spool(capture, slots, records)):
+            for slot, record in self._work.audit(capture):
+                self._write(record, sync=record.reason is None)
+                records[id(slot)] = record
+        made = [records[id(slot)] for slot in slots if id(slot) in records]
+        if len(made) < len(slots):
+            log.info("audit round %d: %d captured", server_round, len(slots) - len(made))
+        else:
+            self._log_round(server_round, made, time.monotonic() - started)
+        while self._backlog is not None and self._backlog.collect():
+            pass
+        return made
 
-    def _audit_view(self, plan: ViewPlan) -> list[AuditRecord]:
-        observed = [slot.reason or self._observer.observe(slot) for slot in plan.slots]
-        records: dict[int, AuditRecord] = {}
-        for place, (slot, seen) in enumerate(zip(plan.slots, observed, strict=True)):
-            if isinstance(seen, Reason):
-                records[place] = self._record(
-                    slot, reason=seen, outcomes=self._lineup.skipped(seen)
-                )
-                self._write(records[place], sync=False)
-        places = [place for place, seen in enumerate(observed) if isinstance(seen, Target)]
-        targets = [seen for seen in observed if isinstance(seen, Target)]
-        spares = [
-            slot for slot, seen in zip(plan.slots, observed, strict=True) if seen is slot.reason
-        ]
-        outcomes = self._attacker.attack(plan.deadline, targets, spares) if targets else []
-        for at, (place, target) in enumerate(zip(places, targets, strict=True)):
-            until = share(plan.deadline, len(targets) - at)
-            records[place] = self._record(
-                target.slot, target=target, outcomes=outcomes[at], deadline=until
-            )
-            self._write(records[place])
-        return [records[place] for place in range(len(plan.slots))]
+    def _spool(
+        self, capture: Capture, slots: Sequence[Slot], records: dict[int, AuditRecord]
+    ) -> bool:
+        """Put a capture into the spool, and record what is left out; False where it must be inline."""
+        backlog = self._open_backlog()
+        if backlog is None:
+            return False
+        earlier: Counter[tuple[str, str]] = Counter()
+        earlier.update((slot.view, slot.name) for slot in slots if slot.reason)
+        try:
+            left_out = backlog.put(capture, self._work.observer.truth, self._guard, earlier)
+        except OSError as error:
+            self._go_inline(message_of(error))
+            return False
+        for slot, reason in left_out:
+            records[id(slot)] = self._skip(slot, reason)
+        return True
+
+    def finish(self, *, wait: bool = True) -> None:
+        """End the workers. What is not attacked by then stays in the spool; so it does after Ctrl-C.
+
+        Args:
+            wait: Whether to attack all of it before, where the settings say so too.
+        """
+        backlog, self._backlog = self._backlog, None
+        if backlog is None:
+            return
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                if wait and self.config.at_end == "wait":
+                    backlog.wait(self._tell if self._on_progress is not None else None)
+            if backlog.pending:
+                what = "privacy audit: %d captures stay in the spool: fl-privacy-audit attack %s"
+                log.warning(what, backlog.pending, self.ledger.directory)
+        finally:
+            backlog.close()
+
+    def _tell(self, at: Progress) -> None:
+        assert self._on_progress is not None
+        self._guard.call("on_progress", partial(self._on_progress, at), often=True)
+
+    def _open_backlog(self) -> Backlog | None:
+        """Where captures go; None where attacks run inline."""
+        if self._backlog is not None and self._backlog.broken is not None:
+            self._inline = True
+            self.finish()
+        if self._inline or self._backlog is not None:
+            return self._backlog
+        try:
+            handed = self._handover.packed()
+        except Exception as error:  # noqa: BLE001 - of the user's objects
+            self._go_inline(message_of(error))
+            return None
+        self._backlog = Backlog(Workers(handed), self._handover, self._record, self._work)
+        weakref.finalize(self, self._backlog.close)
+        try:
+            left = self._backlog.take_up(self.ledger.directory)
+        except (OSError, AuditError) as error:
+            log.warning("privacy audit: what earlier runs left is not attacked: %s", error)
+        else:
+            if left:
+                log.info("privacy audit: %d captures of earlier runs are attacked too", left)
+        return self._backlog
+
+    def _go_inline(self, why: str) -> None:
+        self._inline = True
+        log.warning(NO_WORKER, why)
+
+    def _record(self, records: Sequence[AuditRecord]) -> None:
+        """Write down what a worker made of a capture."""
+        self._write(*records)
+        seconds = sum(outcome.seconds for record in records for outcome in record.attacks)
+        self._log_round(records[0].round, records, seconds)
+
+    def _skip(self, slot: Slot, reason: Reason) -> AuditRecord:
+        record = not_attacked(self.config, self.run, slot, reason)
+        self._write(record, sync=False)
+        return record
 
     def record_evaluation(
         self, server_round: int, source: Literal["server", "clients"], metrics: Mapping[str, float]
@@ -258,15 +317,15 @@ class Auditor:
         )
         self._write(record, sync=False)
 
-    def _write(self, record: Record, *, sync: bool = True) -> None:
-        """What cannot be written costs that record alone; the ledger counts it."""
+    def _write(self, *records: Record, sync: bool = True) -> None:
+        """What cannot be written costs these records alone; the ledger counts them."""
         try:
-            self.ledger.append([record], sync=sync)
+            self.ledger.append(records, sync=sync)
         except LedgerError as error:
             if self.config.fail_fast or not self._begun:
                 raise
             log.error("privacy audit: %s Records lost so far: %d", error, self.ledger.lost)
-        for sink in self._sinks:
+        for record, sink in itertools.product(records, self._sinks):
             # What a sink does to its copy no other sees.
             take: Callable[[], object] = partial(sink.write, record.model_copy(deep=True))
             name = type(sink).__name__
@@ -274,68 +333,6 @@ class Auditor:
             if isinstance(broken, Exception):
                 what = "privacy audit: %s could not take a record: %s"
                 log.error(what, name, message_of(broken), exc_info=broken)
-
-    def _record(
-        self,
-        slot: Slot,
-        *,
-        outcomes: list[AttackOutcome],
-        reason: Reason | None = None,
-        target: Target | None = None,
-        deadline: float = 0.0,
-    ) -> AuditRecord:
-        """The one place where a record is made."""
-        truth = None if target is None else target.truth
-        replay = None if target is None else self._check_replay(target, deadline)
-        whose = _identity(slot)
-        returned = whose["client_status"] == "returned" and not (
-            slot.view == "release" and target is None
-        )
-        return AuditRecord(
-            time=now(),
-            run=self.run,
-            round=slot.round,
-            view=slot.view,
-            reason=reason,
-            threat_model=self._threat_model(slot, target) if returned else None,
-            update_norm=None if target is None else update_norm(target.seen.update),
-            truth_digest=None if truth is None else truth_digest(truth),
-            truth_sketch=[] if truth is None else truth_sketch(truth),
-            replay=None if isinstance(replay, Reason) else replay,
-            no_replay=replay if isinstance(replay, Reason) else None,
-            attacks=outcomes,
-            **whose,
-        )
-
-    def _check_replay(self, target: Target, deadline: float) -> ReplayCheck | Reason | None:
-        if target.truth is None or not len(target.truth.images):
-            return None
-        seed = seed_of(self.config.seed, target.slot.round, target.name, "replay")
-        defence = self._observer.defence
-        apply = None
-        if isinstance(defence, AppliedDefence) and target.slot.view != "release":
-            apply = defence.apply
-        check = partial(check_replay, target.seen, target.truth, seed=seed, apply=apply)
-        with cpu_threads(self.config.threads), self._reserve.measured("replay", 1):
-            replay = self._guard.result("the replay check", partial(check, deadline=deadline))
-        if isinstance(replay, Reason):
-            why = replay.figures.get("message", "")
-            log.warning("the training of %s could not be replayed: %s", target.name, why)
-        return replay
-
-    def _threat_model(self, slot: Slot, target: Target | None) -> ThreatModel:
-        seen = None if target is None else target.seen
-        return ThreatModel(
-            view=slot.view,
-            update_form="none" if seen is None else _update_form(seen),
-            local_training=training_told(self.config.training, slot.replies)[0].model_dump(
-                mode="json"
-            ),
-            image=self.config.image.model_dump(mode="json"),
-            num_images=None if seen is None else seen.num_images,
-            defence=None if seen is None else seen.defence,
-            assumptions=[] if seen is None else [clean(text, MOST) for text in seen.assumptions],
-        )
 
     def _log_round(self, server_round: int, records: Sequence[AuditRecord], seconds: float) -> None:
         attacked = [record for record in records if record.reason is None]
@@ -360,35 +357,3 @@ def _worst(attacked: Sequence[AuditRecord]) -> str:
     name, value = next(iter(worst.items()))
     record, scores = next((each for each in figures if each[1].get(name) == value), figures[0])
     return f"worst {record.client}: " + ", ".join(f"{n} {v:.3g}" for n, v in scores.items())
-
-
-def _identity(slot: Slot) -> dict[str, Any]:
-    """The fields of a record that say whose it is."""
-    if slot.view == "release":
-        return {
-            "client": slot.name,
-            "node_id": 0,
-            "client_status": "returned",
-            "num_examples": sum(r.num_examples or 0 for r in slot.replies) or None,
-            "clients": [str(r.client) for r in slot.replies],
-        }
-    (reply,) = slot.replies
-    return {
-        "client": slot.name,
-        "node_id": reply.client.node_id,
-        "partition": reply.client.partition,
-        "client_status": reply.status,
-        "num_examples": reply.num_examples,
-        "reported": dict(reply.reported),
-    }
-
-
-def _update_form(seen: Observation) -> UpdateForm:
-    if seen.gradient is None:
-        return "weight difference"
-    if seen.signs_only:
-        return "gradient signs"
-    if not seen.gradient_scale_known:
-        return "gradient direction"
-    changed = seen.defence is not None and seen.defence.changes
-    return "defended gradient" if changed or seen.training.noise_multiplier else "exact gradient"

@@ -124,11 +124,12 @@ class Lineup:
             self._choices[alike] = choose(all_attacks(), seen, seconds)
         return self._choices[alike]
 
-    def skipped(self, reason: Reason) -> list[AttackOutcome]:
-        """The outcomes of what is not attacked: one for each attack that the settings name."""
-        configs = [attack.config for attack in self.named]
-        configs += [AttackConfig(name=AUTO)] if self.auto else []
-        return [without_result("not tested", config, reason) for config in configs]
+
+def skipped(configs: Sequence[AttackConfig], reason: Reason) -> list[AttackOutcome]:
+    """The outcomes of what is not attacked: one for each attack that the settings name."""
+    last = [config for config in configs if config.name == AUTO]
+    named = [config for config in configs if config.name != AUTO]
+    return [without_result("not tested", config, reason) for config in [*named, *last]]
 
 
 def without_result(

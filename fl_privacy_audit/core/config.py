@@ -54,6 +54,7 @@ class AttackConfig(Chosen):
 DP_SGD = ("max_grad_norm", "noise_multiplier")
 """Figures of DP-SGD, both of training and of the defence."""
 
+Executor = Literal["inline", "process"]
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
 Span = Literal["run", "round"]
 Neighbours = Literal["add-or-remove", "replace-one"]
@@ -187,7 +188,13 @@ class AuditConfig(Checked):
         claim: What the federation claims of differential privacy, to be checked.
         defence: What is known of the clients' defence; a bare name takes its usual options.
         keep_pictures: Write reconstructions beside the ledger. They are personal data.
-        fail_fast: Raise when an audit fails, instead of recording it.
+        fail_fast: Raise when an audit fails, instead of recording it. Attacks then run inline.
+        executor: Where attacks run. ``"process"``: in a worker beside the server, from a spool that a
+            round only writes to. ``"inline"``: in the round, which waits for them.
+        spool_bytes: How much the spool may hold; what is due beyond that is not tested.
+        at_end: Whether the end of a run waits for what is still in the spool, or leaves it there for
+            ``fl-privacy-audit attack``.
+        keep_captures: Keep the spool for attacks to come. Images can be rebuilt from it.
     """
 
     image: ImageSpec
@@ -209,6 +216,10 @@ class AuditConfig(Checked):
     defence: DefenceConfig = DefenceConfig()
     keep_pictures: bool = False
     fail_fast: bool = False
+    executor: Executor = "process"
+    spool_bytes: int = Field(default=2 * 10**9, ge=0)
+    at_end: Literal["wait", "leave"] = "wait"
+    keep_captures: bool = False
 
     @model_validator(mode="before")
     @classmethod

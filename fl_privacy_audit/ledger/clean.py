@@ -10,6 +10,8 @@ import click
 from fl_privacy_audit.core.files import drafts, remove_draft
 from fl_privacy_audit.core.private_folders import home, leftovers, remove_leftover
 
+from .spools import is_kept, remove_spool, spools
+
 
 @click.command("clean", short_help="Remove private files that killed processes left behind.")
 @click.argument("directories", type=click.Path(path_type=Path, exists=True), nargs=-1)
@@ -24,15 +26,17 @@ from fl_privacy_audit.core.private_folders import home, leftovers, remove_leftov
 def clean_command(directories: tuple[Path, ...], older_than: float, dry_run: bool) -> None:
     """Remove batches that clients published to an audit that was killed.
 
-    With DIRECTORIES also the half-written files in them and below: of ledgers, pictures, corpora and
-    reports. What a living process needs stays, and so does every ledger and every whole file. Links
-    are not followed.
+    With DIRECTORIES also the half-written files in them and below, of ledgers, pictures, corpora and
+    reports, and the spools of audits that are gone: their ledgers say what was never attacked. What a
+    living process needs stays, and so do captures that are kept or left for `attack`, every ledger and
+    every whole file. Links are not followed.
     """
     seconds = older_than * 3600
     left = kept = 0
     for path, remove in (
         *((path, remove_leftover) for path in leftovers(seconds)),
         *((path, remove_draft) for path in _drafts(directories, seconds)),
+        *((path, remove_spool) for path in _spools(directories, seconds)),
     ):
         size = _bytes(path)
         gone = not dry_run and remove(path)
@@ -52,6 +56,16 @@ def _drafts(directories: Iterable[Path], seconds: float) -> Iterator[Path]:
             for draft in drafts(Path(folder)):
                 if time.time() - draft.lstat().st_mtime >= seconds:
                     yield draft
+
+
+def _spools(directories: Iterable[Path], seconds: float) -> Iterator[Path]:
+    for directory in directories:
+        for folder, _, _ in os.walk(directory):
+            for spool in spools(Path(folder).absolute()):
+                if is_kept(spool):
+                    click.echo(f"left for `attack` {spool} ({_bytes(spool):,} bytes)")
+                elif time.time() - spool.lstat().st_mtime >= seconds:
+                    yield spool
 
 
 def _bytes(path: Path) -> int:

@@ -2,10 +2,9 @@
 
 import contextlib
 import copy
-import importlib
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from fl_privacy_audit.audit import Auditor
 from fl_privacy_audit.core.config import RUN_CONFIG_PREFIX, AuditConfig
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.named_model import find_model, find_named
 from fl_privacy_audit.strategies.app_source import read_app
 from fl_privacy_audit.strategies.doctor import Finding, Plan, State, examine
 
@@ -86,7 +86,7 @@ def doctor_command(
     auditor = Auditor(
         config,
         model=clients_model,
-        client_app=_find("--client-app", client_app, folder) if client_app else None,
+        client_app=find_named("--client-app", client_app, folder) if client_app else None,
         run_config=own,
     )
     source = read_app(app, own) if app.is_dir() else None
@@ -184,40 +184,6 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def find_model(name: str, folder: Path) -> nn.Module:
-    """The model that ``MODULE:NAME`` names, where a module may lie in a folder of its own.
-
-    Raises:
-        ConfigError: There is none, or it is no model.
-    """
-
-    def made(found: Any) -> Any:
-        return found() if callable(found) and not isinstance(found, nn.Module) else found
-
-    model = _find("--model", name, folder, made)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"`--model` {name!r} is a {type(model).__name__}, not a torch module")
-    return model
-
-
-def _find(
-    option: str, name: str, folder: Path, made: Callable[[Any], Any] = lambda found: found
-) -> Any:
-    """What ``MODULE:NAME`` names, and what is made of it."""
-    module, _, attribute = name.partition(":")
-    before = sys.path[:]
-    sys.path.insert(0, str(folder.absolute()))
-    try:
-        return made(getattr(importlib.import_module(module), attribute))
-    except Exception as error:
-        raise ConfigError(
-            f"`{option}` must name an object as MODULE:NAME, seen from {folder}, but {name!r} gives "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    finally:
-        sys.path[:] = before
 
 
 def _whole(value: object) -> int | None:

@@ -290,7 +290,7 @@ def test_a_record_says_why_its_training_was_not_replayed(
     def late(*_: object, **__: object) -> None:
         raise TimeUpError("too late")
 
-    monkeypatch.setattr("fl_privacy_audit.audit.auditor.check_replay", late)
+    monkeypatch.setattr("fl_privacy_audit.audit.capture_auditor.check_replay", late)
     auditor, _ = spied()
     with caplog.at_level(logging.WARNING):
         record = only(auditor.audit_round(1, [make_reply()]))
@@ -303,7 +303,7 @@ def test_an_attack_that_gave_nothing_tells_nothing_of_what_scoring_takes(spied: 
     auditor, _ = spied({"error": UnmetNeedError("not this one")})
     (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
     assert outcome.status == "not tested"
-    assert auditor._reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
+    assert auditor._work.reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
 
 
 def test_what_is_kept_back_is_what_the_work_took(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from fl_privacy_audit import Truth
 from fl_privacy_audit.attacks import make_attack, reconstruct_each
 from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.parts.priors import client_statistics
-from fl_privacy_audit.audit.auditor import _update_form
+from fl_privacy_audit.audit.capture_auditor import _update_form
 from fl_privacy_audit.audit.replay_check import check_replay
 from fl_privacy_audit.core.errors import UnmetNeedError, UpdateError
 from fl_privacy_audit.core.exchange import without_frozen

@@ -81,6 +81,7 @@ def audited(federation: Federation, directory: Path) -> tuple[LastRun, dict[str,
         directory,
         **{
             "image": IMAGE,
+            "executor": "inline",
             "attacks": ["first_linear"],
             "metrics": ["psnr", "ssim"],
             "controls": True,

@@ -3,12 +3,15 @@
 They are forked from a process that has imported everything, so that each costs little.
 """
 
+import contextlib
 import json
 import logging
 import multiprocessing
 import os
 import random
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,10 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from click.testing import CliRunner
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor
+from fl_privacy_audit.audit.capture import Capture
+from fl_privacy_audit.audit.spool import RECORDS, Spool, read_capture
+from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, LedgerError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.tables import write_table
@@ -77,6 +84,64 @@ def server(place: Path, seed: int, ack: Ack, *, rounds: int = 10**6) -> None:
         federate(place / "audit", rounds=rounds, keep_pictures=bool(seed % 2))
 
 
+def server_with_worker(place: Path, seed: int, ack: Ack) -> None:
+    """A federation whose rounds are attacked by a worker; what is acknowledged is what was captured."""
+    original = Spool.put
+
+    def put(self: Spool, capture: Capture, *given: Any) -> Any:
+        while sum(not (one / RECORDS).exists() for one in self.captures()) > 2:
+            time.sleep(0.01)  # no faster than the worker
+        path, left_out = original(self, capture, *given)
+        names = {id(slot) for slot, _ in left_out}
+        for slot in (slot for slot in capture.targets if id(slot) not in names):
+            ack(json.dumps(["audit", self.run, slot.round, slot.name]))
+        return path, left_out
+
+    Spool.put = put  # type: ignore[method-assign]
+    federate(place / "audit", rounds=10**6, executor="process", own=False)
+
+
+def worker(place: Path, seed: int, ack: Ack) -> None:
+    """The same; now and then its worker is killed, and it goes on."""
+
+    def kill() -> None:
+        rng = random.Random(seed)
+        while True:
+            time.sleep(rng.random() * 4)
+            for child in children(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    server_with_worker(place, seed, ack)
+
+
+def attack_command(place: Path, seed: int, ack: Ack) -> None:
+    """``attack`` on what a run has left."""
+    federate(place / "audit", rounds=6, executor="process", own=False, at_end="leave")
+    captures = [read_capture(one.parent) for one in place.glob("audit/spool/*/*/capture.json")]
+    names = [["audit", one.run, s.round, s.name] for one in captures for s in one.targets]
+    (place / "captured").write_text("".join(json.dumps(name) + "\n" for name in names))
+    with told_of_records(ack):
+        attack_what_is_left(place / "audit")
+    time.sleep(1000)
+
+
+def attack_what_is_left(directory: Path) -> None:
+    """As the command does."""
+    arguments = ["attack", str(directory), "--model", "tests.support.builders:tiny_net"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+
+
+def children(parent: int) -> Iterator[int]:
+    """Processes that this one has started, where the system tells."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                yield int(path.parent.name)
+
+
 @contextmanager
 def told_of_records(ack: Ack, refused: Ack = lambda name: None) -> Iterator[None]:
     """Call `ack` for each record but a run's first that a ledger took, and `refused` for the others."""
@@ -101,10 +166,11 @@ def told_of_records(ack: Ack, refused: Ack = lambda name: None) -> Iterator[None
         Ledger.append = original  # type: ignore[method-assign]
 
 
-def federate(directory: Path, *, rounds: int, **settings: Any) -> None:
-    """A federation of two clients in this process."""
-    config = audit_config(directory, clients_per_round=None, metrics=["mse"], **settings)
-    auditor = Auditor(config, model=tiny_net(), attacks=[Spy()])
+def federate(directory: Path, *, rounds: int, own: bool = True, **settings: Any) -> None:
+    """A federation of two clients in this process; with an attack of its own, or a bundled one."""
+    given: dict[str, Any] = {"attacks": ["first_linear"], "clients_per_round": None, **settings}
+    config = audit_config(directory, metrics=["mse"], **given)
+    auditor = Auditor(config, model=tiny_net(), attacks=[Spy()] if own else None)
     AuditedStrategy(FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0), auditor=auditor).start(
         grid=InProcessGrid(client(publish, audit_mod), 2),
         initial_arrays=ArrayRecord(tiny_net().state_dict()),
@@ -180,6 +246,9 @@ def table(place: Path, seed: int, ack: Ack) -> None:
 
 JOBS: dict[str, Job] = {
     "server": server,
+    "server with worker": server_with_worker,
+    "worker": worker,
+    "attack": attack_command,
     "client": one_client,
     "ledger writer": writer,
     "corpus build": corpus,

@@ -25,12 +25,24 @@ from fl_privacy_audit.simulate.sweep.run import run_sweep
 from fl_privacy_audit.strategies import side_channel
 from tests.support.builders import IMAGE, run_line
 
-from .doomed import CORPUS, NODE, RUN, SWEEP, context, federate, identity, start
+from .doomed import (
+    CORPUS,
+    NODE,
+    RUN,
+    SWEEP,
+    attack_what_is_left,
+    context,
+    federate,
+    identity,
+    start,
+)
 from .tally import Tally
 
 LOST, DOUBLED = "acknowledged records lost or torn", "records doubled"
 UNREADABLE, PRIVATE = "what cannot be read or gone on with", "private files left after next start"
+SPOOLED = "captures left after next start"
 PRIVATE_KINDS = (".npz", ".part", ".closed", ".safetensors", ".pt")
+PROMISES = (LOST, DOUBLED, UNREADABLE, PRIVATE, SPOOLED)
 PATIENCE_SECONDS = 120.0
 Broken = dict[str, list[str]]
 
@@ -39,7 +51,7 @@ def run(count: int, seed: int) -> Tally:
     """Kill `count` processes, all kinds in turn, at points drawn from `seed`."""
     rng = random.Random(seed)
     trials: Counter[str] = Counter()
-    broken: Broken = defaultdict(list, {name: [] for name in (LOST, DOUBLED, UNREADABLE, PRIVATE)})
+    broken: Broken = defaultdict(list, {name: [] for name in PROMISES})
     forks = context()
     kinds = list(CHECKS)
     for number in range(count):
@@ -114,6 +126,25 @@ def _check_server(place: Path, acknowledged: list[str]) -> Broken:
         with Image.open(picture) as image:
             image.load()
     return _check_ledger(place, acknowledged)
+
+
+def _check_spooled(place: Path, acknowledged: list[str]) -> Broken:
+    """The audit is started again in its folder: what was captured is attacked, and the spool is gone."""
+    federate(place / "audit", rounds=1, executor="process", own=False)
+    return _check_no_spool(place) | _check_ledger(place, acknowledged)
+
+
+def _check_attack(place: Path, acknowledged: list[str]) -> Broken:
+    if not (place / "captured").exists():  # killed before there was anything to attack
+        return {}
+    attack_what_is_left(place / "audit")
+    captured = (place / "captured").read_text().splitlines()
+    return _check_no_spool(place) | _check_ledger(place, [*acknowledged, *captured])
+
+
+def _check_no_spool(place: Path) -> Broken:
+    left = [*place.rglob("capture.json"), *place.rglob("spool")]
+    return {SPOOLED: [path.name for path in left]}
 
 
 def _check_writer(place: Path, acknowledged: list[str]) -> Broken:
@@ -204,6 +235,9 @@ def _check_table(place: Path, acknowledged: list[str]) -> Broken:
 
 CHECKS: dict[str, Callable[[Path, list[str]], Broken]] = {
     "server": _check_server,
+    "server with worker": _check_spooled,
+    "worker": _check_spooled,
+    "attack": _check_attack,
     "client": _check_client,
     "ledger writer": _check_writer,
     "corpus build": _check_corpus,

@@ -78,7 +78,7 @@ NOTHING_TO_DO = {
     "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # Notes of a comparison or a ledger.
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
-    "records lost", "more damaged lines", "run line missing", "records of no run",
+    "records lost", "more damaged lines", "run line missing", "records of no run", "captures removed",
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ def auditor(directory: Path, federation: FederationConfig, **changes: object) ->
     config = {
         "directory": directory,
         "image": IMAGE,
+        "executor": "inline",
         "attacks": [{"name": "inverting_gradients", "options": {"steps": 3}}],
         "training": federation.known_training,
         **changes,

@@ -61,6 +61,7 @@ def auditor(directory: Path) -> Auditor:
     settings = {
         "directory": directory,
         "image": image_config(),
+        "executor": "inline",
         "attacks": [{"name": "inverting_gradients", "options": {"steps": 2}}],
         "training": {"optimizer": "sgd", "learning_rate": 0.1, "steps": 1},
     }

@@ -57,6 +57,7 @@ def make_auditor(directory: Path, truth: Any = None, **changes: Any) -> Auditor:
     settings = {
         "directory": directory,
         "image": image_config(),
+        "executor": "inline",
         "attacks": [{"name": "inverting_gradients", "options": {"steps": 2}}],
         "clients_per_round": None,
         "training": {"optimizer": "sgd", "learning_rate": 0.1, "steps": 1},

@@ -136,7 +136,11 @@ def test_an_attack_that_refuses_says_why(tmp_path: Path) -> None:
 
 def test_time_is_advised_for_the_clients_that_are_advised(tmp_path: Path) -> None:
     epochs = {**STEP, "steps": None, "epochs": 1}
-    settings = {"attacks": ["inverting_gradients"], "training": epochs, "seconds_per_round": 1e-3}
+    settings: dict[str, Any] = {
+        "attacks": ["inverting_gradients"],
+        "training": epochs,
+        "seconds_per_round": 1e-3,
+    }
     plan = Plan(rounds=9, clients=9, num_examples=2)
     few = examined(tmp_path, plan, clients_per_round=2, every=5, **settings)
     enough = examined(tmp_path, plan, clients_per_round=5, every=5, **settings)
@@ -183,8 +187,8 @@ def test_of_many_images_few_are_tried_and_fewer_advised(tmp_path: Path) -> None:
 
 
 def test_long_times_are_said_as_people_say_them() -> None:
-    figures = {"attack": "dlg", "needed": 7260.0, "available": 12.0}
-    assert "takes about 2 h 1 min for each client" in say(Reason.of("attack lacks time", **figures))
+    lacks = Reason.of("attack lacks time", attack="dlg", needed=7260.0, available=12.0)
+    assert "takes about 2 h 1 min for each client" in say(lacks)
 
 
 def test_a_model_with_one_derivative_is_found(tmp_path: Path) -> None:

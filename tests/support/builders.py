@@ -124,6 +124,7 @@ def audit_config(directory: Path, /, **changes: Any) -> AuditConfig:
         "training": ONE_STEP,
         "device": "cpu",
         "controls": False,
+        "executor": "inline",
         "attacks": [{"name": "inverting_gradients", "options": {"steps": 5}}],
     }
     return AuditConfig.build({**settings, **changes})

@@ -1,0 +1,255 @@
+"""Observe -> attack -> score: from what was captured of a round to its records.
+
+The only place where a reconstruction meets the truth. The same work, wherever it is done: in the
+round, in a worker, or later on another machine.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.devices import cpu_threads, pick_device
+from fl_privacy_audit.core.guard import Guard
+from fl_privacy_audit.core.losses import Loss
+from fl_privacy_audit.core.models import Forward
+from fl_privacy_audit.core.observe import update_norm
+from fl_privacy_audit.core.protocols import Attack, TruthProvider
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.seeds import seed_of
+from fl_privacy_audit.core.texts import MOST, clean
+from fl_privacy_audit.core.types import Observation
+from fl_privacy_audit.defences import AppliedDefence, make_defence
+from fl_privacy_audit.ledger.ledger import now
+from fl_privacy_audit.ledger.records import (
+    AttackOutcome,
+    AuditRecord,
+    ReplayCheck,
+    ThreatModel,
+    UpdateForm,
+)
+
+from .attacker import Attacker, Progress, share
+from .capture import Capture, CapturedView
+from .lineup import Lineup, skipped
+from .replay_check import check_replay
+from .reserve import Reserve
+from .schedule import Slot
+from .scoring import check_metrics
+from .steps import Steps
+from .targets import Observer, Target, training_told
+from .truth import truth_digest, truth_sketch
+
+log = logging.getLogger("fl_privacy_audit")
+
+
+class CaptureAuditor:
+    """Makes the records of captures of one run; writes none.
+
+    Args:
+        config: Settings.
+        model: The clients' architecture.
+        run: Id of the run.
+        forward: How class scores are made with the model; None to call it.
+        loss: What clients minimise; None for what the settings say.
+        attacks: In place of those that the settings name; of the same names.
+        truth: ``truth(round, client)``; None to take what a reply holds.
+        on_progress: Called during attacks.
+
+    Raises:
+        ConfigError: Unknown attack, metric, defence or setting, or no such device.
+    """
+
+    def __init__(
+        self,
+        config: AuditConfig,
+        *,
+        model: nn.Module,
+        run: str,
+        forward: Forward | None = None,
+        loss: Loss | None = None,
+        attacks: Sequence[Attack] | None = None,
+        truth: TruthProvider | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.guard = Guard(fail_fast=config.fail_fast)
+        self.lineup = Lineup.of(config.attacks, attacks, self.guard)
+        check_metrics(config.metrics)
+        self.observer = Observer(
+            model=model,
+            config=config,
+            defence=make_defence(config.defence.name, config.defence.options),
+            truth=truth,
+            device=pick_device(config.device),
+            forward=forward,
+            loss=loss,
+            guard=self.guard,
+        )
+        self.reserve = Reserve()
+        self._attacker = Attacker(
+            config=config,
+            lineup=self.lineup,
+            observer=self.observer,
+            reserve=self.reserve,
+            guard=self.guard,
+            directory=config.directory.absolute(),
+            run=run,
+            on_progress=on_progress,
+        )
+
+    def audit(
+        self, capture: Capture, steps: Steps | None = None
+    ) -> Iterator[tuple[Slot, AuditRecord]]:
+        """Attack what was captured.
+
+        Args:
+            capture: Of a round.
+            steps: Do each step; None where nobody looks after them.
+
+        Yields:
+            Each target with its record, as soon as that is made.
+
+        Raises:
+            AuditError: Only with ``fail_fast``.
+        """
+        started = time.monotonic()
+        for view in capture.views:
+            yield from self._audit_view(view, started + view.seconds, steps or Steps())
+
+    def records(self, capture: Capture, steps: Steps) -> list[AuditRecord]:
+        """As `audit`: a record for each target, in their order."""
+        made = {id(slot): record for slot, record in self.audit(capture, steps)}
+        return [made[id(slot)] for slot in capture.targets]
+
+    def _audit_view(
+        self, view: CapturedView, deadline: float, steps: Steps
+    ) -> Iterator[tuple[Slot, AuditRecord]]:
+        targets: list[Target] = []
+        for place, slot in enumerate(view.targets):
+            observe = partial(self.observer.observe, slot)
+            seen = steps.step(f"{slot.view}: observation {place}", observe)
+            if isinstance(seen, Target):
+                targets.append(seen)
+            else:
+                yield slot, not_attacked(self.config, self.run, slot, seen)
+        if not targets:
+            return
+        outcomes = self._attacker.attack(deadline, targets, view.spares, steps)
+        for place, target in enumerate(targets):
+            until = share(deadline, len(targets) - place)
+            check = partial(self._check_replay, target, until)
+            replay = steps.step(f"{target.slot.view}: replay {place}", check)
+            record = _record(
+                self.config,
+                self.run,
+                target.slot,
+                target=target,
+                outcomes=outcomes[place],
+                replay=replay,
+            )
+            yield target.slot, record
+
+    def _check_replay(self, target: Target, deadline: float) -> ReplayCheck | Reason | None:
+        if target.truth is None or not len(target.truth.images):
+            return None
+        seed = seed_of(self.config.seed, target.slot.round, target.name, "replay")
+        defence = self.observer.defence
+        apply = None
+        if isinstance(defence, AppliedDefence) and target.slot.view != "release":
+            apply = defence.apply
+        check = partial(check_replay, target.seen, target.truth, seed=seed, apply=apply)
+        with cpu_threads(self.config.threads), self.reserve.measured("replay", 1):
+            replay = self.guard.result("the replay check", partial(check, deadline=deadline))
+        if isinstance(replay, Reason):
+            why = replay.figures.get("message", "")
+            log.warning("the training of %s could not be replayed: %s", target.name, why)
+        return replay
+
+
+def not_attacked(config: AuditConfig, run: str, slot: Slot, reason: Reason) -> AuditRecord:
+    """The record of what is not attacked."""
+    return _record(config, run, slot, reason=reason, outcomes=skipped(config.attacks, reason))
+
+
+def _record(
+    config: AuditConfig,
+    run: str,
+    slot: Slot,
+    *,
+    outcomes: list[AttackOutcome],
+    reason: Reason | None = None,
+    target: Target | None = None,
+    replay: ReplayCheck | Reason | None = None,
+) -> AuditRecord:
+    """The one place where a record is made."""
+    truth = None if target is None else target.truth
+    whose = _identity(slot)
+    returned = whose["client_status"] == "returned" and not (
+        slot.view == "release" and target is None
+    )
+    return AuditRecord(
+        time=now(),
+        run=run,
+        round=slot.round,
+        view=slot.view,
+        reason=reason,
+        threat_model=_threat_model(config, slot, target) if returned else None,
+        update_norm=None if target is None else update_norm(target.seen.update),
+        truth_digest=None if truth is None else truth_digest(truth),
+        truth_sketch=[] if truth is None else truth_sketch(truth),
+        replay=None if isinstance(replay, Reason) else replay,
+        no_replay=replay if isinstance(replay, Reason) else None,
+        attacks=outcomes,
+        **whose,
+    )
+
+
+def _threat_model(config: AuditConfig, slot: Slot, target: Target | None) -> ThreatModel:
+    seen = None if target is None else target.seen
+    return ThreatModel(
+        view=slot.view,
+        update_form="none" if seen is None else _update_form(seen),
+        local_training=training_told(config.training, slot.replies)[0].model_dump(mode="json"),
+        image=config.image.model_dump(mode="json"),
+        num_images=None if seen is None else seen.num_images,
+        defence=None if seen is None else seen.defence,
+        assumptions=[] if seen is None else [clean(text, MOST) for text in seen.assumptions],
+    )
+
+
+def _identity(slot: Slot) -> dict[str, Any]:
+    """The fields of a record that say whose it is."""
+    if slot.view == "release":
+        return {
+            "client": slot.name,
+            "node_id": 0,
+            "client_status": "returned",
+            "num_examples": sum(r.num_examples or 0 for r in slot.replies) or None,
+            "clients": [str(r.client) for r in slot.replies],
+        }
+    (reply,) = slot.replies
+    return {
+        "client": slot.name,
+        "node_id": reply.client.node_id,
+        "partition": reply.client.partition,
+        "client_status": reply.status,
+        "num_examples": reply.num_examples,
+        "reported": dict(reply.reported),
+    }
+
+
+def _update_form(seen: Observation) -> UpdateForm:
+    if seen.gradient is None:
+        return "weight difference"
+    if seen.signs_only:
+        return "gradient signs"
+    if not seen.gradient_scale_known:
+        return "gradient direction"
+    changed = seen.defence is not None and seen.defence.changes
+    return "defended gradient" if changed or seen.training.noise_multiplier else "exact gradient"
