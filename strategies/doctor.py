@@ -1,11 +1,10 @@
 """Before the first round: whether an audit as it is set can come to a verdict, and what it lacks."""
 
-import ast
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from fl_privacy_audit.audit import Auditor
 from fl_privacy_audit.audit.rehearsal import Rehearsal
@@ -15,11 +14,18 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import LocalTraining, Observation
 from fl_privacy_audit.verdicts.verdict import FEWEST
 
+from .app_source import AppSource
 from .canary_replay import in_some_run, rehearsal
 
 State = Literal["well", "unknown", "missing"]
-MOST_MODULES: Final = 500
-"""Modules of an app that are looked at; a folder that holds more is no app."""
+LEGACY: Final = "flwr.server.strategy"
+"""Where an app of Flower's legacy API has its strategy from."""
+STEPS_REHEARSED: Final = 33
+"""Local steps of the client that is made up, at most: one more than any attack replays."""
+FEW_IMAGES: Final = 8
+"""Of a client; the audit of so few is never too long for one machine."""
+LONG: Final = 600.0
+"""Seconds of a round beyond which smaller clients are the better advice than more time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,7 @@ def examine(
     plan: Plan,
     *,
     sent: Arrays | None = None,
-    app: Path | None = None,
+    app: AppSource | None = None,
     replay: bool = False,
 ) -> list[Finding]:
     """Rehearse an audit on a client that is made up, without training or data.
@@ -66,16 +72,21 @@ def examine(
         auditor: As it will run; nothing is written.
         plan: What is known of the run.
         sent: The weights that the server will send; by default those of the audited model.
-        app: Folder of the Flower app, to see whether its clients publish what they train on.
+        app: What the Flower app says of itself: whether it audits, whether its clients publish what
+            they train on, and whether they train as described.
         replay: Whether to replay the clients' app once, where the auditor has it. That trains a model.
 
     Returns:
         What was found, in the order in which it is needed.
     """
-    rehearsal = auditor.rehearse(sent=sent, num_examples=plan.num_examples)
-    findings = [*_model(rehearsal), *_attacks(rehearsal)]
+    rehearsal = auditor.rehearse(sent=sent, num_examples=_rehearsed(auditor.config, plan))
+    batches = _batches(auditor.config, plan)
+    attacks = _Attacks(auditor.config, plan, rehearsal, batches).findings()
+    findings = [*_model(rehearsal), *attacks]
+    if app is not None:
+        findings += [*_description(auditor.config, app), _wrapper(app)]
     if {*auditor.config.views} != {"canary"}:
-        findings += [_batches(auditor.config, plan), _truth(auditor, app)]
+        findings += [batches, _truth(auditor, app)]
     if "canary" in auditor.config.views:
         findings.append(_canaries(auditor, plan, replay=replay))
     return findings
@@ -98,26 +109,78 @@ def _model(rehearsal: Rehearsal) -> Iterator[Finding]:
         yield Finding(about="derivatives", state="well", reason=Reason.of("second derivatives"))
 
 
-def _attacks(rehearsal: Rehearsal) -> Iterator[Finding]:
-    if rehearsal.unfit is not None:
-        yield Finding(about="attack", state="missing", reason=rehearsal.unfit)
-    for each in rehearsal.attacks:
-        if each.refused is not None:
-            reason = Reason.of("attack refuses", each.refused, attack=each.attack)
-            yield Finding(about="attack", state="missing", reason=reason)
-        elif each.needed is None:
-            reason = Reason.of("attack fits", attack=each.attack)
-            yield Finding(about="attack", state="well", reason=reason)
-        else:
-            enough = each.needed <= rehearsal.available
-            reason = Reason.of(
-                "attack has time" if enough else "attack lacks time",
-                attack=each.attack,
-                needed=each.needed,
-                available=rehearsal.available,
-                times=each.needed / rehearsal.available,
-            )
-            yield Finding(about="attack", state="well" if enough else "missing", reason=reason)
+def _rehearsed(config: AuditConfig, plan: Plan) -> int | None:
+    """Images of the client that is made up: no more than it takes to see which attacks fit it."""
+    if plan.num_examples is None or config.training.epochs is None:
+        return plan.num_examples
+    return min(plan.num_examples, STEPS_REHEARSED * config.training.batch_size)
+
+
+@dataclass(frozen=True)
+class _Attacks:
+    """What would attack, and whether there is time for it.
+
+    Attributes:
+        config: Of the audit.
+        plan: What is known of the run.
+        rehearsal: What would run on one client.
+        batches: Whether more clients have to be attacked, which share the time.
+    """
+
+    config: AuditConfig
+    plan: Plan
+    rehearsal: Rehearsal
+    batches: Finding
+
+    def findings(self) -> Iterator[Finding]:
+        if self.rehearsal.unfit is not None:
+            yield Finding(about="attack", state="missing", reason=self.rehearsal.unfit)
+        for each in self.rehearsal.attacks:
+            if each.refused is not None:
+                reason = Reason.of("attack refuses", each.refused, attack=each.attack)
+                yield Finding(about="attack", state="missing", reason=reason)
+            elif each.needed is None:
+                reason = Reason.of("attack fits", attack=each.attack)
+                yield Finding(about="attack", state="well", reason=reason)
+            elif self._images_are_unknown:
+                reason = Reason.of("examples not known", attack=each.attack)
+                yield Finding(about="attack", state="unknown", reason=reason)
+            else:
+                yield self._timed(each.attack, each.needed)
+
+    @property
+    def _images_are_unknown(self) -> bool:
+        training = self.config.training
+        return training.epochs is not None and not (self.plan.num_examples or training.images)
+
+    def _timed(self, attack: str, needed: float) -> Finding:
+        images = self.plan.num_examples or 0
+        rehearsed = _rehearsed(self.config, self.plan) or 1
+        needed *= max(1.0, images / rehearsed)
+        attacked = self.config.clients_per_round or self.plan.clients or 1
+        more = FEWEST if self.batches.reason.code == "too few clients attacked" else attacked
+        available = self.rehearsal.available * (self.config.clients_per_round or 1) / max(more, 1)
+        figures: dict[str, Any] = {"attack": attack, "needed": needed, "available": available}
+        if needed <= available:
+            reason = Reason.of("attack has time", **figures)
+            return Finding(about="attack", state="well", reason=reason)
+        seconds = _rounded_up(1.25 * self.config.seconds_per_round * needed / available)
+        fewer = max(FEW_IMAGES, int(images * available / needed))
+        code = "attack lacks time"
+        if seconds > LONG and fewer < images:
+            code = "attack lacks time for so many images"
+        reason = Reason.of(code, seconds=seconds, images=images, fewer=fewer, **figures)
+        return Finding(about="attack", state="missing", reason=reason)
+
+
+def _rounded_up(seconds: float) -> int:
+    """To two digits.
+
+    >>> _rounded_up(236.1), _rounded_up(8.2)
+    (240, 9)
+    """
+    unit: int = 10 ** max(0, math.floor(math.log10(seconds)) - 1)
+    return math.ceil(seconds / unit) * unit
 
 
 def _batches(config: AuditConfig, plan: Plan) -> Finding:
@@ -149,17 +212,52 @@ def _takes_all(training: LocalTraining, num_examples: int | None) -> bool:
     return training.steps * training.batch_size >= num_examples
 
 
-def _truth(auditor: Auditor, app: Path | None) -> Finding:
+def _description(config: AuditConfig, app: AppSource) -> Iterator[Finding]:
+    """Whether the settings describe training as the app's own source does, where that says it."""
+    for key, said in app.told.items():
+        room, name = key.split(".")
+        told = getattr(getattr(config, room), name)
+        if not _same(said, told):
+            words = "nothing" if told is None else _shown(told)
+            reason = Reason.of("described otherwise", key=key, said=_shown(said), told=words)
+            yield Finding(about="description", state="unknown", reason=reason)
+    if "make_private" in app.names and config.training.noise_multiplier is None:
+        yield Finding(about="description", state="unknown", reason=Reason.of("noise not told"))
+
+
+def _same(said: Any, told: Any) -> bool:
+    """One number for all channels may stand in the source for one for each."""
+    if isinstance(told, tuple):
+        said = tuple(said)
+        return told in (said, said * len(told))
+    return bool(said == told)
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _wrapper(app: AppSource) -> Finding:
+    if app.names & {"AuditedStrategy", "AuditedLegacyStrategy", "audit_round"}:
+        return Finding(about="wrapper", state="well", reason=Reason.of("app audits"))
+    wrapper = "AuditedLegacyStrategy" if LEGACY in app.names else "AuditedStrategy"
+    reason = Reason.of("wrapper missing", app=str(app.folder), wrapper=wrapper)
+    return Finding(about="wrapper", state="missing", reason=reason)
+
+
+def _truth(auditor: Auditor, app: AppSource | None) -> Finding:
     if not auditor.takes_published:
         return Finding(about="truth", state="well", reason=Reason.of("truth given"))
     if app is None:
         return Finding(about="truth", state="unknown", reason=Reason.of("app not given"))
-    names = names_in(app)
-    for name, code in (("audit_mod", "mod missing"), ("publish_batch", "publish call missing")):
-        if name not in names:
-            reason = Reason.of(code, app=str(app))
-            return Finding(about="truth", state="missing", reason=reason)
-    return Finding(about="truth", state="well", reason=Reason.of("clients publish"))
+    lacking = [name for name in ("audit_mod", "publish_batch") if name not in app.names]
+    if not lacking:
+        return Finding(about="truth", state="well", reason=Reason.of("clients publish"))
+    alone = {"audit_mod": "mod missing", "publish_batch": "publish call missing"}
+    code = "nothing is published" if len(lacking) == 2 else alone[lacking[0]]
+    reason = Reason.of(code, app=str(app.folder))
+    state: State = "unknown" if "canary" in auditor.config.views else "missing"
+    return Finding(about="truth", state=state, reason=reason)
 
 
 def _canaries(auditor: Auditor, plan: Plan, *, replay: bool) -> Finding:
@@ -192,18 +290,3 @@ def _canaries(auditor: Auditor, plan: Plan, *, replay: bool) -> Finding:
         return found("unknown" if lacks_something else "missing", slot.reason)
     took = time.monotonic() - started
     return found("well", Reason.of("replayed", images=len(drawn.images.labels), took=took))
-
-
-def names_in(app: Path) -> set[str]:
-    """Every name that a module or all those of a folder use; what is no Python is passed over."""
-    names: set[str] = set()
-    paths = [app] if app.is_file() else sorted(app.rglob("*.py"))
-    for path in paths[:MOST_MODULES]:
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, SyntaxError):
-            continue
-        nodes = list(ast.walk(tree))
-        names |= {node.id for node in nodes if isinstance(node, ast.Name)}
-        names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    return names

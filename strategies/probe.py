@@ -37,9 +37,9 @@ from fl_privacy_audit.core.reasons import message_of
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.dp.probing import SHORT, Update, measure_mechanism
 
+from .app_source import read_app
 from .capture import layers
 from .defend import Mod, Next
-from .doctor import names_in
 from .stated import Probe, faults, name_of, stated_by
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -238,7 +238,7 @@ def _names_opacus(train: Callable[..., Any]) -> bool:
     except TypeError:
         return False
     inside = "." in getattr(train, "__module__", "")
-    names = names_in(path.parent if inside else path)
+    names = read_app(path.parent if inside else path, {}).names
     return not names.isdisjoint({"PrivacyEngine", "make_private", "DPOptimizer"})
 
 

@@ -1,5 +1,7 @@
 """``fl-privacy-audit doctor``: what an audit lacks for a verdict, before anything is trained."""
 
+import contextlib
+import copy
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -7,12 +9,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import torch
+from torch import nn
 
 from fl_privacy_audit.audit import Auditor
-from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.config import RUN_CONFIG_PREFIX, AuditConfig
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.named_object import find_model, find_named
+from fl_privacy_audit.strategies.app_source import read_app
 from fl_privacy_audit.strategies.doctor import Finding, Plan, State, examine
 
 from .sentences import advise, say
@@ -21,6 +26,21 @@ from .words import EXAMINED
 SOMETHING_LACKS = 3
 """Exit code where a verdict cannot come."""
 MARKS: Final[Mapping[State, str]] = {"well": "✓", "unknown": "?", "missing": "✗"}
+
+
+FIRST_SETTINGS = (
+    'audit.directory = "~/audit"  # absolute: `flwr run` works in a folder of its own',
+    "audit.clients-per-round = 2",
+    "audit.seconds-per-round = 60",
+)
+"""Of an app that has none."""
+NOT_SAID = ("?",)
+"""What an app does not say, and is no setting either: a wrong normalisation quietly ruins attacks."""
+USUAL_SHAPES = ((3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 224, 224), (1, 32, 32), (1, 224, 224))
+
+
+class NoSettingsError(ConfigError):
+    """An app has no settings of an audit at all."""
 
 
 @click.command("doctor")
@@ -50,7 +70,12 @@ def doctor_command(
     of them. Nothing is written, and nothing is trained but one replay on canaries. Exit code 3 if
     something is missing.
     """
-    config, own = read_settings(app)
+    folder = app if app.is_dir() else app.parent
+    clients_model = find_model(model, folder)
+    try:
+        config, own = read_settings(app)
+    except NoSettingsError as error:
+        raise ConfigError(f"{error}\n\n{suggest(app, clients_model)}") from None
     if client_app is None and "canary" in config.views:
         client_app = _own_client_app(app)
     plan = Plan(
@@ -58,14 +83,14 @@ def doctor_command(
         clients=clients,
         num_examples=examples,
     )
-    folder = app if app.is_dir() else app.parent
     auditor = Auditor(
         config,
-        model=find_model(model, folder),
+        model=clients_model,
         client_app=find_named(client_app, folder, "`--client-app`") if client_app else None,
         run_config=own,
     )
-    findings = examine(auditor, plan, app=app if app.is_dir() else None, replay=True)
+    source = read_app(app, own) if app.is_dir() else None
+    findings = examine(auditor, plan, app=source, replay=True)
     print_rows(standard_output(), ("what", "found", "what to do"), map(_row, findings))
     if any(finding.state == "missing" for finding in findings):
         sys.exit(SOMETHING_LACKS)
@@ -83,14 +108,20 @@ def read_settings(app: Path) -> tuple[AuditConfig, Mapping[str, Any]]:
         app: Folder of a Flower app, or a TOML file of settings.
 
     Raises:
+        NoSettingsError: There are none.
         ConfigError: They cannot be read, or one is wrong.
     """
     if app.is_file():
         return AuditConfig.from_toml(app), {}
     run_config = run_config_of(app)
-    if not any(key.startswith("audit.") for key in run_config) and (app / "audit.toml").is_file():
+    if any(key.startswith(RUN_CONFIG_PREFIX) for key in run_config):
+        return AuditConfig.from_run_config(run_config), run_config
+    if (app / "audit.toml").is_file():
         return AuditConfig.from_toml(app / "audit.toml"), run_config
-    return AuditConfig.from_run_config(run_config), run_config
+    raise NoSettingsError(
+        f"{app / 'pyproject.toml'} says nothing of an audit. Put this at the end of "
+        "[tool.flwr.app.config], correct what does not fit, and call `doctor` again:"
+    )
 
 
 def run_config_of(app: Path) -> dict[str, Any]:
@@ -116,6 +147,41 @@ def _flower_app(app: Path) -> dict[str, Any]:
 def _own_client_app(app: Path) -> str | None:
     named = _flower_app(app).get("components", {}).get("clientapp") if app.is_dir() else None
     return named if isinstance(named, str) else None
+
+
+def suggest(app: Path, model: nn.Module) -> str:
+    """Settings of an audit for an app that has none, as far as its source and its model say them."""
+    told = {
+        "image.shape": _shape_of(model),
+        "image.mean": NOT_SAID,
+        "image.std": NOT_SAID,
+        "training.optimizer": "sgd",
+        "training.batch_size": 1,
+        **read_app(app, flattened(_flower_app(app).get("config", {}))).told,
+        "training.mode": "train",
+    }
+    if not told.keys() & {"training.steps", "training.epochs"}:
+        told["training.epochs"] = 1
+    for key in ("image.mean", "image.std"):
+        if len(told[key]) == 1 and told[key] != NOT_SAID:
+            told[key] *= told["image.shape"][0]
+    return "\n".join([*FIRST_SETTINGS, *(_setting(key, value) for key, value in told.items())])
+
+
+def _setting(key: str, value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+    shown = f'"{text}"' if isinstance(text, str) else text
+    return f"{RUN_CONFIG_PREFIX}{key.replace('_', '-')} = {shown}"
+
+
+def _shape_of(model: nn.Module) -> tuple[int, int, int]:
+    """The first of the usual shapes of images that the model takes."""
+    copied = copy.deepcopy(model).eval()
+    for shape in USUAL_SHAPES:
+        with contextlib.suppress(Exception), torch.no_grad():
+            copied(torch.zeros(2, *shape))
+            return shape
+    return USUAL_SHAPES[0]
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.verdict import ReplayFit
 
 from .background import NULL_WORDS
-from .formats import count
+from .formats import count, duration
 from .words import CAUSES, DETAILS, REASONS, STEPS
 
 _OBJECTIVE: Final = (
@@ -88,6 +88,9 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     for name, one, many in (("batches", "batch", "batches"), ("records", "record", "records")):
         if isinstance(number := figures.get(name), int):
             phrases[name] = count(number, one, many)
+    for name in ("needed", "available"):
+        if isinstance(seconds := figures.get(name), float):
+            phrases[name] = duration(seconds)
     allowed = figures.get("allowed")
     phrases["time"] = f": its time allows {steps(allowed)}" if isinstance(allowed, float) else ""
     leaking = figures.get("leaking")

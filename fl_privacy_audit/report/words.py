@@ -163,7 +163,18 @@ STEPS: Final[Mapping[str, str]] = {
     "no second derivatives": (
         "replace what has one derivative only (a fused kernel, say), or name attacks that solve"
     ),
-    "attack lacks time": "`seconds_per_round` of {times} times as much, or another attack",
+    "attack lacks time": "`seconds_per_round = {seconds}`, or another attack",
+    "attack lacks time for so many images": (
+        "let each client of a simulation hold {fewer} images or fewer, which also leak more; or "
+        "`seconds_per_round = {seconds}`"
+    ),
+    "examples not known": "say `--examples`",
+    "described otherwise": "make them the same, unless clients do not train by what the app says there",
+    "noise not told": "say `training.max_grad_norm` and `training.noise_multiplier`: attacks adapt to them",
+    "wrapper missing": (
+        "in the server: `auditor = Auditor(AuditConfig.from_run_config(context.run_config), "
+        "model=Net())`, and `{wrapper}(strategy, auditor=auditor)` in place of the strategy"
+    ),
     "attack refuses": "choose another attack, or `auto`",
     "run not known": "say `--rounds` and `--clients`",
     "too few batches to come": (
@@ -173,11 +184,17 @@ STEPS: Final[Mapping[str, str]] = {
     "too few clients": "spread the images over at least {needed} clients, in a simulation",
     "app not given": "give the app's folder; in a deployment use canaries: `client_app=`",
     "mod missing": (
-        "in a simulation put it first, `@app.train(mods=[audit_mod])`; in a deployment use canaries: "
-        "`client_app=`"
+        "in a simulation put it first, `@app.train(mods=[audit_mod])` or `ClientApp(client_fn, "
+        "mods=[audit_mod])`; in a deployment use canaries: `client_app=`"
     ),
     "publish call missing": (
-        "in a simulation call it in the train function for each batch that is trained on; in a "
+        "in a simulation call `publish_batch(context, images, labels, normalised=True)` in the train "
+        "function for each batch that is trained on; in a deployment use canaries: `client_app=`"
+    ),
+    "nothing is published": (
+        "in a simulation: `from fl_privacy_audit.strategies import audit_mod, publish_batch`; "
+        "`@app.train(mods=[audit_mod])`, or `ClientApp(client_fn, mods=[audit_mod])`; and in the train "
+        "function, for each batch, `publish_batch(context, images, labels, normalised=True)`; in a "
         "deployment use canaries: `client_app=`"
     ),
     # What the probe of a mechanism finds.
@@ -236,6 +253,8 @@ EXAMINED: Final[Mapping[str, str]] = {
     "derivatives": "gradients of gradients",
     "attack": "an attack",
     "batches": "enough batches",
+    "description": "the training as described",
+    "wrapper": "the audit in the app",
     "truth": "the truth to score with",
     "canaries": "canaries",
 }
@@ -304,17 +323,28 @@ REASONS: Final[Mapping[str, str]] = {
     "second derivatives": "there: attacks that search can run",
     "no second derivatives": "attacks that search cannot run: {cause}",
     "attack fits": "{attack} fits; what it takes is not known before it has run",
-    "attack has time": "{attack} takes about {needed} s for each client; {available} s are there",
+    "attack has time": "{attack} takes about {needed} for each client; there is {available}",
     "attack lacks time": (
-        "{attack} takes about {needed} s for each client, controls included, and only {available} s "
-        "are there"
+        "{attack} takes about {needed} for each client, controls included, and there is only "
+        "{available}"
     ),
+    "attack lacks time for so many images": (
+        "{attack} takes about {needed} for each client of {images} images, controls included, and "
+        "there is only {available}"
+    ),
+    "examples not known": (
+        "{attack} fits; how long it takes depends on how many images a client holds"
+    ),
+    "described otherwise": "`{key}`: the app says {said}, the audit is told {told}",
+    "noise not told": "the app trains by Opacus (`make_private`), the audit is told of no noise",
+    "app audits": "the app wraps its strategy",
+    "wrapper missing": "no module of {app} names `{wrapper}`: nothing would be audited",
     "attack refuses": "{attack} will not run: {cause}",
     "run not known": "nobody knows yet how many rounds and clients there will be",
     "enough batches": "{batches} in {rounds} rounds; a verdict needs {needed}",
     "too few batches to come": "{batches} in {rounds} rounds, and a verdict needs {needed}",
     "too few clients attacked": (
-        "clients train on all their images in every round, which count once: {batches} batches, and a "
+        "clients train on all their images in every round, which count once: {batches}, and a "
         "verdict needs {needed}"
     ),
     "too few clients": (
@@ -325,6 +355,9 @@ REASONS: Final[Mapping[str, str]] = {
     "app not given": "nobody knows whether clients publish what they train on",
     "mod missing": "no module of {app} names `audit_mod`: clients publish nothing",
     "publish call missing": "no module of {app} calls `publish_batch`",
+    "nothing is published": (
+        "no module of {app} names `audit_mod` or `publish_batch`: there would be nothing to compare with"
+    ),
     "clients publish": "the app names `audit_mod` and `publish_batch`",
     # What the probe of a mechanism finds.
     "updates are not clipped": "updates are not clipped: one may change what leaves without limit",

@@ -73,7 +73,7 @@ NOTHING_TO_DO = {
     "tensors differ", "sign-like update", "another batch or training",
     # Before the first round.
     "model fits", "second derivatives", "attack fits", "attack has time", "enough batches",
-    "truth given", "clients publish", "replayed",
+    "truth given", "clients publish", "app audits", "replayed",
     # Which attacks run.
     "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # What had to be assumed.
@@ -94,7 +94,7 @@ def test_every_reason_that_decides_nothing_says_what_to_do() -> None:
     assert REASONS.keys() - CAUSES.keys() - STEPS.keys() == NOTHING_TO_DO
     assert not CAUSES.keys() & STEPS.keys()
     for code in CAUSES.keys() | STEPS.keys():
-        figures = dict.fromkeys(("needed", "enough", "times"), 5)
+        figures = dict.fromkeys(("needed", "enough", "seconds", "fewer", "wrapper"), 5)
         assert "?" not in advise(Reason.of(code, **figures)) != ""
     for cause, _ in CAUSES.values():
         assert cause in MEANINGS["inconclusive"][0]

@@ -12,10 +12,18 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from fl_privacy_audit import AuditConfig, Auditor, Truth
-from fl_privacy_audit.report.doctor import SOMETHING_LACKS, doctor_command, read_settings
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.report.doctor import (
+    SOMETHING_LACKS,
+    doctor_command,
+    read_settings,
+    suggest,
+)
 from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.report.words import EXAMINED
 from fl_privacy_audit.strategies import canary
+from fl_privacy_audit.strategies.app_source import AppSource, read_app
 from fl_privacy_audit.strategies.doctor import Finding, Plan, examine
 from tests.support.builders import IMAGE as IMAGE_SPEC
 from tests.support.builders import tiny_net, trained
@@ -60,11 +68,15 @@ class Once(nn.Module):
 
 
 def examined(
-    tmp_path: Path, plan: Plan, model: nn.Module | None = None, **settings: Any
+    tmp_path: Path,
+    plan: Plan,
+    model: nn.Module | None = None,
+    app: AppSource | None = None,
+    **settings: Any,
 ) -> dict[str, Finding]:
     config = {"image": IMAGE, "directory": tmp_path / "audit", "training": STEP, **settings}
     auditor = Auditor(AuditConfig.build(config), model=model or tiny_net())
-    found = {finding.about: finding for finding in examine(auditor, plan)}
+    found = {finding.about: finding for finding in examine(auditor, plan, app=app)}
     assert not (tmp_path / "audit").exists()
     return found
 
@@ -122,6 +134,63 @@ def test_an_attack_that_refuses_says_why(tmp_path: Path) -> None:
     assert "rgap" in say(found["attack"].reason)
 
 
+def test_time_is_advised_for_the_clients_that_are_advised(tmp_path: Path) -> None:
+    epochs = {**STEP, "steps": None, "epochs": 1}
+    settings: dict[str, Any] = {
+        "attacks": ["inverting_gradients"],
+        "training": epochs,
+        "seconds_per_round": 1e-3,
+    }
+    plan = Plan(rounds=9, clients=9, num_examples=2)
+    few = examined(tmp_path, plan, clients_per_round=2, every=5, **settings)
+    enough = examined(tmp_path, plan, clients_per_round=5, every=5, **settings)
+    assert few["batches"].reason.code == "too few clients attacked"
+    assert few["attack"].reason.figures["available"] == pytest.approx(1e-3 / 5)
+    assert enough["attack"].reason.figures["available"] == pytest.approx(1e-3 / 5)
+    all_of_them = examined(tmp_path, plan, clients_per_round="all", every=5, **settings)
+    assert all_of_them["attack"].reason.figures["available"] == pytest.approx(1e-3 / 9)
+
+
+def test_epochs_need_the_number_of_images(tmp_path: Path) -> None:
+    epochs = {**STEP, "steps": None, "epochs": 1}
+    attack = examined(tmp_path, Plan(), training=epochs)["attack"]
+    assert (attack.state, attack.reason.code) == ("unknown", "examples not known")
+    assert "--examples" in advise(attack.reason)
+
+
+def test_of_many_images_few_are_tried_and_fewer_advised(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_net()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            tried.append(len(inputs))
+            scores: Tensor = self.inner(inputs)
+            return scores
+
+    attack = examined(
+        tmp_path,
+        Plan(rounds=1, clients=5, num_examples=10_000_000),
+        Counting(),
+        training={**STEP, "steps": None, "epochs": 1, "batch_size": 4},
+        seconds_per_round=5,
+        clients_per_round=5,
+    )["attack"]
+    assert attack.reason.code == "attack lacks time for so many images", say(attack.reason)
+    assert attack.reason.figures["images"] == 10_000_000
+    assert max(tried) <= 33 * 4
+    fewer = attack.reason.figures["fewer"]
+    assert f"hold {fewer} images or fewer" in advise(attack.reason)
+
+
+def test_long_times_are_said_as_people_say_them() -> None:
+    lacks = Reason.of("attack lacks time", attack="dlg", needed=7260.0, available=12.0)
+    assert "takes about 2 h 1 min for each client" in say(lacks)
+
+
 def test_a_model_with_one_derivative_is_found(tmp_path: Path) -> None:
     found = examined(tmp_path, Plan(), model=Once(), attacks=["first_linear"])
     assert found["derivatives"].state == "missing"
@@ -136,22 +205,98 @@ def test_a_model_that_takes_other_images_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "code"),
     [
-        ("# audit_mod, publish_batch\n", "mod missing"),
+        ("# audit_mod, publish_batch\n", "nothing is published"),
+        ("publish_batch(images, labels)\n", "mod missing"),
         ("@app.train(mods=[audit_mod])\ndef train(): ...\n", "publish call missing"),
         ("app.train(mods=[fl.audit_mod])\nfl.publish_batch(images, labels)\n", "clients publish"),
-        ("this is no Python\n", "mod missing"),
+        ("this is no Python\n", "nothing is published"),
     ],
 )
 def test_clients_that_publish_nothing_are_found(tmp_path: Path, source: str, code: str) -> None:
-    app = tmp_path / "app"
-    app.mkdir()
-    (app / "client_app.py").write_text(source)
-    auditor = Auditor(
-        AuditConfig.build({"image": IMAGE, "directory": tmp_path, "training": STEP}),
-        model=tiny_net(),
-    )
-    (truth,) = [f for f in examine(auditor, Plan(), app=app) if f.about == "truth"]
+    truth = examined(tmp_path, Plan(), app=app_of(tmp_path, source))["truth"]
     assert truth.reason.code == code
+    assert truth.state == "well" or "mods=[audit_mod]" in advise(truth.reason) + source
+
+
+def app_of(tmp_path: Path, source: str, **run_config: Any) -> AppSource:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "client_app.py").write_text(source)
+    return read_app(folder, run_config)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrapper"),
+    [
+        ("from flwr.serverapp.strategy import FedAvg\n", "AuditedStrategy"),
+        ("from flwr.server.strategy import FedAvg\n", "AuditedLegacyStrategy"),
+    ],
+)
+def test_an_app_that_audits_nothing_is_found(tmp_path: Path, source: str, wrapper: str) -> None:
+    found = examined(tmp_path, Plan(), app=app_of(tmp_path, source))["wrapper"]
+    assert found.state == "missing"
+    assert f"`{wrapper}(strategy, auditor=auditor)`" in advise(found.reason)
+
+
+@pytest.mark.parametrize(
+    ("source", "run_config", "words"),
+    [
+        (
+            "",
+            {"learning-rate": 0.5},
+            "`training.learning_rate`: the app says 0.5, the audit is told 0.1",
+        ),
+        ("", {"local-epochs": 2}, "the app says 2, the audit is told nothing"),
+        ("Normalize((0.5,), (1,))", {}, "`image.mean`: the app says 0.5, the audit is told 0.0"),
+        ("make_private(m)", {"max-grad-norm": 1.0}, "is told of no noise"),
+    ],
+)
+def test_a_description_unlike_the_apps_source_is_found(
+    tmp_path: Path, source: str, run_config: dict[str, Any], words: str
+) -> None:
+    found = examined(tmp_path, Plan(), app=app_of(tmp_path, source, **run_config))["description"]
+    assert found.state == "unknown"
+    assert words in say(found.reason)
+    assert advise(found.reason)
+
+
+def test_a_description_like_the_apps_source_is_not_mentioned(tmp_path: Path) -> None:
+    source = "Normalize((0.0,), (1.0,))\nSGD(p, lr=0.1, momentum=0)\n"
+    app = app_of(tmp_path, source, **{"batch-size": 1, "local-steps": 1})
+    assert "description" not in examined(tmp_path, Plan(), app=app)
+
+
+def test_an_app_without_settings_gets_them_to_paste(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.flwr.app.config]\nlearning-rate = 0.5\nlocal-epochs = 2\n"
+    )
+    (tmp_path / "task.py").write_text("Normalize((0.5,), (0.25,))\nSGD(p, momentum=0.9)\n")
+    arguments = [str(tmp_path), "--model", "tests.strategies.test_doctor:Thumbnails"]
+    refused = CliRunner().invoke(doctor_command, arguments)
+    head, _, block = str(refused.exception).partition("\n\n")
+    assert "[tool.flwr.app.config]" in head
+    with (tmp_path / "pyproject.toml").open("a") as file:
+        file.write(block)
+    config, _ = read_settings(tmp_path)
+    assert config.image.model_dump() == {"shape": (1, 28, 28), "mean": (0.5,), "std": (0.25,)}
+    training = config.training
+    assert (training.learning_rate, training.momentum, training.epochs) == (0.5, 0.9, 2)
+
+
+def test_a_normalisation_that_nobody_said_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.flwr.app.config]\nlearning-rate = 0.5\n")
+    block = suggest(tmp_path, Thumbnails())
+    with (tmp_path / "pyproject.toml").open("a") as file:
+        file.write(block)
+    with pytest.raises(ConfigError, match=r"image\.mean"):
+        read_settings(tmp_path)
+
+
+class Thumbnails(nn.Sequential):
+    """Takes images of 1x28x28 alone."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(28 * 28, 10))
 
 
 def test_the_example_is_well() -> None:
@@ -185,7 +330,9 @@ def test_command_says_what_to_do_and_ends_with_a_code(tmp_path: Path) -> None:
 
 
 def test_everything_that_is_looked_at_has_a_name(tmp_path: Path) -> None:
-    assert set(examined(tmp_path, Plan(), views=["server", "canary"])) == set(EXAMINED)
+    app = app_of(tmp_path, "", **{"learning-rate": 0.5})
+    found = examined(tmp_path, Plan(), app=app, views=["server", "canary"])
+    assert set(found) == set(EXAMINED)
 
 
 def canary_app(*, asks: bool = True, needs: str = "server-round") -> ClientApp:

@@ -42,7 +42,7 @@ def flwr_run(app: Path, home: Path, *, started_in: Path, nodes: int = 2, **run_c
         home: Flower's home for this run; made.
         started_in: Where the SuperLink is started, which is the working directory of the app.
         nodes: Clients, one processor each.
-        run_config: Over the app's own; ``__`` stands for a dot, ``_`` for a hyphen.
+        run_config: Over the app's own; see `stated`.
     """
     if not FLWR.exists():
         pytest.skip("needs Flower's command `flwr`")
@@ -52,17 +52,13 @@ def flwr_run(app: Path, home: Path, *, started_in: Path, nodes: int = 2, **run_c
         "PYTHONPATH": str(ROOT),
         "PATH": f"{FLWR.parent}{os.pathsep}{os.environ['PATH']}",
         "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": _free_port(),
-        "FLWR_LOCAL_CONTROL_API_PORT": _free_port(),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": free_port(),
+        "FLWR_LOCAL_CONTROL_API_PORT": free_port(),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     }
-    stated = " ".join(
-        f"{name.replace('__', '.').replace('_', '-')}={json.dumps(value)}"
-        for name, value in run_config.items()
-    )
     federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
     options = ["--stream", "--federation-config", federation]
-    options += ["--run-config", stated] if stated else []
+    options += ["--run-config", stated(run_config)] if run_config else []
     try:
         log = call(FLWR, "run", app, *options, cwd=started_in, environment=environment)
         listed = call(FLWR, "list", "--format", "json", cwd=started_in, environment=environment)
@@ -73,7 +69,16 @@ def flwr_run(app: Path, home: Path, *, started_in: Path, nodes: int = 2, **run_c
     return log
 
 
-def _free_port() -> str:
+def stated(values: Mapping[str, Any]) -> str:
+    """Keys and values as Flower's commands read them; ``__`` stands for a dot, ``_`` for a hyphen."""
+    return " ".join(
+        f"{name.replace('__', '.').replace('_', '-')}={json.dumps(value)}"
+        for name, value in values.items()
+    )
+
+
+def free_port() -> str:
+    """A port of loopback on which nobody listens now."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return str(taken.getsockname()[1])
