@@ -64,18 +64,15 @@ def ledger_file(directory: str | Path) -> Path:
     return path / FILE_NAME if os.path.isdir(path) else path
 
 
-def open_ledger(path: Path, *, links: bool = False) -> BufferedReader:
-    """Open a ledger's file for reading.
-
-    Args:
-        path: Of the file.
-        links: Whether it may be a symbolic link: where somebody named the link itself.
+def open_ledger(directory: str | Path) -> BufferedReader:
+    """Open a ledger for reading, by its directory or by its file, which may then be a link.
 
     Raises:
         LedgerError: It is not there, cannot be read, or is no regular file.
     """
+    path = ledger_file(directory)
     try:
-        return open_plain(path, links=links)
+        return open_plain(path, links=path == Path(directory))
     except FileNotFoundError as error:
         raise LedgerError(f"there is no audit log at {path}: {error.strerror}") from error
     except OSError as error:
@@ -101,8 +98,7 @@ def read_lines(directory: str | Path, *, quick: bool = False) -> Iterator[Record
     Raises:
         LedgerError: There is no ledger.
     """
-    path = ledger_file(directory)
-    with open_ledger(path, links=path == Path(directory)) as file:
+    with open_ledger(directory) as file:
         for number, line in enumerate(_whole_lines(file), start=1):
             if line.strip():
                 yield (quick and _quick(line)) or decoded(line, number)

@@ -26,9 +26,8 @@ def read_tail(directory: str | Path, records: int) -> LastRun:
     Raises:
         LedgerError: There is no ledger, or no line of that run says how it was audited.
     """
-    path = ledger_file(directory)
-    with open_ledger(path, links=path == Path(directory)) as file:
-        return _read_tail(path, file, records)
+    with open_ledger(directory) as file:
+        return _read_tail(ledger_file(directory), file, records)
 
 
 def _read_tail(path: Path, file: BinaryIO, records: int) -> LastRun:

@@ -24,6 +24,7 @@ from fl_privacy_audit.ledger.records import (
     AttackStatus,
     AuditRecord,
     EvaluationRecord,
+    Stated,
     ThreatModel,
 )
 from fl_privacy_audit.metrics import METRICS
@@ -125,6 +126,7 @@ class SettingSummary(_Model):
 
     setting: str  # the run's word for itself
     directory: str  # absolute path of its ledger's folder
+    ledger: str  # absolute path of its ledger
     run: str  # its id
     started: str  # time of its first line
     ended: str  # time of its last line
@@ -145,6 +147,11 @@ class SettingSummary(_Model):
     threat_models: list[ThreatModel]  # each different one once
     dp: ClaimCheck | None  # what became of the DP claim; None where there is none to check
     notes: list[Reason]  # about this ledger
+
+    @property
+    def stated(self) -> Stated:
+        """The settings that readers need, as far as there are any."""
+        return Stated.model_validate(self.config)
 
 
 class AuditSummary(_Model):
@@ -222,6 +229,7 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
     return SettingSummary.model_construct(
         setting=run.run.setting,
         directory=str(run.path.parent.absolute()),
+        ledger=str(run.path.absolute()),
         run=run.run.run,
         started=run.run.time,
         ended=run.ended,
@@ -336,10 +344,9 @@ def _reasons(facts: AttackFacts, status: AttackStatus) -> list[LeftOut]:
 
 def _baseline_then_leakage(setting: SettingSummary) -> tuple[bool, float]:
     """Sorts settings: without any defence first, then by net leakage in the first view, most first."""
-    config = setting.config
-    defence = (config.get("defence") or {}).get("name", "none")
-    private = (config.get("training") or {}).get("max_grad_norm")
-    defended = defence != "none" or private is not None or bool(config.get("claim"))
+    stated = setting.stated
+    named = stated.defence is not None and stated.defence.name != "none"
+    defended = named or stated.training.max_grad_norm is not None or bool(stated.claim)
     attacks = [a for v in setting.verdicts[:1] for a in v.attacks if a.attack == v.attack]
     nets = [attack.net.mean for attack in attacks if attack.net]
     return defended, -max(nets, default=-math.inf)

@@ -355,7 +355,10 @@ def reconstruction_rows(runs: Sequence[LastRun], *, attack: str, most: int = 6) 
     ]
     common = set.intersection(*(set(places) for places in kept)) if kept else set()
     keys = sorted(common)[:most]
-    _, height, width = runs[0].run.config["image"]["shape"] if runs else (0, 0, 0)
+    image = runs[0].run.stated.image if runs else None
+    if image is None:
+        return []
+    _, height, width = image.shape
     rows = [
         PictureRow(
             "original",
