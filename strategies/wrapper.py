@@ -48,13 +48,16 @@ class Wrapper:
         self._originals: dict[str, Callable[..., Any]] = {}
         self._audited = 0
 
-    def _begin(self) -> None:
+    def _begin(self, flower_run: int | None = None) -> None:
         """Open the ledger, and remove what an audit that was killed left behind.
+
+        Args:
+            flower_run: Flower's id of the run, where it is known.
 
         Raises:
             LedgerError: The audit's directory cannot be written.
         """
-        self.auditor.begin()
+        self.auditor.begin(flower_run)
         remove_leftovers()
         remove_drafts(self.auditor.ledger.directory, self.auditor.ledger.directory / "pictures")
 

@@ -171,14 +171,21 @@ class AuditSummary(_Model):
         return {setting.setting: setting for setting in reversed(self.settings)}[name]
 
 
-def summarise(directories: Sequence[str | Path]) -> AuditSummary:
-    """Read the last run of each directory, judge it, and gather all that a report shows.
+def summarise(
+    directories: Sequence[str | Path], named: Sequence[str | None] | None = None
+) -> AuditSummary:
+    """Read a run of each directory, judge it, and gather all that a report shows.
+
+    Args:
+        directories: Of ledgers, or their files.
+        named: See `fl_privacy_audit.ledger.runs.read_run`, one for each; the last ones by default.
 
     Raises:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
-    runs = [gather_ledger(directory, ReportFacts) for directory in directories]
+    each = zip(directories, named or [None] * len(directories), strict=True)
+    runs = [gather_ledger(directory, ReportFacts, run) for directory, run in each]
     comparison = compare_runs(runs)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
     settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)

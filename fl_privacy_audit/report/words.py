@@ -373,7 +373,7 @@ REASONS: Final[Mapping[str, str]] = {
         "middle of it"
     ),
     "records lost": "{records} could not be written, for want of space say",
-    "several runs": "{path} holds {runs} runs; the last one counts",
+    "several runs": "{path} holds {runs} runs; the last one counts, unless `--run` names another",
 }
 """Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""
 
