@@ -78,7 +78,7 @@ class AuditedStrategy(Wrapper, Strategy):
         Raises:
             LedgerError: The audit's directory cannot be written; before anything is trained.
         """
-        self._begin()
+        self._begin(self._flower_run(args, kwargs))
         with through_flower(), self._listening():
             self._log_settings()
             with self._guard("what the audit lacks could not be found out"):
@@ -201,6 +201,14 @@ class AuditedStrategy(Wrapper, Strategy):
             attributes.update(before)
             self._originals = {}
 
+    def _flower_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """Flower's id of the run, which strategies learn from the grid alone."""
+        run_id = None
+        with contextlib.suppress(Exception):
+            bound = inspect.signature(self.strategy.start).bind_partial(*args, **kwargs)
+            run_id = bound.arguments["grid"].run.run_id
+        return run_id if isinstance(run_id, int) and run_id > 0 else None
+
     def _recording_evaluation(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -241,7 +249,7 @@ class AuditedStrategy(Wrapper, Strategy):
                 type(self.strategy).__name__,
             )
         elif path.stat().st_size <= MOST_JUDGED:
-            for verdict in judge_run(gather_ledger(path.parent)):
+            for verdict in judge_run(gather_ledger(path.parent, run=self.auditor.run)):
                 log.info("privacy audit: %s (%s view)", verdict.word, verdict.view)
         log.info("privacy audit: ledger %s", path)
         log.info("privacy audit: to see it: fl-privacy-audit show %s", path.parent.absolute())

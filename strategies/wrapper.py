@@ -53,13 +53,16 @@ class Wrapper:
         self._audited = 0
         self._to_replay: dict[int, Replayer] = {}
 
-    def _begin(self) -> None:
+    def _begin(self, flower_run: int | None = None) -> None:
         """Open the ledger, and remove what an audit that was killed left behind.
+
+        Args:
+            flower_run: Flower's id of the run, where it is known.
 
         Raises:
             LedgerError: The audit's directory cannot be written.
         """
-        self.auditor.begin()
+        self.auditor.begin(flower_run)
         remove_leftovers()
         remove_drafts(self.auditor.ledger.directory, self.auditor.ledger.directory / "pictures")
 

@@ -11,7 +11,7 @@ import pytest
 from fl_privacy_audit.attacks import ATTACKS
 from fl_privacy_audit.core.later import Later
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
-from tests.support.big_ledger import write_big_ledger
+from tests.support.big_ledger import CLAIM, write_big_ledger
 
 TRAINING = {"torch", "torchvision", "opacus", "skimage", "flwr", "ray"}
 COMMANDS: list[tuple[str, set[str]]] = [
@@ -19,6 +19,7 @@ COMMANDS: list[tuple[str, set[str]]] = [
     ("--version", {*TRAINING, "numpy", "scipy", "matplotlib"}),
     ("export DIR --to OUT.csv", {*TRAINING, "matplotlib"}),
     ("show DIR", {*TRAINING, "matplotlib"}),
+    ("show CLAIM", {*TRAINING, "matplotlib"}),
     ("show DIR --last 3", {*TRAINING, "matplotlib"}),
     ("compare DIR", {*TRAINING, "matplotlib"}),
     ("report DIR --format md --out OUT.md", {*TRAINING, "matplotlib"}),
@@ -38,9 +39,13 @@ for words in json.loads(sys.argv[1]):
 
 
 def test_reading_loads_nothing_that_trains(tmp_path: Path) -> None:
-    directory, out = str(write_big_ledger(tmp_path / "audit", 40)), str(tmp_path / "out")
+    places = {
+        "DIR": str(write_big_ledger(tmp_path / "audit", 40)),
+        "CLAIM": str(write_big_ledger(tmp_path / "private", 40, claim=CLAIM)),
+    }
+    out = str(tmp_path / "out")
     words = [
-        [word.replace("DIR", directory).replace("OUT", out) for word in command.split()]
+        [places.get(word, word).replace("OUT", out) for word in command.split()]
         for command, _ in COMMANDS
     ]
     done = subprocess.run(

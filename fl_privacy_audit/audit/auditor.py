@@ -27,6 +27,7 @@ from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
 from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
+from fl_privacy_audit.ledger.reading import continued
 from fl_privacy_audit.ledger.records import (
     AuditRecord,
     EvaluationRecord,
@@ -74,6 +75,8 @@ class Auditor:
             audited.
         run_config: What that app finds in ``context.run_config``.
         on_progress: Called during attacks.
+        run: Id of a run in the same directory that this one continues, or how it begins: of a
+            federation that was started again.
         sinks: Given every record right after it was written to the ledger. One that fails is
             logged, and stops nothing.
 
@@ -93,6 +96,7 @@ class Auditor:
         client_app: Callable[..., Any] | None = None,
         run_config: Mapping[str, Any] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        run: str | None = None,
         sinks: Sequence[Sink] = (),
     ) -> None:
         if attacks is not None:
@@ -125,25 +129,37 @@ class Auditor:
         self._on_progress = on_progress
         self._inline = config.executor == "inline" or config.fail_fast
         self._backlog: Backlog | None = None
+        self._continues = run
         self._begun = False
 
-    def begin(self) -> None:
+    def begin(self, flower_run: int | None = None) -> None:
         """Open the ledger and write the first line of the run; once, however often it is called.
 
+        A run of the same directory is continued where `run` named it, or where it has the same
+        `flower_run`, model and settings: then one federation has started twice. Flower gives each
+        `flwr run` an id of its own, so what was started again with another is continued by name.
+
+        Args:
+            flower_run: Flower's id of the run; None if it is not known.
+
         Raises:
-            LedgerError: The directory cannot be written.
+            LedgerError: The directory cannot be written, or the run to continue is not there or is
+                of another model.
         """
         if self._begun:
             return
         record = RunRecord(
             time=now(),
             run=self.run,
+            flower_run=flower_run,
             setting=self.config.setting,
             config=self.config.model_dump(mode="json"),
             model=describe_model(self._model),
             versions=versions(),
             arrays=array_types(self._model),
         )
+        record = continued(self.ledger.path, record, self._continues)
+        self.run = self._work.run = record.run
         self._write(record)
         self._begun = True
         if not self._inline and any(spools(self.ledger.directory)):

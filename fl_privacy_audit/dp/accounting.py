@@ -11,6 +11,8 @@ import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +27,8 @@ from .mechanism import NEIGHBOURS, SampledGaussian
 
 Floats = NDArray[np.float64]
 
+ORDERS = tuple(tenths / 10 for tenths in range(11, 110)) + tuple(range(12, 64))
+"""Renyi orders that Opacus' accountant tries."""
 PLD_INTERVAL = 1e-3
 """Widest step of the grid of privacy losses. A wider step is faster and only ever overstates."""
 PLD_LIMIT = 200.0
@@ -168,12 +172,23 @@ def _interval(mechanism: SampledGaussian) -> float:
     return min(PLD_INTERVAL, max(0.4 * spread, 1e-5))
 
 
+@lru_cache
+def _opacus_analysis() -> Any:
+    """Opacus' analysis by itself, which needs NumPy and SciPy; its package would load torch."""
+    package = find_spec("opacus")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'opacus'", name="opacus")
+    place = Path(package.submodule_search_locations[0], "accountants", "analysis", "rdp.py")
+    spec = spec_from_file_location("opacus.accountants.analysis.rdp", place)
+    assert spec is not None and spec.loader is not None
+    analysis = module_from_spec(spec)
+    spec.loader.exec_module(analysis)
+    return analysis
+
+
 @lru_cache(maxsize=512)
 def _rdp(mechanism: SampledGaussian, delta: float, neighbours: Neighbours) -> RdpSpent:
-    from opacus.accountants.analysis import rdp
-    from opacus.accountants.rdp import RDPAccountant
-
-    orders = RDPAccountant.DEFAULT_ALPHAS
+    rdp, orders = _opacus_analysis(), ORDERS
     noise, q = mechanism.noise_multiplier, mechanism.sample_rate
     if neighbours == "add-or-remove":
         spent = rdp.compute_rdp(q=q, noise_multiplier=noise, steps=mechanism.steps, orders=orders)

@@ -8,11 +8,12 @@ import codecs
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
@@ -64,18 +65,15 @@ def ledger_file(directory: str | Path) -> Path:
     return path / FILE_NAME if os.path.isdir(path) else path
 
 
-def open_ledger(path: Path, *, links: bool = False) -> BufferedReader:
-    """Open a ledger's file for reading.
-
-    Args:
-        path: Of the file.
-        links: Whether it may be a symbolic link: where somebody named the link itself.
+def open_ledger(directory: str | Path) -> BufferedReader:
+    """Open a ledger for reading, by its directory or by its file, which may then be a link.
 
     Raises:
         LedgerError: It is not there, cannot be read, or is no regular file.
     """
+    path = ledger_file(directory)
     try:
-        return open_plain(path, links=links)
+        return open_plain(path, links=path == Path(directory))
     except FileNotFoundError as error:
         raise LedgerError(f"there is no audit log at {path}: {error.strerror}") from error
     except OSError as error:
@@ -101,8 +99,7 @@ def read_lines(directory: str | Path, *, quick: bool = False) -> Iterator[Record
     Raises:
         LedgerError: There is no ledger.
     """
-    path = ledger_file(directory)
-    with open_ledger(path, links=path == Path(directory)) as file:
+    with open_ledger(directory) as file:
         for number, line in enumerate(_whole_lines(file), start=1):
             if line.strip():
                 yield (quick and _quick(line)) or decoded(line, number)
@@ -155,7 +152,7 @@ def read_ledger(directory: str | Path) -> LedgerContents:
     records = list(read_lines(directory))
     contents = LedgerContents(
         path=path,
-        runs=tuple({r.run: r for r in records if isinstance(r, RunRecord)}.values()),
+        runs=_latest(r for r in records if isinstance(r, RunRecord)),
         audits=tuple(r for r in records if isinstance(r, AuditRecord)),
         evaluations=tuple(r for r in records if isinstance(r, EvaluationRecord)),
         gaps=tuple(r for r in records if isinstance(r, GapRecord)),
@@ -164,6 +161,15 @@ def read_ledger(directory: str | Path) -> LedgerContents:
     if not contents.runs and not contents.audits:
         raise no_run(path, contents.damaged)
     return contents
+
+
+def _latest(lines: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
+    """Each run once, with the time of its first line, in the order of their last ones."""
+    runs: dict[str, RunRecord] = {}
+    for line in lines:
+        before = runs.pop(line.run, line)
+        runs[line.run] = line.model_copy(update={"time": before.time})
+    return tuple(runs.values())
 
 
 def no_run(path: Path, damaged: Sequence[tuple[int, str]]) -> LedgerError:
@@ -175,14 +181,86 @@ def no_run(path: Path, damaged: Sequence[tuple[int, str]]) -> LedgerError:
     )
 
 
+def run_lines(directory: str | Path) -> dict[str, RunRecord]:
+    """The first line of each run of a ledger, by id, the one that began or was taken up last at the end.
+
+    Other lines are not decoded.
+
+    Raises:
+        LedgerError: There is no ledger.
+    """
+    with open_ledger(directory) as file:
+        lines = (decoded(line, 0) for line in _whole_lines(file) if b'"setting"' in line)
+        runs = _latest(line for line in lines if isinstance(line, RunRecord))
+    return {run.run: run for run in runs}
+
+
+def run_named(directory: str | Path, name: str) -> RunRecord:
+    """The run of this id, or the only one whose id begins so.
+
+    Raises:
+        LedgerError: There is no ledger, no such run in it, or more than one.
+    """
+    runs = run_lines(directory)
+    found = [run for id_, run in runs.items() if id_.startswith(name)]
+    if name in runs or len(found) == 1:
+        return runs.get(name) or found[0]
+    shown = [
+        f"{clean(run.run, 100)} ({clean(run.setting, 100)}, {clean(run.time, 100)})"
+        for run in [*(found or runs.values())][-MOST_NAMED:]
+    ]
+    state = f"{len(found)} runs that begin with" if found and name else "no run"
+    raise LedgerError(
+        f"the audit log {ledger_file(directory)} holds {state} {clean(name, 100)!r}. Give one of "
+        f"these: {', '.join(shown) or 'none is there'}"
+    )
+
+
+def continued(path: Path, run: RunRecord, name: str | None) -> RunRecord:
+    """The first line of a run, with the id of one that is in the ledger already where it continues that.
+
+    Args:
+        path: Of the ledger; it need not be there.
+        run: As it would begin anew.
+        name: Which run it continues, see `run_named`; None for one of the same run of Flower, model
+            and settings, if there is one.
+
+    Raises:
+        LedgerError: There is no run of this name, or it is of another model.
+    """
+    if name is not None:
+        before = run_named(path, name)
+        if before.model.get("layout") != run.model.get("layout"):
+            raise LedgerError(
+                f"the run {clean(before.run, 100)} in {path} is of another model and cannot be "
+                "continued; start a new one"
+            )
+        return run.model_copy(update={"run": before.run})
+    if run.flower_run is not None:
+        with suppress(LedgerError):  # there is none yet, or it will be told when it is written
+            for before in run_lines(path).values():
+                if before.flower_run == run.flower_run and _how(before) == _how(run):
+                    return run.model_copy(update={"run": before.run})
+    return run
+
+
+def _how(run: RunRecord) -> tuple[Any, ...]:
+    return run.setting, run.config, run.model
+
+
 class AuditedLines:
     """The audited records of a ledger with the lines of their runs, in turn, all runs.
 
     Iterating raises LedgerError where there is no ledger, or where it holds neither run nor record.
+
+    Args:
+        directory: Of the ledger, or its file.
+        run: See `run_named`; the records of this run alone.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, run: str | None = None) -> None:
         self._directory = directory
+        self._wanted = None if run is None else run_named(directory, run).run
         self._runs: dict[str, RunRecord] = {}
         self._audited: Counter[str] = Counter()
         self._damaged: list[tuple[int, str]] = []
@@ -197,7 +275,8 @@ class AuditedLines:
             elif line.kind == "audit":
                 self._audited[line.run] += 1
                 self._last = line.run
-                yield self._runs.get(line.run), line
+                if self._wanted in (None, line.run):
+                    yield self._runs.get(line.run), line
         if not self._runs and not self._audited:
             raise no_run(ledger_file(self._directory), self._damaged)
 

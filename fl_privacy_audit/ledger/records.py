@@ -128,7 +128,7 @@ def _refuse_odd_numbers(value: Any) -> None:
 
 
 class RunRecord(_Line):
-    """First line of a run: how it was audited."""
+    """First line of a run: how it was audited. It stands once more where the run was taken up again."""
 
     kind: Literal["run"] = "run"
     run: str  # random id of the run; every later line of the run carries it
@@ -138,6 +138,7 @@ class RunRecord(_Line):
         str, str | Count
     ]  # class name, parameter count and a fingerprint of names and shapes
     versions: dict[str, str]  # of Python and the packages that matter
+    flower_run: Count | None = None  # Flower's id of the run; None where it is not known
     # Every array of the model's state -> its dtype, ``"float32"``; what Flower's own noise is added
     # to. Empty in ledgers of version 1.
     arrays: dict[str, str] = Field(default_factory=dict)

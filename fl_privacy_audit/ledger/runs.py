@@ -1,6 +1,6 @@
 """The last run of a ledger, of which commands keep no more than they need.
 
-`read_last_run` hands the audited records to a collector one by one and keeps none of them.
+`read_run` hands the audited records to a collector one by one and keeps none of them.
 """
 
 import math
@@ -15,7 +15,7 @@ from fl_privacy_audit.core import garbage
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 
-from .reading import Damage, LedgerContents, damage_of, ledger_file, no_run, read_lines
+from .reading import Damage, LedgerContents, damage_of, ledger_file, no_run, read_lines, run_named
 from .records import (
     AttackOutcome,
     AuditRecord,
@@ -128,18 +128,30 @@ class _Records:
 C = TypeVar("C", bound=Collector)
 
 
-def read_last_run(directory: str | Path, new: Callable[[], C]) -> tuple[RunHead, C]:
-    """Read the last run of a ledger in one pass, keeping none of its audited records.
+def read_run(
+    directory: str | Path, new: Callable[[], C], run: str | None = None
+) -> tuple[RunHead, C]:
+    """Read one run of a ledger, keeping none of its audited records.
 
     Args:
         directory: Of the ledger, or its file.
         new: Makes the collector that every audited record of the run is handed to, in order.
+        run: Its id, or how that begins; None for the run that was started or taken up last.
 
     Raises:
-        LedgerError: There is no ledger, or it holds no run.
+        LedgerError: There is no ledger, it holds no run, or none of this id.
     """
+    if run is not None:
+        return _read_run(directory, _Last(new, run_named(directory, run).run))
+    last = _Last(new)
+    read = _read_run(directory, last)
+    if last.passed_over:  # what came before it was taken up again
+        return _read_run(directory, _Last(new, read[0].run.run, told=False))
+    return read
+
+
+def _read_run(directory: str | Path, found: "_Last[C]") -> tuple[RunHead, C]:
     path = ledger_file(directory)
-    found = _Last(new)
     damaged: list[tuple[int, str]] = []
     with garbage.no_search():
         for line in read_lines(directory, quick=True):
@@ -185,12 +197,16 @@ class _Part(Generic[C]):
 
 
 class _Last(Generic[C]):
-    """Follows the lines of a ledger and keeps those of the run that was started last.
+    """Follows the lines of a ledger and keeps those of the run that was started last, or of one by id.
 
     Lines of a run whose own line has not come yet, or cannot be read, are kept too.
     """
 
-    def __init__(self, new: Callable[[], C]) -> None:
+    def __init__(
+        self, new: Callable[[], C], wanted: str | None = None, *, told: bool = True
+    ) -> None:
+        self._wanted, self._told = wanted, told and wanted is not None
+        self._gone: set[str] = set()  # runs whose lines were let go
         self.runs: dict[str, RunRecord] = {}
         self.audited: Counter[str] = Counter()  # records of each run
         self._last = ""  # the run of the last record
@@ -199,15 +215,34 @@ class _Last(Generic[C]):
 
     def take(self, line: Record) -> None:
         if line.kind == "run":
-            if line.run not in self.runs:
+            if line.run not in self.runs and self._wanted is None:
+                self._gone |= self._parts.keys() & self.runs.keys()
                 self._parts = {k: p for k, p in self._parts.items() if k not in self.runs}
-            self.runs[line.run] = line
+            self.runs[line.run] = self._began(line)
             return
         if line.kind == "audit":
             self.audited[line.run] += 1
             self._last = line.run
-        if line.run not in self.runs or line.run == next(reversed(self.runs)):
+        if self._wanted is not None:
+            keep = line.run == self._wanted
+        else:
+            keep = line.run not in self.runs or line.run == next(reversed(self.runs))
+            if not keep:
+                self._gone.add(line.run)
+        if keep:
             self.of(line.run).take(line)
+
+    def _began(self, line: RunRecord) -> RunRecord:
+        """The latest line of a run, with the time of its first."""
+        before = self.runs.pop(line.run, None)
+        if before is None:
+            return line
+        return line.model_copy(update={"time": before.time})
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether lines of the run that counts were let go."""
+        return self._wanted is None and bool(self.runs) and next(reversed(self.runs)) in self._gone
 
     def of(self, run: str) -> _Part[C]:
         if run not in self._parts:
@@ -215,11 +250,11 @@ class _Last(Generic[C]):
         return self._parts[run]
 
     def head(self, path: Path, damaged: Sequence[tuple[int, str]]) -> RunHead:
-        run = next(reversed(self.runs.values())) if self.runs else self._unknown_run()
+        run = self.runs.get(self._wanted or "") or self._last_run()
         part = self.of(run.run)
         notes = damage_of(path, damaged, {*self.runs}, self.audited, self._last)
         notes += [gap.reason for gap in part.gaps]
-        if len(self.runs) > 1:
+        if len(self.runs) > 1 and not self._told:
             notes.append(Reason.of("several runs", path=str(path), runs=len(self.runs)))
         notes += [Reason.of("unavailable", why, metric=metric) for metric, why in part.missing]
         return RunHead(
@@ -229,6 +264,9 @@ class _Last(Generic[C]):
             notes=notes,
             ended=max(run.time, part.ended),
         )
+
+    def _last_run(self) -> RunRecord:
+        return next(reversed(self.runs.values())) if self.runs else self._unknown_run()
 
     def _unknown_run(self) -> RunRecord:
         """Stands in for the first line of the run of the last record, where that line is not there."""

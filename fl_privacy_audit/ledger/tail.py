@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from fl_privacy_audit.core.errors import LedgerError
 
-from .reading import MOST_NAMED, Damage, damage_of, decoded, ledger_file, open_ledger
+from .reading import MOST_NAMED, Damage, damage_of, decoded, ledger_file, open_ledger, run_named
 from .records import AuditRecord, RunRecord
 from .runs import LastRun
 
@@ -16,26 +16,26 @@ BLOCK = 1 << 16
 """Bytes that are read at once, at first; for a long line twice as many each time."""
 
 
-def read_tail(directory: str | Path, records: int) -> LastRun:
-    """The last audited records of the last run; what stands above them is not read.
+def read_tail(directory: str | Path, records: int, run: str | None = None) -> LastRun:
+    """The last audited records of the run of the last line; what stands above them is not read.
 
     Args:
         directory: Of the ledger, or its file.
         records: How many at most.
+        run: Of another run: its id, or how that begins.
 
     Raises:
         LedgerError: There is no ledger, or no line of that run says how it was audited.
     """
-    path = ledger_file(directory)
-    with open_ledger(path, links=path == Path(directory)) as file:
-        return _read_tail(path, file, records)
+    name = None if run is None else run_named(directory, run).run
+    with open_ledger(directory) as file:
+        return _read_tail(ledger_file(directory), file, records, name)
 
 
-def _read_tail(path: Path, file: BinaryIO, records: int) -> LastRun:
+def _read_tail(path: Path, file: BinaryIO, records: int, name: str | None) -> LastRun:
     audits: list[AuditRecord] = []
     damaged: list[Damage] = []
     run: RunRecord | None = None
-    name = None  # of the run
     for start, line in lines_from_end(file):
         if len(audits) == records:
             break

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -26,6 +26,33 @@ fail_on = click.option(
     help=f"End with exit code {VERDICT_FAILED} if a setting has this verdict; may be repeated.",
 )
 STANDARD_OUTPUT = Path("-")
+RUN_HELP = "Id of a run, or how it begins; `show DIR --runs` lists them. The last run unless told."
+runs_option = click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    help=f"{RUN_HELP} May be repeated: once for each directory, or for several runs of one.",
+)
+
+
+def named_runs(
+    directories: Sequence[Path], runs: Sequence[str]
+) -> tuple[Sequence[Path], Sequence[str | None]]:
+    """The directory and the run of each setting.
+
+    Raises:
+        click.UsageError: Nobody can tell which run is of which directory.
+    """
+    if not runs:
+        return directories, [None] * len(directories)
+    if len(directories) == 1:
+        return [directories[0]] * len(runs), runs
+    if len(directories) != len(runs):
+        raise click.UsageError(
+            f"there are {len(directories)} directories and {len(runs)} times --run: give one for "
+            "each directory, or one directory"
+        )
+    return directories, runs
 
 
 def fail(found: Collection[str], words: Collection[str]) -> None:
@@ -49,6 +76,7 @@ def fail(found: Collection[str], words: Collection[str]) -> None:
     show_default=True,
 )
 @fail_on
+@runs_option
 @click.option(
     "--pictures/--no-pictures",
     default=True,
@@ -61,6 +89,7 @@ def report_command(
     out: Path | None,
     form: str,
     fail_on: tuple[str, ...],
+    runs: tuple[str, ...],
     pictures: bool,
 ) -> None:
     """Write what the audits in DIRECTORIES found as one page that opens anywhere.
@@ -69,7 +98,7 @@ def report_command(
     """
     errors = CleanConsole(stderr=True)
     with errors.status("reading the audit logs"):
-        summary = summarise(directories)
+        summary = summarise(*named_runs(directories, runs))
     with errors.status("drawing"):
         if form == "html":
             from .html.page import render_html

@@ -4,13 +4,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.config import AUTO
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.ledger.ledger import FILE_NAME, open_ledger
+from fl_privacy_audit.ledger.ledger import open_ledger
 
 from .background import NEVER_TESTED, THREATS
 from .formats import count, duration, ranges, settings, when
@@ -95,16 +93,15 @@ def attack_notes(summary: AuditSummary) -> list[tuple[str, str]]:
 
 def budget(setting: SettingSummary) -> str:
     """How much was attacked, and the time allowed."""
-    config: dict[str, Any] = setting.config
-    clients = config.get("clients_per_round")
-    every = config.get("every", 1)
+    stated = setting.stated
+    clients, every = stated.clients_per_round, stated.every
     who = "all clients" if clients is None else count(clients, "client")
     rounds = sorted({record.round for record in setting.records})
     rounds_ = "every round" if every == 1 else f"one round of {every}"
     if rounds and every != 1:
         rounds_ += f" (round{'' if len(rounds) == 1 else 's'} {ranges(rounds)})"
-    seconds = config.get("seconds_per_round")
-    allowed = "" if seconds is None else f", at most {duration(float(seconds))} a round"
+    seconds = stated.seconds_per_round
+    allowed = "" if seconds is None else f", at most {duration(seconds)} a round"
     return f"{who} in {rounds_}{allowed}"
 
 
@@ -214,7 +211,7 @@ def origins(summary: AuditSummary) -> list[Origin]:
             device=str(setting.config.get("device", "not known")),
             model=_model(setting.model),
             directory=setting.directory,
-            digest=ledger_digest(setting.directory) or "the ledger was not there",
+            digest=ledger_digest(setting.ledger) or "the ledger was not there",
         )
         for number, setting in numbered(summary)
     ]
@@ -230,10 +227,10 @@ def _model(model: dict[str, str | int]) -> str:
     return ", ".join(parts)
 
 
-def ledger_digest(directory: str) -> str | None:
-    """SHA-256 of the ledger's bytes; None if it cannot be read."""
+def ledger_digest(path: str) -> str | None:
+    """SHA-256 of a ledger's bytes; None if it cannot be read."""
     try:
-        with open_ledger(Path(directory) / FILE_NAME) as file:
+        with open_ledger(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:  # a LedgerError is one
         return None

@@ -7,7 +7,6 @@ sampling, composition, side channels, and who sees raw data.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fl_privacy_audit.dp import FLAGS, ClaimCheck, ClientEpsilon
 
@@ -92,7 +91,7 @@ def _section(number: int, setting: SettingSummary, check: ClaimCheck) -> DpSecti
 
 
 def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, str], ...]:
-    claim: dict[str, Any] = setting.config.get("claim") or {}
+    claim = setting.stated.claim or {}
     words, unit, raw = MECHANISMS.get(check.mechanism, (check.mechanism, "not known", "Not known."))
     found: set[str] = {flag.code for flag in check.flags}
     covers = "the whole run" if check.covers == "run" else "one round"

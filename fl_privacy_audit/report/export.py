@@ -8,17 +8,28 @@ from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.ledger.export import export
 from fl_privacy_audit.ledger.reading import AuditedLines
 
+from .command import named_runs
 from .sentences import say
 
 
 @click.command("export")
 @click.argument("directories", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    help="Id of a run, or how it begins: its records alone. All runs unless told. May be repeated: "
+    "once for each directory, or for several runs of one.",
+)
+@click.option(
     "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."
 )
-def export_command(directories: tuple[Path, ...], to: Path) -> None:
+def export_command(directories: tuple[Path, ...], runs: tuple[str, ...], to: Path) -> None:
     """Write the records of audits as one table: a row for each record, attack and metric."""
-    ledgers = [AuditedLines(directory) for directory in directories]
+    ledgers = [
+        AuditedLines(directory, run)
+        for directory, run in zip(*named_runs(directories, runs), strict=True)
+    ]
     rows = export(ledgers, to)
     click.echo(clean(f"{to}: {rows} rows"))
     for note in (note for ledger in ledgers for note in ledger.damage()):

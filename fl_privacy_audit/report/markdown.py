@@ -38,7 +38,7 @@ def json_parts(summary: AuditSummary) -> Iterator[str]:
         **summary.model_copy(update={"settings": short}).model_dump(
             mode="json", context={"words": spoken}
         ),
-        "ledger_sha256": {s.setting: ledger_digest(s.directory) for s in summary.settings},
+        "ledger_sha256": {s.setting: ledger_digest(s.ledger) for s in summary.settings},
     }
     text, done = json_text(content), 0
     lists = (getattr(setting, name) for setting in summary.settings for name in LONG)

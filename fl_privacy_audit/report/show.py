@@ -7,12 +7,13 @@ import click
 from fl_privacy_audit.core import garbage
 from fl_privacy_audit.core.console import standard_output
 from fl_privacy_audit.dp.run_check import check_run
+from fl_privacy_audit.ledger.reading import run_lines
 from fl_privacy_audit.ledger.tail import read_tail
 from fl_privacy_audit.verdicts.compare import compare
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
-from .command import fail, fail_on
+from .command import RUN_HELP, fail, fail_on, named_runs, runs_option
 from .sentences import say
 from .terminal import (
     MOST_ROWS,
@@ -24,6 +25,7 @@ from .terminal import (
     comparison_table,
     dp_lines,
     rounds_table,
+    runs_table,
     verdict_lines,
 )
 from .words import LOWER_BOUND
@@ -45,14 +47,26 @@ console = standard_output()
     show_default=True,
     help="The most attacked records to print, the worst first; and the most rows of others.",
 )
+@click.option("--run", "name", help=RUN_HELP)
+@click.option("--runs", is_flag=True, help="List the runs of the log, and nothing else.")
 @fail_on
 @garbage.no_search()
-def show_command(directory: Path, last: int | None, rows: int, fail_on: tuple[str, ...]) -> None:
+def show_command(
+    directory: Path,
+    last: int | None,
+    rows: int,
+    name: str | None,
+    runs: bool,
+    fail_on: tuple[str, ...],
+) -> None:
     """Print the rounds of one audit as a table, and its verdict."""
-    if last is not None:
-        _show_last(directory, last, fail_on)
+    if runs:
+        console.print(runs_table(list(run_lines(directory).values())))
         return
-    run = gather_ledger(directory, lambda: ShownFacts(rows))
+    if last is not None:
+        _show_last(directory, last, name, fail_on)
+        return
+    run = gather_ledger(directory, lambda: ShownFacts(rows), name)
     facts = run.facts
     assert isinstance(facts, ShownFacts)
     console.print(rounds_table(run, facts.rounds))
@@ -69,10 +83,10 @@ def show_command(directory: Path, last: int | None, rows: int, fail_on: tuple[st
     fail({verdict.word for verdict in verdicts}, fail_on)
 
 
-def _show_last(directory: Path, records: int, fail_on: tuple[str, ...]) -> None:
+def _show_last(directory: Path, records: int, name: str | None, fail_on: tuple[str, ...]) -> None:
     if fail_on:
         raise click.UsageError("--fail-on needs the verdict, which takes all records: drop --last")
-    run = read_tail(directory, records)
+    run = read_tail(directory, records, name)
     console.print(rounds_table(run, Rounds.of(run.audits)))
     for note in run.notes:
         console.print(f"Note: {say(note)}", markup=False)
@@ -88,11 +102,14 @@ def _show_last(directory: Path, records: int, fail_on: tuple[str, ...]) -> None:
     default="table",
     show_default=True,
 )
+@runs_option
 @fail_on
 @garbage.no_search()
-def compare_command(directories: tuple[Path, ...], form: str, fail_on: tuple[str, ...]) -> None:
+def compare_command(
+    directories: tuple[Path, ...], form: str, runs: tuple[str, ...], fail_on: tuple[str, ...]
+) -> None:
     """Print several audits side by side; refuse those that are not comparable."""
-    comparison = compare(directories)
+    comparison = compare(*named_runs(directories, runs))
     if form == "json":
         click.echo(comparison_json(comparison), nl=False)
     elif form == "md":

@@ -24,6 +24,7 @@ from fl_privacy_audit.ledger.records import (
     AttackStatus,
     AuditRecord,
     EvaluationRecord,
+    Stated,
     ThreatModel,
 )
 from fl_privacy_audit.metrics import METRICS
@@ -125,6 +126,7 @@ class SettingSummary(_Model):
 
     setting: str  # the run's word for itself
     directory: str  # absolute path of its ledger's folder
+    ledger: str  # absolute path of its ledger
     run: str  # its id
     started: str  # time of its first line
     ended: str  # time of its last line
@@ -146,6 +148,11 @@ class SettingSummary(_Model):
     dp: ClaimCheck | None  # what became of the DP claim; None where there is none to check
     notes: list[Reason]  # about this ledger
 
+    @property
+    def stated(self) -> Stated:
+        """The settings that readers need, as far as there are any."""
+        return Stated.model_validate(self.config)
+
 
 class AuditSummary(_Model):
     """Some runs side by side."""
@@ -164,14 +171,21 @@ class AuditSummary(_Model):
         return {setting.setting: setting for setting in reversed(self.settings)}[name]
 
 
-def summarise(directories: Sequence[str | Path]) -> AuditSummary:
-    """Read the last run of each directory, judge it, and gather all that a report shows.
+def summarise(
+    directories: Sequence[str | Path], named: Sequence[str | None] | None = None
+) -> AuditSummary:
+    """Read a run of each directory, judge it, and gather all that a report shows.
+
+    Args:
+        directories: Of ledgers, or their files.
+        named: See `fl_privacy_audit.ledger.runs.read_run`, one for each; the last ones by default.
 
     Raises:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
-    runs = [gather_ledger(directory, ReportFacts) for directory in directories]
+    each = zip(directories, named or [None] * len(directories), strict=True)
+    runs = [gather_ledger(directory, ReportFacts, run) for directory, run in each]
     comparison = compare_runs(runs)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
     settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)
@@ -222,6 +236,7 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
     return SettingSummary.model_construct(
         setting=run.run.setting,
         directory=str(run.path.parent.absolute()),
+        ledger=str(run.path.absolute()),
         run=run.run.run,
         started=run.run.time,
         ended=run.ended,
@@ -336,10 +351,9 @@ def _reasons(facts: AttackFacts, status: AttackStatus) -> list[LeftOut]:
 
 def _baseline_then_leakage(setting: SettingSummary) -> tuple[bool, float]:
     """Sorts settings: without any defence first, then by net leakage in the first view, most first."""
-    config = setting.config
-    defence = (config.get("defence") or {}).get("name", "none")
-    private = (config.get("training") or {}).get("max_grad_norm")
-    defended = defence != "none" or private is not None or bool(config.get("claim"))
+    stated = setting.stated
+    named = stated.defence is not None and stated.defence.name != "none"
+    defended = named or stated.training.max_grad_norm is not None or bool(stated.claim)
     attacks = [a for v in setting.verdicts[:1] for a in v.attacks if a.attack == v.attack]
     nets = [attack.net.mean for attack in attacks if attack.net]
     return defended, -max(nets, default=-math.inf)

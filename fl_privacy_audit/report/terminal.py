@@ -15,14 +15,14 @@ from fl_privacy_audit.core.console import escape
 from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.dp import ClaimCheck
-from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCheck
+from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCheck, RunRecord
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.facts import GatheredRun, RunFacts, gather
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
-from .formats import count, epsilon, epsilon_in_view, json_text, markdown_table, markdown_text
+from .formats import count, epsilon, epsilon_in_view, json_text, markdown_table, markdown_text, when
 from .lines import others_of
 from .sentences import say, say_fit, say_why, spoken, steps
 from .words import LOWER_BOUND
@@ -158,6 +158,18 @@ def rounds_table(run: LastRun | GatheredRun, rounds: Rounds | None = None) -> Ta
         rows.append([str(number), who, NOTHING, f"not tested: {say(why)}", *blanks])
     for cells in rows:
         table.add_row(*map(escape, _without(without, heads, cells)))
+    return table
+
+
+def runs_table(runs: Sequence[RunRecord]) -> Table:
+    """One line for each run of a ledger, the last at the end."""
+    table = Table(padding=0)
+    for heading in ("run", "setting", "started", "Flower's run", "model"):
+        table.add_column(heading, overflow="fold")
+    for run in runs:
+        flower = NOTHING if run.flower_run is None else str(run.flower_run)
+        model = str(run.model.get("name", NOTHING))
+        table.add_row(*map(escape, (run.run, run.setting, when(run.time), flower, model)))
     return table
 
 
@@ -355,7 +367,10 @@ def reconstruction_rows(runs: Sequence[LastRun], *, attack: str, most: int = 6) 
     ]
     common = set.intersection(*(set(places) for places in kept)) if kept else set()
     keys = sorted(common)[:most]
-    _, height, width = runs[0].run.config["image"]["shape"] if runs else (0, 0, 0)
+    image = runs[0].run.stated.image if runs else None
+    if image is None:
+        return []
+    _, height, width = image.shape
     rows = [
         PictureRow(
             "original",

@@ -563,7 +563,7 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "records lost": "{records} could not be written, for want of space say",
     "captures removed": "{captures} captures were removed before they were attacked",
-    "several runs": "{path} holds {runs} runs; the last one counts",
+    "several runs": "{path} holds {runs} runs; the last one counts, unless `--run` names another",
 }
 """Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""
 

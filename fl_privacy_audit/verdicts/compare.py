@@ -117,14 +117,21 @@ class Comparison(BaseModel):
     dp: dict[str, ClaimCheck] = {}
 
 
-def compare(directories: Sequence[str | Path]) -> Comparison:
-    """Summarise the last run of each directory.
+def compare(
+    directories: Sequence[str | Path], runs: Sequence[str | None] | None = None
+) -> Comparison:
+    """Summarise a run of each directory.
+
+    Args:
+        directories: Of ledgers, or their files.
+        runs: See `fl_privacy_audit.ledger.runs.read_run`, one for each; the last ones by default.
 
     Raises:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
-    return compare_runs([gather_ledger(directory) for directory in directories])
+    named = zip(directories, runs or [None] * len(directories), strict=True)
+    return compare_runs([gather_ledger(directory, run=run) for directory, run in named])
 
 
 def compare_runs(runs: Sequence[LastRun | GatheredRun]) -> Comparison:
@@ -157,10 +164,18 @@ def _compare(runs: Sequence[GatheredRun]) -> Comparison:
     return Comparison(
         rows=rows,
         notes=notes,
-        runs={str(r.path.parent): r.run.run for r in runs},
+        runs=_ids(runs),
         verdicts=[verdict for found in verdicts for verdict in found],
         dp={r.run.setting: c for r, c in zip(runs, checks, strict=True) if c is not None},
     )
+
+
+def _ids(runs: Sequence[GatheredRun]) -> dict[str, str]:
+    """Directory -> id; several with commas between."""
+    ids: dict[str, list[str]] = {}
+    for run in runs:
+        ids.setdefault(str(run.path.parent), []).append(run.run.run)
+    return {directory: ", ".join(found) for directory, found in ids.items()}
 
 
 def _differences(first: GatheredRun, other: GatheredRun) -> list[str]:

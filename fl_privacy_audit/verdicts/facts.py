@@ -23,7 +23,7 @@ from fl_privacy_audit.ledger.records import (
     ReplayCheck,
     Scores,
 )
-from fl_privacy_audit.ledger.runs import LastRun, Reply, RunHead, read_last_run
+from fl_privacy_audit.ledger.runs import LastRun, Reply, RunHead, read_run
 from fl_privacy_audit.metrics import METRICS
 
 from .batches import BatchNames
@@ -306,17 +306,20 @@ def gather(run: LastRun | GatheredRun) -> GatheredRun:
     return GatheredRun(**head, facts=RunFacts(run.audits))
 
 
-def gather_ledger(directory: str | Path, new: Callable[[], RunFacts] = RunFacts) -> GatheredRun:
-    """What verdicts need of the last run of a ledger, read in one pass.
+def gather_ledger(
+    directory: str | Path, new: Callable[[], RunFacts] = RunFacts, run: str | None = None
+) -> GatheredRun:
+    """What verdicts need of a run of a ledger, read in one pass.
 
     Args:
         directory: Of the ledger, or its file.
         new: Makes what gathers; a subclass may gather more.
+        run: See `read_run`; the last one by default.
 
     Raises:
         LedgerError: It cannot be read.
     """
-    head, facts = read_last_run(directory, new)
+    head, facts = read_run(directory, new, run)
     for view in facts.views.values():
         view.end()
     return GatheredRun(**vars(head), facts=facts)

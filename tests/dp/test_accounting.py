@@ -8,6 +8,7 @@ import mpmath
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus.accountants.rdp import RDPAccountant
 from scipy.optimize import brentq
 
 from fl_privacy_audit.core.errors import ConfigError
@@ -27,6 +28,7 @@ from fl_privacy_audit.dp import (
     local_dp_epsilons,
     mu_from_epsilon,
 )
+from fl_privacy_audit.dp.accounting import ORDERS
 from tests.support.builders import QUICK
 
 DELTA = 1e-5
@@ -61,6 +63,10 @@ def test_accountants_give_the_reference_figures(
     # Opacus RDP at its own orders; dp-accounting PLD on a grid of 1e-3; delta 1e-5.
     assert round(epsilon_rdp(mechanism, delta=DELTA).epsilon, 4) == rdp
     assert round(epsilon_pld(mechanism, delta=DELTA), 4) == pld
+
+
+def test_orders_are_those_of_opacus() -> None:
+    assert list(ORDERS) == RDPAccountant.DEFAULT_ALPHAS
 
 
 def test_rdp_names_the_best_order() -> None:

@@ -69,7 +69,7 @@ def test_the_rest_of_a_long_ledger_is_not_read(
             read += len(text)
             return text
 
-    monkeypatch.setattr(tail, "open_ledger", lambda path, links: Counted(path))
+    monkeypatch.setattr(tail, "open_ledger", lambda directory: Counted(path))
     assert [record.round for record in read_tail(tmp_path, 20).audits] == [99] * 10 + [100] * 10
     assert 0 < read < 4 * BLOCK < os.path.getsize(path) / 8
 

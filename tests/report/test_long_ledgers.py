@@ -1,6 +1,7 @@
 """Work grows with the records of a ledger and no faster; counted, not timed."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.ledger import reading
-from fl_privacy_audit.ledger.records import Record
+from fl_privacy_audit.ledger.quick import quick_record
+from fl_privacy_audit.ledger.records import AuditRecord, Record
 from fl_privacy_audit.report.summary import summarise
 from tests.support.big_ledger import write_big_ledger
 from tests.support.report_builders import SWEEP, write_sweep
@@ -72,19 +74,23 @@ def test_each_line_is_decoded_once(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write_big_ledger(tmp_path / "audit", 100)
-    read = 0
-    plain = reading.decoded
+    counts: Counter[str] = Counter()
+    by_models, quickly = reading.decoded, quick_record
 
     def counted(line: bytes, number: int) -> Record | reading.Damage:
-        nonlocal read
-        read += 1
-        return plain(line, number)
+        counts["models"] += 1
+        return by_models(line, number)
+
+    def quickly_counted(line: bytes) -> AuditRecord | None:
+        counts["quick"] += 1
+        return quickly(line)
 
     monkeypatch.setattr(reading, "decoded", counted)
+    monkeypatch.setattr(reading, "quick_record", quickly_counted)
     options = {"report": ["--out", "report.html"], "export": ["--to", "rows.csv"]}
     monkeypatch.chdir(tmp_path)
     invoke(command, str(directory), *options.get(command, []))
-    assert read == 1 + 100 + 10
+    assert counts == {"quick": 1 + 100 + 10, "models": 1 + 10}
 
 
 def test_the_table_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:

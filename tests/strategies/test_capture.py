@@ -298,3 +298,17 @@ def test_central_dp_does_not_hide_the_update_from_the_server(tmp_path: Path) -> 
     )
     norms = [{r.node_id: r.update_norm for r in records} for records in (plain, wrapped)]
     assert norms[0] == norms[1]
+
+
+def test_the_run_of_flower_is_recorded(tmp_path: Path) -> None:
+    grid = InProcessGrid(client(honest), 2, run_id=77)
+    arrays = ArrayRecord(seeded(LeNet).state_dict())
+    runs = []
+    for _ in range(2):  # the same federation starts twice
+        auditor = make_auditor(tmp_path, every=1000)
+        AuditedStrategy(FedAvg(fraction_evaluate=0.0), auditor=auditor).start(
+            grid, arrays, num_rounds=1
+        )
+        runs.append(auditor.run)
+    assert [run.flower_run for run in read_ledger(tmp_path).runs] == [77]
+    assert runs[0] == runs[1]

@@ -38,10 +38,16 @@ FIGURE = 0.123
 """Stands in a template where each line has a figure of its own."""
 
 
-def write_big_ledger(directory: Path, records: int, *, seed: int = 0) -> Path:
+CLAIM = {"mechanism": "dp-sgd", "epsilon": 8.0, "delta": 1e-5, "sampling": "poisson"}
+CLAIM |= {"sample_rate": 0.02, "steps_per_round": 1, "noise_multiplier": 1.0, "clipping_norm": 1.0}
+
+
+def write_big_ledger(
+    directory: Path, records: int, *, seed: int = 0, claim: dict[str, object] | None = None
+) -> Path:
     """A ledger of so many audited records of `CLIENTS` clients; one evaluation a round besides."""
     attacks = [{"name": name} for name in ATTACKS]
-    line = run_line("long", attacks=attacks, controls=True, clients_per_round=DUE)
+    line = run_line("long", attacks=attacks, controls=True, clients_per_round=DUE, claim=claim)
     Ledger(directory).append([line])
     with (directory / FILE_NAME).open("a", encoding="ascii") as file:
         file.writelines(_lines(records, np.random.default_rng(seed)))

@@ -11,7 +11,6 @@ from PIL import Image
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.types import View
-from fl_privacy_audit.ledger.records import Stated
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report.lines import score_text
 from fl_privacy_audit.report.summary import AuditSummary, RecordScores, SettingSummary
@@ -68,7 +67,7 @@ def _chosen(records: Sequence[RecordScores], metric: str) -> list[tuple[str, Rec
 
 
 def _shown(title: str, setting: SettingSummary, record: RecordScores, metric: str) -> Shown:
-    stated = Stated.model_validate(setting.config).image
+    stated = setting.stated.image
     if stated is None:
         return Shown(title=title, trouble="the settings do not say how large images are")
     _, height, width = stated.shape
