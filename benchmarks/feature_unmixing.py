@@ -5,9 +5,10 @@
 A line for each seed: which share of the images' features was found exactly (cosine above .999, one for
 one), how many certified finds were false, which labels were right, and the mean PSNR of the pictures.
 DATA holds ``cifar10/*test*.webp``, tiles of 32x32 images; the first thousand of them are the clients',
-the second thousand train the network where `--rounds` asks for it.
+the second thousand train the network where `--trained` asks for it.
 """
 
+import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,7 @@ def searches() -> Iterator[list[paper.Search]]:
             super().__init__(*how)
             begun.append(self)
 
-    original, paper.Search = paper.Search, Kept  # type: ignore[misc]
+    original, paper.Search = paper.Search, Kept  # type: ignore[misc, assignment]
     try:
         yield begun
     finally:
@@ -93,7 +94,9 @@ def with_noise(returned: dict[str, Any], share: float, seed: int) -> None:
 )
 @click.option("--momentum", default=0.0)
 @click.option("--decay", default=0.0, help="Weight decay.")
-@click.option("--rounds", default=0, help="Steps of training before, 32 images each.")
+@click.option(
+    "--trained", "trained_steps", default=0, help="Steps of training before, 32 images each."
+)
 @click.option("--noise", default=0.0, help="Standard deviation added to each number of the update.")
 @click.option("--told", default=0, help="Images that the server is told of.")
 @click.option("--null", is_flag=True, help="Noise of the update's norm instead of the update.")
@@ -101,8 +104,6 @@ def with_noise(returned: dict[str, Any], share: float, seed: int) -> None:
 def main(data: Path, images: int, seeds: int, first: int, seconds: float, **case: Any) -> None:
     """Print a line for each seed, worst first, and the means."""
     torch.set_num_threads(1)
-    import gzip
-
     (mosaics, *others) = sorted((data / "cifar10").glob("*test*.webp"))
     own, public = tiles(mosaics, 32), tiles(others[0], 32)
     with gzip.open(data / "cifar10/index.tsv.gz", "rt") as index:
@@ -136,7 +137,7 @@ def attacked(
     epochs: int,
     momentum: float,
     decay: float,
-    rounds: int,
+    trained_steps: int,
     noise: float,
     told: int,
     null: bool,
@@ -145,7 +146,7 @@ def attacked(
     """Share exact, share of certified labels right, false finds, finds, PSNR."""
     torch.manual_seed(seed)
     model = QuickStartNet()
-    trained(model, public, public_labels, rounds)
+    trained(model, public, public_labels, trained_steps)
     chosen = torch.randperm(len(own))[:images]
     truth, classes = own[chosen], labels[chosen]
     size = images if epochs == 1 else 4

@@ -388,7 +388,8 @@ def _decoded(seen: Observation, layer: str, features: Tensor, pictures: Tensor) 
     ridge = RIDGE * power.diagonal().mean().clamp_min(1e-300) * torch.eye(len(power)).double()
     decoder = torch.linalg.solve(power + ridge, (given - centre).T @ (wanted - mean))
     pixels = (features - centre) @ decoder + mean
-    return pixels.view(-1, *seen.image.shape).clamp(0, 1).float()
+    images: Tensor = pixels.view(-1, *seen.image.shape).clamp(0, 1).float()
+    return images
 
 
 def _pictures(folder: str, image: ImageSpec) -> Tensor:

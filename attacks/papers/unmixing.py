@@ -166,7 +166,8 @@ def _turned(turn: Tensor, white: Tensor) -> Tensor:
 def _orthogonal(matrix: Tensor) -> Tensor:
     """The nearest orthogonal matrix."""
     left, _, right = torch.linalg.svd(matrix)
-    return left @ right
+    nearest: Tensor = left @ right
+    return nearest
 
 
 def _log_cosh(values: Tensor) -> Tensor:
