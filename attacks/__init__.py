@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .papers.analytic import first_linear
     from .papers.deep_image_prior import deep_image_prior, latent_search
     from .papers.dlg import dlg
+    from .papers.feature_unmixing import feature_unmixing
     from .papers.idlg import idlg
     from .papers.imprint import imprint, with_imprint
     from .papers.inverting_gradients import inverting_gradients
@@ -42,6 +43,7 @@ else:
             "papers.analytic": "first_linear",
             "papers.deep_image_prior": "deep_image_prior latent_search",
             "papers.dlg": "dlg",
+            "papers.feature_unmixing": "feature_unmixing",
             "papers.idlg": "idlg",
             "papers.imprint": "imprint with_imprint",
             "papers.inverting_gradients": "inverting_gradients",
@@ -67,6 +69,7 @@ __all__ = [
     "choose",
     "deep_image_prior",
     "dlg",
+    "feature_unmixing",
     "first_linear",
     "idlg",
     "imprint",
@@ -239,6 +242,18 @@ ATTACKS: dict[str, AttackEntry] = {
         ),
         cost="one singular value decomposition, 400 small steps",
         auto=0,
+    ),
+    "feature_unmixing": AttackEntry(
+        factory=_paper("feature_unmixing"),
+        paper="after Kariyappa 2022, arXiv:2209.05578, changed",
+        threat_model="B",
+        needs=Needs(
+            model="rectified features, then two or more linear layers with ReLU; cross-entropy",
+            fits=_paper("feature_unmixing", "rectified_head"),
+        ),
+        cost="hundreds of linear programmes",
+        auto=0,
+        suits=_paper("feature_unmixing", "complete"),
     ),
     "imprint": AttackEntry(
         factory=_paper("imprint"),

@@ -59,6 +59,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ResNet18": partial(corpus_weights, ResNet18),
     "ResNet20": partial(corpus_weights, ResNet20),
     "perceptron": partial(corpus_weights, Perceptron),
+    "quick-start net": partial(corpus_weights, QuickStartNet),
     "Cnn6": partial(corpus_weights, partial(Cnn6, size=16)),
 }
 

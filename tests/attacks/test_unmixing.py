@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from skimage import data as photographs
 from torch import Tensor, nn
 
 from fl_privacy_audit import TrainingConfig
@@ -23,6 +22,7 @@ from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.metrics.matching import match
 from tests.support.cases import (
     LeNet,
+    crops,
     image_config,
     noise_of_equal_norm,
     observation,
@@ -44,19 +44,6 @@ def perceptron(
         return nn.Sequential(
             nn.Flatten(), first, activation(), middle, activation(), nn.Linear(50, 10)
         )
-
-
-def crops(count: int, size: int = SIZE) -> Tensor:
-    """Squares of real photographs, shrunk by half; none twice."""
-    numbers = np.random.default_rng(0)
-    pictures = [photographs.astronaut(), photographs.chelsea(), photographs.coffee()]
-    found = []
-    for at in range(count):
-        photo = pictures[at % len(pictures)]
-        top, left = (int(numbers.integers(side - 2 * size)) for side in photo.shape[:2])
-        square = Image.fromarray(photo[top : top + 2 * size, left : left + 2 * size])
-        found.append(np.asarray(square.resize((size, size), Image.Resampling.BOX)))
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
 
 
 def run(seen: Observation, seed: int = 0) -> Reconstruction:

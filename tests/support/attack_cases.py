@@ -25,6 +25,15 @@ class Perceptron(nn.Sequential):
         super().__init__(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(100, CLASSES))
 
 
+class Rectified(nn.Sequential):
+    """Flower's quick-start network in small: rectified, pooled features and two linear layers."""
+
+    def __init__(self) -> None:
+        features = [nn.Conv2d(3, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+        hidden = nn.Linear(16 * (SIZE // 2) ** 2, 80)
+        super().__init__(*features, hidden, nn.ReLU(), nn.Linear(80, CLASSES))
+
+
 class BatchNormNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -88,5 +97,6 @@ CASES: dict[str, Case] = {
     "rgap": Case(draws=False),
     "spear": Case(model=lambda: seeded(Perceptron), draws=False),
     "unmixing": Case(model=lambda: seeded(Perceptron), draws=False, batches=((0,),) * 5),
+    "feature_unmixing": Case(model=lambda: seeded(Rectified)),
     "imprint": Case(model=imprinted, draws=False),
 }

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from PIL import Image
 from skimage import data as photographs
 from skimage.transform import resize
 from torch import Tensor, nn
@@ -77,6 +78,19 @@ def photos(size: int = 32, count: int = 4) -> Tensor:
         square = photo[height // 2 - 96 : height // 2 + 96, width // 2 - 96 : width // 2 + 96]
         pictures.append(resize(square, (size, size), anti_aliasing=True).transpose(2, 0, 1))
     return torch.from_numpy(np.stack(pictures)).float()
+
+
+def crops(count: int, size: int = 16) -> Tensor:
+    """Squares of real photographs, shrunk by half; none twice."""
+    numbers = np.random.default_rng(0)
+    pictures = [photographs.astronaut(), photographs.chelsea(), photographs.coffee()]
+    found = []
+    for at in range(count):
+        photo = pictures[at % len(pictures)]
+        top, left = (int(numbers.integers(side - 2 * size)) for side in photo.shape[:2])
+        square = Image.fromarray(photo[top : top + 2 * size, left : left + 2 * size])
+        found.append(np.asarray(square.resize((size, size), Image.Resampling.BOX)))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
 
 
 def image_config(size: int = 32) -> ImageConfig:
