@@ -125,7 +125,7 @@ def test_records_are_those_of_the_round_to_the_bit(tmp_path: Path) -> None:
     other = audited(tmp_path / "other", **settings)
     assert len(one) == 4
     assert by_target(one) == by_target(other)
-    assert sum(outcome.status == "scored" for r in other for outcome in r.attacks) == 5
+    assert sum(outcome.status == "scored" for r in other for outcome in r.attacks) == 6
     assert not (tmp_path / "other" / "spool").exists()
 
 
