@@ -28,7 +28,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.audit.capture import Capture
-from fl_privacy_audit.audit.spool import RECORDS, Spool, read_capture
+from fl_privacy_audit.audit.capture_files import read_capture
+from fl_privacy_audit.audit.spool import RECORDS, Spool
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, LedgerError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
