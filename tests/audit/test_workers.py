@@ -311,7 +311,9 @@ def test_a_step_whose_end_nobody_saw_is_taken_three_times(tmp_path: Path) -> Non
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             Journal(tmp_path).step("one", stop)
-    assert Journal(tmp_path).step("one", stop) == Reason.of("never ended", times=3)
+    assert Journal(tmp_path).step("one", stop) == Reason.of(
+        "worker died", how="3 times, and nobody saw how"
+    )
 
 
 def stop() -> None:
