@@ -108,7 +108,7 @@ def worker(place: Path, seed: int, ack: Ack) -> None:
     def kill() -> None:
         rng = random.Random(seed)
         while True:
-            time.sleep(rng.random() * 4)
+            time.sleep(rng.random() * 20)
             for child in children(os.getpid()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)

@@ -43,7 +43,7 @@ UNREADABLE, PRIVATE = "what cannot be read or gone on with", "private files left
 SPOOLED = "captures left after next start"
 PRIVATE_KINDS = (".npz", ".part", ".closed", ".safetensors", ".pt")
 PROMISES = (LOST, DOUBLED, UNREADABLE, PRIVATE, SPOOLED)
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 Broken = dict[str, list[str]]
 
 
