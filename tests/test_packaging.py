@@ -208,7 +208,8 @@ def declared(*extras: str) -> set[str]:
         lines += PROJECT["project"]["optional-dependencies"][extra]
     names = {re.split(r"[\[<>=~!]", line)[0] for line in lines}
     other = {"pillow": "PIL", "scikit-image": "skimage", "mlflow-skinny": "mlflow"}
-    return {other.get(name, name.replace("-", "_")) for name in names}
+    brought = {"ray"} if any(line.startswith("flwr[simulation]") for line in lines) else set()
+    return {other.get(name, name.replace("-", "_")) for name in names} | brought
 
 
 def test_every_dependency_has_both_bounds() -> None:

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -228,12 +229,14 @@ class Auditor:
             until = started + self.config.seconds_per_round
             plans.append(self.canaries.plan(server_round, replies, replay, until))
         slots = [slot for plan in plans for slot in plan.slots]
-        records = {id(slot): self._skip(slot, slot.reason) for slot in slots if slot.reason}
+        first, *others = ([slot for slot in plan.slots if slot.reason] for plan in plans)
+        records = {id(slot): self._skip(slot) for slot in first}
         capture = captured(self.run, server_round, plans)
         if not (capture.targets and self._spool(capture, slots, records)):
             for slot, record in self._work.audit(capture):
                 self._write(record, sync=record.reason is None)
                 records[id(slot)] = record
+        records |= {id(slot): self._skip(slot) for each in others for slot in each}
         made = [records[id(slot)] for slot in slots if id(slot) in records]
         if len(made) < len(slots):
             log.info("audit round %d: %d captured", server_round, len(slots) - len(made))
@@ -258,7 +261,7 @@ class Auditor:
             self._go_inline(message_of(error))
             return False
         for slot, reason in left_out:
-            records[id(slot)] = self._skip(slot, reason)
+            records[id(slot)] = self._skip(replace(slot, reason=reason))
         return True
 
     def finish(self, *, wait: bool = True) -> None:
@@ -317,8 +320,9 @@ class Auditor:
         seconds = sum(outcome.seconds for record in records for outcome in record.attacks)
         self._log_round(records[0].round, records, seconds)
 
-    def _skip(self, slot: Slot, reason: Reason) -> AuditRecord:
-        record = not_attacked(self.config, self.run, slot, reason)
+    def _skip(self, slot: Slot) -> AuditRecord:
+        assert slot.reason is not None
+        record = not_attacked(self.config, self.run, slot, slot.reason)
         self._write(record, sync=False)
         return record
 

@@ -28,9 +28,10 @@ from fl_privacy_audit.ledger.spools import FOLDER, spools
 from .attacker import Progress
 from .capture import Capture
 from .capture_auditor import CaptureAuditor, not_attacked
+from .capture_files import earlier_records, read_capture
 from .handover import Handover
 from .schedule import Slot
-from .spool import RECORDS, Spool, earlier_records, read_capture
+from .spool import RECORDS, Spool
 from .steps import Steps
 from .workers import NICE, Done, Task, Workers
 

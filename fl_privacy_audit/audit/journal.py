@@ -50,7 +50,7 @@ class Journal(Steps):
             result: T = kept.validate_python(self._results[name])
             return result
         if self._begun[name] >= MOST_BEGUN:
-            return Reason.of("never ended", times=self._begun[name])
+            return Reason.of("worker died", how=f"{self._begun[name]} times, and nobody saw how")
         _append(self._file, {"begun": name})
         result = work()
         line: dict[str, Any] = {"done": name}

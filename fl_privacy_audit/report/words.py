@@ -149,14 +149,10 @@ STEPS: Final[Mapping[str, str]] = {
     "release is no mean": (
         'look at the server view, `views = ["server", "release"]`: the release is made of them'
     ),
-    "spool full": (
-        "raise `spool_bytes`, attack fewer clients (`clients_per_round`) or rounds (`every`), or a shorter "
-        "time: `seconds_per_round`"
-    ),
+    "spool full": "raise `spool_bytes`, or attack fewer clients or rounds, or for a shorter time",
     "capture failed": "mend what it says: the spool lies beside the ledger",
     "worker died": "give the machine more memory, or choose another attack",
     "worker hung": "choose another attack: this one does not keep to its seconds",
-    "never ended": "choose another attack, or give the machine more memory",
     "weights unchanged": "check that clients train, and return what they trained",
     "global model unchanged": "check that clients train, and that the strategy uses their updates",
     # Before the first round.
@@ -425,13 +421,10 @@ REASONS: Final[Mapping[str, str]] = {
         "the app did not ask for the canaries: whatever it trained on, it was not these"
     ),
     "replay failed": "the clients' app could not be replayed: {type} {message}",
-    "spool full": (
-        "the spool had no room for it: {needed} MB more are needed, and {free} of {most} MB were free"
-    ),
+    "spool full": "no room in the spool: {needed} MB more needed, {free} of {most} MB free",
     "capture failed": "it could not be put into the spool: {message}",
     "worker died": "the worker that was at it ended: {how}",
     "worker hung": "the worker that was at it did not answer and was ended after {seconds} s",
-    "never ended": "the process that was at it ended {times} times, and nobody knows of what",
     # Which attacks run.
     "chosen to solve": "chosen by auto: it solves instead of searching, and what it needs is there",
     "chosen to search": "chosen by auto: the first that fits of those that search{passed}",

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from fl_privacy_audit import Client, ClientReply, Truth
 from fl_privacy_audit.audit.capture import Capture, captured
+from fl_privacy_audit.audit.capture_files import earlier_records, read_capture
 from fl_privacy_audit.audit.schedule import Release, Slot, schedule
-from fl_privacy_audit.audit.spool import _HELD, Spool, earlier_records, read_capture
+from fl_privacy_audit.audit.spool import _HELD, Spool
 from fl_privacy_audit.audit.tensors import NAMES, read_arrays, write_arrays
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.reasons import Reason
@@ -230,7 +231,7 @@ def test_a_full_disk_costs_the_capture(
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fl_privacy_audit.audit.spool.write_arrays", full)
+    monkeypatch.setattr("fl_privacy_audit.audit.capture_files.write_arrays", full)
     folder, left_out = put(spool, capture([make_reply(0), make_reply(1)], tmp_path))
     assert folder is None
     assert [reason.code for _, reason in left_out] == ["capture failed"] * 2

@@ -311,7 +311,9 @@ def test_a_step_whose_end_nobody_saw_is_taken_three_times(tmp_path: Path) -> Non
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             Journal(tmp_path).step("one", stop)
-    assert Journal(tmp_path).step("one", stop) == Reason.of("never ended", times=3)
+    assert Journal(tmp_path).step("one", stop) == Reason.of(
+        "worker died", how="3 times, and nobody saw how"
+    )
 
 
 def stop() -> None:
@@ -319,7 +321,11 @@ def stop() -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_of_two_nodes_makes_the_same_records(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's own files
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_cluster_of_two_nodes_makes_the_same_records(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from ray.cluster_utils import Cluster
 
     settings: dict[str, Any] = {
@@ -338,6 +344,7 @@ def test_a_cluster_of_two_nodes_makes_the_same_records(tmp_path: Path) -> None:
         other = audited(tmp_path / "other", executor="ray", ray_address=address, **settings)
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
+    assert not [line for line in caplog.messages if "no worker can be had" in line]
     assert pictureless(by_target(one)) == pictureless(by_target(other))
     pictures = [outcome.picture for r in other for outcome in r.attacks if outcome.picture]
     assert pictures

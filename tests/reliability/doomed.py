@@ -28,7 +28,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.audit.capture import Capture
-from fl_privacy_audit.audit.spool import RECORDS, Spool, read_capture
+from fl_privacy_audit.audit.capture_files import read_capture
+from fl_privacy_audit.audit.spool import RECORDS, Spool
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, LedgerError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
@@ -107,7 +108,7 @@ def worker(place: Path, seed: int, ack: Ack) -> None:
     def kill() -> None:
         rng = random.Random(seed)
         while True:
-            time.sleep(rng.random() * 4)
+            time.sleep(rng.random() * 20)
             for child in children(os.getpid()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)

@@ -4,9 +4,18 @@ import pytest
 
 from tests.reliability import disks, kills
 
+WITH_WORKERS = ("server with worker", "worker", "attack")
+"""Kinds whose processes start others, which takes seconds."""
+
 
 def test_a_killed_process_loses_nothing_and_leaves_nothing_private() -> None:
-    kills.run(len(kills.CHECKS), seed=1).check()
+    kinds = [kind for kind in kills.CHECKS if kind not in WITH_WORKERS]
+    kills.run(len(kinds), seed=1, kinds=kinds).check()
+
+
+@pytest.mark.slow
+def test_captures_outlive_whoever_is_killed() -> None:
+    kills.run(6, seed=3, kinds=WITH_WORKERS).check()
 
 
 def test_a_full_disk_costs_no_acknowledged_record() -> None:

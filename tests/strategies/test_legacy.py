@@ -260,6 +260,7 @@ def test_the_app_of_the_page_runs(tmp_path: Path) -> None:
         "audit.views": "server, release",
         "audit.attacks.inverting-gradients.options": "steps=2",
         "audit.controls": False,
+        "audit.executor": "inline",
         "audit.metrics": "mse",
         "audit.executor": "inline",
     }
