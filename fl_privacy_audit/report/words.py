@@ -194,6 +194,11 @@ STEPS: Final[Mapping[str, str]] = {
         "function, for each batch, `publish_batch(context, images, labels, normalised=True)`; in a "
         "deployment use canaries: `client_app=`"
     ),
+    # What does not fit the description.
+    "tensors differ": (
+        "if clients put in parameters of their own, audit the first round alone, in which they train "
+        "what they were sent: `every` as large as there are rounds, and `clients_per_round = 5` at least"
+    ),
     # Truth.
     "no truth": "let the `truth` of the Auditor return the batch, in a simulation",
     "no audit_mod": (
@@ -438,8 +443,7 @@ REASONS: Final[Mapping[str, str]] = {
         "there was no time left to look for what would explain it (cosine {cosine})"
     ),
     "tensors differ": (
-        "parameters that differ: {count}, {tensors} among them: check whether clients put in their "
-        "own; if so, audit the first round, in which they train what they were sent"
+        "parameters that differ: {count}, {tensors} among them, as if clients put in their own"
     ),
     "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
     "another batch or training": (
