@@ -7,7 +7,7 @@ Which images, how many and until when is decided here; the replay itself is Flow
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ class Canaries:
     config: AuditConfig
     guard: Guard
     classes: Callable[[], int]
-    _took: list[float] = field(default_factory=list)
+    _took: list[float] = field(default_factory=lambda: [0.0])
 
     def plan(
         self,
@@ -97,7 +97,7 @@ class Canaries:
         slots = []
         for number in range(1, (replays or self.config.canary.replays) + 1):
             count = counts[(number - 1) % len(counts)] if counts else None
-            why = self._why_not(server_round, replay, until)
+            why = self._why_not(server_round, replay, until, first=number == 1)
             if why is None and replay is not None:
                 reply = self._replayed(server_round, number, count, replay)
             else:
@@ -107,32 +107,39 @@ class Canaries:
             )
         return ViewPlan(slots=slots, deadline=deadline)
 
-    def _why_not(self, server_round: int, replay: Replayer | None, until: float) -> Reason | None:
+    def _why_not(
+        self, server_round: int, replay: Replayer | None, until: float, *, first: bool
+    ) -> Reason | None:
         if not is_due(self.config, server_round):
             return Reason.of("not due", every=self.config.every)
         if replay is None:
             return Reason.of("no client app")
-        longest = max(self._took, default=0.0)
-        if time.monotonic() + longest > until:
-            return Reason.of(
-                "no time to replay", needed=longest, budget=self.config.seconds_per_round
-            )
-        return None
+        # Whatever the last one took, a round gets one.
+        needed = 0.0 if first else self._took[-1]
+        if time.monotonic() + needed < until:
+            return None
+        return Reason.of("no time to replay", needed=needed, budget=self.config.seconds_per_round)
 
     def _replayed(
         self, server_round: int, number: int, num_examples: int | None, replay: Replayer
     ) -> ClientReply:
-        def work() -> ClientReply:
-            return replay(self.draw(server_round, number, num_examples))
-
         started = time.monotonic()
+        drawn = self.drawn(server_round, number, num_examples)
+        if isinstance(drawn, Reason):
+            return ClientReply(client=Client(number), status="failed", reason=drawn)
         with cpu_threads(self.config.threads):
-            reply = self.guard.result("the replay of the clients' app", work)
-        self._took[:] = [max(*self._took, time.monotonic() - started, 0.0)]
+            reply = self.guard.result("the replay of the clients' app", partial(replay, drawn))
+        self._took[:] = [time.monotonic() - started]
         if isinstance(reply, Reason):
-            why = Reason.of("replay failed", reply)
+            why = Reason.of("replay failed", **_told(reply))
             reply = ClientReply(client=Client(number), status="failed", reason=why)
         return replace(reply, client=Client(number))
+
+    def drawn(self, server_round: int, number: int, num_examples: int | None) -> Canary | Reason:
+        """As `draw`, with the reason in place of the error."""
+        draw = partial(self.draw, server_round, number, num_examples)
+        drawn = self.guard.result("the canaries", draw)
+        return Reason.of("no canaries", **_told(drawn)) if isinstance(drawn, Reason) else drawn
 
     def draw(self, server_round: int, number: int, num_examples: int | None) -> Canary:
         """The canaries of one replay: others in each round, and the same for the same settings.
@@ -247,6 +254,12 @@ def labelled_pictures(folder: Path) -> list[tuple[Path, int]]:
             f"beside a table {LABELS} with the columns file and label"
         )
     return found
+
+
+def _told(error: Reason) -> dict[str, str]:
+    """Kind and message of an error: of a canary its own code would advise the wrong thing."""
+    figures = error.figures
+    return {"type": str(figures.get("type", "")), "message": str(figures.get("message", ""))}
 
 
 def _pixels(picture: Image.Image, mode: str, height: int, width: int) -> Tensor:

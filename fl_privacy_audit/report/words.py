@@ -119,7 +119,10 @@ STEPS: Final[Mapping[str, str]] = {
     # Canaries.
     "no client app": "give the Auditor the clients' app: `client_app=`, and `run_config=`",
     "no canaries": "mend what it says, or leave `canary.folder` out for the photographs at hand",
-    "too few canaries": "more pictures in `canary.folder`, fewer in a replay (`canary.images`), or more replays",
+    "too few canaries": (
+        "more replays (`canary.replays`) or rounds, and, where a `canary.folder` is given, more pictures in it "
+        "or fewer in a replay (`canary.images`)"
+    ),
     "not replayed yet": "`fl-privacy-audit doctor` replays once, and so does the first round",
     "no time to replay": "give it more time: `seconds_per_round`",
     "canaries not taken": (
@@ -377,17 +380,18 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     # Canaries.
     "no client app": "no app of the clients to replay on canaries was given, or nothing was sent to them",
-    "no canaries": "there are no canaries to replay on: {cause}",
-    "too few canaries": "canaries for {batches}, and a verdict needs {needed}",
+    "no canaries": "there are no canaries to replay on: {message}",
+    "too few canaries": "replays give {batches} of different images, and a verdict needs {needed}",
     "not replayed yet": "nobody knows yet whether the clients' app can be replayed",
     "replayed": "the clients' app was replayed on {images} of them in {took} s",
     "no time to replay": (
-        "a replay takes up to {needed} s, and half of what is left of {budget} s a round does not do"
+        "no time was left for a replay: the last one took {needed} s, and replays get half of what is "
+        "left of {budget} s a round"
     ),
     "canaries not taken": (
         "the app did not ask for the canaries: whatever it trained on, it was not these"
     ),
-    "replay failed": "the clients' app could not be replayed: {cause}",
+    "replay failed": "the clients' app could not be replayed: {type} {message}",
     "spool full": (
         "the spool had no room for it: {needed} MB more are needed, and {free} of {most} MB were free"
     ),

@@ -1,6 +1,7 @@
 """Canaries: which public images are drawn, and from where."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fl_privacy_audit.audit.canary import MOST_IMAGES, Canaries, labelled_pictures
+from fl_privacy_audit import AuditConfig, Client, ClientReply
+from fl_privacy_audit.audit.canary import MOST_IMAGES, Canaries, Canary, labelled_pictures
 from fl_privacy_audit.audit.truth import share_images
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.guard import Guard
@@ -148,3 +150,36 @@ def test_a_picture_covers_the_image_and_is_not_distorted(tmp_path: Path) -> None
     assert image.shape == (3, height, width)
     across, down = (float(image[0].max(dim).values.sum()) for dim in (0, 1))
     assert math.isclose(across, down, abs_tol=1.0)
+
+
+def test_a_run_config_says_which_images() -> None:
+    config = AuditConfig.from_run_config(
+        {
+            "audit.image.shape": "3, 8, 8",
+            "audit.image.mean": "0, 0, 0",
+            "audit.image.std": "1, 1, 1",
+            "audit.views": "server, canary",
+            "audit.canary.folder": "~/public",
+            "audit.canary.replays": 3,
+        }
+    )
+    assert config.views == ("server", "canary")
+    assert config.canary.folder == Path.home() / "public"
+    assert (config.canary.replays, config.canary.images) == (3, None)
+
+
+def test_one_replay_a_round_is_made_whatever_the_last_one_took(tmp_path: Path) -> None:
+    some = canaries(tmp_path, canary={"replays": 3})
+
+    def replay(canary: Canary) -> ClientReply:
+        return ClientReply(client=Client(2))
+
+    def codes() -> list[str]:
+        plan = some.plan(1, [], replay, time.monotonic() + 60)
+        return [slot.reason.code if slot.reason else "made" for slot in plan.slots]
+
+    assert codes() == ["made"] * 3
+    some._took[:] = [1000.0]
+    assert codes() == ["made"] * 3  # the first took no time again
+    late = some.plan(1, [], replay, time.monotonic() - 1)
+    assert {slot.reason and slot.reason.code for slot in late.slots} == {"no time to replay"}

@@ -9,15 +9,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fl_privacy_audit import AuditConfig, Auditor
+from fl_privacy_audit import AuditConfig, Auditor, read_ledger
 from fl_privacy_audit.simulate.federation import client_app
 from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
 from fl_privacy_audit.simulate.federation.data import Images
 from fl_privacy_audit.simulate.federation.model import make_net
 from fl_privacy_audit.simulate.federation.server import federate
+from fl_privacy_audit.simulate.federation.simulation import run_federation
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 from tests.support.grid import InProcessGrid
+from tests.support.in_process import here
 
 CLIENTS, ROUNDS = 3, 4
 ALIKE = 0.98
@@ -116,6 +118,33 @@ def test_with_noise_it_withstands(tmp_path: Path, private: Tensor) -> None:
     word, _ = audited(tmp_path, noise=1.0)
     assert word == "withstood these attacks"
     assert found_on(tmp_path, private) == []
+
+
+def test_a_federation_of_a_plan_may_be_audited_by_canaries(tmp_path: Path) -> None:
+    federation = FederationConfig(images_per_client=4, num_rounds=1)
+    config = AuditConfig.build(
+        {
+            "directory": tmp_path,
+            "image": IMAGE,
+            "attacks": [{"name": "inverting_gradients", "options": {"steps": 2}}],
+            "controls": False,
+            "metrics": ["psnr"],
+            "training": federation.known_training,
+            "views": ["canary"],
+        }
+    )
+    run_federation(
+        federation,
+        config,
+        clients=2,
+        cores=1,
+        on_round=lambda done: None,
+        on_progress=lambda at: None,
+        simulate=here,
+    )
+    records = [r for r in read_ledger(tmp_path).audits if r.view == "canary"]
+    assert [outcome.status for r in records for outcome in r.attacks] == ["scored"] * 2
+    assert all(r.replay is not None and r.replay.fits for r in records)
 
 
 @pytest.mark.parametrize("place", ["raw.bin", "npz", "png"])

@@ -1,7 +1,7 @@
 """Canary replay: the app of the clients, called beside the server on public images."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,28 @@ from flwr.serverapp.strategy import (
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from fl_privacy_audit import Auditor, read_ledger
+from fl_privacy_audit import Auditor, Client, read_ledger
 from fl_privacy_audit.audit.canary import Canary
 from fl_privacy_audit.cli import cli
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Truth
 from fl_privacy_audit.ledger.ledger import last_run
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.report.html.page import render_html
 from fl_privacy_audit.report.markdown import render_markdown
-from fl_privacy_audit.report.sentences import say
+from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.strategies import (
     AuditedStrategy,
     audit_mod,
     canary,
+    canary_dataset,
     canary_loaders,
     defend,
     publish_batch,
+    side_channel,
 )
-from fl_privacy_audit.strategies.canary_images import MARK
+from fl_privacy_audit.strategies.canary_images import MARK, holding
 from fl_privacy_audit.strategies.canary_replay import Replay, copy_message, seed_everything
 from fl_privacy_audit.strategies.capture import Reading
 from fl_privacy_audit.verdicts.compare import compare
@@ -282,7 +285,8 @@ def test_an_app_that_fails_in_a_replay_says_why_and_trains_on(tmp_path: Path) ->
     for record in canaries(run(tmp_path, plain_app(load), rounds=1)):
         assert record.client_status == "failed"
         assert record.reason is not None and record.reason.code == "replay failed"
-        assert "data-path" in say(record.reason)
+        assert "KeyError 'data-path'" in say(record.reason)
+        assert "canary(context)" in advise(record.reason)
     assert word(tmp_path)[0] == "not tested"
 
 
@@ -393,3 +397,107 @@ def test_pages_name_the_view_and_what_it_does_not_cover(tmp_path: Path) -> None:
     for shown in (page, text):
         assert "public images" in shown and "secure aggregation" in shown
     assert "canary" in (CliRunner().invoke(cli, ["show", str(tmp_path)]).output)
+
+
+def test_nobody_is_asked_for_its_batch_where_canaries_alone_are_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    open_round = side_channel.open_round
+
+    def opened(nodes: Iterable[int], run_id: int) -> Path:
+        asked.append(nodes)
+        return open_round(nodes, run_id)
+
+    monkeypatch.setattr(side_channel, "open_round", opened)
+    run(tmp_path / "canary", plain_app(canaries_or_own, audit_mod, publish=True), rounds=1)
+    assert asked == []
+    run(tmp_path / "both", plain_app(canaries_or_own), rounds=1, views=["server", "canary"])
+    assert len(asked) == 1
+
+
+def test_both_views_have_their_verdicts_and_share_the_seconds(tmp_path: Path) -> None:
+    app = plain_app(canaries_or_own, audit_mod, publish=True)
+    run(tmp_path, app, rounds=5, views=["server"], clients_per_round=None)
+    words = {v.view: v.word for v in judge_run(last_run(read_ledger(tmp_path)))}
+    assert words == {"server": "inconclusive", "canary": "leaked"}  # two clients, one image each
+
+
+def test_a_provider_of_truth_is_not_asked_for_canaries(tmp_path: Path) -> None:
+    config = audit_config(tmp_path, views=["canary"], attacks=["first_linear"], metrics=["psnr"])
+    app = plain_app(canaries_or_own)
+
+    def never(server_round: int, client: Client) -> Truth | None:
+        raise AssertionError
+
+    auditor = Auditor(config, model=open_net(), client_app=app, truth=never)
+    AuditedStrategy(fed_avg(), auditor=auditor).start(
+        grid=InProcessGrid(app, 1),
+        initial_arrays=ArrayRecord(open_net().state_dict()),
+        num_rounds=1,
+    )
+    statuses = [o.status for r in canaries(read_ledger(tmp_path).audits) for o in r.attacks]
+    assert statuses == ["scored"] * 2
+
+
+def test_a_canary_node_gives_the_server_view_a_verdict(tmp_path: Path) -> None:
+    """One node publishes public images of its own; the others publish nothing."""
+    app = ClientApp()
+
+    @app.train(mods=[audit_mod])
+    def train(message: Message, context: Context) -> Message:
+        number = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+        truth = picture(10 * number + int(context.node_config["partition-id"]), seed=2)
+        if context.node_config["partition-id"] == 2:
+            publish_batch(context, truth.images, truth.labels, normalised=False)
+        model = open_net()
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        return reply_to(message, trained(model, truth), 1)
+
+    config = audit_config(
+        tmp_path, controls=True, attacks=["first_linear"], metrics=["psnr"], clients_per_round=None
+    )
+    AuditedStrategy(fed_avg(), auditor=Auditor(config, model=open_net())).start(
+        grid=InProcessGrid(app, 3),
+        initial_arrays=ArrayRecord(open_net().state_dict()),
+        num_rounds=6,
+    )
+    (verdict,) = judge_run(last_run(read_ledger(tmp_path)))
+    assert (verdict.view, verdict.word) == ("server", "leaked")
+
+
+def context_of(mark: str | None) -> Context:
+    node_config: dict[str, Any] = {} if mark is None else {MARK: mark}
+    return Context(run_id=1, node_id=2, node_config=node_config, state=RecordDict(), run_config={})
+
+
+def test_real_clients_have_no_canaries() -> None:
+    for mark in (None, "somebody's"):
+        context = context_of(mark)
+        given = [canary(context), canary_dataset(context), canary_loaders(context, 2)]
+        assert given == [None] * 3
+
+
+def test_what_is_read_of_a_data_set_is_known() -> None:
+    truth = Truth(images=torch.rand(5, 1, 8, 8), labels=torch.arange(5) % 3)
+    with holding(truth, IMAGE) as (mark, held):
+        context = context_of(mark)
+        assert held.trained_on() == Reason.of("canaries not taken")
+        plain = canary_dataset(context)
+        by_name = canary_dataset(context, keys=("img", "label"), normalised=False)
+        loaders = canary_loaders(context, 2)
+        assert plain is not None and by_name is not None and loaders is not None
+        assert len(plain) == len(by_name) == 5
+        image, label = plain[1]
+        assert torch.equal(image, IMAGE.normalise(truth.images)[1]) and label == 1
+        assert torch.equal(by_name[-1]["img"], truth.images[4]) and by_name[-1]["label"] == 1
+        with pytest.raises(IndexError):
+            plain[5]
+        [*loaders[1]]  # testing is not training
+        trained_on = held.trained_on()
+        assert isinstance(trained_on, Truth)
+        assert torch.equal(trained_on.images, truth.images[[1, 4]])
+        assert [len(labels) for _, labels in loaders[0]] == [2, 2, 1]
+        everything = held.trained_on()
+        assert isinstance(everything, Truth) and len(everything.labels) == 5
+    assert canary(context) is None

@@ -87,6 +87,10 @@ def run_federation(
     random.seed(federation.seed)
     np.random.seed(federation.seed)
     torch.manual_seed(federation.seed)
-    inline = audit.replace(executor="inline")  # nobody waits for the round
-    auditor = Auditor(inline, model=make_net(federation), on_progress=on_progress)
+    auditor = Auditor(
+        audit.replace(executor="inline"),  # nobody waits for the round
+        model=make_net(federation),
+        client_app=client_app if "canary" in audit.views else None,
+        on_progress=on_progress,
+    )
     simulate(federation, auditor, num_clients=clients, cores=cores, on_round=on_round)
