@@ -36,7 +36,7 @@ from fl_privacy_audit.ledger.records import (
 from fl_privacy_audit.ledger.spools import spools
 
 from .attacker import Progress
-from .backlog import NO_WORKER, Backlog
+from .backlog import NO_WORKER, Backlog, make_workers
 from .canary import Canaries, Replayer
 from .capture import Capture, captured
 from .capture_auditor import CaptureAuditor, not_attacked
@@ -44,7 +44,6 @@ from .handover import Handover
 from .rehearsal import Rehearsal, rehearse
 from .schedule import ClientReply, Release, Slot, is_due, schedule
 from .scoring import worst_scores
-from .workers import Workers
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -277,11 +276,11 @@ class Auditor:
         if self._inline or self._backlog is not None:
             return self._backlog
         try:
-            handed = self._handover.packed()
-        except Exception as error:  # noqa: BLE001 - of the user's objects
+            workers = make_workers(self.config, self._handover.packed())
+        except Exception as error:  # noqa: BLE001 - of the user's objects, or of Ray
             self._go_inline(message_of(error))
             return None
-        self._backlog = Backlog(Workers(handed), self._handover, self._record, self._work)
+        self._backlog = Backlog(workers, self._handover, self._record, self._work)
         weakref.finalize(self, self._backlog.close)
         try:
             left = self._backlog.take_up(self.ledger.directory)

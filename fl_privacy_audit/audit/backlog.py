@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from rich.console import Console
 from rich.progress import Progress as Bars
@@ -28,11 +28,12 @@ from fl_privacy_audit.ledger.spools import FOLDER, spools
 from .attacker import Progress
 from .capture import Capture
 from .capture_auditor import CaptureAuditor, not_attacked
+from .capture_files import earlier_records, read_capture
 from .handover import Handover
 from .schedule import Slot
-from .spool import RECORDS, Spool, earlier_records, read_capture
+from .spool import RECORDS, Spool
 from .steps import Steps
-from .workers import Done, Task, Workers
+from .workers import NICE, Done, Task, Workers
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -40,6 +41,44 @@ POLL_SECONDS: Final = 0.2
 NO_WORKER: Final = "privacy audit: no worker can be had, so attacks run in the round: %s"
 Key = tuple[str, int, str, str]
 """Run, round, view and client of a record."""
+
+
+class Doers(Protocol):
+    """What `Workers` and its like can do."""
+
+    broken: Reason | None
+    progress: Progress | None
+
+    @property
+    def pending(self) -> int:
+        """Tasks that are not done yet."""
+
+    def submit(self, task: Task) -> None:
+        """Do it when its turn comes."""
+
+    def done(self, seconds: float = 0.0) -> Done | None:
+        """The next task that is done; None if none is after so many seconds."""
+
+    def stop(self) -> None:
+        """End all of it now."""
+
+
+def make_workers(
+    config: AuditConfig, handed: bytes, *, count: int = 1, nice: int | None = None
+) -> Doers:
+    """Those that the settings name.
+
+    Args:
+        config: Settings.
+        handed: See `Handover.packed`.
+        count: How many at a time; a cluster has as many as there is room for.
+        nice: How much they stand back for others; None for what is right beside training.
+    """
+    if config.executor != "ray":
+        return Workers(handed, count=count, nice=NICE if nice is None else nice)
+    from .ray_workers import RayWorkers
+
+    return RayWorkers(handed, address=config.ray_address, gpus=config.ray_gpus)
 
 
 class Backlog:
@@ -54,7 +93,7 @@ class Backlog:
 
     def __init__(
         self,
-        workers: Workers,
+        workers: Doers,
         handed: Handover,
         write: Callable[[Sequence[AuditRecord]], None],
         inline: CaptureAuditor,

@@ -14,11 +14,10 @@ from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
 from fl_privacy_audit.ledger.records import AuditRecord, RunRecord
 
-from .backlog import Backlog, recorded, taken
+from .backlog import Backlog, make_workers, recorded, taken
 from .capture_auditor import CaptureAuditor
 from .handover import Handover
 from .spool import Spool
-from .workers import Workers
 
 
 @click.command("attack", short_help="Attack what an audit has left in its spool.")
@@ -30,6 +29,7 @@ from .workers import Workers
     "--device", help="Where attacks run, cuda say; by default as in the audit's settings."
 )
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N")
+@click.option("--ray", metavar="ADDRESS", help="Attack on this Ray cluster instead.")
 @click.option(
     "--attacks",
     multiple=True,
@@ -37,7 +37,12 @@ from .workers import Workers
     help="Attack all captures that were kept by this one, as a run of its own; may be repeated.",
 )
 def attack_command(
-    directory: Path, model: str, device: str | None, workers: int, attacks: tuple[str, ...]
+    directory: Path,
+    model: str,
+    device: str | None,
+    workers: int,
+    ray: str | None,
+    attacks: tuple[str, ...],
 ) -> None:
     """Attack the captures beside the ledger in DIRECTORY, and write their records to it.
 
@@ -45,7 +50,8 @@ def attack_command(
     again, however often this was stopped. MODULE is looked for in the working directory too.
     """
     net = find_model(model, Path.cwd())
-    changes = {} if device is None else {"device": device}
+    where = {"executor": "process"} if ray is None else {"executor": "ray", "ray_address": ray}
+    changes = where if device is None else {**where, "device": device}
     left = 0
     for spool in taken(directory.absolute()):
         config = spool.config.replace(**changes)
@@ -98,7 +104,9 @@ def _attack(
             click.echo(f"round {record.round}, {record.client}, {record.view} view: {statuses}")
 
     work = CaptureAuditor(config, model=net, run=run)
-    backlog = Backlog(Workers(handed.packed(), count=workers, nice=0), handed, write, work)
+    backlog = Backlog(
+        make_workers(config, handed.packed(), count=workers, nice=0), handed, write, work
+    )
     try:
         backlog.attack(spool, captures, run=run, config=config)
         backlog.wait()

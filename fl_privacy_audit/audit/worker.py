@@ -102,8 +102,9 @@ def _listen(source: BinaryIO, tasks: "queue.SimpleQueue[bytes]") -> None:
 def _attack(task: dict[str, Any], handed: Any, auditors: dict[str, Any], channel: Channel) -> None:
     """The records of a capture, or why there are none."""
     from .capture_auditor import CaptureAuditor
+    from .capture_files import read_capture
     from .journal import Journal
-    from .spool import RECORDS, read_capture
+    from .spool import RECORDS
 
     settings, folder = json.dumps([task["run"], task["config"]]), Path(task["capture"])
     try:

@@ -76,11 +76,11 @@ class Workers:
 
     Args:
         handed: See `Handover.packed`.
-        count: How many at a time.
         nice: How much they stand back for others.
+        count: How many at a time.
     """
 
-    def __init__(self, handed: bytes, *, count: int = 1, nice: int = NICE) -> None:
+    def __init__(self, handed: bytes, *, nice: int, count: int = 1) -> None:
         self.pending = 0
         self.broken: Reason | None = None
         self.progress: Progress | None = None

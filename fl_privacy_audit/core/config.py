@@ -54,7 +54,7 @@ class AttackConfig(Chosen):
 DP_SGD = ("max_grad_norm", "noise_multiplier")
 """Figures of DP-SGD, both of training and of the defence."""
 
-Executor = Literal["inline", "process"]
+Executor = Literal["inline", "process", "ray"]
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
 Span = Literal["run", "round"]
 Neighbours = Literal["add-or-remove", "replace-one"]
@@ -190,7 +190,10 @@ class AuditConfig(Checked):
         keep_pictures: Write reconstructions beside the ledger. They are personal data.
         fail_fast: Raise when an audit fails, instead of recording it. Attacks then run inline.
         executor: Where attacks run. ``"process"``: in a worker beside the server, from a spool that a
-            round only writes to. ``"inline"``: in the round, which waits for them.
+            round only writes to. ``"ray"``: likewise, in tasks on a Ray cluster. ``"inline"``: in the
+            round, which waits for them.
+        ray_address: Of the cluster; by default that of this process, else one of its own.
+        ray_gpus: What one of its tasks takes of a GPU.
         spool_bytes: How much the spool may hold; what is due beyond that is not tested.
         at_end: Whether the end of a run waits for what is still in the spool, or leaves it there for
             ``fl-privacy-audit attack``.
@@ -217,6 +220,8 @@ class AuditConfig(Checked):
     keep_pictures: bool = False
     fail_fast: bool = False
     executor: Executor = "process"
+    ray_address: str | None = None
+    ray_gpus: float = Field(default=0.0, ge=0)
     spool_bytes: int = Field(default=2 * 10**9, ge=0)
     at_end: Literal["wait", "leave"] = "wait"
     keep_captures: bool = False

@@ -9,7 +9,9 @@ from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.ledger.ledger import read_ledger
-from tests.audit.test_workers import Grey, audited, by_target
+from tests.audit.test_workers import Grey, as_fast_as_others, audited, by_target
+
+__all__ = ["as_fast_as_others"]
 
 MODEL = ("--model", "tests.support.builders:tiny_net")
 ATTACK: dict[str, Any] = {

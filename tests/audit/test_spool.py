@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from fl_privacy_audit import Client, ClientReply, Truth
 from fl_privacy_audit.audit.capture import Capture, captured
+from fl_privacy_audit.audit.capture_files import earlier_records, read_capture
 from fl_privacy_audit.audit.schedule import Release, Slot, schedule
-from fl_privacy_audit.audit.spool import Spool, earlier_records, read_capture
+from fl_privacy_audit.audit.spool import _HELD, Spool
 from fl_privacy_audit.audit.tensors import NAMES, read_arrays, write_arrays
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.reasons import Reason
@@ -123,6 +124,12 @@ def test_the_release_comes_with_the_truth_of_all_and_the_weights_of_none(
     assert server.targets
 
 
+def let_go(spool: Spool) -> None:
+    """As the kernel does when its process ends."""
+    _HELD.remove(spool._lock)
+    os.close(spool._lock)
+
+
 def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
@@ -224,7 +231,7 @@ def test_a_full_disk_costs_the_capture(
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fl_privacy_audit.audit.spool.write_arrays", full)
+    monkeypatch.setattr("fl_privacy_audit.audit.capture_files.write_arrays", full)
     folder, left_out = put(spool, capture([make_reply(0), make_reply(1)], tmp_path))
     assert folder is None
     assert [reason.code for _, reason in left_out] == ["capture failed"] * 2
@@ -246,7 +253,7 @@ def test_a_spool_goes_to_one_process_at_a_time_and_drafts_go(tmp_path: Path) -> 
     assert list(spools(tmp_path)) == []
     assert Spool.take(spool.folder) is None
     (spool.folder / "00000001-aa.part").mkdir()
-    os.close(spool._lock)
+    let_go(spool)
     assert list(spools(tmp_path)) == [spool.folder]
     taken = Spool.take(spool.folder)
     assert taken is not None
@@ -307,3 +314,23 @@ def test_a_client_is_told_by_node_and_partition(tmp_path: Path, spool: Spool) ->
     folder, _ = put(spool, capture([reply], tmp_path))
     assert folder is not None
     assert read_capture(folder).targets[0].replies[0].client == Client(2**62, 5)
+
+
+def test_a_forked_child_does_not_hold_the_spool(tmp_path: Path) -> None:
+    spool = make(tmp_path)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:  # lives on when its parent has let go
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        let_go(spool)
+        taken = Spool.take(spool.folder)  # waits until the child has come so far
+        assert taken is not None
+        taken.close()
+    finally:
+        os.write(writer, b"x")
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fl_privacy_audit import Auditor
-from fl_privacy_audit.audit import workers
+from fl_privacy_audit.audit import backlog, workers
 from fl_privacy_audit.audit.handover import Handover
 from fl_privacy_audit.audit.journal import Journal, note_death
 from fl_privacy_audit.audit.schedule import Release
@@ -31,6 +31,13 @@ from tests.support.builders import (
     to_arrays,
     trained,
 )
+
+
+@pytest.fixture(autouse=True)
+def as_fast_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers do not stand back: on a busy machine they would hardly get a turn."""
+    monkeypatch.setattr(backlog, "NICE", 0)
+
 
 TIMES = ("time", "run", "seconds", "budget_seconds", "needed_seconds")
 
@@ -309,3 +316,42 @@ def test_a_step_whose_end_nobody_saw_is_taken_three_times(tmp_path: Path) -> Non
 
 def stop() -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's own files
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_cluster_of_two_nodes_makes_the_same_records(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    settings: dict[str, Any] = {
+        "controls": True,
+        "attacks": ["first_linear", {"name": "inverting_gradients", "options": {"steps": 4}}],
+        "seconds_per_round": 6000,
+        "rounds": 3,
+        "keep_pictures": True,
+    }
+    one = audited(tmp_path / "one", executor="inline", **settings)
+    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    try:
+        cluster.add_node(**small)
+        address = cluster.address
+        other = audited(tmp_path / "other", executor="ray", ray_address=address, **settings)
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+    assert not [line for line in caplog.messages if "no worker can be had" in line]
+    assert pictureless(by_target(one)) == pictureless(by_target(other))
+    pictures = [outcome.picture for r in other for outcome in r.attacks if outcome.picture]
+    assert pictures
+    assert all((tmp_path / "other" / picture).exists() for picture in pictures)
+    assert not (tmp_path / "other" / "spool").exists()
+
+
+def pictureless(value: Any) -> Any:
+    """Their names hold the run."""
+    if isinstance(value, dict):
+        return {k: pictureless(v) for k, v in value.items() if k != "picture"}
+    return [pictureless(v) for v in value] if isinstance(value, list) else value

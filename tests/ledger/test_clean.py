@@ -19,6 +19,7 @@ from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE, close_folder, open_folder
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
+from tests.audit.test_spool import let_go
 from tests.support.builders import audit_config, make_reply, run_line, write_ledger
 
 
@@ -96,7 +97,7 @@ def left_spool(directory: Path, **settings: Any) -> Path:
         captured("run", 1, schedule(config, 1, [make_reply(0)], None)), None, Guard(), Counter()
     )
     assert folder is not None
-    os.close(spool._lock)
+    let_go(spool)
     return spool.folder
 
 

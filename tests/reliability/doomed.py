@@ -28,7 +28,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.audit.capture import Capture
-from fl_privacy_audit.audit.spool import RECORDS, Spool, read_capture
+from fl_privacy_audit.audit.capture_files import read_capture
+from fl_privacy_audit.audit.spool import RECORDS, Spool
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import AuditError, LedgerError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
@@ -97,7 +98,7 @@ def server_with_worker(place: Path, seed: int, ack: Ack) -> None:
             ack(json.dumps(["audit", self.run, slot.round, slot.name]))
         return path, left_out
 
-    Spool.put = put  # type: ignore[method-assign]
+    Spool.put = put  # type: ignore[method-assign, assignment]
     federate(place / "audit", rounds=10**6, executor="process", own=False)
 
 

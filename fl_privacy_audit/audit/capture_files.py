@@ -1,0 +1,306 @@
+"""A capture as files: written reply after reply, and read when it is attacked.
+
+``capture.json`` says what there is; arrays lie beside it, in the format of safetensors. Nothing in there is
+ever loaded as a pickle.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fl_privacy_audit.core.errors import AuditError
+from fl_privacy_audit.core.files import open_plain, write_whole
+from fl_privacy_audit.core.guard import Guard
+from fl_privacy_audit.core.protocols import TruthProvider
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.types import Client, ImageSpec, Truth
+from fl_privacy_audit.ledger.spools import CAPTURE
+
+from .capture import Capture, CapturedView
+from .schedule import ClientReply, Release, Slot
+from .tensors import Arrays, bytes_of, read_arrays, write_arrays
+from .truth import as_classes, as_pixels, share_images
+
+
+class _FullError(AuditError):
+    def __init__(self, needed: int) -> None:
+        super().__init__(needed)
+        self.needed = needed
+
+
+@dataclass(kw_only=True)
+class CaptureWriter:
+    """Writes one capture, reply after reply.
+
+    Attributes:
+        folder: Made by it.
+        room: Bytes that there are.
+        most: Bytes that the spool may hold.
+        image: Shape and normalisation of the images.
+        truth: Asked for the true batches; None to take what a reply holds.
+        guard: Stands around what decodes, and around `truth`.
+        earlier: How many records of a view and a client this round has already.
+        bytes: Written.
+        left_out: What is not in it, and why.
+    """
+
+    folder: Path
+    room: int
+    most: int
+    image: ImageSpec
+    truth: TruthProvider | None
+    guard: Guard
+    earlier: Counter[tuple[str, str]]
+    bytes: int = 0
+    left_out: list[tuple[Slot, Reason]] = field(default_factory=list)
+    _files: int = 0
+    _replies: list[dict[str, Any]] = field(default_factory=list)
+    _places: dict[int, int] = field(default_factory=dict)
+    _truths: dict[int, Truth | None] = field(default_factory=dict)
+    _sent: tuple[Arrays, dict[str, Any]] | None = None
+
+    def write(self, capture: Capture, with_spare: bool) -> bool:
+        """Write it; whether something is left to attack.
+
+        Args:
+            capture: Each of its replies is decoded, written and forgotten in turn.
+            with_spare: Whether one client more is wanted, for a null control.
+
+        Raises:
+            OSError: The folder cannot be written, or the disk is full.
+        """
+        self.folder.mkdir(mode=0o700)
+        views = [self._view(view, with_spare) for view in capture.views]
+        views = [view for view in views if view["targets"]]
+        stated = {
+            "run": capture.run,
+            "round": capture.round,
+            "replies": self._replies,
+            "views": views,
+        }
+        write_whole(self.folder / CAPTURE, json.dumps(stated))
+        return bool(views)
+
+    def _view(self, view: CapturedView, with_spare: bool) -> dict[str, Any]:
+        targets, kept = [], []
+        for slot in view.targets:
+            written = self._kept(slot)
+            if isinstance(written, Reason):
+                self.left_out.append((slot, written))
+            else:
+                targets.append(written)
+                kept.append(slot)
+        for stated, slot in zip(targets, kept, strict=True):
+            who = slot.view, slot.name
+            stated["earlier"] = self.earlier[who]
+            self.earlier[who] += 1
+        spares = []
+        if with_spare and any(slot.view != "release" for slot in kept):
+            spares = self._spares(kept, view.spares)
+        return {"seconds": view.seconds, "targets": targets, "spares": spares}
+
+    def _spares(self, targets: Sequence[Slot], spares: Sequence[Slot]) -> list[dict[str, Any]]:
+        """The first client for each target that trained on other images, as far as is known."""
+        wanted = [t for slot in targets if (t := self._truths.get(id(slot.replies[0])))]
+        found = []
+        for slot in spares:
+            if not wanted:
+                break
+            reply = slot.replies[0]
+            if slot.view == "release" or not reply.is_readable:
+                continue
+            own = self._published(slot, reply)[0]
+            left = [truth for truth in wanted if own is not None and share_images(truth, own)]
+            if len(left) == len(wanted):
+                continue
+            written = self._kept(slot)
+            if not isinstance(written, Reason):
+                found.append(written)
+                wanted = left
+        return found
+
+    def _kept(self, slot: Slot) -> dict[str, Any] | Reason:
+        size, files, replies = self.bytes, self._files, len(self._replies)
+        written = self.guard.call("the clients' model", partial(self._slot, slot))
+        if not isinstance(written, Exception):
+            return written
+        written.__traceback__ = None  # its frames hold the weights
+        self._undo(size, files, replies)
+        if isinstance(written, _FullError):
+            sizes = {"needed": written.needed, "free": self.room - size, "most": self.most}
+            return Reason.of("spool full", **{n: b / 1e6 for n, b in sizes.items()})
+        if isinstance(written, OSError):
+            raise written
+        return Reason.of_error(written)
+
+    def _undo(self, size: int, files: int, replies: int) -> None:
+        """As if what was written since had not been."""
+        self.bytes = size
+        for number in range(files, self._files):
+            (self.folder / str(number)).unlink(missing_ok=True)
+        self._files = files
+        if self._sent is not None and self._sent[1]["file"] >= files:
+            self._sent = None
+        del self._replies[replies:]
+        self._places = {who: place for who, place in self._places.items() if place < replies}
+
+    def _slot(self, slot: Slot) -> dict[str, Any]:
+        stated: dict[str, Any] = {
+            "view": slot.view,
+            "replies": [self._reply(slot, reply) for reply in slot.replies],
+            "reason": None if slot.reason is None else slot.reason.model_dump(mode="json"),
+        }
+        if slot.release is not None:
+            stated["release"] = {
+                "before": self._weights(slot.release.before(), sent=True),
+                "after": self._weights(slot.release.after()),
+                "selected_by": slot.release.selected_by,
+            }
+        return stated
+
+    def _reply(self, slot: Slot, reply: ClientReply) -> int:
+        place = self._places.get(id(reply))
+        if place is None:
+            truth, no_truth = self._published(slot, reply)
+            stored = None
+            if truth is not None:
+                arrays = {"images": truth.images.numpy(), "labels": truth.labels.numpy()}
+                stored = self._weights(arrays)
+            self._replies.append(
+                {
+                    "node": reply.client.node_id,
+                    "partition": reply.client.partition,
+                    "examples": reply.num_examples,
+                    "reported": dict(reply.reported),
+                    "config": dict(reply.config),
+                    "truth": stored,
+                    "no_truth": None if no_truth is None else no_truth.model_dump(mode="json"),
+                }
+            )
+            place = self._places[id(reply)] = len(self._replies) - 1
+        if slot.view != "release" and "sent" not in self._replies[place]:
+            self._replies[place]["sent"] = self._weights(reply.sent(), sent=True)
+            self._replies[place]["returned"] = self._weights(reply.returned())
+        return place
+
+    def _published(self, slot: Slot, reply: ClientReply) -> tuple[Truth | None, Reason | None]:
+        """The true batch of a reply, or why there is none; nobody is asked for that of another view."""
+        provider = self.truth if slot.view in ("server", "release") else None
+
+        def asked() -> Truth | None:
+            found = provider(slot.round, reply.client) if provider else reply.truth()
+            if found is None:
+                return None
+            images = as_pixels(found.images, self.image.shape)
+            return Truth(images=images, labels=as_classes(found.labels, len(images)))
+
+        truth = self.guard.result("the truth provider", asked)
+        if isinstance(truth, Reason):
+            return None, truth
+        if slot.view != "release":
+            self._truths[id(reply)] = truth
+        return truth, reply.no_truth if truth is None and provider is None else None
+
+    def _weights(self, arrays: Arrays, *, sent: bool = False) -> dict[str, Any]:
+        """Where they were written; what was sent to all is written once."""
+        if sent and self._sent is not None and _same(arrays, self._sent[0]):
+            return self._sent[1]
+        needed = bytes_of(arrays)
+        if needed > self.room - self.bytes:
+            raise _FullError(needed)
+        write_arrays(self.folder / str(self._files), arrays)
+        stated = {"file": self._files, "names": list(arrays)}
+        self._files += 1
+        self.bytes += needed
+        if sent and self._sent is None:
+            self._sent = dict(arrays), stated
+        return stated
+
+
+def _same(one: Arrays, other: Arrays) -> bool:
+    return [*one] == [*other] and all(
+        one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name])
+        for name in one
+    )
+
+
+def read_capture(folder: Path) -> Capture:
+    """What `CaptureWriter` wrote; arrays are read when they are wanted.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged.
+    """
+    with open_plain(folder / CAPTURE, links=False) as file:
+        stated = json.load(file)
+    replies = [_as_reply(folder, one) for one in stated["replies"]]
+
+    def slot(one: Mapping[str, Any]) -> Slot:
+        release = one.get("release")
+        return Slot(
+            round=stated["round"],
+            view=one["view"],
+            replies=tuple(replies[place] for place in one["replies"]),
+            release=release
+            and Release(
+                before=_reader(folder, release["before"]),
+                after=_reader(folder, release["after"]),
+                selected_by=release["selected_by"],
+            ),
+            reason=_as_reason(one["reason"]),
+        )
+
+    views = [
+        CapturedView(
+            targets=[slot(one) for one in view["targets"]],
+            spares=[slot(one) for one in view["spares"]],
+            seconds=view["seconds"],
+        )
+        for view in stated["views"]
+    ]
+    return Capture(run=stated["run"], round=stated["round"], views=views)
+
+
+def earlier_records(folder: Path) -> list[int]:
+    """For each target of a capture how many records of its view and client came before its own."""
+    with open_plain(folder / CAPTURE, links=False) as file:
+        stated = json.load(file)
+    return [one["earlier"] for view in stated["views"] for one in view["targets"]]
+
+
+def _as_reply(folder: Path, stated: Mapping[str, Any]) -> ClientReply:
+    reply = ClientReply(
+        client=Client(stated["node"], stated["partition"]),
+        num_examples=stated["examples"],
+        reported=stated["reported"],
+        config=stated["config"],
+        truth=lambda: None if stated["truth"] is None else _as_truth(folder, stated["truth"]),
+        no_truth=_as_reason(stated["no_truth"]),
+    )
+    if "sent" not in stated:
+        return reply
+    return replace(
+        reply, sent=_reader(folder, stated["sent"]), returned=_reader(folder, stated["returned"])
+    )
+
+
+def _reader(folder: Path, stated: Mapping[str, Any]) -> Callable[[], Arrays]:
+    return partial(read_arrays, folder / str(int(stated["file"])), stated["names"])
+
+
+def _as_truth(folder: Path, stated: Mapping[str, Any]) -> Truth:
+    arrays = _reader(folder, stated)()
+    return Truth(
+        images=torch.from_numpy(arrays["images"]), labels=torch.from_numpy(arrays["labels"])
+    )
+
+
+def _as_reason(stated: Any) -> Reason | None:
+    return None if stated is None else Reason.model_validate(stated)
