@@ -10,12 +10,16 @@ from fl_privacy_audit.audit import Auditor
 from fl_privacy_audit.audit.rehearsal import Rehearsal
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.exchange import Arrays
+from fl_privacy_audit.core.later import Later
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import LocalTraining, Observation
 from fl_privacy_audit.verdicts.verdict import FEWEST
 
 from .app_source import AppSource
-from .canary_replay import in_some_run, rehearsal
+
+# Flower is loaded where something is replayed: `report/`, which asks here, does without.
+REPLAY: Final = f"{__package__}.canary_replay"
+in_some_run, rehearsal = Later(REPLAY, "in_some_run"), Later(REPLAY, "rehearsal")
 
 State = Literal["well", "unknown", "missing"]
 LEGACY: Final = "flwr.server.strategy"

@@ -207,6 +207,11 @@ STEPS: Final[Mapping[str, str]] = {
     "noise is scaled to less than the sensitivity": "set the sensitivity to the clipping norm",
     "less noise than stated": "find what takes it away: a mod that works after it, or a seed",
     "epsilon of a round is above the one stated": "claim what is measured, or add noise",
+    # What does not fit the description.
+    "tensors differ": (
+        "if clients put in parameters of their own, audit the first round alone, in which they train "
+        "what they were sent: `every` as large as there are rounds, and `clients_per_round = 5` at least"
+    ),
     # Truth.
     "no truth": "let the `truth` of the Auditor return the batch, in a simulation",
     "no audit_mod": (
@@ -473,8 +478,7 @@ REASONS: Final[Mapping[str, str]] = {
         "there was no time left to look for what would explain it (cosine {cosine})"
     ),
     "tensors differ": (
-        "parameters that differ: {count}, {tensors} among them: check whether clients put in their "
-        "own; if so, audit the first round, in which they train what they were sent"
+        "parameters that differ: {count}, {tensors} among them, as if clients put in their own"
     ),
     "sign-like update": "the update holds values of one size, as signs do: is a defence declared?",
     "another batch or training": (

@@ -1,9 +1,13 @@
 """The example as it is deployed: processes on loopback, with TLS and keys of the SuperNodes."""
 
 import importlib.util
+import os
 import shutil
+import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,11 +15,13 @@ import pytest
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.ledger.ledger import last_run
 from fl_privacy_audit.verdicts.rules import judge_run
-from tests.support.deployment import Deployment, deployed
+from fl_privacy_audit.verdicts.verdict import SettingVerdict
+from tests.support.deployment import Deployment, deployed, wait_until
 from tests.support.flwr_run import ROOT, call
 
 EXAMPLE = ROOT / "examples" / "flower_cifar"
-NODES = 2
+NODES, ROUNDS, REPLAYS = 2, 3, 2
+WORKER = "fl_privacy_audit.audit.worker"
 pytestmark = pytest.mark.slow
 
 
@@ -28,10 +34,43 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    """The example, as an operator keeps it."""
+    """The example, as an operator keeps it, whose server also replays its clients' app on canaries."""
     copy = tmp_path / "app"
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    change(
+        copy / "flower_cifar" / "server_app.py",
+        (
+            "from .task import Net\n",
+            "from .client_app import app as client_app\nfrom .task import Net\n",
+        ),
+        ("model=model)", "model=model, client_app=client_app, run_config=context.run_config)"),
+    )
+    with (copy / "pyproject.toml").open("a") as settings:
+        settings.write('audit.views = "server"\naudit.canary.replays = 2\n')
     return copy
+
+
+def change(path: Path, *changes: tuple[str, str]) -> None:
+    """Change text that is there once."""
+    source = path.read_text(encoding="utf-8")
+    for before, after in changes:
+        assert source.count(before) == 1, before
+        source = source.replace(before, after)
+    path.write_text(source, encoding="utf-8")
+
+
+def private(app: Path) -> None:
+    """Let the clients train by DP-SGD: of one image, with noise 1 for a clipping norm of 1."""
+    step = """        norm = sum(p.grad.square().sum() for p in model.parameters()).sqrt()
+        for p in model.parameters():
+            p.grad = p.grad / norm.clamp(min=1.0) + torch.randn_like(p.grad)
+        optimizer.step()
+"""
+    change(app / "flower_cifar" / "task.py", ("        optimizer.step()\n", step))
+    with (app / "pyproject.toml").open("a") as settings:
+        settings.write(
+            "audit.training.max-grad-norm = 1.0\naudit.training.noise-multiplier = 1.0\n"
+        )
 
 
 def pieces_of(partition: int) -> list[bytes]:
@@ -54,43 +93,71 @@ def files_with(pieces: list[bytes], folder: Path) -> list[Path]:
     return [path for path in paths if any(piece in path.read_bytes() for piece in pieces)]
 
 
-def test_without_truth_every_update_is_attacked_and_nothing_compared(
+SETTINGS = {"audit__attacks": "swept_inversion", "audit__seconds_per_round": 900}
+
+
+def verdicts_in(audit: Path) -> dict[str, SettingVerdict]:
+    return {verdict.view: verdict for verdict in judge_run(last_run(read_ledger(audit)))}
+
+
+def test_canaries_leak_and_real_clients_have_nothing_to_compare_with(
     federation: Deployment, app: Path, tmp_path: Path
 ) -> None:
     audit = federation.server / "audit"
-    log = federation.flwr_run(
-        app,
-        num_server_rounds=2,
-        audit__directory=str(audit),
-        audit__attacks="swept_inversion",
-        audit__seconds_per_round=600,
-    )
+    log = federation.flwr_run(app, audit__directory=str(audit), **SETTINGS)
     assert f"The ledger is {audit / 'ledger.jsonl'}" in log
     assert "privacy audit: inconclusive (server view)" in log
-    run = last_run(read_ledger(audit))
-    assert [record.round for record in run.audits] == [1, 1, 2, 2]
-    (verdict,) = judge_run(run)
-    assert verdict.reason.code == "nothing to compare with"
+    assert "privacy audit: leaked (canary view)" in log
+    verdicts = verdicts_in(audit)
+    assert verdicts["server"].reason.code == "nothing to compare with"
+    assert verdicts["canary"].word == "leaked"
+    assert each_target_once(audit) == ROUNDS * (NODES + REPLAYS)
 
     page = tmp_path / "report.html"
-    call(
-        sys.executable,
-        "-m",
-        "fl_privacy_audit",
-        "report",
-        audit,
-        "--out",
-        page,
-        cwd=tmp_path,
-        environment=federation.environment("server"),
-    )
-    assert "inconclusive" in page.read_text(encoding="utf-8")
+    fl_privacy_audit = (sys.executable, "-m", "fl_privacy_audit")
+    environment = federation.environment("server")
+    call(*fl_privacy_audit, "report", audit, "--out", page, cwd=tmp_path, environment=environment)
+    assert "leaked" in page.read_text(encoding="utf-8")
 
     pieces = [piece for at in range(NODES) for piece in pieces_of(at)]
     assert files_with(pieces, federation.server) == []
     planted = tmp_path / "planted"
     planted.write_bytes(b"before" + pieces[-1] + b"after")
     assert files_with(pieces, tmp_path) == [planted]
+    assert [path.name for path in sorted(audit.iterdir())] == ["ledger.jsonl"]
+
+
+def test_with_dp_sgd_canaries_withstand(federation: Deployment, app: Path) -> None:
+    private(app)
+    audit = federation.server / "private"
+    views = {"audit__views": "canary"}
+    federation.flwr_run(app, audit__directory=str(audit), **views, **SETTINGS)
+    assert verdicts_in(audit)["canary"].word == "withstood these attacks"
+
+
+def test_a_worker_that_is_killed_costs_no_record(federation: Deployment, app: Path) -> None:
+    audit = federation.server / "killed"
+    with ThreadPoolExecutor(1) as runs:
+        run = runs.submit(federation.flwr_run, app, audit__directory=str(audit), **SETTINGS)
+
+        def attacks() -> bool:
+            assert not run.done(), run.result()
+            return any(audit.glob("spool/*/*")) and bool(federation.processes(WORKER))
+
+        wait_until("a worker attacks", attacks)
+        for pid in federation.processes(WORKER):
+            os.kill(pid, signal.SIGKILL)
+        run.result()
+    assert each_target_once(audit) == ROUNDS * (NODES + REPLAYS)
+    assert not list(audit.glob("spool/*/*"))
+
+
+def each_target_once(audit: Path) -> int:
+    """How many targets have a record, of which none may have two."""
+    records = last_run(read_ledger(audit)).audits
+    targets = Counter((record.round, record.view, record.client) for record in records)
+    assert set(targets.values()) == {1}
+    return len(targets)
 
 
 def test_afterwards_no_process_is_left(federation: Deployment) -> None:

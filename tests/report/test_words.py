@@ -70,7 +70,7 @@ NOTHING_TO_DO = {
     "no truth of a client", "result cannot be scored",
     # Hints of the replay check, which are what to do.
     "scale differs", "fits with", "inputs not normalised", "pixels published as normalised",
-    "tensors differ", "sign-like update", "another batch or training",
+    "sign-like update", "another batch or training",
     # Before the first round.
     "model fits", "second derivatives", "attack fits", "attack has time", "enough batches",
     "truth given", "clients publish", "app audits", "replayed",

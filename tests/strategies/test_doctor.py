@@ -82,7 +82,7 @@ def examined(
 
 
 def test_what_is_well_needs_nothing(tmp_path: Path) -> None:
-    found = examined(tmp_path, Plan(rounds=5, clients=2))
+    found = examined(tmp_path, Plan(rounds=5, clients=2), seconds_per_round=1e6)
     assert {about: each.state for about, each in found.items()} == {
         "model": "well",
         "derivatives": "well",

@@ -101,17 +101,23 @@ class Deployment:
         """The log of ``flwr run`` of an app on this deployment, which must complete."""
         told = ["--run-config", stated(run_config)] if run_config else []
         log = self.operate(FLWR, "run", app, "deployed", "--stream", *told)
-        (run,) = json.loads(self.operate(FLWR, "list", "deployed", "--format", "json"))["runs"]
+        runs = json.loads(self.operate(FLWR, "list", "deployed", "--format", "json"))["runs"]
+        (run,) = [run for run in runs if run["run-id"] in log]
         assert run["status"] == "finished:completed", f"{log}\n{self.logs()}"
         return log
 
-    def processes(self) -> list[int]:
-        """Every process that was started on one of these machines, by whomever."""
+    def processes(self, words: str = "") -> list[int]:
+        """Every process that was started on one of these machines, by whomever.
+
+        Args:
+            words: Of the command line; empty for whatever it is.
+        """
         mark = f"HOME={self.folder}/".encode()
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                if mark in path.read_bytes():
+                command = path.with_name("cmdline").read_bytes()
+                if mark in path.read_bytes() and words.encode() in command:
                     found.append(int(path.parent.name))
         return found
 
