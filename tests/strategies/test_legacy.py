@@ -262,7 +262,6 @@ def test_the_app_of_the_page_runs(tmp_path: Path) -> None:
         "audit.controls": False,
         "audit.executor": "inline",
         "audit.metrics": "mse",
-        "audit.executor": "inline",
     }
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=settings)
     app["main"](InProcessGrid(app["client_app"], CLIENTS), context)
