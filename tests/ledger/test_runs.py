@@ -127,7 +127,7 @@ def test_every_command_takes_a_run(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_directory_stand_side_by_side(tmp_path: Path) -> None:
-    same = [
+    same: list[Record] = [
         run_line("a", run="a"),
         audit_line(outcome({"psnr": 20.0}), run="a"),
         run_line("b", run="b"),
