@@ -198,7 +198,10 @@ def test_two_federations_at_once_do_not_mix(tmp_path: Path) -> None:
     ]
     names = [writer.stdout.readline().strip() for writer in writers if writer.stdout]
     for writer in writers:
-        writer.communicate("\n", timeout=120)
+        assert writer.stdin is not None
+        print(file=writer.stdin, flush=True)
+    for writer in writers:
+        writer.communicate()
         assert writer.returncode == 0
     contents = read_ledger(tmp_path)
     assert contents.damaged == () and contents.gaps == ()
