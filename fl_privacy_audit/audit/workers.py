@@ -122,7 +122,10 @@ class Workers:
     def _serve(self) -> None:
         process: _Process | None = None
         while (task := self._tasks.get()) is not None and not self._stopped:
-            problem, process = self._do(task, process)
+            try:
+                problem, process = self._do(task, process)
+            except Exception as error:  # noqa: BLE001 - a disk that is full, say: others go on
+                problem = Reason.of_error(error)
             if not self._stopped:
                 self._done.put(Done(task=task, problem=problem))
         if process is not None:
@@ -133,9 +136,10 @@ class Workers:
     ) -> "tuple[Reason | None, _Process | None]":
         """Why there are no records, None if there are; and the process for the next task."""
         while not self._stopped:
-            process = process or self._started()
-            if process is None:
-                return self.broken, None
+            started = process or self._started()
+            if isinstance(started, Reason):
+                return started, None
+            process = started
             answer = self._ask(process, task)
             if not isinstance(answer, _Ended):
                 return answer, process
@@ -143,34 +147,34 @@ class Workers:
             process = None
             if self._stopped:
                 break
-            log.warning("privacy audit: %s: %s", task.capture, answer.reason)
+            figures = ", ".join(map(str, answer.reason.figures.values()))
+            log.warning("privacy audit: %s (%s) at %s", answer.reason.code, figures, task.capture)
             if not note_death(task.capture, answer.reason, whole=answer.hung):
                 return answer.reason, None
         return None, process
 
-    def _started(self) -> "_Process | None":
-        """A worker that is ready; None where there is none to be had."""
+    def _started(self) -> "_Process | Reason":
+        """A worker that is ready, or why there is none; `broken` if there will never be one."""
         why = Reason.of("worker died", how="")
         for _ in range(STARTS):
             with self._guard:
-                if self._stopped:
-                    return None
+                if self._stopped or self.broken is not None:
+                    return self.broken or why
                 try:
                     process = _Process(self._nice)
                 except OSError as error:
-                    why = Reason.of_error(error)
-                    continue
+                    self.broken = Reason.of_error(error)
+                    return self.broken
                 self._processes.add(process)
             line = process.begin(self._handed)
             if isinstance(line, dict) and "ready" in line:
                 return process
             self._end(process)
             if isinstance(line, dict):
-                why = Reason.model_validate(line.get("broken"))
-                break
+                self.broken = Reason.model_validate(line.get("broken"))
+                return self.broken
             why = line.reason
-        self.broken = why
-        return None
+        return why
 
     def _ask(self, process: "_Process", task: Task) -> "Reason | _Ended | None":
         """None where the records are there; a reason where the worker has none."""
