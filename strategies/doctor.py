@@ -11,13 +11,15 @@ from fl_privacy_audit.audit import Auditor
 from fl_privacy_audit.audit.rehearsal import Rehearsal
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.exchange import Arrays
+from fl_privacy_audit.core.later import Later
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import LocalTraining, Observation
 from fl_privacy_audit.verdicts.verdict import FEWEST
 
-from .canary_replay import in_some_run, rehearsal
-
 State = Literal["well", "unknown", "missing"]
+REPLAY: Final = "fl_privacy_audit.strategies.canary_replay"
+in_some_run, rehearsal = Later(REPLAY, "in_some_run"), Later(REPLAY, "rehearsal")
+"""Flower is loaded where a replay is rehearsed, and not by whoever reads a ledger."""
 MOST_MODULES: Final = 500
 """Modules of an app that are looked at; a folder that holds more is no app."""
 
