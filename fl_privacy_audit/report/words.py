@@ -5,6 +5,8 @@ from typing import Final
 
 from fl_privacy_audit.verdicts.verdict import Word
 
+from .canary_words import CANARY_REASONS, CANARY_STEPS
+
 LOWER_BOUND: Final = (
     "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
     "attacks it did not try."
@@ -97,10 +99,7 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "nothing to compare with": (
         "no true images to compare with",
-        (
-            "replay the clients' app on canaries (`client_app=` of the Auditor), or audit a simulation "
-            "of this federation, whose clients publish their batches"
-        ),
+        "replay canaries (`client_app=`), or audit a simulation whose clients publish batches",
     ),
 }
 """Code of *inconclusive* -> the cause in a few words, and what to do; see `advise`."""
@@ -115,23 +114,7 @@ STEPS: Final[Mapping[str, str]] = {
     "no time to explain": "give it more time: `seconds_per_round`",
     "not chosen": "attack more clients: `clients_per_round`",
     "only the release is audited": 'audit the server view too: `views = ["server", "release"]`',
-    "only canaries are audited": 'audit the server view too: `views = ["server", "canary"]`',
-    # Canaries.
-    "no client app": "give the Auditor the clients' app: `client_app=`, and `run_config=`",
-    "no canaries": "mend what it says, or leave `canary.folder` out for the photographs at hand",
-    "too few canaries": (
-        "more replays (`canary.replays`) or rounds, and, where a `canary.folder` is given, more pictures in it "
-        "or fewer in a replay (`canary.images`)"
-    ),
-    "not replayed yet": "`fl-privacy-audit doctor` replays once, and so does the first round",
-    "no time to replay": "give it more time: `seconds_per_round`",
-    "canaries not taken": (
-        "load images in the app by `canary(context) or load_data(...)`, or by `canary_loaders`"
-    ),
-    "replay failed": (
-        "see that the clients' app runs beside the server: its files, its `run_config`, and its images by "
-        "`canary(context) or ...`"
-    ),
+    **CANARY_STEPS,
     "failed": "see in the log of the clients why they fail",
     "timed out": "give clients more time, or see in their logs why they do not reply",
     "client error": "mend the clients' error first",
@@ -220,10 +203,7 @@ STEPS: Final[Mapping[str, str]] = {
     ),
     "nothing published": "call `publish_batch` for each batch that the client trains on",
     "publishing failed": "mend what it says; images are floats (N, C, H, W), labels (N,) integers",
-    "no shared folder": (
-        "use canaries, `client_app=` of the Auditor: they need no client's images; or audit a simulation on "
-        "one machine"
-    ),
+    "no shared folder": "use canaries, `client_app=` of the Auditor, or simulate on one machine",
     "empty batch": "publish the batch that the client trains on",
     "truth does not fit": "publish the images that the client trains on, as the message says",
     # Controls and scores.
@@ -387,7 +367,6 @@ REASONS: Final[Mapping[str, str]] = {
     # Who is attacked.
     "not due": "not due: every {every} rounds",
     "only the release is audited": "only the release is audited",
-    "only canaries are audited": "only canaries are audited",
     "not chosen": "not chosen: {chosen} of {clients} clients are attacked",
     "failed": "the client failed",
     "timed out": "no reply in time",
@@ -412,20 +391,7 @@ REASONS: Final[Mapping[str, str]] = {
     "release is no mean": (
         "{strategy} selects among updates: the release is not their mean, and is not attacked as one"
     ),
-    # Canaries.
-    "no client app": "no app of the clients to replay on canaries was given, or nothing was sent to them",
-    "no canaries": "there are no canaries to replay on: {message}",
-    "too few canaries": "replays give {batches} of different images, and a verdict needs {needed}",
-    "not replayed yet": "nobody knows yet whether the clients' app can be replayed",
-    "replayed": "the clients' app was replayed on {images} of them in {took} s",
-    "no time to replay": (
-        "no time was left for a replay: the last one took {needed} s, and replays get half of what is "
-        "left of {budget} s a round"
-    ),
-    "canaries not taken": (
-        "the app did not ask for the canaries: whatever it trained on, it was not these"
-    ),
-    "replay failed": "the clients' app could not be replayed: {type} {message}",
+    **CANARY_REASONS,
     "spool full": "no room in the spool: {needed} MB more needed, {free} of {most} MB free",
     "capture failed": "it could not be put into the spool: {message}",
     "worker died": "the worker that was at it ended: {how}",

@@ -1,0 +1,42 @@
+"""The part of `words` that is about canaries."""
+
+from collections.abc import Mapping
+from typing import Final
+
+CANARY_STEPS: Final[Mapping[str, str]] = {
+    "only canaries are audited": 'audit the server view too: `views = ["server", "canary"]`',
+    "no client app": "give the Auditor the clients' app: `client_app=`, and `run_config=`",
+    "no canaries": "mend what it says, or leave `canary.folder` out for the photographs at hand",
+    "too few canaries": (
+        "more replays (`canary.replays`) or rounds, and, where a `canary.folder` is given, more pictures in it "
+        "or fewer in a replay (`canary.images`)"
+    ),
+    "not replayed yet": "`fl-privacy-audit doctor` replays once, and so does the first round",
+    "no time to replay": "give it more time: `seconds_per_round`",
+    "canaries not taken": (
+        "load images in the app by `canary(context) or load_data(...)`, or by `canary_loaders`"
+    ),
+    "replay failed": (
+        "see that the clients' app runs beside the server: its files, its `run_config`, and its images by "
+        "`canary(context) or ...`"
+    ),
+}
+"""Code -> what to do."""
+
+CANARY_REASONS: Final[Mapping[str, str]] = {
+    "only canaries are audited": "only canaries are audited",
+    "no client app": "no app of the clients to replay on canaries was given, or nothing was sent to them",
+    "no canaries": "there are no canaries to replay on: {message}",
+    "too few canaries": "replays give {batches} of different images, and a verdict needs {needed}",
+    "not replayed yet": "nobody knows yet whether the clients' app can be replayed",
+    "replayed": "the clients' app was replayed on {images} of them in {took} s",
+    "no time to replay": (
+        "no time was left for a replay: the last one took {needed} s, and replays get half of what is "
+        "left of {budget} s a round"
+    ),
+    "canaries not taken": (
+        "the app did not ask for the canaries: whatever it trained on, it was not these"
+    ),
+    "replay failed": "the clients' app could not be replayed: {type} {message}",
+}
+"""Code -> its words."""
