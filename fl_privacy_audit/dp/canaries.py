@@ -77,16 +77,32 @@ def measure_epsilon(
     if inside.ndim != 1 or rows.shape[1:] != inside.shape:
         refuse("scores", f"one number for each of {inside.size} canaries", rows.shape)
     total = _standardised(rows).sum(0)
-    each = 1 - (1 - confidence) / 2
-    mu = gaussian_canaries_mu(total, inside, confidence=each)
-    canaries = len(inside)
-    ceiling = max(_guessed(canaries, count, count, delta, each) for count in _counts(canaries))
+    mu = gaussian_canaries_mu(total, inside, confidence=half_of(confidence))
+    return bounds(mu, total, inside, rounds=len(rows), delta=delta, confidence=confidence)
+
+
+def half_of(confidence: float) -> float:
+    """That of each of two bounds which are to hold together."""
+    return 1 - (1 - confidence) / 2
+
+
+def bounds(
+    mu: float,
+    scores: NDArray[np.float64],
+    included: NDArray[np.bool_],
+    *,
+    rounds: int,
+    delta: float,
+    confidence: float,
+) -> MeasuredEpsilon:
+    """Both bounds: from `mu`, taken at `half_of` the confidence, and from guesses by the scores."""
+    each, canaries = half_of(confidence), len(included)
     return MeasuredEpsilon(
         gauss=_epsilon(mu, delta),
-        steinke=one_run_scores_epsilon(total, inside, delta=delta, confidence=each),
-        ceiling=ceiling,
+        steinke=one_run_scores_epsilon(scores, included, delta=delta, confidence=each),
+        ceiling=max(_guessed(canaries, n, n, delta, each) for n in _counts(canaries)),
         canaries=canaries,
-        rounds=len(rows),
+        rounds=rounds,
         delta=delta,
         confidence=confidence,
     )
@@ -120,23 +136,53 @@ def gaussian_canaries_mu(
     Returns:
         Zero or more; zero too where there are fewer than three canaries in or out.
     """
-    fraction("confidence", confidence)
     values, inside = np.asarray(scores, dtype=float), np.asarray(included, dtype=bool)
-    within, without = values[inside], values[~inside]
-    if min(len(within), len(without)) < FEWEST:
+    if min(inside.sum(), (~inside).sum()) < FEWEST:
         return 0.0
-    free = len(values) - 2
-    squares = ((within - within.mean()) ** 2).sum() + ((without - without.mean()) ** 2).sum()
-    difference = float(within.mean() - without.mean())
-    width = sqrt(1 / len(within) + 1 / len(without))
-    if squares == 0:
-        return inf if difference > 0 else 0.0
-    t = difference / (sqrt(float(squares) / free) * width)
+    return gaussian_effect_mu(
+        values, inside.astype(float), np.ones((len(values), 1)), confidence=confidence
+    )
+
+
+def gaussian_effect_mu(
+    observed: NDArray[np.float64],
+    effect: NDArray[np.float64],
+    nuisance: NDArray[np.float64],
+    *,
+    confidence: float = 0.95,
+) -> float:
+    """How many standard deviations of the noise an effect is worth, at least.
+
+    For ``observed = mu sigma effect + nuisance c + sigma noise`` with independent standard normal noise,
+    unknown sigma and c: the t statistic of the effect, by least squares, is noncentral with ``mu`` times
+    the length of what the nuisance leaves of the effect. The bound is exact.
+
+    Args:
+        observed: ``(n,)``.
+        effect: ``(n,)``.
+        nuisance: ``(n, k)``, k below n - 1.
+        confidence: In (0, 1).
+
+    Returns:
+        Zero or more; infinite where there is no noise.
+    """
+    fraction("confidence", confidence)
+    basis = np.linalg.qr(nuisance)[0]
+    rest, own = observed - basis @ (basis.T @ observed), effect - basis @ (basis.T @ effect)
+    length = float(np.linalg.norm(own))
+    if length <= 1e-12 * float(np.linalg.norm(effect)):
+        return 0.0
+    size = float(own @ rest) / length
+    free = len(observed) - nuisance.shape[1] - 1
+    squares = max(float(rest @ rest) - size**2, 0.0)
+    if squares <= 1e-24 * size**2:
+        return inf if size > 0 else 0.0
+    t = size / sqrt(squares / free)
     noncentrality = float(nctdtrinc(free, confidence, t))
     if not isfinite(noncentrality):
         # Beyond what the inversion can do: the normal approximation, and lower than it to be safe.
         noncentrality = t * (1 - 3 / sqrt(2 * free)) - 3 if t > 0 else 0.0
-    return max(0.0, noncentrality * width)
+    return max(0.0, noncentrality) / length
 
 
 def one_run_scores_epsilon(

@@ -282,6 +282,38 @@ def _understated(case: Case) -> Iterator[Finding]:
         )
 
 
+def _measured(case: Case) -> Iterator[Finding]:
+    """What canaries showed against what is claimed, and against what the client itself reported."""
+    claim = case.claim
+    for client, bounds in case.seen.measured.items():
+        reported = claim.reported_epsilon.get(client, ())
+        refuted = []
+        for bound in bounds:
+            if bound.delta < claim.delta:
+                continue  # it holds at a smaller delta, and says nothing at this one
+            comparable = bound.rounds <= (claim.rounds if claim.epsilon_covers == "run" else 1)
+            if claim.epsilon is not None and comparable and bound.highest > claim.epsilon:
+                refuted.append((bound.highest / claim.epsilon, bound, "claimed", claim.epsilon))
+            stated = reported[bound.rounds - 1] if len(reported) >= bound.rounds else math.inf
+            if 0 < stated < bound.highest:
+                refuted.append((bound.highest / stated, bound, "reported", stated))
+        if refuted:
+            _, bound, how, stated = max(refuted, key=lambda each: each[0])
+            yield _finding(
+                f"Epsilon {_figure(stated)} is {how}, but {bound.canaries} canaries in a replay of "
+                f"{client!r} show at least {_figure(bound.highest)} over {_rounds(bound.rounds)}: "
+                f"{_figure(bound.gauss)} if the noise is normal, {_figure(bound.steinke)} whatever it "
+                f"is (of at most {_figure(bound.ceiling)} that so many can show), at "
+                f"{bound.confidence:.0%} confidence and delta {bound.delta:g}. The claim is false: "
+                "look for an accountant that starts again, less noise than stated, or clipping after "
+                "the noise."
+            )
+
+
+def _rounds(count: int) -> str:
+    return "one round" if count == 1 else f"{count} rounds"
+
+
 CHECKS: dict[FlagCode, Check] = {
     "delta-too-large": _delta,
     "sensitivity-not-clip": _sensitivity,
@@ -293,6 +325,7 @@ CHECKS: dict[FlagCode, Check] = {
     "client-count-mismatch": _counts,
     "unequal-weights": _weights,
     "epsilon-understated": _understated,
+    "measured-above-claim": _measured,
 }
 """Every check there is."""
 

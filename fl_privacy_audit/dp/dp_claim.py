@@ -18,6 +18,7 @@ from fl_privacy_audit.core.arguments import (
 )
 from fl_privacy_audit.core.config import Accountant, Clipper, Mechanism, Neighbours, Sampling, Span
 
+from .canaries import MeasuredEpsilon
 from .gaussian import DELTA_HINT, classic_sigma
 from .mechanism import SENSITIVITY, SampledGaussian
 
@@ -155,6 +156,8 @@ class Observed(CheckedFields):
     participation: Mapping[str, int] = field(default_factory=dict)
     # Client -> how many records it reports to have trained on.
     records: Mapping[str, int] = field(default_factory=dict)
+    # Client -> lower bounds on its epsilon that canaries showed, of a round or over several.
+    measured: Mapping[str, Sequence[MeasuredEpsilon]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ FLAGS: dict[FlagCode, str] = {
     "client-count-mismatch": "another number of clients took part than the noise was scaled to",
     "unequal-weights": "clients weigh differently in the mean than the noise was scaled to",
     "epsilon-understated": "the epsilon claimed is below the one in effect",
+    "measured-above-claim": "the claim is false: more was measured than is claimed",
 }
 """Every flag there is."""
 

@@ -3,7 +3,14 @@
 import dataclasses
 from typing import Any
 
-from fl_privacy_audit.dp import DpClaim, Observed, SampledGaussian, analytic_sigma, epsilon_rdp
+from fl_privacy_audit.dp import (
+    DpClaim,
+    MeasuredEpsilon,
+    Observed,
+    SampledGaussian,
+    analytic_sigma,
+    epsilon_rdp,
+)
 
 DELTA = 1e-5
 DP_SGD = DpClaim(
@@ -120,7 +127,16 @@ RIGHT: dict[str, tuple[DpClaim, Observed]] = {
     ),
 }
 
+SHOWN = MeasuredEpsilon(
+    gauss=30.0, steinke=2.0, ceiling=2.3, canaries=64, rounds=8, delta=DELTA, confidence=0.95
+)
+
 WRONG: dict[str, tuple[DpClaim, Observed, set[str]]] = {
+    "canaries show twice the claim": (
+        DP_SGD,
+        Observed(measured={"a": [SHOWN]}),
+        {"measured-above-claim"},
+    ),
     "one record in ten": (
         change(DP_SGD, delta=0.1, epsilon=None),
         Observed(records={"a": 10, "b": 3}),
