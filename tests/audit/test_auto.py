@@ -48,6 +48,7 @@ def test_a_closed_form_that_explains_the_update_leaves_nothing_to_search_for(
     assert told(record) == [
         ("first_linear", "scored", None),
         ("rgap", "not tested", EXPLAINED),
+        ("unmixing", "not tested", EXPLAINED),
         ("swept_inversion", "not tested", EXPLAINED),
     ]
     assert all(o.chosen is not None for o in record.attacks)
@@ -57,8 +58,13 @@ def test_a_closed_form_that_explains_the_update_leaves_nothing_to_search_for(
         "undefended",
     }
     (verdict,) = judge_run(last_run(read_ledger(tmp_path)))
-    assert [v.attack for v in verdict.attacks] == ["first_linear", "rgap", "swept_inversion"]
-    # Of three attacks one ran: it alone has the whole confidence.
+    assert [v.attack for v in verdict.attacks] == [
+        "first_linear",
+        "rgap",
+        "unmixing",
+        "swept_inversion",
+    ]
+    # Of four attacks one ran: it alone has the whole confidence.
     assert verdict.attacks[0].confidence == pytest.approx(0.99)
 
 
@@ -74,12 +80,13 @@ def test_many_local_steps_are_attacked_and_scored(tmp_path: Path) -> None:
         controls=["undefended"],
     )
     record = only(auditor.audit_round(1, [reply]))
-    assert told(record) == [(SURROGATE, "scored", None)]
-    (outcome,) = record.attacks
+    assert told(record) == [("unmixing", "scored", None), (SURROGATE, "scored", None)]
+    solved, outcome = record.attacks
+    assert solved.chosen is not None and solved.chosen.code == "chosen to solve"
     assert outcome.chosen is not None and outcome.chosen.code == "chosen to search"
     assert outcome.options == ATTACKS[SURROGATE].auto_options
     assert outcome.control("undefended") is not None
-    assert "unrolling 125 local steps" in chosen_lines(last_run(read_ledger(tmp_path)))[0]
+    assert "unrolling 125 local steps" in chosen_lines(last_run(read_ledger(tmp_path)))[1]
 
 
 def test_names_that_stand_beside_auto_run_once_and_as_they_are_named(tmp_path: Path) -> None:
@@ -90,6 +97,7 @@ def test_names_that_stand_beside_auto_run_once_and_as_they_are_named(tmp_path: P
         ("swept_inversion", "scored", None),
         ("first_linear", "scored", None),
         ("rgap", "not tested", EXPLAINED),
+        ("unmixing", "not tested", EXPLAINED),
     ]
     assert record.attacks[0].chosen is None
     assert record.attacks[0].options == {"steps": 3}
