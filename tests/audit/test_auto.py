@@ -81,7 +81,8 @@ def test_many_local_steps_are_attacked_and_scored(tmp_path: Path) -> None:
     )
     record = only(auditor.audit_round(1, [reply]))
     assert told(record) == [("unmixing", "scored", None), (SURROGATE, "scored", None)]
-    outcome = record.attacks[1]
+    solved, outcome = record.attacks
+    assert solved.chosen is not None and solved.chosen.code == "chosen to solve"
     assert outcome.chosen is not None and outcome.chosen.code == "chosen to search"
     assert outcome.options == ATTACKS[SURROGATE].auto_options
     assert outcome.control("undefended") is not None
