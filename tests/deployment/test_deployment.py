@@ -135,7 +135,6 @@ def test_with_dp_sgd_canaries_do_not_leak(federation: Deployment, app: Path) -> 
     federation.flwr_run(app, audit__directory=str(audit), **more, **SETTINGS)
     verdict = verdicts_in(audit)["canary"]
     assert verdict.word in ("withstood these attacks", "inconclusive"), say(verdict.reason)
-    assert verdict.batches == 4 * ROUNDS
 
 
 def test_a_worker_that_is_killed_costs_no_record(federation: Deployment, app: Path) -> None:
