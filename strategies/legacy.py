@@ -182,6 +182,15 @@ class AuditedLegacyStrategy(Wrapper, Strategy):
                 self._audit(server_round, captured, None)
         self._close_rounds()
 
+    def _audit(self, server_round: int, captured: list[ClientReply], aggregated: Any) -> None:
+        """Audit, and wait for the attacks: nobody says which round is the last.
+
+        Flower ends the process of a simulation without `atexit`.
+        """
+        super()._audit(server_round, captured, aggregated)
+        with self._guard("what was captured could not be attacked"):
+            self.auditor.catch_up()
+
     def _released(self, before: ArrayRecord | None, after: Any) -> Release | None:
         weights = None if after is None else _as_record(after)
         return release(self.strategy, before, weights, kind=Strategy, not_means=NOT_MEANS)

@@ -283,6 +283,11 @@ class Auditor:
         finally:
             backlog.close()
 
+    def catch_up(self) -> None:
+        """Wait until all that was captured is attacked, unless the settings leave it in the spool."""
+        if self._backlog is not None and self.config.at_end == "wait":
+            self._backlog.wait(self._tell if self._on_progress is not None else None)
+
     def _tell(self, at: Progress) -> None:
         assert self._on_progress is not None
         self._guard.call("on_progress", partial(self._on_progress, at), often=True)

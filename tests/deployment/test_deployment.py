@@ -14,6 +14,7 @@ import pytest
 
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.ledger.ledger import last_run
+from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 from tests.support.deployment import Deployment, deployed, wait_until
@@ -127,12 +128,13 @@ def test_canaries_leak_and_real_clients_have_nothing_to_compare_with(
     assert [path.name for path in sorted(audit.iterdir())] == ["ledger.jsonl"]
 
 
-def test_with_dp_sgd_canaries_withstand(federation: Deployment, app: Path) -> None:
+def test_with_dp_sgd_canaries_do_not_leak(federation: Deployment, app: Path) -> None:
     private(app)
     audit = federation.server / "private"
-    views = {"audit__views": "canary"}
-    federation.flwr_run(app, audit__directory=str(audit), **views, **SETTINGS)
-    assert verdicts_in(audit)["canary"].word == "withstood these attacks"
+    more = {"audit__views": "canary", "audit__canary__replays": 4}
+    federation.flwr_run(app, audit__directory=str(audit), **more, **SETTINGS)
+    verdict = verdicts_in(audit)["canary"]
+    assert verdict.word in ("withstood these attacks", "inconclusive"), say(verdict.reason)
 
 
 def test_a_worker_that_is_killed_costs_no_record(federation: Deployment, app: Path) -> None:

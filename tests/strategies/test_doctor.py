@@ -316,7 +316,7 @@ def test_the_example_is_well() -> None:
 
 def test_command_says_what_to_do_and_ends_with_a_code(tmp_path: Path) -> None:
     (tmp_path / "audit.toml").write_text(
-        "[image]\nshape = [1, 8, 8]\nmean = [0]\nstd = [1]\n"
+        "seconds_per_round = 1e6\n[image]\nshape = [1, 8, 8]\nmean = [0]\nstd = [1]\n"
         '[training]\noptimizer = "sgd"\nlearning_rate = 0.1\nsteps = 1\n'
     )
     arguments = [str(tmp_path / "audit.toml"), "--model", "tests.support.builders:tiny_net"]

@@ -137,6 +137,13 @@ def clipped() -> Strategy:
     )
 
 
+def test_a_worker_has_attacked_when_the_workflow_is_over(tmp_path: Path) -> None:
+    """The last round is none that anybody tells of, and the process may end at once."""
+    run(audited(tmp_path, made(), executor="process"), client_app(audit_mod))
+    found = [outcome.status for record in records(tmp_path) for outcome in record.attacks]
+    assert found == ["scored"] * (2 * CLIENTS * ROUNDS)
+
+
 @pytest.mark.parametrize("make", [made, clipped, lambda: made(FedMedian)])
 def test_training_is_bitwise_equal_and_each_client_is_audited(
     make: Callable[[], Strategy], tmp_path: Path
