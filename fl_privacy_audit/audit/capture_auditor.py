@@ -7,7 +7,6 @@ round, in a worker, or later on another machine.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -77,6 +76,7 @@ class CaptureAuditor:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.config = config
+        self.run = run  # of records; pictures keep the id that they began with
         self.guard = Guard(fail_fast=config.fail_fast)
         self.lineup = Lineup.of(config.attacks, attacks, self.guard)
         check_metrics(config.metrics)
@@ -101,15 +101,6 @@ class CaptureAuditor:
             run=run,
             on_progress=on_progress,
         )
-
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        return self._attacker.run
-
-    @run.setter
-    def run(self, run: str) -> None:
-        self._attacker = replace(self._attacker, run=run)
 
     def audit(
         self, capture: Capture, steps: Steps | None = None

@@ -1,9 +1,9 @@
-"""The part of `words` that is about canaries."""
+"""Canaries: replays of the clients' app, and what they lack."""
 
 from collections.abc import Mapping
 from typing import Final
 
-CANARY_STEPS: Final[Mapping[str, str]] = {
+STEPS: Final[Mapping[str, str]] = {
     "only canaries are audited": 'audit the server view too: `views = ["server", "canary"]`',
     "no client app": "give the Auditor the clients' app: `client_app=`, and `run_config=`",
     "no canaries": "mend what it says, or leave `canary.folder` out for the photographs at hand",
@@ -23,7 +23,7 @@ CANARY_STEPS: Final[Mapping[str, str]] = {
 }
 """Code -> what to do."""
 
-CANARY_REASONS: Final[Mapping[str, str]] = {
+REASONS: Final[Mapping[str, str]] = {
     "only canaries are audited": "only canaries are audited",
     "no client app": "no app of the clients to replay on canaries was given, or nothing was sent to them",
     "no canaries": "there are no canaries to replay on: {message}",

@@ -1,0 +1,209 @@
+"""What the audit says in plain English: verdicts, their reasons, and what to do about them."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from fl_privacy_audit.verdicts.verdict import Word
+
+from . import canaries, descriptions, first, rounds
+
+LOWER_BOUND: Final = (
+    "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
+    "attacks it did not try."
+)
+
+SYMBOLS: Final[Mapping[Word, str]] = {
+    "leaked": "▲",
+    "inconclusive": "◆",
+    "withstood these attacks": "●",
+    "not tested": "○",
+}
+"""A shape beside each word, so that no colour has to be told from another."""
+
+LEADS: Final[Mapping[Word, str]] = {
+    "leaked": "More of the training images showed than chance explains.",
+    "inconclusive": "The audit cannot tell; no sign of safety.",
+    "withstood these attacks": "The attack works without the defence, and not here.",
+    "not tested": "No attack ran here. Nothing is known.",
+}
+
+CAUSES: Final[Mapping[str, tuple[str, str]]] = {
+    "too few batches": (
+        "too few batches",
+        "audit more rounds (`every`) or more clients (`clients_per_round`)",
+    ),
+    "same images every round": (
+        "the same images in every round",
+        "attack more clients, `clients_per_round = {needed}` at least: one client again adds nothing",
+    ),
+    "same images every round, too few clients": (
+        "the same images in every round",
+        (
+            "more rounds will not help; spread the images over at least {needed} clients in a "
+            "simulation, or let clients train on other images in each round"
+        ),
+    ),
+    "same images in every release": (
+        "the same images in every round",
+        (
+            "more rounds of the same clients will not help; let rounds sample clients "
+            "(`fraction_train`), or let clients train on other images in each round"
+        ),
+    ),
+    "no null attack": (
+        "no null control",
+        'audit with `controls = true`, or with "noise" among the controls',
+    ),
+    "no positive control": (
+        "no positive control",
+        'audit with `controls = true`, or with "undefended" among the controls',
+    ),
+    "attack too weak": (
+        "an attack that fails even where there is no defence",
+        (
+            "give it more time (`seconds_per_round`) or steps, or choose another: "
+            "`fl-privacy-audit attacks` lists them"
+        ),
+    ),
+    "some records reached": (
+        "a single image that came half as close as without defence",
+        "look at the worst record, and audit more batches: luck does not repeat",
+    ),
+    "unclear": (
+        "figures too uncertain to tell",
+        "audit more rounds or clients, or with a stronger attack",
+    ),
+    "unclear, more batches would tell": (
+        "figures too uncertain to tell",
+        "audit more rounds or clients until there are {enough} batches",
+    ),
+    "metrics disagree": (
+        "metrics that disagree",
+        "look at the worst record (`keep_pictures = true`), and take it for a leak until you have",
+    ),
+    "description does not fit": (
+        "a description of the training that does not fit the clients",
+        "correct `training`, `defence` or what is published, and audit again",
+    ),
+    "description not checked": (
+        "a description of the training that was not checked against the clients",
+        "give the replay check more time: `seconds_per_round`",
+    ),
+    "attack failed": (
+        "an attack that failed",
+        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
+    ),
+    "not attacked": (
+        "records that could not be attacked",
+        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
+    ),
+    "nothing to compare with": (
+        "no true images to compare with",
+        "replay canaries (`client_app=`), or audit a simulation whose clients publish batches",
+    ),
+}
+"""Code of *inconclusive* -> the cause in a few words, and what to do; see `advise`."""
+
+STEPS: Final[Mapping[str, str]] = {
+    **rounds.STEPS,
+    **first.STEPS,
+    **canaries.STEPS,
+    **descriptions.STEPS,
+}
+"""Code of another verdict or of a cause -> what to do."""
+
+EXAMINED: Final[Mapping[str, str]] = {
+    "model": "the model",
+    "derivatives": "gradients of gradients",
+    "attack": "an attack",
+    "batches": "enough batches",
+    "description": "the training as described",
+    "wrapper": "the audit in the app",
+    "truth": "the truth to score with",
+    "canaries": "canaries",
+}
+"""What `doctor` looks at -> its name."""
+
+REASONS: Final[Mapping[str, str]] = {
+    **rounds.REASONS,
+    **first.REASONS,
+    **canaries.REASONS,
+    **descriptions.REASONS,
+    # Verdicts.
+    "above every null control": "clearly more than every null control",
+    "more records than chance": (
+        "{reached} of {records} came half as far as without defence, more than chance gives"
+    ),
+    "no more than a null control": "no more than a null control",
+    "undefended copies": "undefended copies: {net}",
+    "no null attack": ("no null control was attacked, so nobody knows what chance gives{because}"),
+    "too few batches": (
+        "too few: {batches} attacked and scored, at least {needed} are needed{because}"
+    ),
+    "same images every round": (
+        "each client trains on much the same images in every round, which count once: {batches} of "
+        "{clients} attacked clients, {available} in all; at least {needed} are needed{because}"
+    ),
+    "same images every round, too few clients": (
+        "each client trains on much the same images in every round, which count once, and there are only "
+        "{available} clients: {batches}, at least {needed} are needed{because}"
+    ),
+    "same images in every release": (
+        "the release is made of much the same images in every round, which count once: {batches}, at "
+        "least {needed} are needed{because}"
+    ),
+    "no positive control": "not clearly leaked, and no positive control{because}",
+    "attack too weak": "the attack is too weak here, it fails without defence{time}",
+    "some records reached": "{reached} of {records} came half as far as without defence",
+    "unclear": "neither clearly more than the null controls nor clearly no more",
+    "unclear, more batches would tell": (
+        "neither clearly more than the null controls nor clearly no more, about {enough} batches "
+        "like these would tell"
+    ),
+    "metrics disagree": "the metrics disagree: {leaking} says leaked, {metric} does not",
+    "description does not fit": (
+        "the description does not fit the clients: trained as described, the true batch gives "
+        "another update in {misfits} of {records} (cosine {cosine}{lengths}); {cause}"
+    ),
+    "description not checked": (
+        "nobody knows whether the description fits the clients in {unchecked} of {records}{because}"
+    ),
+    "attack failed": "the attack failed on {lost} of {records}: {cause}",
+    "not attacked": "{lost} of {records} were not attacked: {cause}",
+    "nothing to compare with": "attacked, but nothing to compare with: {cause}{objective}",
+    "no record": "no record of this view",
+    "nothing scored": "nothing was scored",
+    "view not audited": "this run did not audit this view",
+    "text": "{text}",
+    # Ledgers, and runs side by side.
+    "no truth to pair runs": (
+        "a run has no published truth, so nobody can tell if the images are the same"
+    ),
+    "different counts": "settings have different numbers of scored records; compare counts first",
+    "damaged line": "{path}: line {line} is damaged ({problem})",
+    "more damaged lines": "{path}: {lines} more lines are damaged",
+    "run line missing": (
+        "{path}: the first line of the run, with its settings, is missing or damaged"
+    ),
+    "records of no run": "{path}: {records} belong to no run whose first line is there",
+    "ledger was replaced": (
+        "the audit log was gone, replaced or rotated while the run went on; this file begins in the "
+        "middle of it"
+    ),
+    "records lost": "{records} could not be written, for want of space say",
+    "captures removed": "{captures} captures were removed before they were attacked",
+    "several runs": "{path} holds {runs} runs; the last one counts, unless `--run` names another",
+}
+"""Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""
+
+DETAILS: Final[Mapping[str, str]] = {
+    "above every null control": ": {net}; {batches}",
+    "more records than chance": "; on average {net}; {batches}",
+    "no more than a null control": ": {net}; {batches}; {cause}",
+    "no positive control": ": {net}; {batches}",
+    "attack too weak": "; {cause}",
+    "some records reached": "; on average {net}; {batches}",
+    "unclear": ": {net}; {batches}",
+    "unclear, more batches would tell": ": {net}; {batches}",
+}
+"""Code -> what follows where the figures do not stand beside the sentence."""
