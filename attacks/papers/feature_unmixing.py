@@ -22,27 +22,21 @@ photographs, or on pictures of one's own, sent through the convolutions that the
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.linalg import null_space
 from scipy.optimize import linprog
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from fl_privacy_audit.attacks.parts import closed_form
+from fl_privacy_audit.attacks.parts.feature_decoder import FIELDS, decoded, read_pictures, through
 from fl_privacy_audit.attacks.parts.lookalikes import lookalikes
-from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
-from fl_privacy_audit.core.errors import ConfigError, UnmetNeedError
-from fl_privacy_audit.core.models import copy_model
+from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
-from fl_privacy_audit.core.types import ImageSpec, Observation, Reconstruction
+from fl_privacy_audit.core.types import Observation, Reconstruction
 
 Floats = NDArray[np.float64]
 
@@ -58,9 +52,6 @@ WALK: Final = 6
 """Most reweighted programmes of a walk."""
 SHARPNESS: Final = (0.1, 0.03, 0.01, 1.0)
 """What is added to features, in units of their mean, before the next weights are their inverse."""
-FIELDS: Final = 4000
-"""Random fields, or pictures, that the decoder is fitted on."""
-RIDGE: Final = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +158,14 @@ class FeatureUnmixing:
         finds = search.finds
         late = len(finds) < seen.num_images and idle < self.walks
         fitted_on = (
-            _pictures(self.pictures, seen.image)
+            read_pictures(self.pictures, seen.image)
             if self.pictures
             else lookalikes(seen.image, FIELDS, rng)
         )
         images = torch.full((seen.num_images, *seen.image.shape), 0.5)
         if finds:
             features = torch.from_numpy(np.stack([find.features for find in finds]))
-            images[: len(finds)] = _decoded(seen, head.names[0], features, fitted_on)
+            images[: len(finds)] = decoded(seen, head.names[0], features, fitted_on)
         if progress is not None:
             progress(seen.num_images, seen.num_images)
         whole = len(finds) == seen.num_images
@@ -342,7 +333,7 @@ def _linear_tail(seen: Observation) -> tuple[str, ...]:
         UnmetNeedError: There are fewer than two, or the first gets numbers below zero.
     """
     probe = lookalikes(seen.image, 4, torch.Generator().manual_seed(0))
-    passed, scores = _through(seen, probe)
+    passed, scores = through(seen, probe)
     tail: list[str] = []
     wanted = scores
     for name, (given, returned) in reversed(passed.items()):
@@ -355,66 +346,6 @@ def _linear_tail(seen: Observation) -> tuple[str, ...]:
             "them and rectified features in front, as Flower's quick start has, and this one does not"
         )
     return tuple(tail)
-
-
-def _through(
-    seen: Observation, pictures: Tensor
-) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
-    """What linear layers got and gave for pictures, in the order in which they ran, and the scores."""
-    model = copy_model(seen.model)
-    passed: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def remember(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
-            passed[name] = (given[0], returned)
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(remember(name))
-    inputs = seen.image.normalise(pictures.to(seen.device, seen.dtype))
-    with torch.no_grad(), own_random_numbers(0, [seen.device]):
-        scores: Tensor = functional_call(model, {**seen.parameters, **seen.buffers}, (inputs,))
-    return passed, scores
-
-
-def _decoded(seen: Observation, layer: str, features: Tensor, pictures: Tensor) -> Tensor:
-    """``(N, n)`` features -> ``(N, C, H, W)`` pixels, linear, by ridge regression."""
-    known = torch.cat([_through(seen, part)[0][layer][0].cpu() for part in pictures.split(500)])
-    given, wanted = known.double(), pictures.flatten(1).double()
-    centre, mean = given.mean(dim=0), wanted.mean(dim=0)
-    power = (given - centre).T @ (given - centre)
-    ridge = RIDGE * power.diagonal().mean().clamp_min(1e-300) * torch.eye(len(power)).double()
-    decoder = torch.linalg.solve(power + ridge, (given - centre).T @ (wanted - mean))
-    pixels = (features - centre) @ decoder + mean
-    images: Tensor = pixels.view(-1, *seen.image.shape).clamp(0, 1).float()
-    return images
-
-
-def _pictures(folder: str, image: ImageSpec) -> Tensor:
-    """``(N, C, H, W)`` in [0, 1]: the pictures of a folder and of those in it, resized.
-
-    Raises:
-        ConfigError: There are none.
-    """
-    files = sorted(path for path in Path(folder).expanduser().rglob("*") if path.is_file())
-    channels, height, width = image.shape
-    read: list[Tensor] = []
-    for path in files[:FIELDS]:
-        try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB" if channels == 3 else "L").resize((width, height))
-        except OSError:
-            continue
-        pixels = torch.from_numpy(np.array(picture)).view(height, width, -1).permute(2, 0, 1)
-        read.append(pixels.float() / 255)
-    if not read:
-        raise ConfigError(
-            f"feature_unmixing found no pictures in {folder!r} to fit its decoder on; name a folder "
-            "of image files, or leave `pictures` out"
-        )
-    return torch.stack(read)
 
 
 def _seed(rng: torch.Generator) -> int:

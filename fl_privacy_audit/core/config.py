@@ -53,7 +53,6 @@ class AttackConfig(Chosen):
 
 DP_SGD = ("max_grad_norm", "noise_multiplier")
 """Figures of DP-SGD, both of training and of the defence."""
-
 Executor = Literal["inline", "process", "ray"]
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
 Span = Literal["run", "round"]
@@ -184,19 +183,17 @@ class AuditConfig(Checked):
         canary: Which public images, and how many replays.
         controls: Controls that a verdict needs, run for each attacked record whose truth is known:
             ``true`` for all, ``false`` for none, or a list of kinds. They are the same attack on
-            something else, side by side with it, and share its time budget.
+            something else, and share its time budget.
         claim: What the federation claims of differential privacy, to be checked.
         defence: What is known of the clients' defence; a bare name takes its usual options.
         keep_pictures: Write reconstructions beside the ledger. They are personal data.
         fail_fast: Raise when an audit fails, instead of recording it. Attacks then run inline.
-        executor: Where attacks run. ``"process"``: in a worker beside the server, from a spool that a
-            round only writes to. ``"ray"``: likewise, in tasks on a Ray cluster. ``"inline"``: in the
-            round, which waits for them.
+        executor: Where attacks run. ``"process"``: in a worker beside the server, from a spool;
+            ``"ray"``: likewise, on a Ray cluster; ``"inline"``: in the round, which waits.
         ray_address: Of the cluster; by default that of this process, else one of its own.
         ray_gpus: What one of its tasks takes of a GPU.
         spool_bytes: How much the spool may hold; what is due beyond that is not tested.
-        at_end: Whether the end of a run waits for what is still in the spool, or leaves it there for
-            ``fl-privacy-audit attack``.
+        at_end: Wait at the end of a run for what is in the spool, or leave it for ``attack``.
         keep_captures: Keep the spool for attacks to come. Images can be rebuilt from it.
     """
 

@@ -12,9 +12,9 @@ from fl_privacy_audit.attacks import DEFAULT_ATTACK
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.ledger.ledger import LastRun, read_ledger
 from fl_privacy_audit.report.html.page import render_html
+from fl_privacy_audit.report.reconstructions import draw_reconstructions, reconstruction_rows
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import summarise
-from fl_privacy_audit.report.terminal import draw_reconstructions, reconstruction_rows
 from fl_privacy_audit.verdicts.compare import Comparison, last_run
 
 from .comparison import print_comparison

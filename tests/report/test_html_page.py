@@ -1,7 +1,6 @@
 """The page a report is: facts, escaping, one file, and what is missing."""
 
 import base64
-import hashlib
 import json
 import re
 from dataclasses import replace
@@ -15,19 +14,16 @@ from fl_privacy_audit.attacks import THREAT_MODELS
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import KnownDefence
-from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.background import THREATS
-from fl_privacy_audit.report.conditions import budget, gaps, ledger_digest, origins
+from fl_privacy_audit.report.conditions import gaps, ledger_digest
 from fl_privacy_audit.report.dp import dp_sections
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
 from fl_privacy_audit.report.lines import MINUS, headline, lines_of
 from fl_privacy_audit.report.summary import AuditSummary, LeftOut, summarise
-from fl_privacy_audit.report.terminal import reconstruction_rows
 from fl_privacy_audit.report.words import LEADS, LOWER_BOUND
-from fl_privacy_audit.verdicts.compare import last_run
 from tests.support.report_builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
 
 EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"
@@ -346,25 +342,6 @@ def test_an_old_ledger_of_one_view(tmp_path: Path) -> None:
     page = Page(render_html(summarise([directory])))
     assert "The release view was not audited for any setting." in page.text
     assert "Release view:" not in page.text and "not measured" in page.text
-
-
-def test_a_ledger_of_another_name_has_its_own_digest(tmp_path: Path) -> None:
-    named = write_setting(tmp_path / "run", FEW[0]) / "ledger.jsonl"
-    named = named.rename(named.with_name("march.jsonl"))
-    (origin,) = origins(summarise([named]))
-    assert origin.digest == hashlib.sha256(named.read_bytes()).hexdigest()
-
-
-def test_a_run_that_states_little_is_reported_all_the_same(tmp_path: Path) -> None:
-    ledger = write_setting(tmp_path / "run", FEW[0]) / "ledger.jsonl"
-    first, *rest = ledger.read_text().splitlines(keepends=True)
-    run = json.loads(first)
-    run["config"] = {"views": ["server"], "defence": None, "training": {}}
-    ledger.write_text(json.dumps(run) + "\n" + "".join(rest))
-    summary = summarise([ledger])
-    assert budget(summary.settings[0]) == "all clients in every round"
-    assert "Server view" in Page(render_html(summary)).text
-    assert reconstruction_rows([last_run(read_ledger(ledger))], attack="dlg") == []
 
 
 def test_pictures_only_where_they_were_kept(tmp_path: Path, page: Page) -> None:

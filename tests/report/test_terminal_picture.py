@@ -8,7 +8,11 @@ from PIL import Image
 
 from fl_privacy_audit.audit.pictures import save_picture
 from fl_privacy_audit.ledger.records import Record
-from fl_privacy_audit.report.terminal import PictureRow, draw_reconstructions, reconstruction_rows
+from fl_privacy_audit.report.reconstructions import (
+    PictureRow,
+    draw_reconstructions,
+    reconstruction_rows,
+)
 from fl_privacy_audit.verdicts.compare import LastRun
 from tests.support.builders import audit_line, kept, outcome, run_line
 
