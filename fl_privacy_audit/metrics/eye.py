@@ -194,7 +194,8 @@ def _same(filters: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (x.norm(dim=1, keepdim=True) + _TINY)
+    length: Tensor = x.norm(dim=1, keepdim=True)
+    return x / (length + _TINY)
 
 
 def _compared(guess: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,8 +209,8 @@ def _compared(guess: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     centred = [(m - m.mean((2, 3), keepdim=True)).flatten(1) for m in (guess, truth)]
     numbers = [
         in_place.sum(1),
-        F.cosine_similarity(*flat),
-        F.cosine_similarity(*centred),
+        F.cosine_similarity(flat[0], flat[1]),
+        F.cosine_similarity(centred[0], centred[1]),
         (means[0] * means[1]).sum(1),
         (peaks[0] * peaks[1]).sum(1),
         guess.norm(dim=1).mean((1, 2)),
@@ -234,7 +235,7 @@ def _classes(guess: Tensor, truth: Tensor) -> Tensor:
     mine, theirs = guess.log_softmax(1), truth.log_softmax(1)
     centred = [each - each.mean(1, keepdim=True) for each in (guess, truth)]
     numbers = [
-        F.cosine_similarity(*centred),
+        F.cosine_similarity(centred[0], centred[1]),
         torch.logsumexp(mine + theirs, 1),
         (theirs.exp() * mine).sum(1),
         (mine.exp() * theirs).sum(1),

@@ -39,7 +39,7 @@ SHA256 = "a24033ddd93db7e37f969c345f47ddf15c3b664845ea3d94d6191edd033885e1"
 """Of `WEIGHTS`."""
 EYE = WEIGHTS.with_name("eye.safetensors")
 """The weights that judge pairs."""
-EYE_SHA256 = "TO_BE_PINNED"
+EYE_SHA256 = "a368583cd22da00c2cee4885722565a90dbc1f2c76cb78397f6add9e44acaa4f"
 """Of `EYE`."""
 HEADER = {"format": "pt", "of": "fl-privacy-audit SemSim"}
 EYES = "head.linear.weight"

@@ -111,6 +111,8 @@ def train(
         ("kinds", "Kinds of damage, and attacks, held back", by_kind),
     ):
         rows = np.flatnonzero(times)
+        if not len(rows):
+            continue
         chance, chance_own = (_sigmoid(by[0] * x + by[1])[rows] for x in (pair, original))
         distance = 2 * (1 - (chance / chance_own).clip(max=1))
         tables[name] = [

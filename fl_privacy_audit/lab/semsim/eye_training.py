@@ -174,10 +174,10 @@ def calibrated(logit: NDArray[np.float64], share: NDArray[np.float64]) -> tuple[
     def loss() -> Tensor:
         optimiser.zero_grad()
         value = F.binary_cross_entropy_with_logits(both[0] * x + both[1], t)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)
     slope, offset = both.detach().tolist()
     return float(slope), float(offset)
 
@@ -218,7 +218,7 @@ def folded(state: Mapping[str, Tensor]) -> Backbone:
                 (block.project, "_project_conv", "_bn2"),
             ):
                 if filters is not None:
-                    _fold(filters, state, name + of, name + norm)
+                    _fold(cast(nn.Conv2d, filters), state, name + of, name + norm)
             number += 1
     _fold(backbone.head, state, "_conv_head", "_bn1")
     backbone.classes.load_state_dict({"weight": state["_fc.weight"], "bias": state["_fc.bias"]})
@@ -362,10 +362,10 @@ def _fit_linear(layer: nn.Linear, x: Tensor, seen: Seen, settings: EyeSettings) 
         wrong = F.binary_cross_entropy_with_logits(logit, seen.share, reduction="none")
         penalty = settings.penalty / 2 * weights[:-1].square().sum()
         value = ((wrong * seen.weight).sum() + penalty) / total
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)
     with torch.no_grad():
         layer.weight.copy_(weights[None, :-1])
         layer.bias.copy_(weights[-1:])
@@ -389,7 +389,7 @@ def _fit_hidden(head: Head, x: Tensor, seen: Seen, settings: EyeSettings) -> Non
             share = seen.share[rows].expand(MEMBERS, -1)
             wrong = F.binary_cross_entropy_with_logits(logit, share, reduction="none")
             optimiser.zero_grad()
-            (wrong * seen.weight[rows]).mean().backward()  # type: ignore[no-untyped-call]
+            (wrong * seen.weight[rows]).mean().backward()
             optimiser.step()
             schedule.step()
     with torch.no_grad():
