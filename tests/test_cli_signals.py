@@ -99,6 +99,7 @@ def commands(tmp_path: Path, corpus: Path) -> dict[str, tuple[list[str], Callabl
             [
                 "semsim",
                 "train",
+                "--paper",
                 *judged,
                 "--labelled-by",
                 "machines",

@@ -201,7 +201,7 @@ class AuditConfig(Checked):
     directory: Path = Path("audit")
     setting: str = "audit"
     attacks: tuple[AttackConfig, ...] = (AttackConfig(name=AUTO),)
-    metrics: tuple[str, ...] = ("semsim", "lpips", "mse", "psnr", "ssim")
+    metrics: tuple[str, ...] = ("semsim", "recognised", "lpips", "mse", "psnr", "ssim")
     every: int = Field(default=1, ge=1)
     clients_per_round: int | None = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)

@@ -1,17 +1,22 @@
-"""SemSim: distance of two pictures in an embedding trained on what annotators recognise.
+"""SemSim: how far a reconstruction is from what its original shows, as trained eyes judge it.
 
-Sun et al. (2023, arXiv:2309.13038): a ResNet18 with a 3x3 stem and no max-pool, its pooled features
-trained by a triplet loss with the original as anchor, a recognisable reconstruction as positive and
-an unrecognisable one as negative. The distance is the score; low means more leakage.
+The shipped weights are those of `.eye`: a pretrained network and a head trained on judgements of
+reconstructions. They give the chance that somebody who sees the reconstruction alone names what the
+original shows, `recognised`, and a distance, `semsim`.
 
-Differences from the released code, on purpose: embeddings have length one in training *and* in
-scoring, pictures are resized with antialiasing, and a pair is a pair by position, never by a
-listing of files. Every picture passes at 32x32.
+The network of Sun et al. (2023, arXiv:2309.13038) stays: a ResNet18 with a 3x3 stem and no max-pool,
+its pooled features trained by a triplet loss with the original as anchor, a recognisable
+reconstruction as positive and an unrecognisable one as negative. It embeds single pictures (`embed`),
+for Frechet distances and identification, and judges pairs where it is given as `net`. Differences
+from the released code, on purpose: embeddings have length one in training *and* in scoring, pictures
+are resized with antialiasing, and a pair is a pair by position, never by a listing of files. There
+every picture passes at 32x32.
 """
 
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +26,7 @@ from torch.nn import functional as F
 
 from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
+from .eye import Eye, chances
 from .pairs import check_pixels
 
 SIDE = 32
@@ -28,9 +34,16 @@ MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
 """Of CIFAR-100, the constants of the paper's code; used in training and in scoring."""
 WEIGHTS = Path(__file__).parent / "data" / "semsim.safetensors"
-"""The weights that come with the package."""
+"""The weights of the paper's network that come with the package; they embed single pictures."""
 SHA256 = "a24033ddd93db7e37f969c345f47ddf15c3b664845ea3d94d6191edd033885e1"
 """Of `WEIGHTS`."""
+EYE = WEIGHTS.with_name("eye.safetensors")
+"""The weights that judge pairs."""
+EYE_SHA256 = "a368583cd22da00c2cee4885722565a90dbc1f2c76cb78397f6add9e44acaa4f"
+"""Of `EYE`."""
+HEADER = {"format": "pt", "of": "fl-privacy-audit SemSim"}
+EYES = "head.linear.weight"
+"""A tensor that weights of an eye hold, and those of the paper's network do not."""
 _COUNTER = "num_batches_tracked"
 
 
@@ -58,6 +71,10 @@ class SemSimNet(nn.Module):
             x = x.to(memory_format=torch.channels_last)
         features: Tensor = self.stages(F.relu(self.stem(x))).mean(dim=(2, 3))
         return F.normalize(features, dim=1)
+
+
+Net = SemSimNet | Eye
+_AnyNet = TypeVar("_AnyNet", SemSimNet, Eye)
 
 
 def prepare(images: Tensor) -> Tensor:
@@ -97,30 +114,49 @@ def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 64) -> T
     return torch.cat([net(prepare(part)) for part in images.split(batch)])
 
 
-def semsim(reconstructions: Tensor, originals: Tensor, *, net: SemSimNet | None = None) -> Tensor:
-    """SemSim of each pair: Euclidean distance of the two embeddings.
+def semsim(reconstructions: Tensor, originals: Tensor, *, net: Net | None = None) -> Tensor:
+    """SemSim of each pair, in ``[0, 2]``; lower means more leakage, and equal pictures are 0.
 
-    Pairs of ``(N, C, H, W)`` in ``[0, 1]``, whose sizes may differ, and `net` as in `embed` ->
-    ``(N,)`` float64 in ``[0, 2]``; lower means more leakage. Equal pictures are 0.
+    With the eye: ``2 (1 - p / q)``, p the chance that the reconstruction is recognised and q that
+    of the original itself, never below 0: 2 means that nothing recognisable is left. It is not
+    symmetric, as only the original is known to be one. With the paper's network: the Euclidean
+    distance of the two embeddings.
+
+    Pairs of ``(N, C, H, W)`` in ``[0, 1]``, whose sizes may differ; `net` in evaluation mode, on
+    the device of the originals; the shipped eye if None -> ``(N,)`` float64.
 
     Raises:
         MetricUnavailable: No network is given and the package holds no weights.
-        ValueError: Shapes differ.
+        ValueError: Shapes differ, or values are not pixels in ``[0, 1]``.
     """
-    if len(reconstructions) != len(originals):
-        raise ValueError(
-            "images to compare must be paired, but got "
-            f"{len(reconstructions)} reconstructions and {len(originals)} originals"
-        )
-    guesses, truths = embed(reconstructions, net=net), embed(originals, net=net)
-    distance: Tensor = (guesses.double() - truths.double()).norm(dim=1).clamp(max=2)
-    return distance
+    _check_pairs(reconstructions, originals)
+    net = load_eye(device=originals.device) if net is None else net
+    if isinstance(net, SemSimNet):
+        guesses, truths = embed(reconstructions, net=net), embed(originals, net=net)
+        distance: Tensor = (guesses.double() - truths.double()).norm(dim=1).clamp(max=2)
+        return distance
+    chance, own = chances(net, reconstructions, originals)
+    return 2 * (1 - (chance / own).clamp(max=1))
+
+
+def recognised(reconstructions: Tensor, originals: Tensor, *, net: Eye | None = None) -> Tensor:
+    """The chance that somebody who sees the reconstruction alone names what the original shows.
+
+    Calibrated on judgements of a large vision-language model (see `docs/semsim.md`), not of people.
+    Pairs and `net` as in `semsim` -> ``(N,)`` float64 in ``[0, 1]``; higher means more leakage.
+
+    Raises:
+        MetricUnavailable: No network is given and the package holds no weights.
+        ValueError: Shapes differ, or values are not pixels in ``[0, 1]``.
+    """
+    _check_pairs(reconstructions, originals)
+    return chances(net or load_eye(device=originals.device), reconstructions, originals)[0]
 
 
 def load_semsim(
     path: str | Path | None = None, *, device: torch.device | str = "cpu", sha256: str | None = None
 ) -> SemSimNet:
-    """The network with its weights, in evaluation mode; loaded once for each file and device.
+    """The paper's network with its weights, in evaluation mode; loaded once for each file and device.
 
     Only safetensors files are read, so nothing is ever unpickled. Without a `path` they are the
     package's, whose `sha256` is always checked; that of another file if given.
@@ -129,18 +165,37 @@ def load_semsim(
         MetricUnavailable: The package holds no weights.
         WeightsError: The file cannot be read, or its checksum, names or shapes are wrong.
     """
-    if path is None:
-        if not WEIGHTS.is_file():
-            raise MetricUnavailable(
-                f"the weights of SemSim are not in this installation ({WEIGHTS}); install the "
-                "package again, or train your own with `fl-privacy-audit semsim train`"
-            )
-        path, sha256 = WEIGHTS, SHA256
-    return _loaded(Path(path), str(device), sha256)
+    found = load_net(WEIGHTS if path is None else path, device, SHA256 if path is None else sha256)
+    if not isinstance(found, SemSimNet):
+        raise WeightsError(f"{path} holds an eye, not the paper's network")
+    return found
+
+
+def load_net(
+    path: str | Path, device: torch.device | str = "cpu", sha256: str | None = None
+) -> Net:
+    """Weights of either kind, told apart by the names in the file; errors as `load_semsim`."""
+    path = Path(path)
+    if path in (WEIGHTS, EYE) and not path.is_file():
+        raise MetricUnavailable(
+            f"the weights of SemSim are not in this installation ({path}); install the "
+            "package again, or train your own with `fl-privacy-audit semsim train`"
+        )
+    return _loaded(path, str(device), sha256)
+
+
+def load_eye(
+    path: str | Path | None = None, *, device: torch.device | str = "cpu", sha256: str | None = None
+) -> Eye:
+    """The eye with its weights; as `load_semsim`, and with the same errors."""
+    found = load_net(EYE if path is None else path, device, EYE_SHA256 if path is None else sha256)
+    if not isinstance(found, Eye):
+        raise WeightsError(f"{path} holds the paper's network, not an eye")
+    return found
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: Path, device: str, sha256: str | None) -> SemSimNet:
+def _loaded(path: Path, device: str, sha256: str | None) -> Net:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -155,6 +210,8 @@ def _loaded(path: Path, device: str, sha256: str | None) -> SemSimNet:
         tensors = read_safetensors(content)
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+    if EYES in tensors:
+        return eye_from_tensors(tensors, name=str(path)).to(device)
     return from_tensors(tensors, name=str(path)).to(device)
 
 
@@ -169,6 +226,16 @@ def from_tensors(tensors: dict[str, Tensor], *, name: str) -> SemSimNet:
         raise WeightsError(f"{name} holds no weights of SemSim: it lacks `stem.0.weight`")
     with torch.random.fork_rng(devices=[]):  # loading must not move anybody's random numbers
         net = SemSimNet(len(stem))
+    return _filled(net, tensors, name)
+
+
+def eye_from_tensors(tensors: dict[str, Tensor], *, name: str) -> Eye:
+    """An eye in evaluation mode from tensors of `to_tensors`; raises as `from_tensors`."""
+    with torch.random.fork_rng(devices=[]):
+        return _filled(Eye(), tensors, name)
+
+
+def _filled(net: _AnyNet, tensors: dict[str, Tensor], name: str) -> _AnyNet:
     wanted = {key: value for key, value in net.state_dict().items() if not key.endswith(_COUNTER)}
     for key in sorted(wanted.keys() ^ tensors.keys()):
         what = "lacks" if key in wanted else "holds an unknown"
@@ -184,10 +251,10 @@ def from_tensors(tensors: dict[str, Tensor], *, name: str) -> SemSimNet:
     return net.requires_grad_(False).eval()
 
 
-def to_tensors(net: SemSimNet) -> dict[str, Tensor]:
-    """What is stored: filters in half precision, everything else in single."""
+def to_tensors(net: Net) -> dict[str, Tensor]:
+    """What is stored: filters and matrices in half precision, everything else in single."""
     return {
-        key: (value.half() if value.ndim == 4 else value.float()).detach().cpu().contiguous()
+        key: (value.half() if value.ndim > 1 else value.float()).detach().cpu().contiguous()
         for key, value in net.state_dict().items()
         if not key.endswith(_COUNTER)
     }
@@ -211,6 +278,14 @@ class _Block(nn.Module):
 def _convolution(channels: int, wide: int, side: int, stride: int) -> nn.Sequential:
     filters = nn.Conv2d(channels, wide, side, stride, padding=side // 2, bias=False)
     return nn.Sequential(filters, nn.BatchNorm2d(wide))
+
+
+def _check_pairs(reconstructions: Tensor, originals: Tensor) -> None:
+    if len(reconstructions) != len(originals):
+        raise ValueError(
+            "images to compare must be paired, but got "
+            f"{len(reconstructions)} reconstructions and {len(originals)} originals"
+        )
 
 
 def _column(values: tuple[float, ...], like: Tensor) -> Tensor:

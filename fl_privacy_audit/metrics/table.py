@@ -104,12 +104,24 @@ METRICS: dict[str, Metric] = {
     "semsim": Metric(
         title="SemSim (Sun et al. 2023)",
         short="SemSim",
-        meaning="distance in a network trained on judgements of reconstructions (the judges of the "
-        "bundled weights are machines); 0 is the same picture",
+        meaning="how much of what the original shows is no longer recognised, as a network judges that "
+        "was trained on a vision-language model's judgements; 0 is the same picture, 2 shows nothing",
         function=_in("semsim", "semsim"),
         leaks_when="low",
         highest=2.0,
         rank=1,
+        margin=0.1,
+        needs="SemSim's weights",
+    ),
+    "recognised": Metric(
+        title="chance of being recognised (calibrated SemSim)",
+        short="P(recognised)",
+        meaning="chance that a vision-language model that sees the reconstruction alone names what "
+        "the original shows; 1 is certain",
+        function=_in("semsim", "recognised"),
+        leaks_when="high",
+        highest=1.0,
+        rank=7,
         needs="SemSim's weights",
     ),
     "lpips": Metric(

@@ -8,6 +8,7 @@ from typing import get_args
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
+from fl_privacy_audit.verdicts.recognition import Recognisable
 from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
 
 from .formats import covers, epsilon, epsilon_in_view
@@ -40,6 +41,7 @@ class Line:
     epsilon_notes: tuple[str, ...]  # what to know about them, a sentence each
     worst: str  # the record that leaked most
     disagree: str  # metrics that say another word
+    recognisable: Recognisable  # how many images are, by the attack that decides
 
 
 def numbered(summary: AuditSummary) -> list[tuple[int, SettingSummary]]:
@@ -93,6 +95,7 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         epsilon_notes=_epsilon_notes(setting, view),
         worst=worst_text(verdict) if verdict else "",
         disagree=", ".join(f"{title_of(m)}: {w}" for m, w in others_of(one)),
+        recognisable=recognisable(setting, view, verdict.attack if verdict else ""),
     )
 
 
@@ -101,12 +104,28 @@ def others_of(one: Verdict | None) -> list[tuple[str, Word]]:
     return [] if one is None else [(m, w) for m, w in one.agreement.items() if w != one.word]
 
 
+def recognisable(setting: SettingSummary, view: View, attack: str) -> Recognisable:
+    """Of all images that an attack was scored on."""
+    found = Recognisable()
+    for record in setting.records:
+        if record.view == view and record.attack == attack:
+            found.add(record.each.get("recognised", ()))
+    return found
+
+
 def headline(lines: list[Line]) -> str:
-    """How many settings have which verdict, worst first."""
+    """How many settings have which verdict, worst first; and how many images are recognisable."""
     counts = Counter(line.word for line in lines)
     parts = [f"{counts[word]} {word}" for word in WORST_FIRST if counts[word]]
     total = f"{len(lines)} setting" + ("" if len(lines) == 1 else "s")
-    return f"{total}: {', '.join(parts)}."
+    judged = sorted(
+        (line for line in lines if line.recognisable.images),
+        key=lambda line: -line.recognisable.expected / line.recognisable.images,
+    )
+    named = f"{judged[0].setting}: " if len(lines) > 1 and judged else ""
+    most = "Most recognisable" if named else "Recognisable"
+    end = f" {most}: {named}{judged[0].recognisable}." if judged else ""
+    return f"{total}: {', '.join(parts)}.{end}"
 
 
 def percent(value: float | None) -> str:

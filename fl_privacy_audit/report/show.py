@@ -75,7 +75,7 @@ def show_command(
     verdicts = judge_run(run)
     check = check_run(run)
     lines = verdict_lines(verdicts) + dp_lines({run.run.setting: check} if check else {})
-    for line in [*lines, *chosen_lines(run)]:
+    for line in [*facts.rounds.recognised(), *lines, *chosen_lines(run)]:
         console.print(line, markup=False)
     for note in run.notes:
         console.print(f"Note: {say(note)}", markup=False)

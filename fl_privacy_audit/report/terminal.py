@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
@@ -14,6 +15,7 @@ from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCh
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.facts import GatheredRun, RunFacts, gather
+from fl_privacy_audit.verdicts.recognition import Recognisable
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
@@ -45,6 +47,7 @@ class Rounds:
         self.attacked = 0
         self.all_semsim = True
         self.left_out: dict[tuple[int, Reason], tuple[int, str]] = {}  # how many, and one of them
+        self.recognisable: defaultdict[tuple[str, str], Recognisable] = defaultdict(Recognisable)
         self._ranked: dict[str, list[Ranked]] = {"semsim": [], "psnr": []}
         self._bounds = dict.fromkeys(self._ranked, (math.inf, sys.maxsize, 0))
 
@@ -65,6 +68,9 @@ class Rounds:
         for outcome in record.attacks:
             self.attacked += 1
             self.metrics.update(outcome.scores)
+            if "recognised" in outcome.scores:
+                images = self.recognisable[record.view, outcome.attack]
+                images.add(outcome.scores["recognised"].each)
             self.all_semsim &= not outcome.scores or "semsim" in outcome.scores
             for by, ranked in self._ranked.items():
                 key = (*_leak(record, outcome, by), self.attacked)
@@ -85,6 +91,11 @@ class Rounds:
         """
         by = "semsim" if self.all_semsim and "semsim" in self.metrics else "psnr"
         return [row[3:] for row in self._worst(by)]
+
+    def recognised(self) -> list[str]:
+        """How many images are recognisable, a line for each view and attack, most first."""
+        found = sorted(self.recognisable.items(), key=lambda item: -item[1].expected)
+        return [f"{view} view, {attack}: recognisable: {of}." for (view, attack), of in found]
 
     @property
     def last_left_out(self) -> list[tuple[int, str, Reason]]:

@@ -52,7 +52,7 @@ def test_a_client_is_attacked_and_scored(tmp_path: Path) -> None:
     )
     assert (outcome.options, outcome.steps, outcome.stopped) == ({"steps": 5}, 5, "finished")
     assert (outcome.labels_right, outcome.picture) == (1.0, None)
-    assert set(outcome.scores) == {"semsim", "mse", "psnr", "ssim"}
+    assert set(outcome.scores) == {"semsim", "recognised", "mse", "psnr", "ssim"}
 
 
 def test_an_attacked_record_is_on_the_disk(spied: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,7 +308,9 @@ def test_a_value_that_is_not_a_number_is_not_a_score(monkeypatch: pytest.MonkeyP
 
 def test_unknown_metrics() -> None:
     check_metrics(tuple(METRICS))
-    with pytest.raises(ConfigError, match=r"^there is no metric 'vif'; there are: semsim, lpips, "):
+    with pytest.raises(
+        ConfigError, match=r"^there is no metric 'vif'; there are: semsim, recognised, lpips, "
+    ):
         check_metrics(("psnr", "vif"))
 
 

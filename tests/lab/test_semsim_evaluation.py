@@ -152,7 +152,7 @@ def trained(folder: Path, *more: object) -> tuple[Path, Path, Path]:
     corpus, answers = build(folder / "corpus", originals=6)
     out = folder / "out"
     result = run(
-        "train", corpus, "--answers", answers, "--out", out, "--labelled-by", "machines",
+        "train", "--paper", corpus, "--answers", answers, "--out", out, "--labelled-by", "machines",
         "--width", 2, "--epochs", 2, "--held-back", 0.4, "--note", "made up", *more,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -187,7 +187,7 @@ def test_train_writes_weights_and_a_card(tmp_path: Path) -> None:
 def test_the_card_of_people_s_labels_says_so(tmp_path: Path) -> None:
     corpus, answers = build(tmp_path)
     result = run(
-        "train", corpus, "--answers", answers, "--out", tmp_path / "out", "--labelled-by", "people",
+        "train", "--paper", corpus, "--answers", answers, "--out", tmp_path / "out", "--labelled-by", "people",
         "--width", 2, "--epochs", 1, "--held-back", 0, "--rule", "beside",
     )  # fmt: skip
     assert result.exit_code == 0, result.output

@@ -16,6 +16,7 @@ class Case:
         least_side: Smallest height and width it works on.
         margin: A difference worth a verdict.
         black_and_white: Its value for a black and a white image of 16x16; None where a network decides.
+        symmetric: Whether either image may come first.
         same_size: Whether both images must have the same height and width.
         shown: A value, and how it is shown.
     """
@@ -24,12 +25,22 @@ class Case:
     least_side: int = 1
     margin: float = 0.05
     black_and_white: float | None = None
+    symmetric: bool = True
     same_size: bool = True
     shown: tuple[float, str]
 
 
 CASES = {
-    "semsim": Case(facts=("low", 0.0, 2.0, ""), same_size=False, shown=(0.0944, "0.094")),
+    "semsim": Case(
+        facts=("low", 0.0, 2.0, ""),
+        margin=0.1,
+        symmetric=False,
+        same_size=False,
+        shown=(0.0944, "0.094"),
+    ),
+    "recognised": Case(
+        facts=("high", 0.0, 1.0, ""), symmetric=False, same_size=False, shown=(0.5, "0.50")
+    ),
     "lpips": Case(facts=("low", 0.0, math.inf, ""), least_side=16, shown=(0.1, "0.10")),
     "mse": Case(
         facts=("low", 0.0, 1.0, ""), margin=0.005, black_and_white=1.0, shown=(0.001234, "0.0012")

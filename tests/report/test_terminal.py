@@ -41,16 +41,16 @@ def test_cells() -> None:
     summary = MetricSummary(mean=20.04, worst=31.0, count=3)
     first = row(accuracy=0.1234, scores={"psnr": summary}, not_scored=2, failed=1)
     heads, rows = comparison_cells(of(first, row(epsilon_reported=2.0, epsilon_in_effect=1.5)))
-    scores = ["semsim", "lpips", "mse", "psnr [dB]", "ssim"]
+    scores = ["semsim", "recognised", "lpips", "mse", "psnr [dB]", "ssim"]
     spent = ["epsilon reported", "epsilon in effect"]
     assert heads == ["setting", "verdict", "net leakage", "accuracy", *spent, *scores, "records"]
-    figures, judged = ["-", "-", "-", "20.0 (31.0)", "-"], ["no defence", "inconclusive", "-"]
+    figures, judged = ["-", "-", "-", "-", "20.0 (31.0)", "-"], ["no defence", "inconclusive", "-"]
     assert rows == [
         [*judged, "12.3%", "none", "none", *figures, "3, 2 not scored, 1 failed"],
-        [*judged, "-", "2", "1.5", "-", "-", "-", "-", "-", "0"],
+        [*judged, "-", "2", "1.5", "-", "-", "-", "-", "-", "-", "0"],
     ]
     heads, rows = comparison_cells(of(row(scores={"ms_ssim": summary})))
-    assert heads[10:] == ["ssim", "ms_ssim", "records"]
+    assert heads[11:] == ["ssim", "ms_ssim", "records"]
     heads, rows = comparison_cells(of(row(), row(attack="idlg")))
     assert heads[:3] == ["setting", "attack", "verdict"]
     assert [line[1] for line in rows] == ["dlg", "idlg"]
@@ -64,7 +64,7 @@ def test_markdown() -> None:
     assert lines[0] == "# Leakage by setting"
     head, rule, line = lines[2:5]
     assert line.startswith("| a\\|b | inconclusive | - | - | none | none | - |")
-    assert head.count("|") == rule.count("|") == line.replace("\\|", "").count("|") == 13
+    assert head.count("|") == rule.count("|") == line.replace("\\|", "").count("|") == 14
     notes = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     assert notes[:2] == [LOWER_BOUND, "Attack: dlg."]
     assert notes[-1] == "mind the gap"
@@ -80,8 +80,8 @@ def test_markdown() -> None:
 def test_comparison_table() -> None:
     comparison = of(row(setting="a"), row(setting="b", epsilon_in_effect=8.126))
     lines = printed(comparison_table(comparison))
-    assert cells(lines[4]) == ["a", "inconclusive", "-", "-", "none", "none", *["-"] * 5, "0"]
-    assert cells(lines[5]) == ["b", "inconclusive", "-", "-", "none", "8.13", *["-"] * 5, "0"]
+    assert cells(lines[4]) == ["a", "inconclusive", "-", "-", "none", "none", *["-"] * 6, "0"]
+    assert cells(lines[5]) == ["b", "inconclusive", "-", "-", "none", "8.13", *["-"] * 6, "0"]
 
 
 @pytest.mark.parametrize("width", [80, ROOMY - 1, ROOMY])
@@ -154,15 +154,15 @@ def test_rounds(tmp_path: Path) -> None:
     )
     left = [audit_line(round=2, partition=p, reason="not chosen") for p in (1, 3)]
     lost = audit_line(round=2, partition=2, reason="timed out")
-    attacks, three = ["dlg", "idlg"], ["-", "-", "-"]
+    attacks, three, four = ["dlg", "idlg"], ["-"] * 3, ["-"] * 4
     run = kept(tmp_path, [run_line("z=1", attacks=attacks), attacked, left[0], lost, left[1]])
     table = rounds_table(run)
     assert table.title == f"z=1: dlg, idlg  ({tmp_path}/ledger.jsonl)"
     assert [cells(line) for line in printed(table) if "│" in line] == [
-        ["1", "partition 0", "dlg", "scored (out of time)", *three, "20.0", "-", "1.3"],
-        ["1", "partition 0", "idlg", "failed: it broke", *three, *three],
-        ["2", "2 clients", "-", "not tested: not chosen", *three, *three],
-        ["2", "partition 2", "-", "not tested: timed out", *three, *three],
+        ["1", "partition 0", "dlg", "scored (out of time)", *four, "20.0", "-", "1.3"],
+        ["1", "partition 0", "idlg", "failed: it broke", *four, *three],
+        ["2", "2 clients", "-", "not tested: not chosen", *four, *three],
+        ["2", "partition 2", "-", "not tested: timed out", *four, *three],
     ]
 
 
@@ -170,8 +170,8 @@ def test_rounds_under_one_attack(tmp_path: Path) -> None:
     lines = [audit_line(outcome({"ssim": 0.5}), round=r) for r in (9, 1)]
     table = rounds_table(kept(tmp_path, [run_line(), *lines]))
     assert [cells(line) for line in printed(table) if "│" in line] == [
-        ["1", "partition 0", "scored", "-", "-", "-", "-", "0.50", "-"],
-        ["9", "partition 0", "scored", "-", "-", "-", "-", "0.50", "-"],
+        ["1", "partition 0", "scored", "-", "-", "-", "-", "-", "0.50", "-"],
+        ["9", "partition 0", "scored", "-", "-", "-", "-", "-", "0.50", "-"],
     ]
 
 

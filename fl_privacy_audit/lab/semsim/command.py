@@ -17,11 +17,13 @@ from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.corpus.sources import open_source
 from fl_privacy_audit.lab.progress import PATH, bars, print_files, print_table
-from fl_privacy_audit.metrics.semsim import SIDE, WEIGHTS, load_semsim, to_tensors
+from fl_privacy_audit.metrics.semsim import EYE, SIDE, load_net, load_semsim, to_tensors
 
 from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
 from .examples import Rule, Selection, original_of, read_examples, read_judged
+from .eye_command import train as train_eye
+from .eye_training import EyeSettings
 from .pretraining import PretrainSettings, pretrain
 from .report import HEADER, rows, verdict, write
 from .training import WEIGHTS as WEIGHTS_NAME
@@ -188,6 +190,22 @@ def pretrain_command(
     type=PATH,
     help="Weights to start from; random if unset; SHIPPED for those of the package.",
 )
+@click.option(
+    "--paper",
+    is_flag=True,
+    help="Train the paper's network by its triplet loss; without it, the head of the eye.",
+)
+@click.option(
+    "--others",
+    type=PATH,
+    help="Eye: folder of pictures of further domains, for pairs whose answer needs no judge.",
+)
+@click.option(
+    "--backbone",
+    type=PATH,
+    help="Eye: published weights of EfficientNet-lite0; those of --start, or shipped, if unset.",
+)
+@click.option("--bootstraps", type=int, default=2000, help="Eye: draws behind each interval.")
 @click.option("--note", "notes", multiple=True, help="A line for the card; repeat as needed.")
 @click.option("--resume", is_flag=True, help="Resume from the checkpoint in the folder.")
 def train_command(
@@ -200,14 +218,44 @@ def train_command(
     leave_out: tuple[str, ...],
     threshold: float,
     start: Path | None,
+    paper: bool,
+    others: Path | None,
+    backbone: Path | None,
+    bootstraps: int,
     notes: tuple[str, ...],
     resume: bool,
     **settings: Any,
 ) -> None:
     """Train on the pairs of CORPUS that were judged; write weights and their card.
 
-    A checkpoint is kept after every epoch; --resume goes on from it.
+    Of the eye the head is trained, in minutes, and cross-validated over originals and over kinds of
+    damage. With --paper, a checkpoint is kept after every epoch, and --resume goes on from it.
     """
+    if not paper:
+        _refuse_papers_options()
+        judged = read_judged(
+            corpora,
+            answers,
+            rule=rule,
+            annotators=annotators,
+            without=list(map(Selection.parse, leave_out)),
+        )
+        with bars() as show:
+            written = train_eye(
+                judged,
+                EyeSettings(seed=settings["seed"]),
+                out_dir,
+                labelled_by=labelled_by,
+                start=None if start == SHIPPED else start,
+                published=backbone,
+                others=others,
+                without=list(map(Selection.parse, leave_out)),
+                notes=notes,
+                bootstraps=bootstraps,
+                progress=show,
+            )
+        print_files(Console(), written)
+        return
     chosen = TrainSettings(**settings)
     without = list(map(Selection.parse, leave_out))
     begun = None if start is None else load_semsim(None if start == SHIPPED else start)
@@ -282,8 +330,8 @@ def evaluate_command(
     name: str,
 ) -> None:
     """Judge SemSim, PSNR, SSIM, MSE and LPIPS against annotators who answered about CORPUS."""
-    net = load_semsim(weights)
-    card = read_card(weights or WEIGHTS)
+    net = load_net(weights or EYE)
+    card = read_card(weights or EYE)
     judged = read_judged(
         corpora,
         answers,
@@ -298,6 +346,15 @@ def evaluate_command(
     files = write(found, out_dir, name=name, seen=seen_in_training(card, found))
     _print(found, console)
     print_files(console, files)
+
+
+def _refuse_papers_options() -> None:
+    """Options that only the paper's network takes must not be given without --paper."""
+    context = click.get_current_context()
+    own = {field.name for field in fields(TrainSettings)} - {"seed"} | {"threshold", "resume"}
+    for name in sorted(own):
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise ConfigError(f"--{name.replace('_', '-')} is of the paper's network; add --paper")
 
 
 def _training_pictures(source: str, most: int, *, root: str, seed: int) -> Tensor:

@@ -18,11 +18,11 @@ from fl_privacy_audit.lab.study.model_level import ModelLevel, model_level
 from fl_privacy_audit.lab.study.rank import pair_signs
 from fl_privacy_audit.lab.study.table import CANNOT_TELL, Floats, Ratings, index_names
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.metrics.semsim import SemSimNet, semsim
+from fl_privacy_audit.metrics.semsim import Net, semsim
 
 from .examples import Judged, original_of
 
-RIVALS = ("psnr", "ssim", "mse", "lpips")
+RIVALS = ("psnr", "ssim", "ms_ssim", "mse", "lpips")
 """What SemSim is compared with, as far as it is there."""
 NAMED = ("source", "architecture", "attack", "defence")
 """Fields of a pair whose names an evaluation lists."""
@@ -64,7 +64,8 @@ class Evaluation:
 def evaluate(
     judged: Judged,
     *,
-    net: SemSimNet | None = None,
+    net: Net | None = None,
+    known: Floats | None = None,
     bootstraps: int = 2000,
     seed: int = 0,
     progress: Stages = lambda stage, done, total: None,
@@ -74,7 +75,7 @@ def evaluate(
     A reconstruction counts as recognised when more than half of the annotators of its source found
     it recognisable; other sources may have others, and more of them. Intervals resample originals (and settings, for Spearman).
 
-    `net` is the shipped one if None, and there are 100 draws or more behind each interval.
+    `net` is the shipped one if None; `known` are SemSim's values of these pairs, instead. There are 100 draws or more behind each interval.
 
     Raises:
         CorpusError: No pair has a verdict of all annotators of its source, or a picture cannot be read.
@@ -94,7 +95,9 @@ def evaluate(
             f"no pair was judged by all of {', '.join(judged.annotators)}; choose fewer annotators"
         )
     dropped, judged = len(judged.pairs) - len(rows), judged.take(rows)
-    values, unavailable = _measure(judged, net, progress)
+    if known is not None:
+        known = known[rows]
+    values, unavailable = _measure(judged, net, known, progress)
     ratings = _ratings(judged, values)
     draws = draw(len(ratings.originals), len(ratings.settings), bootstraps=bootstraps, seed=seed)
     progress("statistics", len(rows), len(rows))
@@ -121,7 +124,7 @@ def evaluate(
 
 
 def _measure(
-    judged: Judged, net: SemSimNet | None, progress: Stages
+    judged: Judged, net: Net | None, known: Floats | None, progress: Stages
 ) -> tuple[dict[str, Floats], dict[str, str]]:
     """Values of every metric on the pairs, computed in batches of one picture size."""
     count = len(judged.pairs)
@@ -136,6 +139,9 @@ def _measure(
         for group in groups.values():
             places, guesses, truths = zip(*group, strict=True)
             for name in list(values):
+                if name == "semsim" and known is not None:
+                    values[name][list(places)] = known[list(places)]
+                    continue
                 try:
                     found = _values(name, torch.stack(guesses), torch.stack(truths), net)
                     values[name][list(places)] = found
@@ -148,7 +154,7 @@ def _measure(
     return values, unavailable
 
 
-def _values(name: str, guesses: Tensor, truths: Tensor, net: SemSimNet | None) -> Floats:
+def _values(name: str, guesses: Tensor, truths: Tensor, net: Net | None) -> Floats:
     if name == "semsim":
         return np.asarray(semsim(guesses, truths, net=net).numpy())
     metric = METRICS[name]
