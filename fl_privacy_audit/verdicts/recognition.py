@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHIFT = 0.6
-"""Standard deviation, in logits, of what a chance is off by on a kind of damage that the judge was not
-trained on; by the cross-validation over kinds in ``docs/semsim.md``."""
+"""Standard deviation, in logits, of what a chance may be off by on a kind of damage that the judge was
+not trained on. Assumed, and meant to be wide: `semsim train` writes how far it is off on whole kinds that
+are held back."""
 SURE = 1.96
 """Standard deviations each side of an interval of 95 %."""
 
