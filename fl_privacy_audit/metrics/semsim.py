@@ -1,13 +1,14 @@
 """SemSim: how far a reconstruction is from what its original shows, as trained eyes judge it.
 
-The shipped weights are those of `.eye`: a pretrained network and a head trained on judgements of
-reconstructions. They give the chance that somebody who sees the reconstruction alone names what the
-original shows, `recognised`, and a distance, `semsim`.
+The network of Sun et al. (2023, arXiv:2309.13038): a ResNet18 with a 3x3 stem and no max-pool, its
+pooled features trained by a triplet loss with the original as anchor, a recognisable reconstruction as
+positive and an unrecognisable one as negative. `semsim` is its distance, and what verdicts go by.
 
-The network of Sun et al. (2023, arXiv:2309.13038) stays: a ResNet18 with a 3x3 stem and no max-pool,
-its pooled features trained by a triplet loss with the original as anchor, a recognisable
-reconstruction as positive and an unrecognisable one as negative. It embeds single pictures (`embed`),
-for Frechet distances and identification, and judges pairs where it is given as `net`. Differences
+`.eye` is another: a pretrained network and a head trained on judgements of reconstructions. It gives
+the chance that somebody who sees the reconstruction alone names what the original shows, `recognised`,
+and a distance where it is given to `semsim` as `net`.
+
+Of the paper's network: differences
 from the released code, on purpose: embeddings have length one in training *and* in scoring, pictures
 are resized with antialiasing, and a pair is a pair by position, never by a listing of files. There
 every picture passes at 32x32.
@@ -34,11 +35,11 @@ MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
 """Of CIFAR-100, the constants of the paper's code; used in training and in scoring."""
 WEIGHTS = Path(__file__).parent / "data" / "semsim.safetensors"
-"""The weights of the paper's network that come with the package; they embed single pictures."""
+"""The weights of the paper's network that come with the package."""
 SHA256 = "a24033ddd93db7e37f969c345f47ddf15c3b664845ea3d94d6191edd033885e1"
 """Of `WEIGHTS`."""
 EYE = WEIGHTS.with_name("eye.safetensors")
-"""The weights that judge pairs."""
+"""Those of the eye."""
 EYE_SHA256 = "a368583cd22da00c2cee4885722565a90dbc1f2c76cb78397f6add9e44acaa4f"
 """Of `EYE`."""
 HEADER = {"format": "pt", "of": "fl-privacy-audit SemSim"}
@@ -117,20 +118,19 @@ def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 64) -> T
 def semsim(reconstructions: Tensor, originals: Tensor, *, net: Net | None = None) -> Tensor:
     """SemSim of each pair, in ``[0, 2]``; lower means more leakage, and equal pictures are 0.
 
-    With the eye: ``2 (1 - p / q)``, p the chance that the reconstruction is recognised and q that
-    of the original itself, never below 0: 2 means that nothing recognisable is left. It is not
-    symmetric, as only the original is known to be one. With the paper's network: the Euclidean
-    distance of the two embeddings.
+    The Euclidean distance of the two embeddings. With an eye: ``2 (1 - p / q)``, p the chance that
+    the reconstruction is recognised and q that of the original itself, never below 0: 2 means that
+    nothing recognisable is left; it is not symmetric, as only the original is known to be one.
 
     Pairs of ``(N, C, H, W)`` in ``[0, 1]``, whose sizes may differ; `net` in evaluation mode, on
-    the device of the originals; the shipped eye if None -> ``(N,)`` float64.
+    the device of the originals; the shipped one of the paper if None -> ``(N,)`` float64.
 
     Raises:
         MetricUnavailable: No network is given and the package holds no weights.
         ValueError: Shapes differ, or values are not pixels in ``[0, 1]``.
     """
     _check_pairs(reconstructions, originals)
-    net = load_eye(device=originals.device) if net is None else net
+    net = load_semsim(device=originals.device) if net is None else net
     if isinstance(net, SemSimNet):
         guesses, truths = embed(reconstructions, net=net), embed(originals, net=net)
         distance: Tensor = (guesses.double() - truths.double()).norm(dim=1).clamp(max=2)

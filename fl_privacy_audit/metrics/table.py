@@ -104,17 +104,16 @@ METRICS: dict[str, Metric] = {
     "semsim": Metric(
         title="SemSim (Sun et al. 2023)",
         short="SemSim",
-        meaning="how much of what the original shows is no longer recognised, as a network judges that "
-        "was trained on a vision-language model's judgements; 0 is the same picture, 2 shows nothing",
+        meaning="distance in a network trained on judgements of reconstructions (the judges of the "
+        "bundled weights are machines); 0 is the same picture",
         function=_in("semsim", "semsim"),
         leaks_when="low",
         highest=2.0,
         rank=1,
-        margin=0.1,
         needs="SemSim's weights",
     ),
     "recognised": Metric(
-        title="chance of being recognised (calibrated SemSim)",
+        title="chance of being recognised",
         short="P(recognised)",
         meaning="chance that a vision-language model that sees the reconstruction alone names what "
         "the original shows; 1 is certain",
