@@ -14,7 +14,7 @@ from fl_privacy_audit.lab.semsim.calibration import calibration, markdown
 from fl_privacy_audit.lab.semsim.eye_training import EyeSettings, Seen, calibrated, fit, logits
 from fl_privacy_audit.metrics.eye import EVIDENCE, NARROW
 from fl_privacy_audit.metrics.semsim import EYE, load_eye
-from tests.lab.test_semsim_evaluation import build
+from tests.support.semsim_corpus import build
 
 Floats = NDArray[np.float64]
 
