@@ -63,6 +63,7 @@ gaps = st.builds(GapRecord, reason=text)
 evaluations = st.builds(EvaluationRecord, metrics=st.dictionaries(text, st.floats(), max_size=3))
 runs = st.builds(
     RunRecord,
+    model=st.dictionaries(text, text | st.integers(-LARGEST + 1, LARGEST - 1), max_size=2),
     config=st.dictionaries(
         text, text | finite | st.none() | st.lists(st.integers(-LARGEST + 1, LARGEST - 1))
     ),
