@@ -37,6 +37,7 @@ from tests.support.builders import (
 
 text = st.text(max_size=8)
 finite = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(-LARGEST + 1, LARGEST - 1)
 scores = st.builds(Scores, each=st.lists(st.floats(), max_size=3), mean=st.floats())
 outcomes = st.builds(
     AttackOutcome,
@@ -50,23 +51,26 @@ threat_models = st.builds(
     ThreatModel,
     local_training=st.dictionaries(text, text | st.integers() | finite | st.none(), max_size=3),
     image=st.dictionaries(text, st.lists(finite, max_size=3), max_size=2),
+    num_images=st.none() | counts,
     assumptions=st.lists(st.builds(Reason.of, text, steps=finite | text), max_size=2),
 )
 audits = st.builds(
     AuditRecord,
+    round=counts,
+    node_id=counts,
     reported=st.dictionaries(text, st.floats(), max_size=3),
     update_norm=st.none() | st.floats(),
     threat_model=st.none() | threat_models,
     attacks=st.lists(outcomes, max_size=2),
 )
 gaps = st.builds(GapRecord, reason=text)
-evaluations = st.builds(EvaluationRecord, metrics=st.dictionaries(text, st.floats(), max_size=3))
+evaluations = st.builds(
+    EvaluationRecord, round=counts, metrics=st.dictionaries(text, st.floats(), max_size=3)
+)
 runs = st.builds(
     RunRecord,
-    model=st.dictionaries(text, text | st.integers(-LARGEST + 1, LARGEST - 1), max_size=2),
-    config=st.dictionaries(
-        text, text | finite | st.none() | st.lists(st.integers(-LARGEST + 1, LARGEST - 1))
-    ),
+    model=st.dictionaries(text, text | counts, max_size=2),
+    config=st.dictionaries(text, text | finite | st.none() | st.lists(counts)),
 )
 
 
