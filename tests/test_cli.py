@@ -83,7 +83,7 @@ def test_compare_as_markdown(ledgers: list[str]) -> None:
     output = ran("compare", "--format", "md", *ledgers).output
     assert output.startswith("# Leakage by setting\n")
     assert (
-        "| plain | inconclusive | - | 25.0% | none | none | - | - | - | 34.5 (34.5) | - | 1 |\n"
+        "| plain | inconclusive | - | 25.0% | none | none | - | - | - | - | 34.5 (34.5) | - | 1 |\n"
         in output
     )
 
