@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fl_privacy_audit.ledger.quick import quick_record
 from fl_privacy_audit.ledger.reading import FILE_NAME, Damage, decoded, read_lines
@@ -39,6 +39,21 @@ TOKENS = (
     *(b'{"lpips":"gone"}', b'{"lpips":{"code":"x"},"ssim":"gone"}', b'{"mean":1,"worst":1,"each":[1]}'),
 )  # fmt: skip
 """Values as a line may have them, written by somebody else."""
+
+
+NO_NUMBER = "Input should be a valid number"
+
+
+def _refuses_long_integers() -> bool:
+    """Whether this pydantic takes no integer beyond 64 bits for a float, as 2.11 does not."""
+    try:
+        TypeAdapter(float).validate_json(str(2**63))
+    except ValidationError:
+        return True
+    return False
+
+
+REFUSES_LONG_INTEGERS = _refuses_long_integers()
 
 
 def _written() -> list[bytes]:
@@ -76,7 +91,9 @@ def check(line: bytes) -> bool:
     if quick is None:
         return False
     exact = decoded(line, 1)
-    assert not isinstance(exact, Damage), exact.problem
+    if isinstance(exact, Damage):
+        assert REFUSES_LONG_INTEGERS and exact.problem.endswith(NO_NUMBER), exact.problem
+        return True
     assert same(quick, exact)
     return True
 
