@@ -324,10 +324,12 @@ def stop() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's own files
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cluster_of_two_nodes_makes_the_same_records(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray.cluster_utils import Cluster
 
+    # Else a simulation that starts meanwhile joins this cluster, and dies with it.
+    monkeypatch.setattr("ray._private.utils.write_ray_address", lambda *_: None)
     settings: dict[str, Any] = {
         "controls": True,
         "attacks": ["first_linear", {"name": "inverting_gradients", "options": {"steps": 4}}],
