@@ -6,21 +6,19 @@ client of the round was sent.
 
 import contextlib
 import copy
-import random
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fl_privacy_audit.audit import Auditor, ClientReply
 from fl_privacy_audit.audit.canary import Canary
 from fl_privacy_audit.core.process_state import process_state_kept
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.seeds import seed_everything
 from fl_privacy_audit.core.types import Client
 
 from .canary_images import MARK, holding
@@ -99,7 +97,7 @@ def rehearsal(auditor: Auditor) -> Replay | None:
         run_config=auditor.run_config,
         sent=[Message(content, NODE, "train")],
         clients=1,
-        reading=Reading(image=auditor.config.image, names=frozenset(auditor.weights)),
+        reading=Reading(image=auditor.config.image, names=auditor.weight_names),
     )
 
 
@@ -120,13 +118,6 @@ def in_some_run() -> Iterator[None]:
     finally:
         for name in missing:
             setattr(TaskIdentity, f"_{name}", None)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators that training code draws from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def copy_message(message: Message) -> Message:

@@ -6,21 +6,23 @@ The train function of the app is never called: one of ours stands in its place.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.process_state import process_state_kept
-from fl_privacy_audit.dp.probing import measure_mechanism
+from fl_privacy_audit.dp.probing import Update, measure_mechanism
 
 from .app_source import read_app
+from .canary_replay import in_some_run
 from .capture import layers
 from .defend import Mod
-from .probe_run import Arrays, ProbeRun, identity, quiet
-from .stated import Probe, faults, name_of, stated_by
+from .probe_run import Arrays, ProbeRun, quiet
+from .stated import Probe, StatedMechanism, faults, name_of, stated_by
 
 
 def probe_all(
@@ -92,7 +94,7 @@ def probe_client_app(
         ConfigError: The mods cannot be found, or do not work on what they are given.
     """
     mods, train, kind = chain_of(app)
-    found = _probed(ProbeRun(mods, kind, arrays, config, run_config), delta)
+    found = _probed_client(ProbeRun(mods, kind, arrays, config, run_config), delta)
     return replace(found, trains_privately=train is not None and _names_opacus(train))
 
 
@@ -110,17 +112,25 @@ def probe_mods(
     Raises:
         ConfigError: They do not work on what they are given.
     """
-    return _probed(ProbeRun(mods, arrays=arrays, config=config), delta)
+    return _probed_client(ProbeRun(mods, arrays=arrays, config=config), delta)
 
 
-def _probed(run: ProbeRun, delta: float | None) -> Probe:
-    stated = stated_by(run.mods, run.config)
-    with process_state_kept(), identity(), quiet():
-        measured = measure_mechanism(
-            run.leaves_client, run.shapes, delta=delta or stated.delta or 1e-5
-        )
+def _probed_client(run: ProbeRun, delta: float | None) -> Probe:
+    return _probed(run, run.leaves_client, stated_by(run.mods, run.config), delta, view="server")
+
+
+def _probed(
+    run: ProbeRun,
+    leaves: Callable[[Update, int], Arrays],
+    stated: StatedMechanism,
+    delta: float | None,
+    *,
+    view: Literal["server", "release"],
+) -> Probe:
+    with process_state_kept(), in_some_run(), quiet():
+        measured = measure_mechanism(leaves, run.shapes, delta=delta or stated.delta or 1e-5)
     return Probe(
-        view="server",
+        view=view,
         mods=tuple(map(name_of, run.mods)),
         measured=measured,
         stated=stated,
@@ -148,19 +158,8 @@ def probe_strategy(
     """
     run = ProbeRun(mods, arrays=arrays)
     stated = stated_by([*mods, *layers(strategy)], {}, released=True)
-    with process_state_kept(), identity(), quiet():
-        measured = measure_mechanism(
-            lambda update, seed: run.leaves_strategy(strategy, update, seed),
-            run.shapes,
-            delta=delta or stated.delta or 1e-5,
-        )
-    return Probe(
-        view="release",
-        mods=tuple(map(name_of, mods)),
-        measured=measured,
-        stated=stated,
-        faults=tuple(faults(stated, measured)),
-    )
+    leaves = partial(run.leaves_strategy, strategy)
+    return _probed(run, leaves, stated, delta, view="release")
 
 
 def chain_of(app: ClientApp) -> tuple[list[Mod], Callable[..., Any] | None, str]:

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
-import torch
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.reasons import message_of
-from fl_privacy_audit.core.seeds import seed_of
+from fl_privacy_audit.core.seeds import seed_everything, seed_of
 from fl_privacy_audit.dp.probing import SHORT, Update
 
 from .capture import layers
@@ -204,9 +203,7 @@ def _seeded(seed: int) -> Iterator[None]:
     """
     mine, stream = threading.get_ident(), np.random.default_rng(seed)
     real: Callable[[int], bytes] = random._urandom  # type: ignore[attr-defined]
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    seed_everything(seed)
 
     def drawn(size: int) -> bytes:
         return stream.bytes(size) if threading.get_ident() == mine else real(size)
@@ -216,26 +213,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random._urandom = real  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def identity() -> Iterator[None]:
-    """Outside a run newer versions of Flower make no message without a task's identity."""
-    try:
-        from flwr.supercore.task_identity import TaskIdentity
-    except ImportError:  # pragma: no cover - older Flower needs none
-        yield
-        return
-    names = ("_task_id", "_run_id", "_node_id")
-    before = {name: getattr(TaskIdentity, name, None) for name in names}
-    for name in names:
-        if before[name] is None:
-            setattr(TaskIdentity, name, 1)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(TaskIdentity, name, value)
 
 
 @contextlib.contextmanager

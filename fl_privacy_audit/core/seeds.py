@@ -1,6 +1,7 @@
 """One seed for each place where randomness is drawn."""
 
 import hashlib
+import random
 
 
 def seed_of(*parts: int | str) -> int:
@@ -11,3 +12,13 @@ def seed_of(*parts: int | str) -> int:
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:6], "big")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators that training code draws from: Python's, NumPy's and torch's."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fl_privacy_audit import Auditor, Client, read_ledger
 from fl_privacy_audit.cli import cli
+from fl_privacy_audit.core.seeds import seed_everything
 from fl_privacy_audit.core.types import Truth
 from fl_privacy_audit.ledger.ledger import last_run
 from fl_privacy_audit.ledger.records import AuditRecord
@@ -35,7 +36,6 @@ from fl_privacy_audit.strategies import (
     side_channel,
 )
 from fl_privacy_audit.strategies.canary_images import MARK
-from fl_privacy_audit.strategies.canary_replay import seed_everything
 from fl_privacy_audit.verdicts.compare import compare
 from fl_privacy_audit.verdicts.rules import judge_run
 from tests.support.builders import IMAGE, audit_config, trained

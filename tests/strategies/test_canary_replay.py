@@ -10,6 +10,7 @@ from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 
 from fl_privacy_audit.audit.canary import Canary
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.seeds import seed_everything
 from fl_privacy_audit.core.types import Truth
 from fl_privacy_audit.strategies import (
     audit_mod,
@@ -19,7 +20,7 @@ from fl_privacy_audit.strategies import (
     defend,
 )
 from fl_privacy_audit.strategies.canary_images import MARK, holding
-from fl_privacy_audit.strategies.canary_replay import Replay, copy_message, seed_everything
+from fl_privacy_audit.strategies.canary_replay import Replay, copy_message
 from fl_privacy_audit.strategies.capture import Reading
 from tests.support.builders import IMAGE
 from tests.support.canary_apps import HELD, Mod, plain_app, quickstart_app

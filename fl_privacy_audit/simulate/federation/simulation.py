@@ -1,16 +1,14 @@
 """One federation from start to end: seeded, audited, in Flower's simulation."""
 
 import logging
-import random
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from fl_privacy_audit import AuditConfig, AuditError, Auditor, Progress
+from fl_privacy_audit.core.seeds import seed_everything
 
 from .client_app import app as client_app
 from .config import FederationConfig
@@ -84,9 +82,7 @@ def run_federation(
     logging.getLogger("flwr").setLevel(logging.ERROR)
     load_test(federation)  # better to fail here than after everything has been started
     # Flower draws its own noise from numpy's global state, and samples clients with random's.
-    random.seed(federation.seed)
-    np.random.seed(federation.seed)
-    torch.manual_seed(federation.seed)
+    seed_everything(federation.seed)
     auditor = Auditor(
         audit.replace(executor="inline"),  # nobody waits for the round
         model=make_net(federation),
