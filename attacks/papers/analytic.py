@@ -110,12 +110,10 @@ def _batch(
     found = rows[chosen]
     fitted = torch.linalg.lstsq(found.T, layer.weight.T).solution if chosen else None
     left = layer.weight if fitted is None else layer.weight - fitted.T @ found
-    images = closed_form.pixels(seen, found)
-    missing = images.new_full((seen.num_images - len(found), *seen.image.shape), 0.5)
     if progress is not None:
         progress(1, 1)
     return Reconstruction(
-        images=torch.cat([images, missing]),
+        images=closed_form.filled(closed_form.pixels(seen, found), seen.num_images),
         labels=None,
         objective=float(left.norm() / layer.weight.norm().clamp_min(1e-300)),
         steps=1,

@@ -162,15 +162,15 @@ class FeatureUnmixing:
             if self.pictures
             else lookalikes(seen.image, FIELDS, rng)
         )
-        images = torch.full((seen.num_images, *seen.image.shape), 0.5)
+        images = torch.empty(0, *seen.image.shape)
         if finds:
             features = torch.from_numpy(np.stack([find.features for find in finds]))
-            images[: len(finds)] = decoded(seen, head.names[0], features, fitted_on)
+            images = decoded(seen, head.names[0], features, fitted_on)
         if progress is not None:
             progress(seen.num_images, seen.num_images)
         whole = len(finds) == seen.num_images
         return Reconstruction(
-            images=images,
+            images=closed_form.filled(images, seen.num_images),
             labels=torch.tensor([find.label for find in finds]) if whole else None,
             objective=1 - len(finds) / seen.num_images,
             steps=steps,

@@ -93,7 +93,7 @@ class Unmixing:
         if progress is not None:
             progress(self.iterations, self.iterations)
         return Reconstruction(
-            images=_filled(closed_form.pixels(seen, inputs), seen.num_images),
+            images=closed_form.filled(closed_form.pixels(seen, inputs), seen.num_images),
             labels=None,
             objective=float(_log_cosh(turn @ white).mean()) / NORMAL,
             steps=steps,
@@ -172,11 +172,6 @@ def _orthogonal(matrix: Tensor) -> Tensor:
 
 def _log_cosh(values: Tensor) -> Tensor:
     return values.abs() + torch.log1p((-2 * values.abs()).exp()) - math.log(2)
-
-
-def _filled(images: Tensor, count: int) -> Tensor:
-    grey = images.new_full((max(count - len(images), 0), *images.shape[1:]), 0.5)
-    return torch.cat([images, grey])
 
 
 def unmixing(*, iterations: int = 400) -> Unmixing:

@@ -185,3 +185,9 @@ def pixels(seen: Observation, inputs: Tensor) -> Tensor:
     """Model inputs -> float images in [0, 1]; what is not a number becomes mid-grey."""
     images = seen.image.denormalise(inputs.reshape(-1, *seen.image.shape))
     return images.nan_to_num(nan=0.5, posinf=1.0, neginf=0.0).clamp(0, 1).float()
+
+
+def filled(images: Tensor, count: int) -> Tensor:
+    """``(N, C, H, W)`` -> at least ``count`` of them: mid-grey stands for those that were not found."""
+    grey = images.new_full((max(count - len(images), 0), *images.shape[1:]), 0.5)
+    return torch.cat([images, grey])
