@@ -6,13 +6,13 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
-from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.models import copy_model
+from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.types import ImageSpec, Observation
 
 FIELDS: Final = 4000
@@ -64,10 +64,10 @@ def read_pictures(folder: str, image: ImageSpec) -> Tensor:
     read: list[Tensor] = []
     for path in files[:FIELDS]:
         try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB" if channels == 3 else "L").resize((width, height))
-        except OSError:
+            opened = open_picture(path)
+        except CorpusError:
             continue
+        picture = opened.convert("RGB" if channels == 3 else "L").resize((width, height))
         pixels = torch.from_numpy(np.array(picture)).view(height, width, -1).permute(2, 0, 1)
         read.append(pixels.float() / 255)
     if not read:

@@ -210,9 +210,12 @@ def test_sixteen_bits_are_no_white_originals_of_a_corpus(tmp_path: Path) -> None
     assert np.array_equal(shown[1].numpy(), RAMP)
 
 
+ROOMS = ("fl_privacy_audit", "attacks", "strategies", "examples")
+
+
 def test_one_function_opens_all_pictures() -> None:
     root = Path(__file__).parents[2]
-    modules = [p for d in ("fl_privacy_audit", "examples") for p in (root / d).rglob("*.py")]
+    modules = [p for d in ROOMS for p in (root / d).rglob("*.py")]
     opening = re.compile(r"Image\.open\(|imread\(|read_image\(|decode_image\(|default_loader\(")
     found = {p.name for p in modules if opening.search(p.read_text(encoding="utf-8"))}
     assert found == {"pictures.py"}
