@@ -1,4 +1,4 @@
-"""The eye behind SemSim: would somebody who sees the reconstruction alone name what the original shows?
+"""The eye behind P(recognised): would somebody who sees the reconstruction alone name what the original shows?
 
 A pretrained network looks at both pictures; its features are compared in place, pooled, and with the
 best match nearby, as are structure and pixels; a small head, trained on judgements, turns that
@@ -7,9 +7,7 @@ weights, Apache-2.0), its normalisation folded into the filters; comparing featu
 follows Zhang et al. (2018, arXiv:1801.03924).
 """
 
-import hashlib
 import math
-from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +39,6 @@ HIDDEN = 128
 """Of the small networks over the narrow evidence, all together."""
 CLIP = 5.0
 """Standard deviations beyond which evidence counts no more."""
-REMEMBERED = 8
-"""Lots of pairs whose chances an eye remembers, by digest: two metrics ask for the same in turn."""
 NARROW = (
     sum(
         10 if math.ceil(SIDE / stride) <= MATCHED else 7 for stride in (2, 4, 8, 16, 16, 32, 32, 32)
@@ -124,7 +120,6 @@ class Eye(nn.Module):
         super().__init__()
         self.backbone = Backbone()
         self.head = Head()
-        self.remembered: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
 
     def forward(self, reconstructions: Tensor, originals: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the chance that the reconstruction, and that the original itself, is recognised.
@@ -265,15 +260,9 @@ def chances(
     check_pixels(reconstructions, originals)
     if not len(originals):
         return torch.zeros(0).double(), torch.zeros(0).double()
-    key = _digest(reconstructions, originals)
-    if key not in eye.remembered:
-        logits = _in_pieces(eye, reconstructions, originals, batch)
-        mine, own = (torch.sigmoid(each.cpu().double()) for each in logits)
-        eye.remembered[key] = (mine, own)
-        while len(eye.remembered) > REMEMBERED:
-            eye.remembered.popitem(last=False)
-    chance, own = eye.remembered[key]
-    return chance.clone(), own.clone()
+    logits = _in_pieces(eye, reconstructions, originals, batch)
+    chance, own = (torch.sigmoid(each.cpu().double()) for each in logits)
+    return chance, own
 
 
 @torch.no_grad()
@@ -284,10 +273,3 @@ def _in_pieces(eye: Eye, guesses: Tensor, truths: Tensor, batch: int) -> tuple[T
     ]
     mine, own = zip(*pieces, strict=True)
     return torch.cat(mine), torch.cat(own)
-
-
-def _digest(*images: Tensor) -> bytes:
-    found = hashlib.sha256(repr([tuple(each.shape) for each in images]).encode())
-    for each in images:
-        found.update(each.detach().float().cpu().contiguous().numpy().tobytes())
-    return found.digest()
