@@ -95,22 +95,14 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         epsilon_notes=_epsilon_notes(setting, view),
         worst=worst_text(verdict) if verdict else "",
         disagree=", ".join(f"{title_of(m)}: {w}" for m, w in others_of(one)),
-        recognisable=recognisable(setting, view, verdict.attack if verdict else ""),
+        recognisable=setting.recognisable.get((view, verdict.attack if verdict else ""))
+        or Recognisable(),
     )
 
 
 def others_of(one: Verdict | None) -> list[tuple[str, Word]]:
     """Metrics that say another word than the verdict."""
     return [] if one is None else [(m, w) for m, w in one.agreement.items() if w != one.word]
-
-
-def recognisable(setting: SettingSummary, view: View, attack: str) -> Recognisable:
-    """Of all images that an attack was scored on."""
-    found = Recognisable()
-    for record in setting.records:
-        if record.view == view and record.attack == attack:
-            found.add(record.each.get("recognised", ()))
-    return found
 
 
 def headline(lines: list[Line]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, Options, View
@@ -36,6 +36,7 @@ from fl_privacy_audit.verdicts.compare import (
     epsilon_reported,
 )
 from fl_privacy_audit.verdicts.facts import AttackFacts, GatheredRun, RunFacts, gather_ledger
+from fl_privacy_audit.verdicts.recognition import Counts, Recognisable, count_images
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
 
@@ -143,6 +144,8 @@ class SettingSummary(_Model):
     reported_epsilon: dict[str, list[tuple[int, float]]]  # client -> (round, epsilon) pairs
     records: list[RecordScores]  # every scored record
     series: list[RoundPoint]  # every metric in every round
+    # View and attack -> how many images are recognisable; for the headline alone.
+    recognisable: dict[tuple[View, str], InstanceOf[Recognisable]] = Field({}, exclude=True)
     attacks: list[AttackTried]  # what was tried
     threat_models: list[ThreatModel]  # each different one once
     dp: ClaimCheck | None  # what became of the DP claim; None where there is none to check
@@ -209,6 +212,7 @@ class ReportFacts(RunFacts):
 
     def __init__(self) -> None:
         self.records: list[RecordScores] = []
+        self.recognisable: Counts = {}
         self._models: dict[str, ThreatModel] = {}
         self._last_model: ThreatModel | None = None
         super().__init__()
@@ -216,7 +220,10 @@ class ReportFacts(RunFacts):
     def add(self, record: AuditRecord) -> None:
         """Take the next record."""
         super().add(record)
-        self.records += [_scores(record, o) for o in record.attacks if o.status == "scored"]
+        for outcome in record.attacks:
+            if outcome.status == "scored":
+                self.records.append(_scores(record, outcome))
+                count_images(self.recognisable, record.view, outcome)
         model = record.threat_model
         if model is not None and record.reason is None and model != self._last_model:
             self._last_model = model
@@ -251,6 +258,7 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
         reported_epsilon=reported_epsilons(run),
         records=records,
         series=_series(records),
+        recognisable=facts.recognisable,
         attacks=_tried(run),
         threat_models=facts.threat_models,
         dp=comparison.dp.get(run.run.setting),

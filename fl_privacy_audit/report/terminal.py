@@ -3,7 +3,6 @@
 import math
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
@@ -15,7 +14,7 @@ from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ReplayCh
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.compare import Comparison, LastRun
 from fl_privacy_audit.verdicts.facts import GatheredRun, RunFacts, gather
-from fl_privacy_audit.verdicts.recognition import Recognisable
+from fl_privacy_audit.verdicts.recognition import Counts, count_images
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
@@ -47,7 +46,7 @@ class Rounds:
         self.attacked = 0
         self.all_semsim = True
         self.left_out: dict[tuple[int, Reason], tuple[int, str]] = {}  # how many, and one of them
-        self.recognisable: defaultdict[tuple[str, str], Recognisable] = defaultdict(Recognisable)
+        self.recognisable: Counts = {}
         self._ranked: dict[str, list[Ranked]] = {"semsim": [], "psnr": []}
         self._bounds = dict.fromkeys(self._ranked, (math.inf, sys.maxsize, 0))
 
@@ -68,9 +67,7 @@ class Rounds:
         for outcome in record.attacks:
             self.attacked += 1
             self.metrics.update(outcome.scores)
-            if "recognised" in outcome.scores:
-                images = self.recognisable[record.view, outcome.attack]
-                images.add(outcome.scores["recognised"].each)
+            count_images(self.recognisable, record.view, outcome)
             self.all_semsim &= not outcome.scores or "semsim" in outcome.scores
             for by, ranked in self._ranked.items():
                 key = (*_leak(record, outcome, by), self.attacked)

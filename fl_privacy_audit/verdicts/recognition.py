@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.ledger.records import AttackOutcome
+
 SHIFT = 0.6
 """Standard deviation, in logits, of what a chance may be off by on a kind of damage that the judge was
 not trained on. Assumed, and meant to be wide: `semsim train` writes how far it is off on whole kinds that
@@ -59,6 +62,17 @@ class Recognisable:
             f"{self.expected:.1f} of {self.images:,} attacked {of} "
             f"({self.low:.1f} to {self.high:.1f})"
         )
+
+
+Counts = dict[tuple[View, str], Recognisable]
+"""View and attack -> its images."""
+
+
+def count_images(counts: Counts, view: View, outcome: AttackOutcome) -> None:
+    """Count the images of an outcome, where their chances were measured."""
+    if "recognised" in outcome.scores:
+        found = counts.setdefault((view, outcome.attack), Recognisable())
+        found.add(outcome.scores["recognised"].each)
 
 
 def _shifted(chance: float, by: float) -> float:
