@@ -21,7 +21,7 @@ from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import FILE_NAME
-from fl_privacy_audit.ledger.reading import read_lines
+from fl_privacy_audit.ledger.reading import Damage, read_lines
 from fl_privacy_audit.ledger.records import RECORD, AuditRecord
 from fl_privacy_audit.ledger.spools import FOLDER, spools
 
@@ -261,10 +261,8 @@ def recorded(directory: Path, run: str) -> Counter[Key]:
     """How many records each target of a run has in a ledger."""
     if not (directory / FILE_NAME).exists():
         return Counter()
-    lines = read_lines(directory)
-    return Counter(
-        key_of(line) for line in lines if isinstance(line, AuditRecord) and line.run == run
-    )
+    lines = (line for line in read_lines(directory, quick=True) if not isinstance(line, Damage))
+    return Counter(key_of(line) for line in lines if line.kind == "audit" and line.run == run)
 
 
 def taken(directory: Path) -> Iterator[Spool]:
