@@ -275,8 +275,8 @@ class Auditor:
             return
         try:
             with contextlib.suppress(KeyboardInterrupt):
-                if wait and self.config.at_end == "wait":
-                    backlog.wait(self._tell if self._on_progress is not None else None)
+                if wait:
+                    self._wait(backlog)
             if backlog.pending:
                 what = "privacy audit: %d captures stay in the spool: fl-privacy-audit attack %s"
                 log.warning(what, backlog.pending, self.ledger.directory)
@@ -285,8 +285,12 @@ class Auditor:
 
     def catch_up(self) -> None:
         """Wait until all that was captured is attacked, unless the settings leave it in the spool."""
-        if self._backlog is not None and self.config.at_end == "wait":
-            self._backlog.wait(self._tell if self._on_progress is not None else None)
+        if self._backlog is not None:
+            self._wait(self._backlog)
+
+    def _wait(self, backlog: Backlog) -> None:
+        if self.config.at_end == "wait":
+            backlog.wait(self._tell if self._on_progress is not None else None)
 
     def _tell(self, at: Progress) -> None:
         assert self._on_progress is not None
