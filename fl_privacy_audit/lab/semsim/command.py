@@ -17,7 +17,7 @@ from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.corpus.sources import open_source
 from fl_privacy_audit.lab.progress import PATH, bars, print_files, print_table
-from fl_privacy_audit.metrics.semsim import EYE, SIDE, load_net, load_semsim, to_tensors
+from fl_privacy_audit.metrics.semsim import SIDE, WEIGHTS, load_net, load_semsim, to_tensors
 
 from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
@@ -330,8 +330,8 @@ def evaluate_command(
     name: str,
 ) -> None:
     """Judge SemSim, PSNR, SSIM, MSE and LPIPS against annotators who answered about CORPUS."""
-    net = load_net(weights or EYE)
-    card = read_card(weights or EYE)
+    net = load_semsim() if weights is None else load_net(weights)
+    card = read_card(weights or WEIGHTS)
     judged = read_judged(
         corpora,
         answers,
