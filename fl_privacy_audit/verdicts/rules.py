@@ -39,6 +39,8 @@ def _judge_view(run: GatheredRun, view: View) -> SettingVerdict:
     facts, setting = run.facts.views[view], run.run.setting
     names, attacks = attacks_of(run, view), len(facts.ran)
     each = [_judge(setting, view, name, facts, attacks=attacks) for name in names]
+    if run.waiting is not None:
+        each = [_until_attacked(verdict, run.waiting) for verdict in each]
     decides = min(each, key=lambda verdict: WORST_FIRST.index(verdict.word))
     return SettingVerdict(
         setting=setting,
@@ -50,6 +52,18 @@ def _judge_view(run: GatheredRun, view: View) -> SettingVerdict:
         attacks=each,
         replay=replay_fit(facts.replays),
     )
+
+
+def _until_attacked(verdict: Verdict, waiting: Reason) -> Verdict:
+    """Of a run whose captures still wait in the spool: a leak stands, and nothing else is known yet."""
+    if verdict.word in ("leaked", "inconclusive"):
+        return verdict
+    word: Word = "not tested" if verdict.word == "not tested" else "inconclusive"
+    agreement = verdict.agreement
+    if verdict.metric is not None:
+        agreement = {**agreement, verdict.metric: word}
+    changes = {"word": word, "reason": waiting, "agreement": agreement}
+    return Verdict.model_validate({**dict(verdict), **changes})
 
 
 def replay_fit(replays: Replays) -> ReplayFit | None:
