@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from torch import Tensor, nn
 
@@ -39,15 +39,28 @@ from fl_privacy_audit.ledger.spools import spools
 
 from .attacker import Progress
 from .backlog import NO_WORKER, Backlog, make_workers
-from .canary import Canaries, Replayer
 from .capture import Capture, captured
 from .capture_auditor import CaptureAuditor, not_attacked
 from .handover import Handover
 from .rehearsal import Rehearsal, rehearse
-from .schedule import ClientReply, Release, Slot, is_due, schedule
-from .scoring import worst_scores
+from .schedule import (
+    ClientReply,
+    Elsewhere,
+    Release,
+    Replayer,
+    Slot,
+    ViewPlan,
+    is_due,
+    schedule,
+)
+from .telling import log_round
 
 log = logging.getLogger("fl_privacy_audit")
+
+IN_THE_ROUND: Final = (
+    "privacy audit: no other process can find the clients' app, or be told its settings, so it is "
+    "replayed in the round: give it as an object that its module has a name for"
+)
 
 
 class Auditor:
@@ -123,15 +136,14 @@ class Auditor:
             on_progress=on_progress,
         )
         self._guard = self._work.guard
-        self.canaries = Canaries(
-            config=config, guard=self._guard, classes=self._work.observer.count_classes
-        )
+        self.canaries = self._work.canaries
+        self.elsewhere: Elsewhere | None = None
         self._handover = Handover(model=self._model, forward=forward, loss=loss, attacks=attacks)
         self._on_progress = on_progress
         self._inline = config.executor == "inline" or config.fail_fast
         self._backlog: Backlog | None = None
         self._continues = run
-        self._begun = False
+        self._begun = self._told = False
 
     def begin(self, flower_run: int | None = None) -> None:
         """Open the ledger and write the first line of the run; once, however often it is called.
@@ -227,7 +239,7 @@ class Auditor:
         plans = schedule(self.config, server_round, replies, release)
         if "canary" in self.config.views:
             until = started + self.config.seconds_per_round
-            plans.append(self.canaries.plan(server_round, replies, replay, until))
+            plans.append(self._plan_canaries(server_round, replies, replay, until))
         slots = [slot for plan in plans for slot in plan.slots]
         first, *others = ([slot for slot in plan.slots if slot.reason] for plan in plans)
         records = {id(slot): self._skip(slot) for slot in first}
@@ -241,10 +253,29 @@ class Auditor:
         if len(made) < len(slots):
             log.info("audit round %d: %d captured", server_round, len(slots) - len(made))
         else:
-            self._log_round(server_round, made, time.monotonic() - started)
+            log_round(server_round, made, time.monotonic() - started)
         while self._backlog is not None and self._backlog.collect():
             pass
         return made
+
+    def _plan_canaries(
+        self,
+        server_round: int,
+        replies: Sequence[ClientReply],
+        replay: Replayer | None,
+        until: float,
+    ) -> ViewPlan:
+        """Replays are made where attacks run; now if the app cannot be found or told of elsewhere."""
+        plan = self.canaries.plan(server_round, replies, replay, until)
+        due = [slot.replay for slot in plan.slots if slot.replay is not None]
+        if not due or self._open_backlog() is None:
+            return plan
+        if self.elsewhere is not None and due[0].errand(1) is not None:
+            return plan
+        if not self._told:
+            log.warning(IN_THE_ROUND)
+            self._told = True
+        return self.canaries.all_made(plan)
 
     def _spool(
         self, capture: Capture, slots: Sequence[Slot], records: dict[int, AuditRecord]
@@ -304,11 +335,12 @@ class Auditor:
         if self._inline or self._backlog is not None:
             return self._backlog
         try:
-            workers = make_workers(self.config, self._handover.packed())
+            handover = replace(self._handover, elsewhere=self.elsewhere)
+            workers = make_workers(self.config, handover.packed())
         except Exception as error:  # noqa: BLE001 - of the user's objects, or of Ray
             self._go_inline(message_of(error))
             return None
-        self._backlog = Backlog(workers, self._handover, self._record, self._work)
+        self._backlog = Backlog(workers, handover, self._record, self._work)
         weakref.finalize(self, self._backlog.close)
         try:
             left = self._backlog.take_up(self.ledger.directory)
@@ -327,7 +359,7 @@ class Auditor:
         """Write down what a worker made of a capture."""
         self._write(*records)
         seconds = sum(outcome.seconds for record in records for outcome in record.attacks)
-        self._log_round(records[0].round, records, seconds)
+        log_round(records[0].round, records, seconds)
 
     def _skip(self, slot: Slot) -> AuditRecord:
         assert slot.reason is not None
@@ -361,27 +393,3 @@ class Auditor:
             if isinstance(broken, Exception):
                 what = "privacy audit: %s could not take a record: %s"
                 log.error(what, name, message_of(broken), exc_info=broken)
-
-    def _log_round(self, server_round: int, records: Sequence[AuditRecord], seconds: float) -> None:
-        attacked = [record for record in records if record.reason is None]
-        why_not = dict.fromkeys(record.reason.code for record in records if record.reason)
-        log.info(
-            "audit round %d: attacked %s (%d of %d); %s; %.1f s",
-            server_round,
-            ", ".join(record.client for record in attacked[:10]) or "none",
-            len(attacked),
-            len(records),
-            _worst(attacked) if attacked else ", ".join(why_not),
-            seconds,
-        )
-
-
-def _worst(attacked: Sequence[AuditRecord]) -> str:
-    """The record that leaks most, in a few words."""
-    worst = worst_scores([outcome for record in attacked for outcome in record.attacks])
-    if not worst:
-        return "nothing scored"
-    figures = [(record, worst_scores(record.attacks)) for record in attacked]
-    name, value = next(iter(worst.items()))
-    record, scores = next((each for each in figures if each[1].get(name) == value), figures[0])
-    return f"worst {record.client}: " + ", ".join(f"{n} {v:.3g}" for n, v in scores.items())

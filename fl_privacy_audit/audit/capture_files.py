@@ -24,7 +24,7 @@ from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 from fl_privacy_audit.ledger.spools import CAPTURE
 
 from .capture import Capture, CapturedView
-from .schedule import ClientReply, Release, Slot
+from .schedule import ClientReply, Elsewhere, Errand, Release, Slot
 from .tensors import Arrays, bytes_of, read_arrays, write_arrays
 from .truth import as_classes, as_pixels, share_images
 
@@ -157,6 +157,8 @@ class CaptureWriter:
             "replies": [self._reply(slot, reply) for reply in slot.replies],
             "reason": None if slot.reason is None else slot.reason.model_dump(mode="json"),
         }
+        if slot.replay is not None:
+            stated["replay"] = self._replay(slot)
         if slot.release is not None:
             stated["release"] = {
                 "before": self._weights(slot.release.before(), sent=True),
@@ -164,6 +166,14 @@ class CaptureWriter:
                 "selected_by": slot.release.selected_by,
             }
         return stated
+
+    def _replay(self, slot: Slot) -> dict[str, Any]:
+        """What a replay takes; its images are drawn where it is made."""
+        assert slot.replay is not None
+        errand = slot.replay.errand(slot.replies[0].client.node_id)
+        assert errand is not None  # else it would have been made in the round
+        arrays = {key: self._weights(read(), sent=True) for key, read in errand.arrays.items()}
+        return {"settings": errand.settings, "arrays": arrays}
 
     def _reply(self, slot: Slot, reply: ClientReply) -> int:
         place = self._places.get(id(reply))
@@ -185,6 +195,8 @@ class CaptureWriter:
                 }
             )
             place = self._places[id(reply)] = len(self._replies) - 1
+        if slot.replay is not None:
+            return place
         if slot.view != "release" and "sent" not in self._replies[place]:
             self._replies[place]["sent"] = self._weights(reply.sent(), sent=True)
             self._replies[place]["returned"] = self._weights(reply.returned())
@@ -231,8 +243,12 @@ def _same(one: Arrays, other: Arrays) -> bool:
     )
 
 
-def read_capture(folder: Path) -> Capture:
+def read_capture(folder: Path, elsewhere: Elsewhere | None = None) -> Capture:
     """What `CaptureWriter` wrote; arrays are read when they are wanted.
+
+    Args:
+        folder: Of the capture.
+        elsewhere: Makes the replays in it; without it there are none.
 
     Raises:
         OSError: It cannot be read.
@@ -243,7 +259,10 @@ def read_capture(folder: Path) -> Capture:
     replies = [_as_reply(folder, one) for one in stated["replies"]]
 
     def slot(one: Mapping[str, Any]) -> Slot:
-        release = one.get("release")
+        release, replay = one.get("release"), one.get("replay")
+        reason = _as_reason(one["reason"])
+        if replay is not None and elsewhere is None:
+            reason = Reason.of("no client app")
         return Slot(
             round=stated["round"],
             view=one["view"],
@@ -254,7 +273,8 @@ def read_capture(folder: Path) -> Capture:
                 after=_reader(folder, release["after"]),
                 selected_by=release["selected_by"],
             ),
-            reason=_as_reason(one["reason"]),
+            reason=reason,
+            replay=replay and elsewhere and elsewhere(_as_errand(folder, replay)),
         )
 
     views = [
@@ -293,6 +313,11 @@ def _as_reply(folder: Path, stated: Mapping[str, Any]) -> ClientReply:
 
 def _reader(folder: Path, stated: Mapping[str, Any]) -> Callable[[], Arrays]:
     return partial(read_arrays, folder / str(int(stated["file"])), stated["names"])
+
+
+def _as_errand(folder: Path, stated: Mapping[str, Any]) -> Errand:
+    arrays = {key: _reader(folder, where) for key, where in stated["arrays"].items()}
+    return Errand(settings=stated["settings"], arrays=arrays)
 
 
 def _as_truth(folder: Path, stated: Mapping[str, Any]) -> Truth:

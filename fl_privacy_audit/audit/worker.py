@@ -121,7 +121,8 @@ def _attack(task: dict[str, Any], handed: Any, auditors: dict[str, Any], channel
                 attacks=handed.attacks if given == named else None,
                 on_progress=channel.progress,
             )
-        records = auditors[settings].records(read_capture(folder), Journal(folder))
+        capture = read_capture(folder, handed.elsewhere)
+        records = auditors[settings].records(capture, Journal(folder))
         lines = [record.model_dump_json() + "\n" for record in records]
         write_whole(folder / RECORDS, "".join(lines))
     except Exception as error:  # noqa: BLE001 - one capture must not keep others from being attacked
