@@ -9,7 +9,6 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -87,9 +86,7 @@ class Replay:
                 return None  # a name that is no text, or a number that is none
         except (TypeError, ValueError):
             return None
-        arrays = {
-            key: partial(arrays_of, record) for key, record in message.content.array_records.items()
-        }
+        arrays = {key: arrays_of(record) for key, record in message.content.array_records.items()}
         return Errand(settings=settings, arrays=arrays)
 
     def _context(self, message: Message, canary: Canary, mark: str) -> Context:

@@ -12,6 +12,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from fl_privacy_audit.audit.tensors import NAMES, Arrays
 
+from .capture import decoder
+
 NODE: Final = 2
 """Id of the node of a replay: those of real nodes are large and random, and 1 is the SuperLink's."""
 
@@ -31,11 +33,11 @@ def _is_plain(array: Array) -> bool:
     return array.stype == "numpy.ndarray" and array.dtype in NAMES
 
 
-def arrays_of(record: ArrayRecord) -> Arrays:
-    """Its arrays; where some cannot be decoded the bytes of all."""
+def arrays_of(record: ArrayRecord) -> Callable[[], Arrays]:
+    """Decodes its arrays; where some cannot be decoded it gives the bytes of all."""
     if all(_is_plain(array) for array in record.values()):
-        return {name: array.numpy() for name, array in record.items()}
-    return {name: np.frombuffer(array.data, np.uint8) for name, array in record.items()}
+        return decoder(record)
+    return lambda: {name: np.frombuffer(array.data, np.uint8) for name, array in record.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.files import open_plain, write_whole
+from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
@@ -25,7 +25,7 @@ from fl_privacy_audit.ledger.spools import CAPTURE
 
 from .capture import Capture, CapturedView
 from .schedule import ClientReply, Elsewhere, Errand, Release, Slot
-from .tensors import Arrays, bytes_of, read_arrays, write_arrays
+from .tensors import Arrays, bytes_of, read_arrays, write_arrays, write_private
 from .truth import as_classes, as_pixels, share_images
 
 
@@ -64,7 +64,7 @@ class CaptureWriter:
     _replies: list[dict[str, Any]] = field(default_factory=list)
     _places: dict[int, int] = field(default_factory=dict)
     _truths: dict[int, Truth | None] = field(default_factory=dict)
-    _sent: tuple[Arrays, dict[str, Any]] | None = None
+    _sent: tuple[Callable[[], Arrays], dict[str, Any]] | None = None
 
     def write(self, capture: Capture, with_spare: bool) -> bool:
         """Write it; whether something is left to attack.
@@ -85,7 +85,8 @@ class CaptureWriter:
             "replies": self._replies,
             "views": views,
         }
-        write_whole(self.folder / CAPTURE, json.dumps(stated))
+        # Its folder gets its name when all is there, and a worker waits until it is on the disk itself.
+        write_private(self.folder / CAPTURE, json.dumps(stated).encode())
         return bool(views)
 
     def _view(self, view: CapturedView, with_spare: bool) -> dict[str, Any]:
@@ -161,8 +162,8 @@ class CaptureWriter:
             stated["replay"] = self._replay(slot)
         if slot.release is not None:
             stated["release"] = {
-                "before": self._weights(slot.release.before(), sent=True),
-                "after": self._weights(slot.release.after()),
+                "before": self._weights(slot.release.before, sent=True),
+                "after": self._weights(slot.release.after),
                 "selected_by": slot.release.selected_by,
             }
         return stated
@@ -172,7 +173,7 @@ class CaptureWriter:
         assert slot.replay is not None
         errand = slot.replay.errand(slot.replies[0].client.node_id)
         assert errand is not None  # else it would have been made in the round
-        arrays = {key: self._weights(read(), sent=True) for key, read in errand.arrays.items()}
+        arrays = {key: self._weights(read, sent=True) for key, read in errand.arrays.items()}
         return {"settings": errand.settings, "arrays": arrays}
 
     def _reply(self, slot: Slot, reply: ClientReply) -> int:
@@ -182,7 +183,7 @@ class CaptureWriter:
             stored = None
             if truth is not None:
                 arrays = {"images": truth.images.numpy(), "labels": truth.labels.numpy()}
-                stored = self._weights(arrays)
+                stored = self._weights(partial(dict, arrays))
             self._replies.append(
                 {
                     "node": reply.client.node_id,
@@ -198,8 +199,8 @@ class CaptureWriter:
         if slot.replay is not None:
             return place
         if slot.view != "release" and "sent" not in self._replies[place]:
-            self._replies[place]["sent"] = self._weights(reply.sent(), sent=True)
-            self._replies[place]["returned"] = self._weights(reply.returned())
+            self._replies[place]["sent"] = self._weights(reply.sent, sent=True)
+            self._replies[place]["returned"] = self._weights(reply.returned)
         return place
 
     def _published(self, slot: Slot, reply: ClientReply) -> tuple[Truth | None, Reason | None]:
@@ -220,9 +221,12 @@ class CaptureWriter:
             self._truths[id(reply)] = truth
         return truth, reply.no_truth if truth is None and provider is None else None
 
-    def _weights(self, arrays: Arrays, *, sent: bool = False) -> dict[str, Any]:
+    def _weights(self, read: Callable[[], Arrays], *, sent: bool = False) -> dict[str, Any]:
         """Where they were written; what was sent to all is written once."""
-        if sent and self._sent is not None and _same(arrays, self._sent[0]):
+        if sent and self._sent is not None and read == self._sent[0]:
+            return self._sent[1]
+        arrays = read()
+        if sent and self._sent is not None and _same(arrays, self._sent[0]()):
             return self._sent[1]
         needed = bytes_of(arrays)
         if needed > self.room - self.bytes:
@@ -232,7 +236,7 @@ class CaptureWriter:
         self._files += 1
         self.bytes += needed
         if sent and self._sent is None:
-            self._sent = dict(arrays), stated
+            self._sent = read, stated
         return stated
 
 

@@ -6,6 +6,7 @@ Where the whole machine is lost Ray does the task again.
 
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +80,12 @@ def _sent(task: Task) -> Sent:
     return files, task.run, task.config.model_dump(mode="json")
 
 
+@lru_cache(maxsize=1)
+def _workers(handed: bytes) -> Workers:
+    """Kept from task to task, as long as Ray keeps this process: one takes seconds to start."""
+    return Workers(handed, nice=0)
+
+
 def attack_files(handed: bytes, sent: Sent) -> tuple[dict[str, bytes], dict[str, Any] | None]:
     """Attack a capture on this machine, in a folder that is gone afterwards.
 
@@ -92,14 +99,11 @@ def attack_files(handed: bytes, sent: Sent) -> tuple[dict[str, bytes], dict[str,
         for name, content in files.items():
             write_whole(capture / name, content)
         here = AuditConfig.build({**config, "directory": made})
-        workers = Workers(handed, nice=0)
+        workers = _workers(handed)
         workers.submit(Task(capture=capture, run=run, config=here))
-        try:
-            done = None
-            while done is None:
-                done = workers.done(1.0)
-        finally:
-            workers.stop()
+        done = None
+        while done is None:
+            done = workers.done(1.0)
         if done.problem is not None:
             return {}, done.problem.model_dump(mode="json")
         made_here = [capture / RECORDS, *(Path(made) / PICTURES).glob("*")]

@@ -109,6 +109,7 @@ def _attack(task: dict[str, Any], handed: Any, auditors: dict[str, Any], channel
     settings, folder = json.dumps([task["run"], task["config"]]), Path(task["capture"])
     try:
         if settings not in auditors:
+            auditors.clear()  # another run, or another folder on a machine of a cluster
             config = AuditConfig.build(task["config"])
             named = [attack.name for attack in config.attacks]
             given = [attack.name for attack in handed.attacks or ()]
