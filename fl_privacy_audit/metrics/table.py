@@ -58,7 +58,7 @@ class Scale:
 
     def worst(self, values: list[float]) -> float:
         """The value that leaks most; NaN where there is none."""
-        return max(values, key=lambda value: self.sign * value, default=math.nan)
+        return (max if self.leaks_when == "high" else min)(values, default=math.nan)
 
     def format(self, value: float, *, signed: bool = False, unit: bool = False) -> str:
         """A value, or a difference of two, as people read it, in units of this metric.

@@ -83,7 +83,7 @@ def fail(found: Collection[str], words: Collection[str]) -> None:
     show_default=True,
     help="Show original beside reconstruction where an audit kept them.",
 )
-@garbage.no_search()
+@garbage.no_search(ever=False)
 def report_command(
     directories: tuple[Path, ...],
     out: Path | None,

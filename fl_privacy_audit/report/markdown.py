@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from fl_privacy_audit.core.types import View
 
@@ -52,9 +54,15 @@ def json_parts(summary: AuditSummary) -> Iterator[str]:
     yield text[done:]
 
 
-def _indented(item: BaseModel) -> str:
-    text = item.model_dump_json(indent=2).replace("\n", "\n        ")
+def _indented(item: object) -> str:
+    kind: Any = type(item)
+    text = _adapter(kind).dump_json(item, indent=2).decode().replace("\n", "\n        ")
     return "\n        " + escaped(text)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def render_markdown(summary: AuditSummary) -> str:

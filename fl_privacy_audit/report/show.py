@@ -50,7 +50,7 @@ console = standard_output()
 @click.option("--run", "name", help=RUN_HELP)
 @click.option("--runs", is_flag=True, help="List the runs of the log, and nothing else.")
 @fail_on
-@garbage.no_search()
+@garbage.no_search(ever=False)
 def show_command(
     directory: Path,
     last: int | None,
@@ -104,7 +104,7 @@ def _show_last(directory: Path, records: int, name: str | None, fail_on: tuple[s
 )
 @runs_option
 @fail_on
-@garbage.no_search()
+@garbage.no_search(ever=False)
 def compare_command(
     directories: tuple[Path, ...], form: str, runs: tuple[str, ...], fail_on: tuple[str, ...]
 ) -> None:

@@ -7,9 +7,10 @@ and of its controls, DP claims, notes and versions. Nothing that reads it has to
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
@@ -58,9 +59,11 @@ class MetricInfo(_Model, extra="ignore"):
     margin: float  # how much more than a null control is worth a verdict
 
 
-class RecordScores(_Model):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordScores:
     """One attacked record under one attack: the points of every distribution and series."""
 
+    __pydantic_config__ = _Model.model_config
     round: int  # server round
     client: str  # as in the ledger
     view: View  # what the attacker saw
@@ -81,9 +84,11 @@ class RecordScores(_Model):
         return [value for kind in NULLS if (value := self.control(kind, metric)) is not None]
 
 
-class RoundPoint(_Model):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundPoint:
     """One metric in one round: a point of the series of leakage over rounds."""
 
+    __pydantic_config__ = _Model.model_config
     round: int  # server round
     view: View  # what the attacker saw
     attack: str  # name of the attack
@@ -94,10 +99,6 @@ class RoundPoint(_Model):
     null: float | None
     undefended: float | None  # the mean of the positive control; None without one
     records: int  # how many
-
-
-_SCORES_SET, _POINT_SET = {*RecordScores.model_fields}, {*RoundPoint.model_fields}
-"""Shared by what is made without validation: a set for each would take as much as its numbers."""
 
 
 class LeftOut(_Model):
@@ -271,18 +272,19 @@ def _with_place(run: GatheredRun, record: RecordScores) -> RecordScores:
     if record.picture is None:
         return record
     place = run.file(record.picture)
-    return record.model_copy(update={"picture": None if place is None else str(place)})
+    return replace(record, picture=None if place is None else str(place))
 
 
 def _scores(record: AuditRecord, outcome: AttackOutcome) -> RecordScores:
-    return RecordScores.model_construct(
-        _SCORES_SET,
+    return RecordScores(
         round=record.round,
         client=sys.intern(record.client),
         view=record.view,
         attack=sys.intern(outcome.attack),
         # Of one image the mean is its score: one number, not two.
-        scores={n: s.each[0] if [s.mean] == s.each else s.mean for n, s in outcome.scores.items()},
+        scores={
+            n: e[0] if (e := s.each) == [s.mean] else s.mean for n, s in outcome.scores.items()
+        },
         each={name: s.each for name, s in outcome.scores.items()},
         controls={
             control.kind: {name: s.mean for name, s in control.scores.items()}
@@ -302,14 +304,14 @@ def _series(records: Sequence[RecordScores]) -> list[RoundPoint]:
         groups.setdefault((record.round, record.view, record.attack), []).append(record)
     points = []
     for (number, view, attack), group in sorted(groups.items()):
+        means = {kind: _means(group, kind) for kind in get_args(ControlKind)}
         for name, metric in METRICS.items():
             there = [r for r in group if name in r.scores]
             if not there:
                 continue
-            nulls = [m for kind in NULLS if (m := _mean(there, kind, name)) is not None]
+            nulls = [means[kind][name] for kind in NULLS if name in means[kind]]
             points.append(
-                RoundPoint.model_construct(
-                    _POINT_SET,
+                RoundPoint(
                     round=number,
                     view=view,
                     attack=attack,
@@ -317,16 +319,20 @@ def _series(records: Sequence[RecordScores]) -> list[RoundPoint]:
                     mean=fmean(r.scores[name] for r in there),
                     worst=metric.worst([value for r in there for value in r.each[name]]),
                     null=metric.worst(nulls) if nulls else None,
-                    undefended=_mean(there, "undefended", name),
+                    undefended=means["undefended"].get(name),
                     records=len(there),
                 )
             )
     return points
 
 
-def _mean(records: Sequence[RecordScores], kind: ControlKind, metric: str) -> float | None:
-    values = [value for r in records if (value := r.control(kind, metric)) is not None]
-    return fmean(values) if values else None
+def _means(records: Sequence[RecordScores], kind: ControlKind) -> dict[str, float]:
+    """The mean of a control over records, by each metric that scored it."""
+    values: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in record.controls.get(kind, {}).items():
+            values.setdefault(name, []).append(value)
+    return {name: fmean(found) for name, found in values.items()}
 
 
 def _tried(run: GatheredRun) -> list[AttackTried]:

@@ -281,7 +281,7 @@ def test_the_same_summary_gives_the_same_page(summary: AuditSummary, html: str) 
 def test_text_from_runs_stays_text(tmp_path: Path) -> None:
     summary = one(tmp_path, replace(FEW[0], name=EVIL, clients=2))
     (setting,) = summary.settings
-    records = [r.model_copy(update={"client": EVIL}) for r in setting.records]
+    records = [replace(r, client=EVIL) for r in setting.records]
     evil = setting.model_copy(
         update={
             "records": records,
