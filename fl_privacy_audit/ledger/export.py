@@ -50,6 +50,7 @@ COLUMNS: dict[str, Kind] = {
 """Column -> type. ``node_id`` is text: Flower's are unsigned 64-bit numbers. ``reason`` is a code, and
 ``reason_figures`` the JSON of what belongs to it."""
 
+_FITS = {True: "yes", False: "no", None: "nobody can tell"}
 Row = dict[str, Any]
 ROWS = 10_000
 """From which on a block is handed on."""
@@ -135,7 +136,7 @@ class _Rows:
         columns["epsilon_reported"].append(record.reported.get("epsilon"))
         columns["replay_cosine"].append(check and check.cosine)
         columns["replay_length_ratio"].append(check and check.length_ratio)
-        columns["replay_fits"].append(check and ("yes" if check.fits else "no"))
+        columns["replay_fits"].append(check and _FITS[check.fits])
 
     def _add(
         self,

@@ -290,8 +290,10 @@ class ReplayCheck(_Recorded):
     cosine_range: tuple[float, float]
     # Between which ratios it fits; None where the length is open.
     length_range: tuple[float, float] | None
-    fits: bool  # whether both do. Where they do not, the record is not evidence of safety.
-    hint: Reason | None = None  # what would explain the difference; None where there is none
+    # Whether both do; None where chance moves an update so far that nobody can tell. Where they do
+    # not, or nobody can tell, the record is not evidence of safety.
+    fits: bool | None
+    hint: Reason | None = None  # why not, as far as that is known; None where both do
 
 
 class AuditRecord(_Line):

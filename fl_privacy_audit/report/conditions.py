@@ -126,9 +126,7 @@ def _fits(summary: AuditSummary) -> list[str]:
                 end = "" if hint is None else f"; where it does not: {say(hint)}"
                 sentences.append(f"{where}: {say_fit(verdict.replay)}{end}.")
             elif deciding(verdict) is not None:
-                sentences.append(
-                    f"{where}: nobody checked whether the description fits the clients."
-                )
+                sentences.append(f"{where}: nobody knows whether the description fits the clients.")
     return sentences
 
 

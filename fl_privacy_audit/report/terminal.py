@@ -24,6 +24,11 @@ from .sentences import say, say_fit, say_why, spoken, steps
 from .words import LOWER_BOUND
 
 NOTHING = "-"
+_FITS = {
+    True: "",
+    False: " (does not fit the description)",
+    None: " (nobody can tell whether it fits the description)",
+}
 ROOMY = 130
 """Characters from which on verdicts and scores fit one table."""
 
@@ -196,8 +201,8 @@ def _outcome_cells(
     outcome: AttackOutcome, metrics: Sequence[str], replay: ReplayCheck | None
 ) -> list[str]:
     text = outcome.status if outcome.reason is None else f"{outcome.status}: {say(outcome.reason)}"
-    if replay is not None and not replay.fits:
-        text += " (does not fit the description)"
+    if replay is not None:
+        text += _FITS[replay.fits]
     if outcome.stopped == "out of time":
         allowed = outcome.allowed
         text += " (out of time)" if allowed is None else f" (out of time: {steps(allowed)})"

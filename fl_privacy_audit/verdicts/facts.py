@@ -43,7 +43,7 @@ class Column:
 
 
 class Replays:
-    """The replay checks of some records together."""
+    """The replay checks of some records together, without those that cannot tell."""
 
     def __init__(self) -> None:
         self.cosines, self.ratios = array("d"), array("d")
@@ -52,6 +52,8 @@ class Replays:
 
     def add(self, check: ReplayCheck) -> None:
         """Count one more."""
+        if check.fits is None:
+            return
         self.cosines.append(check.cosine)
         if check.length_ratio is not None:
             self.ratios.append(check.length_ratio)
@@ -203,8 +205,11 @@ class AttackFacts:
             self.pictures[row] = outcome.picture
         if record.replay is not None:
             self.replays.add(record.replay)
-        if record.no_replay is not None:
-            self.unchecked[record.no_replay] += 1
+        why = record.no_replay
+        if record.replay is not None and record.replay.fits is None:
+            why = record.replay.hint
+        if why is not None:
+            self.unchecked[why] += 1
 
     def _add_scores(self, row: int, side: str, outcome: AttackOutcome | ControlOutcome) -> None:
         columns = self.scores.setdefault(side, {})
