@@ -32,6 +32,7 @@ from fl_privacy_audit.ledger.reading import continued
 from fl_privacy_audit.ledger.records import (
     AuditRecord,
     EvaluationRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
 )
@@ -46,6 +47,7 @@ from .handover import Handover
 from .rehearsal import Rehearsal, rehearse
 from .schedule import ClientReply, Release, Slot, is_due, schedule
 from .scoring import worst_scores
+from .targets import Observer
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -186,9 +188,14 @@ class Auditor:
         return is_due(self.config, server_round)
 
     @property
+    def observer(self) -> Observer:
+        """How replies are observed."""
+        return self._work.observer
+
+    @property
     def takes_published(self) -> bool:
         """Whether batches that clients publish are the truth to score with."""
-        return self._work.observer.truth is None
+        return self.observer.truth is None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -344,6 +351,10 @@ class Auditor:
             time=now(), run=self.run, round=server_round, source=source, metrics=dict(metrics)
         )
         self._write(record, sync=False)
+
+    def record_measurement(self, measured: MeasurementRecord) -> None:
+        """Append epsilon as canaries measured it."""
+        self._write(measured)
 
     def _write(self, *records: Record, sync: bool = True) -> None:
         """What cannot be written costs these records alone; the ledger counts them."""

@@ -7,7 +7,6 @@ and void for other noise. Neither ever says that training is private.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, isfinite, sqrt
 from typing import Final
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import nctdtrinc
 
 from fl_privacy_audit.core.arguments import fraction, refuse
+from fl_privacy_audit.core.types import MeasuredEpsilon
 
 from .empirical import one_run_epsilon
 from .gaussian import DELTA_HINT, gaussian_epsilon
@@ -25,34 +25,6 @@ SHARES: Final = (0.75, 0.25)
 """Shares of the canaries that are guessed, the surest ones; each share has half of the doubt."""
 FEWEST: Final = 3
 """Canaries of each kind, in and out, without which scores say nothing of their spread."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredEpsilon:
-    """Lower bounds on epsilon (add-or-remove) from canaries of one client.
-
-    Attributes:
-        gauss: If the noise is normal.
-        steinke: Whatever the noise.
-        ceiling: The most that so many canaries can show by Steinke's bound: all guesses right.
-        canaries: How many.
-        rounds: Over how many rounds their scores were added.
-        delta: At which the bounds hold.
-        confidence: With which both hold together; each has half of the doubt.
-    """
-
-    gauss: float
-    steinke: float
-    ceiling: float
-    canaries: int
-    rounds: int
-    delta: float
-    confidence: float
-
-    @property
-    def highest(self) -> float:
-        """The higher of the two."""
-        return max(self.gauss, self.steinke)
 
 
 def measure_epsilon(
@@ -98,7 +70,7 @@ def bounds(
     """Both bounds: from `mu`, taken at `half_of` the confidence, and from guesses by the scores."""
     each, canaries = half_of(confidence), len(included)
     return MeasuredEpsilon(
-        gauss=_epsilon(mu, delta),
+        gauss=epsilon_of(mu, delta),
         steinke=one_run_scores_epsilon(scores, included, delta=delta, confidence=each),
         ceiling=max(_guessed(canaries, n, n, delta, each) for n in _counts(canaries)),
         canaries=canaries,
@@ -114,7 +86,8 @@ def _standardised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return rows / np.where(spread > 0, spread, 1.0)
 
 
-def _epsilon(mu: float, delta: float) -> float:
+def epsilon_of(mu: float, delta: float) -> float:
+    """Of a mu that may be zero or infinite."""
     if mu <= 0:
         return 0.0
     return gaussian_epsilon(mu=mu, delta=delta) if isfinite(mu) else inf

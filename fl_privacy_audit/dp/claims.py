@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fl_privacy_audit.core.config import Mechanism, Neighbours, Span
+from fl_privacy_audit.core.types import MeasuredEpsilon
 
 from .bounds import RiskCorridor
 from .checks import CHECKS, Case, longest_update
@@ -31,6 +32,8 @@ class ClaimCheck:
     # What theory allows an attacker on one record; None if it was not asked for, or the claim
     # protects whole clients.
     corridor: RiskCorridor | None = None
+    # What canaries showed of a round and over several; empty if none were used.
+    measured: tuple[MeasuredEpsilon, ...] = ()
 
     @property
     def holds(self) -> bool:

@@ -17,8 +17,8 @@ from fl_privacy_audit.core.arguments import (
     refuse,
 )
 from fl_privacy_audit.core.config import Accountant, Clipper, Mechanism, Neighbours, Sampling, Span
+from fl_privacy_audit.core.types import MeasuredEpsilon
 
-from .canaries import MeasuredEpsilon
 from .gaussian import DELTA_HINT, classic_sigma
 from .mechanism import SENSITIVITY, SampledGaussian
 

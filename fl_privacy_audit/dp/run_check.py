@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.ledger.records import RunRecord
+from fl_privacy_audit.core.types import MeasuredEpsilon
+from fl_privacy_audit.ledger.records import MeasurementRecord, RunRecord
 from fl_privacy_audit.ledger.runs import Reply
 
 from .bounds import RiskCorridor, risk_corridor
@@ -19,6 +20,8 @@ from .dp_claim import DpClaim, Observed
 
 DELTA = 1e-5
 """Delta if the settings give none."""
+REPLAYED = "the clients' app"
+"""Whose epsilon canaries measure."""
 KAPPA = 0.01
 """The corridor is drawn for picking the right one of a hundred candidates."""
 
@@ -29,6 +32,10 @@ class Run(Protocol):
     @property
     def run(self) -> RunRecord:
         """Its settings."""
+
+    @property
+    def measured(self) -> MeasurementRecord | None:
+        """What canaries showed, if they were used."""
 
     @property
     def replies(self) -> Sequence[Reply]:
@@ -44,7 +51,8 @@ def check_run(run: Run) -> ClaimCheck | None:
     stated = run.run.stated.claim
     training = run.run.stated.training
     reported = reported_epsilons(run)
-    if stated is None and training.noise_multiplier is None and not reported:
+    measured = run.measured
+    if stated is None and training.noise_multiplier is None and not (reported or measured):
         return None
     assumed = [] if stated else [f"no claim is in the settings; delta is taken as {DELTA:g}"]
     try:
@@ -57,12 +65,13 @@ def check_run(run: Run) -> ClaimCheck | None:
         claim = _claim(settings, run, assumed)
     except ConfigError as error:
         return _without_epsilon(settings, run, str(error), assumed)
-    check = check_claim(claim, _observed(run, settings.mechanism))
+    check = _beside_measured(check_claim(claim, _observed(run, settings)), settings, run)
     if stated is None and reported:
         # Clients may report epsilon at another delta than the one taken here.
+        of_delta = ("epsilon-understated", "measured-above-claim")
         check = replace(
             check,
-            flags=tuple(flag for flag in check.flags if flag.code != "epsilon-understated"),
+            flags=tuple(flag for flag in check.flags if flag.code not in of_delta),
             unchecked=(
                 *check.unchecked,
                 "Reported epsilons: set `claim.delta` to the delta they are meant at.",
@@ -125,7 +134,7 @@ def _claim(settings: ClaimConfig, run: Run, assumed: list[str]) -> DpClaim:
     }
     return DpClaim(
         **stated,
-        rounds=max(len({r.round for r in _returned(run)}), 1),
+        rounds=max(len({r.round for r in _returned(run)}), _rounds_measured(run), 1),
         arrays={
             name: dtype
             for name, dtype in run.run.arrays.items()
@@ -135,7 +144,7 @@ def _claim(settings: ClaimConfig, run: Run, assumed: list[str]) -> DpClaim:
     )
 
 
-def _observed(run: Run, mechanism: str) -> Observed:
+def _observed(run: Run, settings: ClaimConfig) -> Observed:
     norms: dict[int, dict[str, float]] = defaultdict(dict)
     weights: dict[int, dict[str, float]] = defaultdict(dict)
     most: Counter[str] = Counter()  # records that a client said it trained on in a round
@@ -152,9 +161,60 @@ def _observed(run: Run, mechanism: str) -> Observed:
         update_norms=norms,
         complete=bool(norms) and all(r.update_norm is not None for r in returned),
         parameters=_parameters(run),
-        weights=known if mechanism == "central-gaussian" else {},
+        weights=known if settings.mechanism == "central-gaussian" else {},
         participation=Counter(record.client for record in returned),
         records=most,
+        measured=_comparable(run, settings),
+    )
+
+
+def _rounds_measured(run: Run) -> int:
+    return run.measured.over_rounds.rounds if run.measured else 0
+
+
+def _comparable(run: Run, settings: ClaimConfig) -> dict[str, list[MeasuredEpsilon]]:
+    """What canaries showed, as far as it may be held against the claim."""
+    if run.measured is None or _why_not_comparable(run, settings):
+        return {}
+    return {REPLAYED: [run.measured.of_a_round, run.measured.over_rounds]}
+
+
+def _why_not_comparable(run: Run, settings: ClaimConfig) -> str:
+    """Why a measurement says nothing against the claim, whatever it is; empty where it may."""
+    measured = run.measured
+    assert measured is not None
+    if settings.mechanism == "central-gaussian":
+        return "the claim is for the released model, and the replay shows what a client sends"
+    if settings.mechanism == "local-gaussian" and settings.neighbours == "add-or-remove":
+        return (
+            "it is of one image there or not, and the claim of a whole update there or not, which an "
+            "image can change by twice as much"
+        )
+    returned = _returned(run)
+    rounds = max(Counter(r.client for r in returned).values(), default=measured.over_rounds.rounds)
+    if measured.over_rounds.rounds > rounds:
+        return f"no real client took part in more than {rounds} rounds"
+    training = run.run.stated.training
+    hidden = (training.batch_size or 0) / settings.sample_rate if settings.sample_rate < 1 else 0
+    most = max([round(hidden), *(r.num_examples or 0 for r in returned)])
+    if settings.mechanism == "dp-sgd" and measured.records < most:
+        return (
+            f"the replayed client held {measured.records} images and real ones up to {most}, among "
+            "which sampling hides more"
+        )
+    return ""
+
+
+def _beside_measured(check: ClaimCheck, settings: ClaimConfig, run: Run) -> ClaimCheck:
+    """The check with what canaries showed, and why that is not held against the claim."""
+    if run.measured is None:
+        return check
+    why = _why_not_comparable(run, settings)
+    said = [f"The epsilon measured is not held against the claim: {why}."] if why else []
+    return replace(
+        check,
+        measured=(run.measured.of_a_round, run.measured.over_rounds),
+        unchecked=(*check.unchecked, *said),
     )
 
 
@@ -189,10 +249,10 @@ def _without_epsilon(settings: ClaimConfig, run: Run, why: str, assumed: list[st
         rounds=1,
         reported_epsilon=_reported_series(run),
     )
-    records = _observed(run, settings.mechanism).records
+    records = _observed(run, settings).records
     check = check_claim(any_mechanism, Observed(records=records))
     return replace(
-        check,
+        _beside_measured(check, settings, run),
         mechanism=settings.mechanism,
         claimed=settings.epsilon,
         covers=settings.epsilon_covers,

@@ -28,6 +28,7 @@ from .records import (
     AuditRecord,
     EvaluationRecord,
     GapRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
 )
@@ -54,6 +55,7 @@ class LedgerContents:
     runs: tuple[RunRecord, ...]  # one for each time the audit was started
     audits: tuple[AuditRecord, ...]  # in the order written
     evaluations: tuple[EvaluationRecord, ...]  # in the order written
+    measurements: tuple[MeasurementRecord, ...]  # in the order written
     gaps: tuple[GapRecord, ...]  # what could not be written, in the order written
     # ``(line number, what is wrong)`` for each line that could not be read.
     damaged: tuple[tuple[int, str], ...]
@@ -155,6 +157,7 @@ def read_ledger(directory: str | Path) -> LedgerContents:
         runs=_latest(r for r in records if isinstance(r, RunRecord)),
         audits=tuple(r for r in records if isinstance(r, AuditRecord)),
         evaluations=tuple(r for r in records if isinstance(r, EvaluationRecord)),
+        measurements=tuple(r for r in records if isinstance(r, MeasurementRecord)),
         gaps=tuple(r for r in records if isinstance(r, GapRecord)),
         damaged=tuple(r for r in records if isinstance(r, Damage)),
     )

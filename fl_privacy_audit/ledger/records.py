@@ -1,4 +1,4 @@
-"""What the ledger holds: four kinds of line, each a pydantic model with a schema version.
+"""What the ledger holds: five kinds of line, each a pydantic model with a schema version.
 
 Version 1 knew no controls and no release view; what its lines lack is empty here. Versions 1 and 2
 held reasons as sentences: they are read as reasons with the code ``"text"``.
@@ -21,7 +21,14 @@ from pydantic import (
 
 from fl_privacy_audit.core.numbers import LARGEST
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Options, View
+from fl_privacy_audit.core.types import (
+    OPTIONS,
+    ControlKind,
+    KnownDefence,
+    MeasuredEpsilon,
+    Options,
+    View,
+)
 
 SCHEMA_VERSION: Final = 3
 Count = Annotated[int, Field(gt=-LARGEST, lt=LARGEST)]
@@ -100,6 +107,7 @@ class _Training(_Read):
     max_grad_norm: float | None = None
     noise_multiplier: float | None = None
     steps: int | None = None
+    batch_size: int | None = None
 
 
 class Stated(_Read):
@@ -339,6 +347,17 @@ class EvaluationRecord(_Line):
     metrics: dict[str, float]  # by name
 
 
+class MeasurementRecord(_Line):
+    """Epsilon as canaries measured it, in replays of a client up to this round."""
+
+    kind: Literal["measurement"] = "measurement"
+    run: str  # the run it belongs to
+    round: Count  # the last round that was replayed
+    records: Count  # images that the replayed client trained on in that round
+    of_a_round: MeasuredEpsilon
+    over_rounds: MeasuredEpsilon  # over all rounds that were replayed
+
+
 class GapRecord(_Line):
     """Something is missing above this line."""
 
@@ -347,5 +366,5 @@ class GapRecord(_Line):
     reason: Why  # what, and how much
 
 
-Record = RunRecord | AuditRecord | EvaluationRecord | GapRecord
+Record = RunRecord | AuditRecord | EvaluationRecord | MeasurementRecord | GapRecord
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
