@@ -36,6 +36,16 @@ class ClaimCheck:
     measured: tuple[MeasuredEpsilon, ...] = ()
 
     @property
+    def epsilon_measured(self) -> float | None:
+        """At least so much was measured, over all rounds that were replayed; None if nothing was."""
+        return self.measured[-1].highest if self.measured else None
+
+    @property
+    def refuted(self) -> bool:
+        """Whether more was measured than is claimed."""
+        return any(flag.code == "measured-above-claim" for flag in self.flags)
+
+    @property
     def holds(self) -> bool:
         """Whether no error was found; read `unchecked` before believing it."""
         return all(flag.severity != "error" for flag in self.flags)

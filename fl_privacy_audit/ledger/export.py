@@ -12,7 +12,7 @@ from fl_privacy_audit.core.tables import Block, Kind, write_columns
 from fl_privacy_audit.core.types import ControlKind
 
 from .reading import AuditedLines
-from .records import AttackOutcome, AuditRecord, ControlOutcome, RunRecord
+from .records import AttackOutcome, AuditRecord, ControlOutcome, MeasurementRecord, RunRecord
 
 COLUMNS: dict[str, Kind] = {
     "setting": "string",
@@ -84,7 +84,10 @@ def blocks_of(ledgers: Iterable[AuditedLines]) -> Iterator[Block]:
     rows = _Rows()
     for ledger in ledgers:
         for run, record in ledger:
-            rows.add(run, record)
+            if record.kind == "measurement":
+                rows.add_measured(run, record)
+            else:
+                rows.add(run, record)
             if len(rows.columns["metric"]) >= ROWS:
                 yield rows.block()
                 rows = _Rows()
@@ -137,6 +140,32 @@ class _Rows:
         columns["replay_cosine"].append(check and check.cosine)
         columns["replay_length_ratio"].append(check and check.length_ratio)
         columns["replay_fits"].append(check and _FITS[check.fits])
+
+    def add_measured(self, run: RunRecord | None, measured: MeasurementRecord) -> None:
+        """Add a row for each bound on epsilon, over all rounds up to this one; its claim beside it."""
+        bounds = measured.over_rounds
+        claim = (run.stated.claim if run else None) or {}
+        values = {
+            f"epsilon_{name}": getattr(bounds, name) for name in ("gauss", "steinke", "ceiling")
+        }
+        if isinstance(epsilon := claim.get("epsilon"), int | float):
+            values["epsilon_claimed"] = float(epsilon)
+        row: Row = {
+            "time": measured.time,
+            "round": measured.round,
+            "view": "canary",
+            "run": measured.run,
+            "setting": run and run.setting,
+            "num_examples": measured.records,
+            "status": "measured",
+        }
+        for name in COLUMNS.keys() - {*_OF_SCORE}:
+            self.columns[name].append(row.get(name))
+        for name, value in values.items():
+            for column, cell in zip(_OF_SCORE, (name, value, value, bounds.canaries), strict=True):
+                self.columns[column].append(cell)
+        self._of_record.append(len(values))
+        self._of_outcome.append(len(values))
 
     def _add(
         self,

@@ -252,7 +252,7 @@ def _how(run: RunRecord) -> tuple[Any, ...]:
 
 
 class AuditedLines:
-    """The audited records of a ledger with the lines of their runs, in turn, all runs.
+    """The audited records of a ledger with the lines of their runs, in turn, all runs; and measurements.
 
     Iterating raises LedgerError where there is no ledger, or where it holds neither run nor record.
 
@@ -269,15 +269,16 @@ class AuditedLines:
         self._damaged: list[tuple[int, str]] = []
         self._last = ""
 
-    def __iter__(self) -> Iterator[tuple[RunRecord | None, AuditRecord]]:
+    def __iter__(self) -> Iterator[tuple[RunRecord | None, AuditRecord | MeasurementRecord]]:
         for line in read_lines(self._directory, quick=True):
             if isinstance(line, Damage):
                 self._damaged.append(line)
             elif line.kind == "run":
                 self._runs[line.run] = line
-            elif line.kind == "audit":
-                self._audited[line.run] += 1
-                self._last = line.run
+            elif line.kind == "audit" or line.kind == "measurement":
+                if line.kind == "audit":
+                    self._audited[line.run] += 1
+                    self._last = line.run
                 if self._wanted in (None, line.run):
                     yield self._runs.get(line.run), line
         if not self._runs and not self._audited:

@@ -67,7 +67,12 @@ def _section(number: int, setting: SettingSummary, check: ClaimCheck) -> DpSecti
     rows = _rows(clients, setting)
     errors = sum(flag.severity == "error" for flag in check.flags)
     known = bool(clients)
-    if errors:
+    if check.refuted:
+        sure = check.measured[-1].confidence if check.measured else 0.95
+        verdict = (
+            f"The claim is false: more was measured than is claimed, with {sure:.0%} confidence."
+        )
+    elif errors:
         faults = "one fault" if errors == 1 else f"{errors} faults"
         verdict = f"The claim does not hold: {faults} found."
     elif not known:
@@ -102,6 +107,9 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ("Mechanism", words),
         ("Who sees raw updates", raw),
         ("Epsilon claimed", claimed),
+        ("Epsilon reported, at most", _epsilon(setting.epsilon_reported)),
+        ("Epsilon in effect", _epsilon(setting.epsilon_in_effect)),
+        ("Epsilon measured", "; ".join(formats.measured_texts(check)) or "not measured"),
         ("Delta", _stated(f"{check.delta:g}", found, "delta-too-large")),
         ("Neighbours of the claim", NEIGHBOURS.get(check.neighbours, check.neighbours)),
         ("Noise multiplier in effect", f"{noise:.3g}" if math.isfinite(noise) else "not known"),
@@ -118,6 +126,10 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ("Random generator of the noise", "not checked"),
         ("Floating point and timing", "not checked"),
     )
+
+
+def _epsilon(value: float | None) -> str:
+    return "none" if value is None else formats.epsilon(value)
 
 
 def _stated(value: str | None, found: set[str], *codes: str) -> str:

@@ -141,6 +141,8 @@ class SettingSummary(_Model):
     # The largest that a client has spent over all rounds, computed from the settings (PLD, add or
     # remove); None if it could not be computed.
     epsilon_in_effect: float | None
+    # At least so much was measured by canaries in replays; None if nothing was.
+    epsilon_measured: float | None = None
     quality: list[EvaluationRecord]  # after each round, as the federation measured it
     reported_epsilon: dict[str, list[tuple[int, float]]]  # client -> (round, epsilon) pairs
     records: list[RecordScores]  # every scored record
@@ -239,6 +241,7 @@ class ReportFacts(RunFacts):
 def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
     facts = run.facts
     assert isinstance(facts, ReportFacts)
+    dp = comparison.dp.get(run.run.setting)
     records = [_with_place(run, record) for record in facts.records]
     # Validating the records once more would copy them all.
     return SettingSummary.model_construct(
@@ -254,7 +257,8 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
         verdicts=[v for v in comparison.verdicts if v.setting == run.run.setting],
         accuracy=accuracy_of(run),
         epsilon_reported=epsilon_reported(run),
-        epsilon_in_effect=epsilon_in_effect(comparison.dp.get(run.run.setting)),
+        epsilon_in_effect=epsilon_in_effect(dp),
+        epsilon_measured=dp and dp.epsilon_measured,
         quality=run.evaluations,
         reported_epsilon=reported_epsilons(run),
         records=records,
@@ -262,7 +266,7 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
         recognisable=facts.recognisable,
         attacks=_tried(run),
         threat_models=facts.threat_models,
-        dp=comparison.dp.get(run.run.setting),
+        dp=dp,
         notes=run.notes,
     )
 

@@ -67,6 +67,7 @@ class Row(BaseModel):
         epsilon_reported: The largest that a client reported; None if none did.
         epsilon_in_effect: The largest that a client has spent over all rounds, computed from the
             settings (PLD, add or remove); None if it could not be computed.
+        epsilon_measured: At least so much was measured by canaries in replays; None if nothing was.
         scores: By metric.
         attacked: Records on which the attack ran to an end.
         not_scored: Of those, records without truth.
@@ -85,6 +86,7 @@ class Row(BaseModel):
     accuracy: float | None
     epsilon_reported: float | None
     epsilon_in_effect: float | None
+    epsilon_measured: float | None = None
     scores: dict[str, MetricSummary]
     attacked: int
     not_scored: int
@@ -269,6 +271,7 @@ def _rows(
                 accuracy=accuracy,
                 epsilon_reported=epsilon,
                 epsilon_in_effect=epsilon_in_effect(check),
+                epsilon_measured=check and check.epsilon_measured,
                 scores=_summaries(facts),
                 attacked=status["scored"] + status["not scored"],
                 not_scored=status["not scored"],

@@ -1,21 +1,29 @@
 """Epsilon measured in a federation: who cheats is found by replays alone, and the ledger says so."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
+from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.local_training import Chance, train_locally
 from fl_privacy_audit.core.types import LocalTraining, Update
 from fl_privacy_audit.dp import ClaimCheck, gaussian_epsilon
 from fl_privacy_audit.dp.run_check import check_run
+from fl_privacy_audit.ledger.export import records_table
 from fl_privacy_audit.ledger.ledger import last_run, read_ledger
 from fl_privacy_audit.ledger.records import MeasurementRecord
+from fl_privacy_audit.report.formats import epsilon
+from fl_privacy_audit.report.html import render_html
+from fl_privacy_audit.report.markdown import render_markdown
+from fl_privacy_audit.report.summary import summarise
 from tests.support.canary_apps import canaries_or_own, reply_to, run
 from tests.support.judged_cases import open_net
 
@@ -124,3 +132,66 @@ def test_a_client_that_does_as_it_says_is_not_accused(tmp_path: Path) -> None:
 def test_cheats_are_found_by_measurement(tmp_path: Path, step: Step, claim: dict[str, Any]) -> None:
     _, check = measured(tmp_path, step, **claim)
     assert flagged(check)
+
+
+APP = """
+import torch
+from flwr.clientapp import ClientApp
+from tests.strategies.test_measure import app_of, dp_sgd
+
+app = app_of(dp_sgd({noise}))
+"""
+PROJECT = f"""
+[tool.flwr.app.config.audit]
+image.shape = "1, 8, 8"
+image.mean = "0.5"
+image.std = "0.25"
+training.learning-rate = {RATE}
+training.steps = 1
+claim.delta = {DELTA}
+claim.epsilon = {OVER_ALL:.2f}
+claim.clipping-norm = 1.0
+claim.noise-multiplier = {NOISE}
+"""
+
+
+@pytest.mark.parametrize(("noise", "code"), [(NOISE, 0), (NOISE / 3, 3)])
+def test_an_app_is_measured_from_the_command_line(tmp_path: Path, noise: float, code: int) -> None:
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / f"measured_{code}.py").write_text(APP.format(noise=noise))
+    arguments = ["probe", f"measured_{code}:app", "--app", str(tmp_path), "--canaries", "64"]
+    more = ["--rounds", str(ROUNDS), "--model", "tests.support.judged_cases:open_net"]
+    result = CliRunner().invoke(cli, [*arguments, *more])
+    assert result.exit_code == code, result.output
+    said = " ".join(result.output.split())
+    assert "Epsilon measured: at least" in said and f"over {ROUNDS} rounds" in said
+    assert ("The claim is false" in said) == (code == 3)
+    read = json.loads(CliRunner().invoke(cli, [*arguments, *more, "--json"]).output)
+    assert read["over_rounds"]["canaries"] == 64 and read["refuted"] == (code == 3)
+    missing = CliRunner().invoke(cli, arguments)
+    assert missing.exit_code == 2 and "--model" in missing.output
+
+
+def test_what_is_measured_stands_in_every_output(tmp_path: Path) -> None:
+    measured(tmp_path / "audit", dp_sgd(NOISE / 2))
+    folder = str(tmp_path / "audit")
+    record = last_run(read_ledger(folder)).measured
+    assert record is not None
+    figure = epsilon(record.over_rounds.highest)
+    shown = CliRunner().invoke(cli, ["show", folder]).output
+    assert f"at least {figure} over {ROUNDS} rounds" in " ".join(shown.split())
+    compared = CliRunner().invoke(cli, ["compare", folder, "--format", "md"]).output
+    assert "epsilon measured" in compared and f"| {figure} |" in compared
+    page = render_html(summarise([folder]), pictures=False)
+    assert f"Measured: at least {figure} over {ROUNDS} rounds: the claim is false" in page
+    assert "The claim is false: more was measured than is claimed, with 95%" in page
+    assert f"at least {figure}" in render_markdown(summarise([folder]))
+    assert summarise([folder]).settings[0].epsilon_measured == record.over_rounds.highest
+    rows = [row for row in records_table(folder) if row["status"] == "measured"]
+    assert len(rows) == 4 * ROUNDS
+    assert {row["metric"]: row["mean"] for row in rows if row["round"] == ROUNDS} == {
+        "epsilon_gauss": record.over_rounds.gauss,
+        "epsilon_steinke": record.over_rounds.steinke,
+        "epsilon_ceiling": record.over_rounds.ceiling,
+        "epsilon_claimed": OVER_ALL,
+    }
