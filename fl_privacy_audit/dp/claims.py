@@ -7,7 +7,8 @@ from fl_privacy_audit.core.config import Mechanism, Neighbours, Span
 from fl_privacy_audit.core.types import MeasuredEpsilon
 
 from .bounds import RiskCorridor
-from .checks import CHECKS, Case, longest_update
+from .case import Case
+from .checks import CHECKS, longest_update
 from .dp_claim import DpClaim, Observed
 from .effective import ClientEpsilon, client_epsilons, multiplier_in_effect, planned_epsilon
 from .flags import Flag
