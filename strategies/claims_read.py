@@ -9,7 +9,7 @@ from fl_privacy_audit.core.errors import ConfigError
 
 from .capture import layers
 from .probe import chain_of
-from .stated import StatedMechanism, name_of, stated_by
+from .stated import name_of, stated_by
 
 Claim = dict[str, float | int | str]
 """Fields of `fl_privacy_audit.core.config.ClaimConfig`; ``by`` names who says so."""
@@ -65,17 +65,15 @@ def _local(app: Callable[..., Any] | None, config: Mapping[str, Any] | None = No
         "clipping_norm": float(stated.clipping_norm),
         "by": ", ".join(stated.by),
     }
-    return claim | _noise(stated)
+    claim["sigma"] = float(stated.noise)
+    if stated.epsilon is not None and stated.delta is not None:
+        claim |= {"epsilon": float(stated.epsilon), "delta": float(stated.delta)}
+        claim["epsilon_covers"] = "round"
+    if stated.sensitivity is not None:
+        claim["sensitivity"] = float(stated.sensitivity)
+    return claim
 
 
-def _noise(stated: StatedMechanism) -> Claim:
-    """By the arguments of `LocalDpMod`, else by its standard deviation."""
-    if stated.sensitivity is None or stated.epsilon is None or stated.delta is None:
-        assert stated.noise is not None
-        return {"sigma": float(stated.noise)}
-    return {
-        "sensitivity": float(stated.sensitivity),
-        "epsilon": float(stated.epsilon),
-        "delta": float(stated.delta),
-        "epsilon_covers": "round",
-    }
+def spent_by(strategy: object) -> float | None:
+    """Epsilon that a strategy's own accountant has counted so far; None where it has none."""
+    return stated_by(layers(strategy), {}, released=True).spent

@@ -26,7 +26,7 @@ from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import Reconstruction, Truth
-from fl_privacy_audit.ledger.records import AttackOutcome, ControlOutcome
+from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ControlOutcome
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.metrics.matching import match
 from fl_privacy_audit.metrics.pairs import SLACK
@@ -270,6 +270,17 @@ def worst_scores(outcomes: Sequence[AttackOutcome]) -> dict[str, float]:
         if values:
             worst[name] = METRICS[name].worst(values)
     return worst
+
+
+def worst_record(attacked: Sequence[AuditRecord]) -> str:
+    """The record that leaks most, in a few words."""
+    worst = worst_scores([outcome for record in attacked for outcome in record.attacks])
+    if not worst:
+        return "nothing scored"
+    figures = [(record, worst_scores(record.attacks)) for record in attacked]
+    name, value = next(iter(worst.items()))
+    record, scores = next((each for each in figures if each[1].get(name) == value), figures[0])
+    return f"worst {record.client}: " + ", ".join(f"{n} {v:.3g}" for n, v in scores.items())
 
 
 def labels_right(guessed: Tensor, true: Tensor) -> float:

@@ -9,6 +9,7 @@ from .case import Case, Check, Finding, below, figure_text, finding, some
 from .dp_claim import DpClaim, Observed
 from .flags import FlagCode
 from .gaussian import CLASSIC_LIMIT, analytic_sigma, classic_sigma
+from .observed_checks import OBSERVED_CHECKS
 
 NORM_TOLERANCE = 0.01
 """How far above its limit a norm may lie: updates are float32 differences of longer weights."""
@@ -241,40 +242,6 @@ def _understated(case: Case) -> Iterator[Finding]:
         )
 
 
-def _measured(case: Case) -> Iterator[Finding]:
-    """What canaries showed against what is claimed, and against what the client itself reported."""
-    claim = case.claim
-    for client, bounds in case.seen.measured.items():
-        own = claim.reported_epsilon.get(client)
-        reports = claim.reported_epsilon.values() if own is None else [own]
-        refuted = []
-        for bound in bounds:
-            if bound.delta < claim.delta:
-                continue  # it holds at a smaller delta, and says nothing at this one
-            comparable = bound.rounds <= (claim.rounds if claim.epsilon_covers == "run" else 1)
-            if claim.epsilon is not None and comparable and bound.highest > claim.epsilon:
-                refuted.append((bound.highest / claim.epsilon, bound, "claimed", claim.epsilon))
-            after = [each[bound.rounds - 1] for each in reports if len(each) >= bound.rounds]
-            stated = max(after, default=math.inf)
-            if 0 < stated < bound.highest:
-                refuted.append((bound.highest / stated, bound, "reported", stated))
-        if refuted:
-            _, bound, how, stated = max(refuted, key=lambda each: each[0])
-            yield finding(
-                f"Epsilon {figure_text(stated)} is {how}, but {bound.canaries} canaries in a replay of "
-                f"{client!r} show at least {figure_text(bound.highest)} over {_rounds(bound.rounds)}: "
-                f"{figure_text(bound.gauss)} if the noise is normal, {figure_text(bound.steinke)} whatever it "
-                f"is (of at most {figure_text(bound.ceiling)} that so many can show), at "
-                f"{bound.confidence:.0%} confidence and delta {bound.delta:g}. The claim is false: "
-                "look for an accountant that starts again, less noise than stated, or clipping after "
-                "the noise."
-            )
-
-
-def _rounds(count: int) -> str:
-    return "one round" if count == 1 else f"{count} rounds"
-
-
 CHECKS: dict[FlagCode, Check] = {
     "delta-too-large": _delta,
     "sensitivity-not-clip": _sensitivity,
@@ -286,7 +253,7 @@ CHECKS: dict[FlagCode, Check] = {
     "client-count-mismatch": _counts,
     "unequal-weights": _weights,
     "epsilon-understated": _understated,
-    "measured-above-claim": _measured,
+    **OBSERVED_CHECKS,
 }
 """Every check there is."""
 

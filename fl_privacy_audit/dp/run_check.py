@@ -4,14 +4,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import MeasuredEpsilon
-from fl_privacy_audit.ledger.records import MeasurementRecord, RunRecord
+from fl_privacy_audit.ledger.records import EvaluationRecord, MeasurementRecord, RunRecord
 from fl_privacy_audit.ledger.runs import Reply
 
 from .bounds import RiskCorridor, risk_corridor
@@ -20,6 +20,9 @@ from .dp_claim import DpClaim, Observed
 
 DELTA = 1e-5
 """Delta if the settings give none."""
+DEFAULTS = ClaimConfig(delta=DELTA).model_dump(exclude={"delta"})
+STRATEGY, SPENT = "the strategy", "epsilon spent"
+"""Under which name, beside clients, stands what a strategy's own accountant counts; and its metric."""
 REPLAYED = "the clients' app"
 """Whose epsilon canaries measure."""
 KAPPA = 0.01
@@ -32,6 +35,10 @@ class Run(Protocol):
     @property
     def run(self) -> RunRecord:
         """Its settings."""
+
+    @property
+    def evaluations(self) -> Sequence[EvaluationRecord]:
+        """What the federation measured itself."""
 
     @property
     def measured(self) -> MeasurementRecord | None:
@@ -48,15 +55,15 @@ def check_run(run: Run) -> ClaimCheck | None:
     Returns:
         None if there is nothing to check: no claim, no known noise and no reported epsilon.
     """
-    stated = run.run.stated.claim
+    stated = _with_read(run.run)
     training = run.run.stated.training
     reported = reported_epsilons(run)
     measured = run.measured
     if stated is None and training.noise_multiplier is None and not (reported or measured):
         return None
-    assumed = [] if stated else [f"no claim is in the settings; delta is taken as {DELTA:g}"]
+    assumed = _assumed(run.run, stated)
     try:
-        settings = ClaimConfig.model_validate(stated or {"delta": DELTA})
+        settings = ClaimConfig.model_validate({"delta": DELTA, **(stated or {})})
     except ValidationError as error:
         wrong = ", ".join(dict.fromkeys(str(e["loc"][0]) for e in error.errors() if e["loc"]))
         unread = ClaimConfig(delta=DELTA)
@@ -66,7 +73,7 @@ def check_run(run: Run) -> ClaimCheck | None:
     except ConfigError as error:
         return _without_epsilon(settings, run, str(error), assumed)
     check = _beside_measured(check_claim(claim, _observed(run, settings)), settings, run)
-    if stated is None and reported:
+    if (stated or {}).get("delta") is None and reported:
         # Clients may report epsilon at another delta than the one taken here.
         of_delta = ("epsilon-understated", "measured-above-claim")
         check = replace(
@@ -81,8 +88,38 @@ def check_run(run: Run) -> ClaimCheck | None:
     return replace(check, assumed=tuple(assumed), corridor=corridor)
 
 
+def _with_read(run: RunRecord) -> dict[str, Any] | None:
+    """The claim of the settings, and what they leave open as the strategy or the mods have it."""
+    typed = run.stated.claim
+    read = {name: value for name, value in run.claim_read.items() if name != "by"}
+    if typed is None:
+        return read or None
+    if not _about_the_same(run):
+        return typed
+    given = {name: value for name, value in typed.items() if value != DEFAULTS.get(name)}
+    if "epsilon" in given:  # it says itself what it covers
+        read.pop("epsilon_covers", None)
+    return {**read, **given}
+
+
+def _about_the_same(run: RunRecord) -> bool:
+    """Whether what was typed and what was read are of one mechanism."""
+    typed, read = run.stated.claim or {}, run.claim_read
+    return bool(read) and typed.get("mechanism", DEFAULTS["mechanism"]) == read.get("mechanism")
+
+
+def _assumed(run: RunRecord, stated: dict[str, Any] | None) -> list[str]:
+    if run.stated.claim is not None:
+        return []
+    delta = f"delta is taken as {DELTA:g}"
+    if not stated:
+        return [f"no claim is in the settings; {delta}"]
+    by = f"no claim is in the settings; it is read from {run.claim_read.get('by')}"
+    return [by if "delta" in stated else f"{by}; {delta}"]
+
+
 def reported_epsilons(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """Client -> (round, the epsilon it reported), in the order of rounds.
+    """Client -> (round, the epsilon it reported), in the order of rounds; and `STRATEGY`'s.
 
     What cannot be an epsilon, such as NaN or a number below zero, is left out: a client's word must
     not make a ledger unreadable.
@@ -91,7 +128,8 @@ def reported_epsilons(run: Run) -> dict[str, list[tuple[int, float]]]:
     stated = [r for r in run.replies if r.view == "server" and r.epsilon >= 0]
     for reply in sorted(stated, key=lambda r: r.round):
         series.setdefault(reply.client, []).append((reply.round, reply.epsilon))
-    return series
+    spent = [(e.round, e.metrics[SPENT]) for e in run.evaluations if SPENT in e.metrics]
+    return {**series, STRATEGY: spent} if spent else series
 
 
 def _returned(run: Run) -> list[Reply]:
@@ -111,6 +149,9 @@ def _claim(settings: ClaimConfig, run: Run, assumed: list[str]) -> DpClaim:
     noise, steps, sampled = settings.noise_multiplier, 1, settings.sampled_clients
     if settings.mechanism == "dp-sgd":
         noise = training.noise_multiplier if noise is None else noise
+        if noise is None and (told := _told(run, "noise")):
+            noise = min(told.values())
+            assumed.append("the noise multiplier is the least that clients' accountants were told")
         steps = settings.steps_per_round or training.steps or 1
         if not (settings.steps_per_round or training.steps):
             assumed.append("the number of local steps is not known; taken as one")
@@ -164,8 +205,27 @@ def _observed(run: Run, settings: ClaimConfig) -> Observed:
         weights=known if settings.mechanism == "central-gaussian" else {},
         participation=Counter(record.client for record in returned),
         records=most,
+        **_stated(run),
+        noise=_told(run, "noise"),
+        rates=_told(run, "rate"),
+        batch_size=run.run.stated.training.batch_size,
         measured=_comparable(run, settings),
     )
+
+
+def _stated(run: Run) -> dict[str, Any]:
+    """What was read, to be held beside what was typed."""
+    read = run.run.claim_read
+    if run.run.stated.claim is None or not _about_the_same(run.run):
+        return {}
+    figures = {name: value for name, value in read.items() if isinstance(value, int | float)}
+    return {"stated": figures, "stated_by": str(read.get("by"))}
+
+
+def _told(run: Run, what: Literal["noise", "rate"]) -> dict[str, float]:
+    """Client -> what its accountant was told last, where it is known."""
+    values = [(r.client, getattr(r, what)) for r in _returned(run)]
+    return {client: value for client, value in values if value >= 0}
 
 
 def _rounds_measured(run: Run) -> int:
@@ -270,4 +330,5 @@ def _reported_series(run: Run) -> dict[str, list[float]]:
     return {
         client: [epsilon for _, epsilon in series]
         for client, series in reported_epsilons(run).items()
+        if client != STRATEGY
     }

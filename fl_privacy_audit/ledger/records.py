@@ -150,6 +150,9 @@ class RunRecord(_Line):
     # Every array of the model's state -> its dtype, ``"float32"``; what Flower's own noise is added
     # to. Empty in ledgers of version 1.
     arrays: dict[str, str] = Field(default_factory=dict)
+    # What the strategy and the clients' app state of differential privacy, in terms of a claim; ``by``
+    # names them.
+    claim_read: dict[str, float | Count | str] = Field(default_factory=dict)
 
     @property
     def stated(self) -> Stated:

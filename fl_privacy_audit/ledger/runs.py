@@ -82,6 +82,8 @@ class Reply(NamedTuple):
     update_norm: float | None
     num_examples: int | None
     epsilon: float  # as the client reported it; NaN where it did not
+    noise: float  # noise multiplier that its accountant was told; NaN likewise
+    rate: float  # sampling rate likewise
     truth_digest: str | None
 
     @classmethod
@@ -96,6 +98,8 @@ class Reply(NamedTuple):
             record.update_norm,
             record.num_examples,
             record.reported.get("epsilon", math.nan),
+            record.reported.get("noise_multiplier", math.nan),
+            record.reported.get("sample_rate", math.nan),
             record.truth_digest,
         )
 

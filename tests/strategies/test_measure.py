@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.local_training import Chance, train_locally
@@ -24,16 +24,23 @@ from fl_privacy_audit.report.formats import epsilon
 from fl_privacy_audit.report.html import render_html
 from fl_privacy_audit.report.markdown import render_markdown
 from fl_privacy_audit.report.summary import summarise
-from tests.support.canary_apps import canaries_or_own, reply_to, run
-from tests.support.judged_cases import open_net
+from fl_privacy_audit.strategies import canary
+from tests.support.builders import IMAGE, made
+from tests.support.canary_apps import reply_to, run
+from tests.support.judged_cases import picture
 
 DELTA = 1e-5
 ROUNDS = 6
 NOISE = 1.0
-RATE = 0.1
+RATE = 0.05
 OF_ONE = gaussian_epsilon(mu=1 / NOISE, delta=DELTA)
 OVER_ALL = gaussian_epsilon(mu=ROUNDS**0.5 / NOISE, delta=DELTA)
 Step = Callable[[Update, Tensor, Tensor, torch.Generator], Update]
+
+
+def wide_net() -> nn.Sequential:
+    """Wide enough that gradients of canaries differ."""
+    return made(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 3))
 
 
 def dp_sgd(noise: float) -> Step:
@@ -50,7 +57,7 @@ def dp_sgd(noise: float) -> Step:
         )
         chance = Chance(noise=True, rng=rng)
         return train_locally(
-            open_net(), weights, {}, images, labels, training, chance=chance
+            wide_net(), weights, {}, images, labels, training, chance=chance
         ).update
 
     return step
@@ -59,7 +66,7 @@ def dp_sgd(noise: float) -> Step:
 def clips_last(weights: Update, images: Tensor, labels: Tensor, rng: torch.Generator) -> Update:
     """Noise for a clip of 1 on a sum that nobody clipped; the noisy sum is clipped instead."""
     plain = LocalTraining(optimizer="sgd", learning_rate=1.0, batch_size=len(images), steps=1)
-    mean = train_locally(open_net(), weights, {}, images, labels, plain).update
+    mean = train_locally(wide_net(), weights, {}, images, labels, plain).update
     noisy = {
         name: len(images) * change + NOISE * torch.randn(change.shape, generator=rng)
         for name, change in mean.items()
@@ -68,13 +75,20 @@ def clips_last(weights: Update, images: Tensor, labels: Tensor, rng: torch.Gener
     return {name: RATE * t / max(1.0, length) for name, t in noisy.items()}
 
 
+def many(partition: int) -> tuple[Tensor, Tensor]:
+    """Images of a real client: fewer of them, and noise would soon be all that its model is."""
+    held = [picture(32 * partition + number, seed=9) for number in range(32)]
+    images, labels = (torch.cat([getattr(p, what) for p in held]) for what in ("images", "labels"))
+    return IMAGE.normalise(images), labels
+
+
 def app_of(step: Step) -> ClientApp:
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        images, labels = canaries_or_own(context)
-        model = open_net()
+        images, labels = canary(context) or many(int(context.node_config["partition-id"]))
+        model = wide_net()
         model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
         rng = torch.Generator().manual_seed(int(torch.randint(2**31, (1,))))
@@ -98,7 +112,8 @@ def measured(
         "accountant": "persistent",
         **claim,
     }
-    run(directory, app_of(step), rounds=ROUNDS, controls=False, claim=claims)
+    torch.manual_seed(0)
+    run(directory, app_of(step), rounds=ROUNDS, net=wide_net, controls=False, claim=claims)
     last = last_run(read_ledger(directory))
     return last.measured, check_run(last)
 
@@ -160,7 +175,7 @@ def test_an_app_is_measured_from_the_command_line(tmp_path: Path, noise: float, 
     (tmp_path / "pyproject.toml").write_text(PROJECT)
     (tmp_path / f"measured_{code}.py").write_text(APP.format(noise=noise))
     arguments = ["probe", f"measured_{code}:app", "--app", str(tmp_path), "--canaries", "64"]
-    more = ["--rounds", str(ROUNDS), "--model", "tests.support.judged_cases:open_net"]
+    more = ["--rounds", str(ROUNDS), "--model", "tests.strategies.test_measure:wide_net"]
     result = CliRunner().invoke(cli, [*arguments, *more])
     assert result.exit_code == code, result.output
     said = " ".join(result.output.split())
