@@ -6,6 +6,7 @@ row, with an empty metric, so that nothing that was tried is lost.
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fl_privacy_audit.core.tables import Block, Kind, write_columns
@@ -43,6 +44,7 @@ COLUMNS: dict[str, Kind] = {
     "num_examples": "int64",
     "epsilon_reported": "double",
     "truth_digest": "string",
+    "candidates": "int64",
     "replay_cosine": "double",
     "replay_length_ratio": "double",
     "replay_fits": "string",
@@ -59,6 +61,8 @@ _OF_RECORD = (
     "num_examples", "truth_digest", "run",
 )  # fmt: skip
 _OF_OUTCOME = ("status", "objective", "steps", "stopped", "seconds", "seed")
+RANK = "rank"
+"""Metric: place of the true image among ``candidates``; the least is the worst."""
 _MORE = ("attack", "control", "labels_right", "reason", "reason_figures")
 _OF_SCORE = ("metric", "mean", "worst", "images")
 
@@ -118,7 +122,7 @@ class _Rows:
     def block(self) -> Block:
         """What is there so far."""
         repeats = dict.fromkeys(COLUMNS, self._of_record)
-        repeats |= dict.fromkeys([*_OF_OUTCOME, *_MORE], self._of_outcome)
+        repeats |= dict.fromkeys([*_OF_OUTCOME, *_MORE, "candidates"], self._of_outcome)
         for name in _OF_SCORE:
             del repeats[name]
         return Block(self.columns, repeats)
@@ -128,9 +132,10 @@ class _Rows:
         columns, check = self.columns, record.replay
         rows = 0
         for outcome in record.attacks:
-            rows += self._add(outcome, outcome.attack, None, outcome.labels_right)
+            among = outcome.candidates or None
+            rows += self._add(outcome, outcome.attack, None, outcome.labels_right, among)
             for control in outcome.controls:
-                rows += self._add(control, outcome.attack, control.kind, None)
+                rows += self._add(control, outcome.attack, control.kind, None, among)
         self._of_record.append(rows)
         for name in _OF_RECORD:
             columns[name].append(getattr(record, name))
@@ -173,6 +178,7 @@ class _Rows:
         attack: str,
         control: ControlKind | None,
         labels_right: float | None,
+        candidates: int | None,
     ) -> int:
         """Add the rows of one outcome, and say how many."""
         columns, reason, scores = self.columns, line.reason, line.scores
@@ -187,8 +193,16 @@ class _Rows:
             columns["mean"].append(score.mean)
             columns["worst"].append(score.worst)
             columns["images"].append(len(score.each))
-        if not scores:
+        rows = len(scores)
+        if line.ranks:
+            rows += 1
+            values = (RANK, fmean(line.ranks), min(line.ranks), len(line.ranks))
+            for name, value in zip(_OF_SCORE, values, strict=True):
+                columns[name].append(value)
+        if not rows:
+            rows = 1
             for name in _OF_SCORE:
                 columns[name].append(None)
-        self._of_outcome.append(len(scores) or 1)
-        return len(scores) or 1
+        columns["candidates"].append(candidates)
+        self._of_outcome.append(rows)
+        return rows

@@ -217,6 +217,9 @@ class _Outcome(_Recorded):
     status: AttackStatus
     reason: Why | None = None  # why, for every status but ``"scored"``
     scores: dict[str, Scores] = Field(default_factory=dict)  # by metric
+    # Place of each true image of `scores`, of the first 256, among the candidates of the attack, sorted
+    # by likeness to the reconstruction; from 1. Empty where there was nothing to choose from.
+    ranks: list[float] = Field(default_factory=list)
     # The attack's own objective, lower is better; None where no attack ran.
     objective: float | None = None
     steps: Count = 0  # optimiser steps, summed over restarts
@@ -255,6 +258,8 @@ class AttackOutcome(_Outcome):
     needed_seconds: float | None = None
     # Share of labels recovered, as a multiset; None where it is not known.
     labels_right: float | None = None
+    # Among how many pictures `ranks` are, the true one included: true images of the run.
+    candidates: Count = 0
     # Metrics without a score here, and a picture that could not be kept: why.
     unavailable: dict[str, Why] = Field(default_factory=dict)
     details: Details = Field(default_factory=dict)  # further figures of the attack

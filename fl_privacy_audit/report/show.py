@@ -24,6 +24,8 @@ from .terminal import (
     comparison_markdown,
     comparison_table,
     dp_lines,
+    identified_lines,
+    identified_notes,
     rounds_table,
     runs_table,
     verdict_lines,
@@ -75,7 +77,7 @@ def show_command(
     verdicts = judge_run(run)
     check = check_run(run)
     lines = verdict_lines(verdicts) + dp_lines({run.run.setting: check} if check else {})
-    for line in [*facts.rounds.recognised(), *lines, *chosen_lines(run)]:
+    for line in [*facts.rounds.recognised(), *identified_lines(run), *lines, *chosen_lines(run)]:
         console.print(line, markup=False)
     for note in run.notes:
         console.print(f"Note: {say(note)}", markup=False)
@@ -117,6 +119,11 @@ def compare_command(
     else:
         console.print(comparison_table(comparison, width=console.width))
         lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
-        for note in [*lines, *map(say, comparison.notes), LOWER_BOUND]:
+        for note in [
+            *identified_notes(comparison),
+            *lines,
+            *map(say, comparison.notes),
+            LOWER_BOUND,
+        ]:
             console.print(note, markup=False)
     fail({verdict.word for verdict in comparison.verdicts}, fail_on)

@@ -37,6 +37,7 @@ from fl_privacy_audit.verdicts.compare import (
     epsilon_reported,
 )
 from fl_privacy_audit.verdicts.facts import AttackFacts, GatheredRun, RunFacts, gather_ledger
+from fl_privacy_audit.verdicts.identified import Identified
 from fl_privacy_audit.verdicts.recognition import Counts, Recognisable, count_images
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
@@ -149,6 +150,8 @@ class SettingSummary(_Model):
     series: list[RoundPoint]  # every metric in every round
     # View and attack -> how many images are recognisable; for the headline alone.
     recognisable: dict[tuple[View, str], InstanceOf[Recognisable]] = Field({}, exclude=True)
+    # View and attack -> how many images are picked out; in JSON it stands in the comparison.
+    identified: dict[tuple[View, str], InstanceOf[Identified]] = Field({}, exclude=True)
     attacks: list[AttackTried]  # what was tried
     threat_models: list[ThreatModel]  # each different one once
     dp: ClaimCheck | None  # what became of the DP claim; None where there is none to check
@@ -264,6 +267,7 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
         records=records,
         series=_series(records),
         recognisable=facts.recognisable,
+        identified=facts.identified,
         attacks=_tried(run),
         threat_models=facts.threat_models,
         dp=dp,

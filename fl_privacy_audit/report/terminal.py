@@ -30,7 +30,7 @@ from .formats import (
 )
 from .lines import others_of
 from .sentences import say, say_fit, say_why, spoken, steps
-from .words import LOWER_BOUND
+from .words import IDENTIFIED, LOWER_BOUND
 
 NOTHING = "-"
 _FITS = {
@@ -200,6 +200,12 @@ def chosen_lines(run: LastRun | GatheredRun) -> list[str]:
     return [f"{attack}: {say(why)}" for attack, why in gather(run).facts.chosen]
 
 
+def identified_lines(run: LastRun | GatheredRun) -> list[str]:
+    """How many true images are picked out, a line for each view and attack, most first."""
+    found = sorted(gather(run).facts.identified.items(), key=lambda item: -item[1].first)
+    return [f"{view} view, {attack}: identified: {of}." for (view, attack), of in found]
+
+
 def _shown(scores: Iterable[Iterable[str]]) -> list[str]:
     """Columns: every metric that an audit computes by default, and others where there are any."""
     present = {name for each in scores for name in each}
@@ -232,8 +238,10 @@ def comparison_cells(
     alike = [k for k in ("view", "attack") if len({getattr(r, k) for r in comparison.rows}) < 2]
     if all(row.epsilon_measured is None for row in comparison.rows):
         alike.append("epsilon measured")
+    if all(row.identified is None for row in comparison.rows):
+        alike.append("identified")
     heads = ["setting", "view", "attack", "verdict", "net leakage", "accuracy"]
-    heads += ["epsilon reported", "epsilon in effect", "epsilon measured"]
+    heads += ["epsilon reported", "epsilon in effect", "epsilon measured", "identified"]
     metrics = _shown([row.scores for row in comparison.rows]) if scores else []
     heads += [f"{name} [{unit}]" if (unit := METRICS[name].unit) else name for name in metrics]
     heads.append("records")
@@ -244,6 +252,8 @@ def comparison_cells(
         cells.append(NOTHING if row.accuracy is None else f"{row.accuracy:.1%}")
         for value in (row.epsilon_reported, row.epsilon_in_effect, row.epsilon_measured):
             cells.append(epsilon_in_view(value, check, row.view))
+        found = row.identified
+        cells.append(f"{found.first} of {found.images}" if found else NOTHING)
         for name in metrics:
             summary, show = row.scores.get(name), METRICS[name].format
             cells.append(f"{show(summary.mean)} ({show(summary.worst)})" if summary else NOTHING)
@@ -302,6 +312,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         f"Attack: {', '.join(dict.fromkeys(row.attack for row in comparison.rows))}.",
         f"Scores: the mean over records, then the worst record. {directions}.",
         "Records: how many attacked updates were scored.",
+        *identified_notes(comparison),
         *([NET] if any(row.net for row in comparison.rows) else []),
         *(line.strip() for line in verdict_lines(comparison.verdicts)),
         *dp_lines(comparison.dp),
@@ -310,6 +321,17 @@ def comparison_markdown(comparison: Comparison) -> str:
     return "\n".join(
         ["# Leakage by setting", "", table, "", *(f"- {markdown_text(note)}" for note in notes), ""]
     )
+
+
+def identified_notes(comparison: Comparison) -> list[str]:
+    """What the column of identified images means, and its figures in full."""
+    rows = [row for row in comparison.rows if row.identified is not None]
+    if not rows:
+        return []
+    return [
+        IDENTIFIED,
+        *(f"{row.setting}, {row.view} view, {row.attack}: {row.identified}." for row in rows),
+    ]
 
 
 def format_net(net: NetLeakage | None) -> str:

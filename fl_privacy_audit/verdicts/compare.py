@@ -16,6 +16,7 @@ from fl_privacy_audit.ledger.runs import RunHead
 from fl_privacy_audit.metrics import METRICS
 
 from .facts import AttackFacts, GatheredRun, gather, gather_ledger
+from .identified import Identified
 from .rules import judge_run, views_of
 from .verdict import NetLeakage, SettingVerdict, Word
 
@@ -68,6 +69,8 @@ class Row(BaseModel):
         epsilon_in_effect: The largest that a client has spent over all rounds, computed from the
             settings (PLD, add or remove); None if it could not be computed.
         epsilon_measured: At least so much was measured by canaries in replays; None if nothing was.
+        identified: How many true images are picked out among candidates by their reconstruction; None
+            where nothing was ranked.
         scores: By metric.
         attacked: Records on which the attack ran to an end.
         not_scored: Of those, records without truth.
@@ -87,6 +90,7 @@ class Row(BaseModel):
     epsilon_reported: float | None
     epsilon_in_effect: float | None
     epsilon_measured: float | None = None
+    identified: Identified | None = None
     scores: dict[str, MetricSummary]
     attacked: int
     not_scored: int
@@ -272,6 +276,7 @@ def _rows(
                 epsilon_reported=epsilon,
                 epsilon_in_effect=epsilon_in_effect(check),
                 epsilon_measured=check and check.epsilon_measured,
+                identified=run.facts.identified.get((verdict.view, verdict.attack)),
                 scores=_summaries(facts),
                 attacked=status["scored"] + status["not scored"],
                 not_scored=status["not scored"],

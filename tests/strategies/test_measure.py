@@ -127,9 +127,9 @@ def test_a_client_that_does_as_it_says_is_not_accused(tmp_path: Path) -> None:
     record, check = measured(tmp_path, dp_sgd(NOISE))
     assert record is not None and check is not None
     assert (record.round, record.over_rounds.rounds) == (ROUNDS, ROUNDS)
-    assert (record.of_a_round.rounds, record.over_rounds.canaries) == (1, 64)
-    assert 20 < record.records < 44
-    assert 0.4 * OVER_ALL < record.over_rounds.highest <= OVER_ALL
+    assert (record.of_a_round.rounds, record.over_rounds.canaries) == (1, 80)
+    assert 28 < record.records < 52
+    assert 0.3 * OVER_ALL < record.over_rounds.highest <= OVER_ALL
     assert 0.2 * OF_ONE < record.of_a_round.gauss <= OF_ONE
     assert check.measured == (record.of_a_round, record.over_rounds)
     assert not check.flags and not flagged(check)

@@ -12,6 +12,11 @@ LOWER_BOUND: Final = (
     "attacks it did not try."
 )
 
+IDENTIFIED: Final = (
+    "Identified: how often, among true images of the run, the one that a reconstruction is most like is its own "
+    "(correlation of pixels)."
+)
+
 SYMBOLS: Final[Mapping[Word, str]] = {
     "leaked": "▲",
     "inconclusive": "◆",
