@@ -22,7 +22,7 @@ from fl_privacy_audit.dp.run_check import DELTA
 from fl_privacy_audit.ledger.ledger import now
 from fl_privacy_audit.ledger.records import MeasurementRecord
 
-from .canary_replay import in_some_run, rehearsal
+from .doctor import in_some_run, rehearsal
 
 CANARIES: Final = 64
 MOST_CANARIES: Final = 512

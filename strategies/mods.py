@@ -92,7 +92,7 @@ def _accounted(context: Context) -> dict[str, float]:
     if not isinstance(history, ConfigRecord) or not history["noise"]:
         return {}
     noise, rate = history["noise"], history["rate"]
-    return {NOISE: float(noise[-1]), RATE: float(rate[-1])}  # type: ignore[index, arg-type]
+    return {NOISE: float(noise[-1]), RATE: float(rate[-1])}  # type: ignore[index]
 
 
 def publish_batch(context: Context, images: object, labels: object, *, normalised: bool) -> None:

@@ -24,7 +24,7 @@ def _typed(case: Case) -> Iterator[Finding]:
     claim, seen = case.claim, case.seen
     for name, sign in MORE_PRIVATE.items():
         typed, stated = getattr(claim, name), seen.stated.get(name)
-        if None in (typed, stated) or _alike(typed, stated):
+        if typed is None or stated is None or _alike(typed, stated):
             continue
         promises = sign * (typed - stated) > 0
         yield finding(

@@ -107,10 +107,8 @@ class Reply(NamedTuple):
 def last_run(contents: LedgerContents) -> LastRun:
     """Pick the lines of the last run, and note what is left out."""
     found = _Last(_Records)
-    lines: list[Record] = [
-        *(*contents.runs, *contents.gaps, *contents.evaluations),
-        *(*contents.measurements, *contents.audits),
-    ]
+    lines: list[Record] = [*contents.runs, *contents.gaps, *contents.evaluations]
+    lines += [*contents.measurements, *contents.audits]
     for line in lines:
         found.take(line)
     head = found.head(contents.path, contents.damaged)

@@ -261,7 +261,7 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
         accuracy=accuracy_of(run),
         epsilon_reported=epsilon_reported(run),
         epsilon_in_effect=epsilon_in_effect(dp),
-        epsilon_measured=dp and dp.epsilon_measured,
+        epsilon_measured=None if dp is None else dp.epsilon_measured,
         quality=run.evaluations,
         reported_epsilon=reported_epsilons(run),
         records=records,

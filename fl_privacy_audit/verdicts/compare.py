@@ -275,7 +275,7 @@ def _rows(
                 accuracy=accuracy,
                 epsilon_reported=epsilon,
                 epsilon_in_effect=epsilon_in_effect(check),
-                epsilon_measured=check and check.epsilon_measured,
+                epsilon_measured=None if check is None else check.epsilon_measured,
                 identified=run.facts.identified.get((verdict.view, verdict.attack)),
                 scores=_summaries(facts),
                 attacked=status["scored"] + status["not scored"],

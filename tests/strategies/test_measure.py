@@ -95,7 +95,7 @@ def app_of(step: Step) -> ClientApp:
         update = step(weights, images, labels, rng)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter += update[name]
+                parameter.add_(update[name])
         return reply_to(message, model, len(labels))
 
     return app
