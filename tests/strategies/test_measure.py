@@ -20,6 +20,7 @@ from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.export import records_table
 from fl_privacy_audit.ledger.ledger import last_run, read_ledger
 from fl_privacy_audit.ledger.records import MeasurementRecord
+from fl_privacy_audit.report.annex import annex
 from fl_privacy_audit.report.formats import epsilon
 from fl_privacy_audit.report.html import render_html
 from fl_privacy_audit.report.markdown import render_markdown
@@ -202,6 +203,8 @@ def test_what_is_measured_stands_in_every_output(tmp_path: Path) -> None:
     assert "The claim is false: more was measured than is claimed, with 95%" in page
     assert f"at least {figure}" in render_markdown(summarise([folder]))
     assert summarise([folder]).settings[0].epsilon_measured == record.over_rounds.highest
+    scope = {row.asks: row.in_scope for row in annex(summarise([folder]))}
+    assert scope["Membership inference"]
     rows = [row for row in records_table(folder) if row["status"] == "measured"]
     assert len(rows) == 4 * ROUNDS
     assert {row["metric"]: row["mean"] for row in rows if row["round"] == ROUNDS} == {
