@@ -83,8 +83,8 @@ def records_table(*directories: str | Path) -> list[Row]:
     ]
 
 
-def blocks_of(ledgers: Iterable[AuditedLines]) -> Iterator[Block]:
-    """The table, some `ROWS` at a time."""
+def blocks_of(ledgers: Iterable[AuditedLines], more: Iterable[Row] = ()) -> Iterator[Block]:
+    """The table, some `ROWS` at a time; `more`: rows at its end."""
     rows = _Rows()
     for ledger in ledgers:
         for run, record in ledger:
@@ -95,11 +95,15 @@ def blocks_of(ledgers: Iterable[AuditedLines]) -> Iterator[Block]:
             if len(rows.columns["metric"]) >= ROWS:
                 yield rows.block()
                 rows = _Rows()
+    for row in more:
+        rows.add_row(row)
     yield rows.block()
 
 
-def export(ledgers: Iterable[AuditedLines], to: Path) -> int:
+def export(ledgers: Iterable[AuditedLines], to: Path, more: Iterable[Row] = ()) -> int:
     """Write the table and count its rows; the ending says how: ``.parquet`` or ``.csv``.
+
+    `more`: rows at its end, by names of `COLUMNS`.
 
     What was wrong with the ledgers they tell afterwards; see `AuditedLines.damage`.
 
@@ -108,7 +112,7 @@ def export(ledgers: Iterable[AuditedLines], to: Path) -> int:
         LedgerError: A ledger cannot be read.
         AuditError: The file cannot be written, or Parquet's package is not installed.
     """
-    return write_columns(to, COLUMNS, blocks_of(ledgers))
+    return write_columns(to, COLUMNS, blocks_of(ledgers, more))
 
 
 class _Rows:
@@ -164,13 +168,16 @@ class _Rows:
             "num_examples": measured.records,
             "status": "measured",
         }
-        for name in COLUMNS.keys() - {*_OF_SCORE}:
-            self.columns[name].append(row.get(name))
         for name, value in values.items():
-            for column, cell in zip(_OF_SCORE, (name, value, value, bounds.canaries), strict=True):
-                self.columns[column].append(cell)
-        self._of_record.append(len(values))
-        self._of_outcome.append(len(values))
+            score = dict(zip(_OF_SCORE, (name, value, value, bounds.canaries), strict=True))
+            self.add_row(row | score)
+
+    def add_row(self, row: Row) -> None:
+        """Add a row that shares nothing with others."""
+        for name, column in self.columns.items():
+            column.append(row.get(name))
+        self._of_record.append(1)
+        self._of_outcome.append(1)
 
     def _add(
         self,

@@ -100,16 +100,6 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
     )
 
 
-def identified_texts(summary: AuditSummary, view: View) -> list[str]:
-    """How many true images are picked out, for each setting and attack."""
-    return [
-        f"Setting {number}, {attack}: {found}"
-        for number, setting in numbered(summary)
-        for (seen, attack), found in setting.identified.items()
-        if seen == view
-    ]
-
-
 def others_of(one: Verdict | None) -> list[tuple[str, Word]]:
     """Metrics that say another word than the verdict."""
     return [] if one is None else [(m, w) for m, w in one.agreement.items() if w != one.word]

@@ -17,7 +17,8 @@ from .background import MEANINGS, RESIDUAL_RISK, VIEWS
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import escaped, json_text, markdown_table, markdown_text, when
-from .lines import headline, identified_texts, lines_of, views
+from .identified import identified_texts
+from .lines import headline, lines_of, views
 from .sentences import say, spoken
 from .summary import AuditSummary
 from .words import IDENTIFIED, LEADS, SYMBOLS

@@ -13,7 +13,8 @@ from fl_privacy_audit.verdicts.compare import compare
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
-from .command import RUN_HELP, fail, fail_on, named_runs, runs_option
+from .command import RUN_HELP, fail, fail_on, named_runs, runs_option, sets_option
+from .identified import identified_lines, identified_notes, set_lines
 from .sentences import say
 from .terminal import (
     MOST_ROWS,
@@ -24,8 +25,6 @@ from .terminal import (
     comparison_markdown,
     comparison_table,
     dp_lines,
-    identified_lines,
-    identified_notes,
     rounds_table,
     runs_table,
     verdict_lines,
@@ -105,13 +104,18 @@ def _show_last(directory: Path, records: int, name: str | None, fail_on: tuple[s
     show_default=True,
 )
 @runs_option
+@sets_option
 @fail_on
 @garbage.no_search(ever=False)
 def compare_command(
-    directories: tuple[Path, ...], form: str, runs: tuple[str, ...], fail_on: tuple[str, ...]
+    directories: tuple[Path, ...],
+    form: str,
+    runs: tuple[str, ...],
+    sets: bool,
+    fail_on: tuple[str, ...],
 ) -> None:
     """Print several audits side by side; refuse those that are not comparable."""
-    comparison = compare(*named_runs(directories, runs))
+    comparison = compare(*named_runs(directories, runs), sets=sets)
     if form == "json":
         click.echo(comparison_json(comparison), nl=False)
     elif form == "md":
@@ -121,6 +125,7 @@ def compare_command(
         lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
         for note in [
             *identified_notes(comparison),
+            *set_lines(comparison.rows),
             *lines,
             *map(say, comparison.notes),
             LOWER_BOUND,

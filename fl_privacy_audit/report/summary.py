@@ -181,13 +181,17 @@ class AuditSummary(_Model):
 
 
 def summarise(
-    directories: Sequence[str | Path], named: Sequence[str | None] | None = None
+    directories: Sequence[str | Path],
+    named: Sequence[str | None] | None = None,
+    *,
+    sets: bool = False,
 ) -> AuditSummary:
     """Read a run of each directory, judge it, and gather all that a report shows.
 
     Args:
         directories: Of ledgers, or their files.
         named: See `fl_privacy_audit.ledger.runs.read_run`, one for each; the last ones by default.
+        sets: See `fl_privacy_audit.verdicts.compare.compare`.
 
     Raises:
         LedgerError: A ledger cannot be read.
@@ -195,7 +199,7 @@ def summarise(
     """
     each = zip(directories, named or [None] * len(directories), strict=True)
     runs = [gather_ledger(directory, ReportFacts, run) for directory, run in each]
-    comparison = compare_runs(runs)
+    comparison = compare_runs(runs, sets=sets)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
     settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)
     measured = {name for s in settings for r in s.records for name in r.scores}

@@ -28,9 +28,10 @@ from .formats import (
     measured_texts,
     when,
 )
+from .identified import identified_notes, set_lines
 from .lines import others_of
 from .sentences import say, say_fit, say_why, spoken, steps
-from .words import IDENTIFIED, LOWER_BOUND
+from .words import LOWER_BOUND
 
 NOTHING = "-"
 _FITS = {
@@ -200,12 +201,6 @@ def chosen_lines(run: LastRun | GatheredRun) -> list[str]:
     return [f"{attack}: {say(why)}" for attack, why in gather(run).facts.chosen]
 
 
-def identified_lines(run: LastRun | GatheredRun) -> list[str]:
-    """How many true images are picked out, a line for each view and attack, most first."""
-    found = sorted(gather(run).facts.identified.items(), key=lambda item: -item[1].first)
-    return [f"{view} view, {attack}: identified: {of}." for (view, attack), of in found]
-
-
 def _shown(scores: Iterable[Iterable[str]]) -> list[str]:
     """Columns: every metric that an audit computes by default, and others where there are any."""
     present = {name for each in scores for name in each}
@@ -313,6 +308,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         f"Scores: the mean over records, then the worst record. {directions}.",
         "Records: how many attacked updates were scored.",
         *identified_notes(comparison),
+        *set_lines(comparison.rows),
         *([NET] if any(row.net for row in comparison.rows) else []),
         *(line.strip() for line in verdict_lines(comparison.verdicts)),
         *dp_lines(comparison.dp),
@@ -321,17 +317,6 @@ def comparison_markdown(comparison: Comparison) -> str:
     return "\n".join(
         ["# Leakage by setting", "", table, "", *(f"- {markdown_text(note)}" for note in notes), ""]
     )
-
-
-def identified_notes(comparison: Comparison) -> list[str]:
-    """What the column of identified images means, and its figures in full."""
-    rows = [row for row in comparison.rows if row.identified is not None]
-    if not rows:
-        return []
-    return [
-        IDENTIFIED,
-        *(f"{row.setting}, {row.view} view, {row.attack}: {row.identified}." for row in rows),
-    ]
 
 
 def format_net(net: NetLeakage | None) -> str:

@@ -17,7 +17,8 @@ from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
-from fl_privacy_audit.report.lines import headline, identified_texts, lines_of, views
+from fl_privacy_audit.report.identified import identified_texts
+from fl_privacy_audit.report.lines import headline, lines_of, views
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import AuditSummary
 from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST

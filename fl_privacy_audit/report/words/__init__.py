@@ -184,6 +184,7 @@ REASONS: Final[Mapping[str, str]] = {
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
     ),
+    "too few pictures": "{pictures} pictures were kept, and {needed} are needed",
     "different counts": "settings have different numbers of scored records; compare counts first",
     "damaged line": "{path}: line {line} is damaged ({problem})",
     "more damaged lines": "{path}: {lines} more lines are damaged",
