@@ -23,6 +23,8 @@ DELTA = 1e-5
 DEFAULTS = ClaimConfig(delta=DELTA).model_dump(exclude={"delta"})
 STRATEGY, SPENT = "the strategy", "epsilon spent"
 """Under which name, beside clients, stands what a strategy's own accountant counts; and its metric."""
+PROMISED = {"delta", "epsilon", "epsilon_covers", "neighbours", "accountant", "sampling"}
+"""Fields of a claim that say what is promised, and not by which mechanism."""
 REPLAYED = "the clients' app"
 """Whose epsilon canaries measure."""
 KAPPA = 0.01
@@ -96,16 +98,23 @@ def _with_read(run: RunRecord) -> dict[str, Any] | None:
         return read or None
     if not _about_the_same(run):
         return typed
-    given = {name: value for name, value in typed.items() if value != DEFAULTS.get(name)}
+    given = _given(typed)
     if "epsilon" in given:  # it says itself what it covers
         read.pop("epsilon_covers", None)
     return {**read, **given}
 
 
 def _about_the_same(run: RunRecord) -> bool:
-    """Whether what was typed and what was read are of one mechanism."""
-    typed, read = run.stated.claim or {}, run.claim_read
-    return bool(read) and typed.get("mechanism", DEFAULTS["mechanism"]) == read.get("mechanism")
+    """Whether what was typed and what was read are of one mechanism, or nothing typed tells which."""
+    given, read = _given(run.stated.claim or {}), run.claim_read
+    open_ = given.keys() <= PROMISED and run.stated.training.noise_multiplier is None
+    mechanism = given.get("mechanism", DEFAULTS["mechanism"])
+    return bool(read) and (open_ or mechanism == read.get("mechanism"))
+
+
+def _given(typed: dict[str, Any]) -> dict[str, Any]:
+    """What was typed and is no default."""
+    return {name: value for name, value in typed.items() if value != DEFAULTS.get(name)}
 
 
 def _assumed(run: RunRecord, stated: dict[str, Any] | None) -> list[str]:
@@ -225,7 +234,7 @@ def _stated(run: Run) -> dict[str, Any]:
 def _told(run: Run, what: Literal["noise", "rate"]) -> dict[str, float]:
     """Client -> what its accountant was told last, where it is known."""
     values = [(r.client, getattr(r, what)) for r in _returned(run)]
-    return {client: value for client, value in values if value >= 0}
+    return {client: value for client, value in values if 0 <= value < math.inf}
 
 
 def _rounds_measured(run: Run) -> int:

@@ -124,7 +124,10 @@ def codes(
 def test_what_is_typed_is_held_against_what_is_read(tmp_path: Path) -> None:
     assert codes(tmp_path / "typed", CLAIM) == ["typed-claim-differs"]
     assert codes(tmp_path / "left out", {"mechanism": "central-gaussian", "delta": 1e-5}) == []
+    assert codes(tmp_path / "only delta", {"delta": 1e-5}) == []
     assert codes(tmp_path / "nothing typed", None) == []
+    promised = {"delta": 1e-5, "epsilon": 1.0}
+    assert codes(tmp_path / "too much", promised) == ["epsilon-understated"]
 
 
 def test_clients_of_different_noise_are_flagged(tmp_path: Path) -> None:
