@@ -203,9 +203,10 @@ class _Rows:
         rows = len(scores)
         if line.ranks:
             rows += 1
-            values = (RANK, fmean(line.ranks), min(line.ranks), len(line.ranks))
-            for name, value in zip(_OF_SCORE, values, strict=True):
-                columns[name].append(value)
+            columns["metric"].append(RANK)
+            columns["mean"].append(fmean(line.ranks))
+            columns["worst"].append(min(line.ranks))
+            columns["images"].append(len(line.ranks))
         if not rows:
             rows = 1
             for name in _OF_SCORE:

@@ -1,6 +1,7 @@
 """Claims are read off strategies, mods and accountants; what is typed is held against them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -100,9 +101,7 @@ READ = {
 }
 
 
-def codes(
-    tmp_path: Path, claim: dict[str, object] | None, noise: tuple[float, ...] = ()
-) -> list[str]:
+def codes(tmp_path: Path, claim: dict[str, Any] | None, noise: tuple[float, ...] = ()) -> list[str]:
     lines: list[Record] = [
         run_line(claim=claim).model_copy(update={"claim_read": {} if noise else READ})
     ]
