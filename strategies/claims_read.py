@@ -1,6 +1,6 @@
 """What a federation says of its own privacy, read off its strategy and its clients' mods, not typed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from flwr.clientapp import ClientApp
@@ -49,7 +49,7 @@ def _budget(accountant: object) -> Claim:
     return claim if most is None else {**claim, "epsilon": float(most)}
 
 
-def _local(app: Callable[..., Any] | None, config: Mapping[str, Any] | None = None) -> Claim:
+def _local(app: Callable[..., Any] | None) -> Claim:
     """Of the mods around the train function that clip and add noise: Flower's or ours."""
     if not isinstance(app, ClientApp):
         return {}
@@ -57,7 +57,7 @@ def _local(app: Callable[..., Any] | None, config: Mapping[str, Any] | None = No
         mods, *_ = chain_of(app)
     except ConfigError:
         return {}
-    stated = stated_by(mods, config or {})
+    stated = stated_by(mods, {})
     if stated.noise is None or stated.clipping_norm is None:
         return {}
     claim: Claim = {

@@ -45,7 +45,7 @@ training code may look at that."""
 def audit_mod(message: Message, context: Context, call_next: Callable[..., Message]) -> Message:
     """Flower mod: tell the audit which partition replied and which batch it published.
 
-    For simulations. Use it first in the list, so that it sees what leaves the client::
+    Also what noise multiplier and sampling rate its `persistent_accountant` was told last. For simulations. Use it first in the list, so that it sees what leaves the client::
 
         @app.train(mods=[audit_mod])
         def train(message, context): ...
@@ -89,10 +89,10 @@ def audit_mod(message: Message, context: Context, call_next: Callable[..., Messa
 def _accounted(context: Context) -> dict[str, float]:
     """What the client's `persistent_accountant` was told last, under the names of a claim."""
     history = context.state.get(STATE_KEY)
-    if not isinstance(history, ConfigRecord) or not history["noise"]:
+    if not isinstance(history, ConfigRecord):
         return {}
-    noise, rate = history["noise"], history["rate"]
-    return {NOISE: float(noise[-1]), RATE: float(rate[-1])}  # type: ignore[index]
+    told = ((NOISE, history.get("noise")), (RATE, history.get("rate")))
+    return {name: float(values[-1]) for name, values in told if isinstance(values, list) and values}
 
 
 def publish_batch(context: Context, images: object, labels: object, *, normalised: bool) -> None:
