@@ -62,9 +62,9 @@ class EpsilonMeter:
             What is measured by now; or why nothing was measured in this round.
         """
         config = self._auditor.config
-        if self._took > config.seconds_per_round / 2:
-            budget = config.seconds_per_round
-            return Reason.of("no time to replay", needed=self._took, budget=budget)
+        took, self._took = self._took, 0.0
+        if took > config.seconds_per_round / 2:
+            return Reason.of("no time to replay", needed=took, budget=config.seconds_per_round)
         started = time.monotonic()
         with cpu_threads(config.threads):
             measured = self._measured(server_round, replay, num_examples)
