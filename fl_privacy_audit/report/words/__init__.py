@@ -114,6 +114,7 @@ STEPS: Final[Mapping[str, str]] = {
     **first.STEPS,
     **canaries.STEPS,
     **descriptions.STEPS,
+    "too few pictures": "keep them (`keep_pictures = true`), and attack more clients or rounds",
 }
 """Code of another verdict or of a cause -> what to do."""
 
