@@ -17,11 +17,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply, Release
+from fl_privacy_audit.dp.run_check import SPENT
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
 from .canary_replay import Replay, copy_message
 from .capture import capture, copy_record, decoder, release, snapshot
+from .claims_read import read_claim, spent_by
 from .flower_log import through_flower
 from .wrapper import Wrapper, repeatable
 
@@ -78,6 +80,8 @@ class AuditedStrategy(Wrapper, Strategy):
         Raises:
             LedgerError: The audit's directory cannot be written; before anything is trained.
         """
+        with self._guard("what the strategy says of its privacy could not be read"):
+            self.auditor.claim_read = read_claim(self.strategy, self.auditor.client_app)
         self._begin(self._flower_run(args, kwargs))
         with through_flower(), self._listening():
             self._log_settings()
@@ -138,6 +142,9 @@ class AuditedStrategy(Wrapper, Strategy):
             self._original("aggregate_train"), server_round, replies, *args, **kwargs
         )
         aggregated = self._aggregated(server_round, captured, aggregate)
+        with self._guard(f"what round {server_round} spent could not be read"):
+            if (spent := spent_by(self.strategy)) is not None:
+                self._record_evaluation(server_round, "server", {SPENT: spent})
         return cast(tuple[ArrayRecord | None, MetricRecord | None], aggregated)
 
     def configure_evaluate(

@@ -32,6 +32,7 @@ from fl_privacy_audit.ledger.reading import continued
 from fl_privacy_audit.ledger.records import (
     AuditRecord,
     EvaluationRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
 )
@@ -45,7 +46,8 @@ from .capture_auditor import CaptureAuditor, not_attacked
 from .handover import Handover
 from .rehearsal import Rehearsal, rehearse
 from .schedule import ClientReply, Release, Slot, is_due, schedule
-from .scoring import worst_scores
+from .scoring import worst_record
+from .targets import Observer
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -131,6 +133,7 @@ class Auditor:
         self._inline = config.executor == "inline" or config.fail_fast
         self._backlog: Backlog | None = None
         self._continues = run
+        self.claim_read: dict[str, float | int | str] = {}
         self._begun = False
 
     def begin(self, flower_run: int | None = None) -> None:
@@ -158,6 +161,7 @@ class Auditor:
             model=describe_model(self._model),
             versions=versions(),
             arrays=array_types(self._model),
+            claim_read=self.claim_read,
         )
         record = continued(self.ledger.path, record, self._continues)
         self.run = self._work.run = record.run
@@ -186,9 +190,14 @@ class Auditor:
         return is_due(self.config, server_round)
 
     @property
+    def observer(self) -> Observer:
+        """How replies are observed."""
+        return self._work.observer
+
+    @property
     def takes_published(self) -> bool:
         """Whether batches that clients publish are the truth to score with."""
-        return self._work.observer.truth is None
+        return self.observer.truth is None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -345,6 +354,10 @@ class Auditor:
         )
         self._write(record, sync=False)
 
+    def record_measurement(self, measured: MeasurementRecord) -> None:
+        """Append epsilon as canaries measured it."""
+        self._write(measured)
+
     def _write(self, *records: Record, sync: bool = True) -> None:
         """What cannot be written costs these records alone; the ledger counts them."""
         try:
@@ -371,17 +384,6 @@ class Auditor:
             ", ".join(record.client for record in attacked[:10]) or "none",
             len(attacked),
             len(records),
-            _worst(attacked) if attacked else ", ".join(why_not),
+            worst_record(attacked) if attacked else ", ".join(why_not),
             seconds,
         )
-
-
-def _worst(attacked: Sequence[AuditRecord]) -> str:
-    """The record that leaks most, in a few words."""
-    worst = worst_scores([outcome for record in attacked for outcome in record.attacks])
-    if not worst:
-        return "nothing scored"
-    figures = [(record, worst_scores(record.attacks)) for record in attacked]
-    name, value = next(iter(worst.items()))
-    record, scores = next((each for each in figures if each[1].get(name) == value), figures[0])
-    return f"worst {record.client}: " + ", ".join(f"{n} {v:.3g}" for n, v in scores.items())

@@ -28,6 +28,7 @@ from .records import (
     AuditRecord,
     EvaluationRecord,
     GapRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
 )
@@ -54,6 +55,7 @@ class LedgerContents:
     runs: tuple[RunRecord, ...]  # one for each time the audit was started
     audits: tuple[AuditRecord, ...]  # in the order written
     evaluations: tuple[EvaluationRecord, ...]  # in the order written
+    measurements: tuple[MeasurementRecord, ...]  # in the order written
     gaps: tuple[GapRecord, ...]  # what could not be written, in the order written
     # ``(line number, what is wrong)`` for each line that could not be read.
     damaged: tuple[tuple[int, str], ...]
@@ -155,6 +157,7 @@ def read_ledger(directory: str | Path) -> LedgerContents:
         runs=_latest(r for r in records if isinstance(r, RunRecord)),
         audits=tuple(r for r in records if isinstance(r, AuditRecord)),
         evaluations=tuple(r for r in records if isinstance(r, EvaluationRecord)),
+        measurements=tuple(r for r in records if isinstance(r, MeasurementRecord)),
         gaps=tuple(r for r in records if isinstance(r, GapRecord)),
         damaged=tuple(r for r in records if isinstance(r, Damage)),
     )
@@ -249,7 +252,7 @@ def _how(run: RunRecord) -> tuple[Any, ...]:
 
 
 class AuditedLines:
-    """The audited records of a ledger with the lines of their runs, in turn, all runs.
+    """The audited records of a ledger with the lines of their runs, in turn, all runs; and measurements.
 
     Iterating raises LedgerError where there is no ledger, or where it holds neither run nor record.
 
@@ -266,15 +269,16 @@ class AuditedLines:
         self._damaged: list[tuple[int, str]] = []
         self._last = ""
 
-    def __iter__(self) -> Iterator[tuple[RunRecord | None, AuditRecord]]:
+    def __iter__(self) -> Iterator[tuple[RunRecord | None, AuditRecord | MeasurementRecord]]:
         for line in read_lines(self._directory, quick=True):
             if isinstance(line, Damage):
                 self._damaged.append(line)
             elif line.kind == "run":
                 self._runs[line.run] = line
-            elif line.kind == "audit":
-                self._audited[line.run] += 1
-                self._last = line.run
+            elif line.kind == "audit" or line.kind == "measurement":
+                if line.kind == "audit":
+                    self._audited[line.run] += 1
+                    self._last = line.run
                 if self._wanted in (None, line.run):
                     yield self._runs.get(line.run), line
         if not self._runs and not self._audited:

@@ -122,6 +122,16 @@ def _adversary(summary: AuditSummary) -> str:
     return f"An honest but curious attacker is described for {' and '.join(seen)}" if seen else ""
 
 
+def _membership(summary: AuditSummary) -> str:
+    parts = [
+        f"setting {number}: canaries put in or left out by fair coins, in replays of the clients' app, show "
+        f"epsilon {epsilon(setting.epsilon_measured)} or more"
+        for number, setting in numbered(summary)
+        if setting.epsilon_measured is not None
+    ]
+    return "; ".join(parts)
+
+
 def _epsilon(summary: AuditSummary) -> str:
     parts = []
     for number, setting in numbered(summary):
@@ -142,7 +152,7 @@ _YOURS: Final = "to be added by whoever answers for the federation"
 _ROWS: Final[tuple[Row, ...]] = (
     (f"{_EDPB}, § 46", "To whom the model is released", _release_context, _NO_RECORDS),
     (f"{_EDPB}, § 55", "Attribute inference", _never, "not tested here"),
-    (f"{_EDPB}, § 55", "Membership inference", _never, "not tested here"),
+    (f"{_EDPB}, § 55", "Membership inference", _membership, "not tested here"),
     (f"{_EDPB}, § 55", "Exfiltration", _never, "not tested here"),
     (f"{_EDPB}, § 55", "Regurgitation of training data", _never, "not tested here"),
     (f"{_EDPB}, § 55", "Model inversion and reconstruction", _reconstruction, _NO_RECORDS),

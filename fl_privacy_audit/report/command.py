@@ -35,6 +35,13 @@ runs_option = click.option(
 )
 
 
+sets_option = click.option(
+    "--sets",
+    is_flag=True,
+    help="Score all pictures of an attack together, where an audit kept enough: FID, identification.",
+)
+
+
 def named_runs(
     directories: Sequence[Path], runs: Sequence[str]
 ) -> tuple[Sequence[Path], Sequence[str | None]]:
@@ -77,6 +84,7 @@ def fail(found: Collection[str], words: Collection[str]) -> None:
 )
 @fail_on
 @runs_option
+@sets_option
 @click.option(
     "--pictures/--no-pictures",
     default=True,
@@ -90,6 +98,7 @@ def report_command(
     form: str,
     fail_on: tuple[str, ...],
     runs: tuple[str, ...],
+    sets: bool,
     pictures: bool,
 ) -> None:
     """Write what the audits in DIRECTORIES found as one page that opens anywhere.
@@ -98,7 +107,7 @@ def report_command(
     """
     errors = CleanConsole(stderr=True)
     with errors.status("reading the audit logs"):
-        summary = summarise(*named_runs(directories, runs))
+        summary = summarise(*named_runs(directories, runs), sets=sets)
     with errors.status("drawing"):
         if form == "html":
             from .html.page import render_html

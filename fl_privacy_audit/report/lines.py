@@ -11,7 +11,7 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.recognition import Recognisable
 from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
 
-from .formats import covers, epsilon, epsilon_in_view
+from .formats import covers, epsilon, epsilon_in_view, over_rounds
 from .sentences import say_why
 from .summary import AuditSummary, SettingSummary
 
@@ -175,9 +175,16 @@ def _epsilon_notes(setting: SettingSummary, view: View) -> tuple[str, ...]:
         notes.append(f"{epsilon(value)} covers the released model only, not this view")
     elif value is not None and value >= LITTLE:
         notes.append("so large that it promises little")
+    if check is not None and check.measured and covers(check, view):
+        last = check.measured[-1]
+        sure = f", with {last.confidence:.0%} confidence" if check.refuted else ""
+        false = ": the claim is false" if check.refuted else ""
+        notes.append(
+            f"measured: at least {epsilon(last.highest)} {over_rounds(last.rounds)}{false}{sure}"
+        )
     if effective is None and reported is not None:
         notes.append("what clients report was not checked")
-    if check is not None and not check.holds:
+    if check is not None and not check.holds and not check.refuted:
         notes.append("the claim does not hold")
     elif check is not None and any(flag.severity == "warning" for flag in check.flags):
         notes.append("the claim needs a look")

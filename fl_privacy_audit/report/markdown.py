@@ -17,10 +17,11 @@ from .background import MEANINGS, RESIDUAL_RISK, VIEWS
 from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import escaped, json_text, markdown_table, markdown_text, when
+from .identified import identified_texts
 from .lines import headline, lines_of, views
 from .sentences import say, spoken
 from .summary import AuditSummary
-from .words import LEADS, SYMBOLS
+from .words import IDENTIFIED, LEADS, SYMBOLS
 
 
 def render_json(summary: AuditSummary) -> str:
@@ -73,16 +74,18 @@ def render_markdown(summary: AuditSummary) -> str:
     parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
+        if found := identified_texts(summary, view):
+            parts += [IDENTIFIED, _list(map(markdown_text, found))]
     notes = dict.fromkeys(map(say, summary.comparison.notes))
     parts += [_list(f"Note: {markdown_text(note)}." for note in notes)]
     meanings = (f"{SYMBOLS[w]} **{w}**: {' '.join(both)}" for w, both in MEANINGS.items())
     parts += ["## How to read the verdicts", _list(meanings), RESIDUAL_RISK]
     for view in seen:
-        found = agreement(summary, view)
-        if found is not None:
+        agreed = agreement(summary, view)
+        if agreed is not None:
             parts += [f"## Do the metrics agree? {view.capitalize()} view"]
-            rows = [[number, setting, *map(_said, said)] for number, setting, said in found.rows]
-            parts += [markdown_table(["No.", "Setting", *found.heads], rows)]
+            rows = [[number, setting, *map(_said, said)] for number, setting, said in agreed.rows]
+            parts += [markdown_table(["No.", "Setting", *agreed.heads], rows)]
     parts += ["## Who the attacker is"]
     for attacker in attackers(summary):
         own = [f"{where[:1].upper()}{where[1:]}: {fact}" for where, fact in attacker.differences]

@@ -37,6 +37,7 @@ from fl_privacy_audit.verdicts.compare import (
     epsilon_reported,
 )
 from fl_privacy_audit.verdicts.facts import AttackFacts, GatheredRun, RunFacts, gather_ledger
+from fl_privacy_audit.verdicts.identified import Identified
 from fl_privacy_audit.verdicts.recognition import Counts, Recognisable, count_images
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
@@ -141,12 +142,16 @@ class SettingSummary(_Model):
     # The largest that a client has spent over all rounds, computed from the settings (PLD, add or
     # remove); None if it could not be computed.
     epsilon_in_effect: float | None
+    # At least so much was measured by canaries in replays; None if nothing was.
+    epsilon_measured: float | None = None
     quality: list[EvaluationRecord]  # after each round, as the federation measured it
     reported_epsilon: dict[str, list[tuple[int, float]]]  # client -> (round, epsilon) pairs
     records: list[RecordScores]  # every scored record
     series: list[RoundPoint]  # every metric in every round
     # View and attack -> how many images are recognisable; for the headline alone.
     recognisable: dict[tuple[View, str], InstanceOf[Recognisable]] = Field({}, exclude=True)
+    # View and attack -> how many images are picked out; in JSON it stands in the comparison.
+    identified: dict[tuple[View, str], InstanceOf[Identified]] = Field({}, exclude=True)
     attacks: list[AttackTried]  # what was tried
     threat_models: list[ThreatModel]  # each different one once
     dp: ClaimCheck | None  # what became of the DP claim; None where there is none to check
@@ -176,13 +181,17 @@ class AuditSummary(_Model):
 
 
 def summarise(
-    directories: Sequence[str | Path], named: Sequence[str | None] | None = None
+    directories: Sequence[str | Path],
+    named: Sequence[str | None] | None = None,
+    *,
+    sets: bool = False,
 ) -> AuditSummary:
     """Read a run of each directory, judge it, and gather all that a report shows.
 
     Args:
         directories: Of ledgers, or their files.
         named: See `fl_privacy_audit.ledger.runs.read_run`, one for each; the last ones by default.
+        sets: See `fl_privacy_audit.verdicts.compare.compare`.
 
     Raises:
         LedgerError: A ledger cannot be read.
@@ -190,7 +199,7 @@ def summarise(
     """
     each = zip(directories, named or [None] * len(directories), strict=True)
     runs = [gather_ledger(directory, ReportFacts, run) for directory, run in each]
-    comparison = compare_runs(runs)
+    comparison = compare_runs(runs, sets=sets)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
     settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)
     measured = {name for s in settings for r in s.records for name in r.scores}
@@ -239,6 +248,7 @@ class ReportFacts(RunFacts):
 def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
     facts = run.facts
     assert isinstance(facts, ReportFacts)
+    dp = comparison.dp.get(run.run.setting)
     records = [_with_place(run, record) for record in facts.records]
     # Validating the records once more would copy them all.
     return SettingSummary.model_construct(
@@ -254,15 +264,17 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
         verdicts=[v for v in comparison.verdicts if v.setting == run.run.setting],
         accuracy=accuracy_of(run),
         epsilon_reported=epsilon_reported(run),
-        epsilon_in_effect=epsilon_in_effect(comparison.dp.get(run.run.setting)),
+        epsilon_in_effect=epsilon_in_effect(dp),
+        epsilon_measured=None if dp is None else dp.epsilon_measured,
         quality=run.evaluations,
         reported_epsilon=reported_epsilons(run),
         records=records,
         series=_series(records),
         recognisable=facts.recognisable,
+        identified=facts.identified,
         attacks=_tried(run),
         threat_models=facts.threat_models,
-        dp=comparison.dp.get(run.run.setting),
+        dp=dp,
         notes=run.notes,
     )
 

@@ -27,6 +27,7 @@ from fl_privacy_audit.ledger.runs import LastRun, Reply, RunHead, read_run
 from fl_privacy_audit.metrics import METRICS
 
 from .batches import BatchNames
+from .identified import Identifications, count_identified
 
 
 class Column:
@@ -276,6 +277,7 @@ class RunFacts:
         self.views: dict[View, ViewFacts] = {view: ViewFacts() for view in get_args(View)}
         self.replies: list[Reply] = []
         self.chosen: dict[tuple[str, Reason], None] = {}  # attacks that `auto` chose, and why
+        self.identified: Identifications = {}
         self._last_chosen: dict[str, Reason] = {}
         for record in records:
             self.add(record)
@@ -285,6 +287,7 @@ class RunFacts:
         self.replies.append(Reply.of(record))
         self.views[record.view].add(record)
         for outcome in record.attacks:
+            count_identified(self.identified, record.view, outcome)
             why = outcome.chosen
             if why is not None and self._last_chosen.get(outcome.attack) != why:
                 self._last_chosen[outcome.attack] = why

@@ -17,6 +17,7 @@ from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
+from fl_privacy_audit.report.identified import identified_texts
 from fl_privacy_audit.report.lines import headline, lines_of, views
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import AuditSummary
@@ -81,6 +82,7 @@ def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
         "heading": heading,
         "attacker": attacker,
         "lines": lines,
+        "identified": identified_texts(summary, view),
         "headline": headline(lines),
         "tried": tried(summary, view),
         "agreement": agreement(summary, view),

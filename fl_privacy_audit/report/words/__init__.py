@@ -12,6 +12,11 @@ LOWER_BOUND: Final = (
     "attacks it did not try."
 )
 
+IDENTIFIED: Final = (
+    "Identified: how often, among true images of the run, the one that a reconstruction is most like is its own "
+    "(correlation of pixels)."
+)
+
 SYMBOLS: Final[Mapping[Word, str]] = {
     "leaked": "▲",
     "inconclusive": "◆",
@@ -109,6 +114,7 @@ STEPS: Final[Mapping[str, str]] = {
     **first.STEPS,
     **canaries.STEPS,
     **descriptions.STEPS,
+    "too few pictures": "keep them (`keep_pictures = true`), and attack more clients or rounds",
 }
 """Code of another verdict or of a cause -> what to do."""
 
@@ -179,6 +185,7 @@ REASONS: Final[Mapping[str, str]] = {
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
     ),
+    "too few pictures": "{pictures} pictures were kept, and {needed} are needed",
     "different counts": "settings have different numbers of scored records; compare counts first",
     "damaged line": "{path}: line {line} is damaged ({problem})",
     "more damaged lines": "{path}: {lines} more lines are damaged",
