@@ -97,6 +97,11 @@ class _Lazy(click.Group):
             "sweep_command",
             "Run one federation under many defences, and compare.",
         ),
+        "verify": (
+            "fl_privacy_audit.report.verify",
+            "verify_command",
+            "Say whether audit logs and reports are as they were written.",
+        ),
     }
     """Command -> its module, its name there, and its line in ``--help``."""
 

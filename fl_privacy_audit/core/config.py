@@ -163,6 +163,8 @@ class AuditConfig(Checked):
         directory: Where the ledger goes; ``~`` is your home. Inside ``flwr run`` give an absolute
             path: the working directory is that of the first SuperLink, not yours.
         setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
+        tester: Who tests: a person or a body; it stands in the report.
+        retest_days: After how many days the report says to test again.
         attacks: Which attacks to run: names, a bare one takes the paper's options, or a table of
             name to options. ``"auto"`` stands for whichever fit each update, and may stand beside
             others.
@@ -200,6 +202,8 @@ class AuditConfig(Checked):
     image: ImageSpec
     directory: Path = Path("audit")
     setting: str = "audit"
+    tester: str | None = None
+    retest_days: int = Field(default=365, ge=1, le=36500)
     attacks: tuple[AttackConfig, ...] = (AttackConfig(name=AUTO),)
     metrics: tuple[str, ...] = ("semsim", "recognised", "lpips", "mse", "psnr", "ssim")
     every: int = Field(default=1, ge=1)

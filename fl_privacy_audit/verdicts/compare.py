@@ -24,6 +24,8 @@ __all__ = ["FREE_KEYS", "Comparison", "LastRun", "MetricSummary", "Row", "compar
 FREE_KEYS = {
     "directory",
     "setting",
+    "tester",
+    "retest_days",
     "keep_pictures",
     "fail_fast",
     "device",
