@@ -228,7 +228,7 @@ def probe(
     the mods: no data is needed and nothing is trained. Exit code 3 if what a mod or a strategy states
     does not hold.
     """
-    from fl_privacy_audit.core.config import read_options
+    from fl_privacy_audit.core.config_text import read_options
     from fl_privacy_audit.core.named_object import find_named
     from fl_privacy_audit.report.doctor import run_config_of
     from fl_privacy_audit.report.probe import show_probes

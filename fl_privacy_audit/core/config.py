@@ -7,9 +7,9 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from .arguments import name_and_value
+from .config_text import elsewhere, explain, listed, read_options
 from .errors import ConfigError
-from .types import OPTIONS, Checked, ControlKind, ImageSpec, LocalTraining, Option, Options, View
+from .types import OPTIONS, Checked, ControlKind, ImageSpec, LocalTraining, Options, View
 
 # As settings of an audit they are called this.
 ImageConfig = ImageSpec
@@ -101,30 +101,6 @@ class ClaimConfig(Checked):
     accountant: Accountant = "unknown"
     sampled_clients: int | None = Field(default=None, ge=1)
     clipped_by: Clipper = "client"
-
-
-def read_options(text: str) -> dict[str, Option]:
-    """``"std=1e-3, scope=tensor"`` -> a mapping; how a flat run config holds options.
-
-    Raises:
-        ConfigError: A part is not ``name=value``.
-    """
-    found: dict[str, Option] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, value = name_and_value(part, "options", "'std=1e-3, scope=tensor'")
-        found[name.replace("-", "_")] = _value(value)
-    return found
-
-
-def _value(text: str) -> Option:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 class DefenceConfig(Chosen):
@@ -231,7 +207,7 @@ class AuditConfig(Checked):
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            data = {k: _listed(v) if k in LISTS else v for k, v in data.items()}
+            data = {k: listed(v) if k in LISTS else v for k, v in data.items()}
             attacks = data.get("attacks")
             if isinstance(attacks, Mapping):
                 attacks = [
@@ -327,7 +303,7 @@ class AuditConfig(Checked):
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(explain(error)) from None
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
@@ -344,7 +320,7 @@ class AuditConfig(Checked):
             settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(
-                f"the audit settings in {path} cannot be read: {error}{_elsewhere(path, error)}"
+                f"the audit settings in {path} cannot be read: {error}{elsewhere(path, error)}"
             ) from error
         return cls.build(settings)
 
@@ -374,31 +350,3 @@ class AuditConfig(Checked):
             in_list = rooms == ["image"] and isinstance(value, str)
             place[leaf] = [part.strip() for part in value.split(",")] if in_list else value
         return cls.build(settings)
-
-
-def _elsewhere(path: str | Path, error: Exception) -> str:
-    """What to do where a file is not in the working directory."""
-    if not isinstance(error, FileNotFoundError) or Path(path).is_absolute():
-        return ""
-    return (
-        f". It was looked for in {Path.cwd()}, the working directory. Under `flwr run` that is not "
-        f"the app's: give `Path(__file__).parents[1] / {str(path)!r}`"
-    )
-
-
-def _listed(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"]) or "settings"
-        if problem["type"] == "missing":
-            text = "is missing; there is no safe default"
-        elif problem["type"] == "extra_forbidden":
-            text = "is not a setting of this audit; check its spelling"
-        else:
-            text = problem["msg"].removeprefix("Value error, ") + f", got {problem['input']!r}"
-        lines.append(f"`{place}` {text}")
-    return "the audit settings are wrong:\n  " + "\n  ".join(lines)

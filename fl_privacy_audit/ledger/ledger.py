@@ -142,8 +142,8 @@ class Ledger:
         """Records below what a reader must know before them, until that could be written."""
         run = self._run
         first: list[Record] = [run] if self._replaced and run is not None else []
-        if run is None and records and isinstance(records[0], RunRecord):
-            first, records, run = [records[0]], records[1:], records[0]
+        if run is None and records and isinstance(begun := records[0], RunRecord):
+            first, records, run = [begun], records[1:], begun
         why = [Reason.of("ledger was replaced")] * self._replaced
         why += [Reason.of("ledger was changed")] * self._changed
         if self.lost:
