@@ -12,7 +12,7 @@ from typing import Final
 from .attackers import attackers
 from .conditions import retest, testers
 from .formats import count, epsilon, when
-from .lines import net_with_interval, numbered, verdict_of, views, worst_text
+from .lines import deciding, net_with_interval, numbered, verdict_of, views, worst_text
 from .summary import AuditSummary, SettingSummary
 
 WORDING: Final = (
@@ -115,12 +115,13 @@ def _risk(summary: AuditSummary) -> str:
     for number, setting in numbered(summary):
         for view in views(summary):
             verdict = verdict_of(setting, view)
-            if verdict is None or not (worst := worst_text(verdict)):
+            one = deciding(verdict)
+            if verdict is None or one is None or one.metric is None:
                 continue
-            net = next((one.net for one in verdict.attacks if one.attack == verdict.attack), None)
-            parts.append(
-                f"setting {number}, {view} view: average {net_with_interval(net)}, worst {worst}"
-            )
+            worst = worst_text(verdict) or ("withheld" if summary.public else "")
+            if worst:
+                average = net_with_interval(one.net)
+                parts.append(f"setting {number}, {view} view: average {average}, worst {worst}")
     return "; ".join(parts)
 
 

@@ -216,7 +216,7 @@ def origins(summary: AuditSummary) -> list[Origin]:
             device=str(setting.config.get("device", "not known")),
             model=_model(setting.model),
             directory=setting.directory,
-            digest=ledger_digest(setting.ledger) or "the ledger was not there",
+            digest=log_digest(setting),
             head=setting.head or "none: an earlier version wrote it",
         )
         for number, setting in numbered(summary)
@@ -227,6 +227,13 @@ def _flower(setting: SettingSummary) -> str:
     run, app = setting.flower_run, setting.fab_hash
     parts = [f"run {run}"] * (run is not None) + [f"app {app}"] * (app is not None)
     return ", ".join(parts) or "not recorded"
+
+
+def log_digest(setting: SettingSummary) -> str:
+    """SHA-256 of a setting's log, in words where there is none to give."""
+    return (
+        ledger_digest(setting.ledger) if setting.ledger else "withheld"
+    ) or "the ledger was not there"
 
 
 def testers(summary: AuditSummary) -> str:

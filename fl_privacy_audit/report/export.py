@@ -9,6 +9,8 @@ from fl_privacy_audit.ledger.export import export
 from fl_privacy_audit.ledger.reading import AuditedLines
 
 from .command import named_runs
+from .public import FEWEST
+from .public_table import export_public
 from .sentences import say
 
 
@@ -24,12 +26,27 @@ from .sentences import say
 @click.option(
     "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."
 )
-def export_command(directories: tuple[Path, ...], runs: tuple[str, ...], to: Path) -> None:
+@click.option(
+    "--public",
+    "for_public",
+    is_flag=True,
+    help="Means over groups alone: no clients, no records, no text of the runs; groups of fewer than 5 "
+    "records are left out.",
+)
+def export_command(
+    directories: tuple[Path, ...], runs: tuple[str, ...], to: Path, for_public: bool
+) -> None:
     """Write the records of audits as one table: a row for each record, attack and metric."""
     ledgers = [
         AuditedLines(directory, run)
         for directory, run in zip(*named_runs(directories, runs), strict=True)
     ]
+    if for_public:
+        rows, left_out = export_public(ledgers, to)
+        click.echo(
+            clean(f"{to}: {rows} rows; {left_out} groups of fewer than {FEWEST} are left out")
+        )
+        return
     rows = export(ledgers, to)
     click.echo(clean(f"{to}: {rows} rows"))
     for note in (note for ledger in ledgers for note in ledger.damage()):

@@ -55,7 +55,7 @@ def _json_parts(summary: AuditSummary) -> Iterator[str]:
         **summary.model_copy(update={"settings": short}).model_dump(
             mode="json", context={"words": spoken}
         ),
-        "ledger_sha256": {s.setting: ledger_digest(s.ledger) for s in summary.settings},
+        "ledger_sha256": {s.setting: ledger_digest(s.ledger) for s in summary.settings if s.ledger},
         "tester": testers(summary) or None,
         "retest": retest(summary),
         "seal": unsealed([s.head for s in summary.settings]),
@@ -146,12 +146,13 @@ def _said(one: Said) -> str:
 def _verdicts(summary: AuditSummary, view: View) -> str:
     heads = ["No.", "Setting", "Verdict", "Why", "Net leakage", "Accuracy"]
     rows = []
+    no_worst = "withheld" if summary.public else "none"
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
         why = f"{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
         word = f"{SYMBOLS[line.word]} {line.word}"
-        facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none")
+        facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or no_worst)
         rows.append((line.number, line.setting, word, why, *facts))
     return markdown_table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
 

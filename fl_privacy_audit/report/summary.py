@@ -174,6 +174,7 @@ class AuditSummary(_Model):
     metrics: list[MetricInfo]  # how to read each metric
     primary: str | None  # the metric that judged; None if nothing was scored
     lower_bound: str  # the sentence that no report may leave out
+    public: bool = False  # whether it may be shown to anyone: see `report.public`
 
     def by_setting(self, name: str) -> SettingSummary:
         """The run of this name; KeyError if there is none."""

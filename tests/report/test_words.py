@@ -92,6 +92,7 @@ NOTHING_TO_DO = {
     "no line has a hash", "no hash", "hash differs", "first lines missing", "head missing", "head differs",
     "foreign end", "changed above", "lines without hashes", "torn line", "unfinished line",
     "lines below the head", "goes on from another", "head not there", "report changed", "not a report",
+    "public report", "group left out", "withheld",
 }  # fmt: skip
 
 

@@ -225,6 +225,12 @@ REASONS: Final[Mapping[str, str]] = {
     "head not there": "no line has the head {head}",
     "report changed": "the report was changed after it was written",
     "not a report": "it is no report that carries a hash: an earlier version wrote it, or nobody here",
+    "public report": (
+        "this is for the public: names of settings, clients, machines and files, records, images and "
+        "pictures are withheld, and groups of fewer than {fewest} records are left out and counted nowhere"
+    ),
+    "group left out": "fewer than {fewest} records, which a public report leaves out",
+    "withheld": "withheld",
     "records lost": "{records} could not be written, for want of space say",
     "captures removed": "{captures} captures were removed before they were attacked",
     "several runs": "{path} holds {runs} runs; the last one counts, unless `--run` names another",
