@@ -155,6 +155,7 @@ class Auditor:
             run=self.run,
             flower_run=flower_run,
             fab_hash=fab_hash,
+            profile_changes=self.config.profile_changes,
             setting=self.config.setting,
             config=self.config.model_dump(mode="json"),
             model=describe_model(self._model),

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .config_text import elsewhere, explain, listed, read_options
 from .errors import ConfigError
+from .profiles import PROFILES, Profile
 from .types import OPTIONS, Checked, ControlKind, ImageSpec, LocalTraining, Options, View
 
 # As settings of an audit they are called this.
@@ -141,6 +142,8 @@ class AuditConfig(Checked):
         setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
         tester: Who tests: a person or a body; it stands in the report.
         retest_days: After how many days the report says to test again.
+        profile: ``"smoke"``, ``"standard"`` or ``"thorough"`` fix attacks, rounds, controls and seed
+            together, see `PROFILES`; a smoke run gets no verdict. What is set besides counts, and is said.
         attacks: Which attacks to run: names, a bare one takes the paper's options, or a table of
             name to options. ``"auto"`` stands for whichever fit each update, and may stand beside
             others.
@@ -180,6 +183,7 @@ class AuditConfig(Checked):
     setting: str = "audit"
     tester: str | None = None
     retest_days: int = Field(default=365, ge=1, le=36500)
+    profile: Profile | None = None
     attacks: tuple[AttackConfig, ...] = (AttackConfig(name=AUTO),)
     metrics: tuple[str, ...] = ("semsim", "recognised", "lpips", "mse", "psnr", "ssim")
     every: int = Field(default=1, ge=1)
@@ -207,6 +211,8 @@ class AuditConfig(Checked):
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
         if isinstance(data, dict):
+            profile = data.get("profile")
+            data = {**(PROFILES.get(profile, {}) if isinstance(profile, str) else {}), **data}
             data = {k: listed(v) if k in LISTS else v for k, v in data.items()}
             attacks = data.get("attacks")
             if isinstance(attacks, Mapping):
@@ -292,6 +298,14 @@ class AuditConfig(Checked):
         object.__setattr__(self, "defence", told)
         object.__setattr__(self, "training", training.replace(**figures))
         return self
+
+    @property
+    def profile_changes(self) -> list[str]:
+        """Settings that differ from what the profile fixes."""
+        if self.profile is None:
+            return []
+        fixed = type(self).build({"image": self.image, "profile": self.profile})
+        return [n for n in PROFILES[self.profile] if getattr(self, n) != getattr(fixed, n)]
 
     @classmethod
     def build(cls, settings: Mapping[str, Any]) -> Self:

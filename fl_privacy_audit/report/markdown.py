@@ -150,7 +150,8 @@ def _verdicts(summary: AuditSummary, view: View) -> str:
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
-        why = f"{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
+        lead = f"Profile {line.profile}. " if line.profile else ""
+        why = f"{lead}{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
         word = f"{SYMBOLS[line.word]} {line.word}"
         facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or no_worst)
         rows.append((line.number, line.setting, word, why, *facts))

@@ -185,6 +185,8 @@ def _setting_verdict(verdict: SettingVerdict, labels: Mapping[str, str]) -> Sett
         worst=None,
         attacks=attacks,
         replay=None if few else shown(verdict.replay),
+        profile=shown(verdict.profile),
+        profile_changes=shown(verdict.profile_changes),
     )
 
 

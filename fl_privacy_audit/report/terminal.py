@@ -18,7 +18,16 @@ from fl_privacy_audit.verdicts.recognition import Counts, count_images
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
-from .formats import count, epsilon, epsilon_in_view, json_text, markdown_table, markdown_text, when
+from .formats import (
+    count,
+    epsilon,
+    epsilon_in_view,
+    json_text,
+    markdown_table,
+    markdown_text,
+    profile_text,
+    when,
+)
 from .lines import others_of
 from .sentences import say, say_fit, say_why, spoken, steps
 from .words import LOWER_BOUND
@@ -320,6 +329,8 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
         end = f"; worst: round {worst.round}, {worst.client}" if worst is not None else ""
         where = f"{setting.setting}, {setting.view} view"
         lines.append(f"{where}: {setting.word}: {say_why(setting.reason)}{end}")
+        if profile := profile_text(setting.profile, setting.profile_changes):
+            lines.append(f"  profile {profile}")
         if setting.replay is not None and setting.replay.fitting == setting.replay.records:
             lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:

@@ -28,6 +28,7 @@ LEADS: Final[Mapping[Word, str]] = {
 }
 
 CAUSES: Final[Mapping[str, tuple[str, str]]] = {
+    "smoke run": ("a smoke run", 'audit with `profile = "standard"`'),
     "too few batches": (
         "too few batches",
         "audit more rounds (`every`) or more clients (`clients_per_round`)",
@@ -225,6 +226,7 @@ REASONS: Final[Mapping[str, str]] = {
     "head not there": "no line has the head {head}",
     "report changed": "the report was changed after it was written",
     "not a report": "it is no report that carries a hash: an earlier version wrote it, or nobody here",
+    "smoke run": "a smoke run shows whether the audit works, and gives no verdict",
     "public report": (
         "this is for the public: names of settings, clients, machines and files, records, images and "
         "pictures are withheld, and groups of fewer than {fewest} records are left out and counted nowhere"
