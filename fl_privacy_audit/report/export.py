@@ -9,8 +9,6 @@ from fl_privacy_audit.ledger.export import export
 from fl_privacy_audit.ledger.reading import AuditedLines
 
 from .command import named_runs
-from .public import FEWEST
-from .public_table import export_public
 from .sentences import say
 
 
@@ -42,6 +40,9 @@ def export_command(
         for directory, run in zip(*named_runs(directories, runs), strict=True)
     ]
     if for_public:
+        from .public import FEWEST
+        from .public_table import export_public
+
         rows, left_out = export_public(ledgers, to)
         click.echo(
             clean(f"{to}: {rows} rows; {left_out} groups of fewer than {FEWEST} are left out")

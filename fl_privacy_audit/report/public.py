@@ -16,7 +16,7 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.defences import DEFENCES
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.verdicts.compare import Comparison, Row
-from fl_privacy_audit.verdicts.verdict import SettingVerdict, Verdict
+from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict, Verdict
 
 from .summary import AttackTried, AuditSummary, SettingSummary
 from .vocabulary import WITHHELD, known
@@ -31,14 +31,14 @@ _VERSION: Final = re.compile(
 _COUNTS: Final = frozenset(
     {"records", "reached", "batches", "images", "fitting", "clients", "captures"}
 )
-_NOTE: Final = "public report"
+LEFT_OUT: Final = Reason.of("group left out", fewest=FEWEST)
 T = TypeVar("T")
 
 
 def public(summary: AuditSummary) -> AuditSummary:
     """The summary as anyone may read it; `AuditSummary.public` is set."""
     labels = {s.setting: _label(n, s) for n, s in enumerate(summary.settings, start=1)}
-    note = Reason.of(_NOTE, fewest=FEWEST)
+    note = Reason.of("public report", fewest=FEWEST)
     return AuditSummary.model_construct(
         public=True,
         made=summary.made,
@@ -108,17 +108,19 @@ def _comparison(comparison: Comparison, labels: Mapping[str, str], note: Reason)
 
 
 def _row(row: Row, labels: Mapping[str, str]) -> Row:
+    few = any(_few(score.count) for score in row.scores.values())
     scores = {
         name: score.model_copy(update={"worst": math.nan})
         for name, score in row.scores.items()
         if known(name) and not _few(score.count)
     }
-    counts = {
-        name: 0 for name in ("not_scored", "failed", "not_tested") if _few(getattr(row, name))
-    }
-    few = row.net is not None and _few(row.net.records)
-    more = {"setting": labels[row.setting], "scores": scores, **({"net": None} if few else {})}
-    return shown(row).model_copy(update={**more, **counts})
+    found = {"setting": labels[row.setting], "scores": scores, "net": _net(row.net)}
+    if few:
+        found |= {"net": None, "reason": LEFT_OUT}
+    for name in ("not_scored", "failed", "not_tested"):
+        if _few(getattr(row, name)):
+            found[name] = 0
+    return shown(row).model_copy(update=found)
 
 
 def _setting(setting: SettingSummary, labels: Mapping[str, str]) -> SettingSummary:
@@ -197,14 +199,25 @@ def _verdict(verdict: Verdict, labels: Mapping[str, str]) -> Verdict:
             "setting": labels[verdict.setting],
             "worst": None,
             "reached": 0 if _few(verdict.reached) else verdict.reached,
-            "nets": [net for net in verdict.nets if known(net.metric) and not _few(net.records)],
+            "net": _net(verdict.net),
+            "undefended": _net(verdict.undefended),
+            "nets": [net for net in map(_net, verdict.nets) if net is not None],
         }
     )
     if not few:
         return found
-    nothing = {"metric": None, "net": None, "undefended": None, "nets": [], "agreement": {}}
-    reason = Reason.of("group left out", fewest=FEWEST)
-    return found.model_copy(update={**nothing, "reason": reason, "records": 0, "batches": 0})
+    nothing: dict[str, Any] = {
+        "metric": None,
+        "net": None,
+        "undefended": None,
+        "nets": [],
+        "agreement": {},
+    }
+    return found.model_copy(update={**nothing, "reason": LEFT_OUT, "records": 0, "batches": 0})
+
+
+def _net(net: NetLeakage | None) -> NetLeakage | None:
+    return None if net is None or not known(net.metric) or _few(net.records) else net
 
 
 def _tried(one: AttackTried) -> AttackTried:

@@ -49,8 +49,10 @@ def export_public(ledgers: Iterable[AuditedLines], to: Path) -> tuple[int, int]:
             setting = settings.setdefault((number, record.run), f"setting {len(settings) + 1}")
             for outcome in record.attacks:
                 attack = outcome.attack if known(outcome.attack) else WITHHELD
-                for control, one in ((None, outcome), *((c.kind, c) for c in outcome.controls)):
-                    _add(groups, (setting, record.view, attack, control, one.status), one)
+                group = (setting, record.view, attack)
+                _add(groups, (*group, None, outcome.status), outcome)
+                for control in outcome.controls:
+                    _add(groups, (*group, control.kind, control.status), control)
     kept = {group: found for group, found in groups.items() if found.records >= FEWEST}
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for group, found in kept.items():
@@ -63,7 +65,9 @@ def export_public(ledgers: Iterable[AuditedLines], to: Path) -> tuple[int, int]:
 
 def _add(groups: dict[_Group, _Sum], group: _Group, one: AttackOutcome | ControlOutcome) -> None:
     """Add an outcome to the group of each of its metrics; without a score to one without a metric."""
-    scores = {name: score.mean for name, score in one.scores.items() if known(name)}
+    scores: dict[str | None, float] = {
+        name: score.mean for name, score in one.scores.items() if known(name)
+    }
     for metric, mean in (scores or {None: 0.0}).items():
         found = groups.setdefault((*group, metric), _Sum())
         found.records += 1
