@@ -97,6 +97,11 @@ class _Lazy(click.Group):
             "sweep_command",
             "Run one federation under many defences, and compare.",
         ),
+        "verify": (
+            "fl_privacy_audit.report.verify",
+            "verify_command",
+            "Say whether audit logs and reports are as they were written.",
+        ),
     }
     """Command -> its module, its name there, and its line in ``--help``."""
 
@@ -247,7 +252,7 @@ def probe(
     is claimed, does not hold.
     """
     if canaries is not None:
-        from fl_privacy_audit.core.config import read_options
+        from fl_privacy_audit.core.config_text import read_options
         from fl_privacy_audit.report.measure import measure
 
         if model is None:
@@ -265,7 +270,7 @@ def probe(
         if not holds:
             sys.exit(A_CLAIM_FAILS)
         return
-    from fl_privacy_audit.core.config import read_options
+    from fl_privacy_audit.core.config_text import read_options
     from fl_privacy_audit.core.named_object import find_named
     from fl_privacy_audit.report.doctor import run_config_of
     from fl_privacy_audit.report.probe import show_probes

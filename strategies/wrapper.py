@@ -56,16 +56,17 @@ class Wrapper:
         self._to_replay: dict[int, Replayer] = {}
         self._meter: EpsilonMeter | None = None
 
-    def _begin(self, flower_run: int | None = None) -> None:
+    def _begin(self, flower_run: int | None = None, fab_hash: str | None = None) -> None:
         """Open the ledger, and remove what an audit that was killed left behind.
 
         Args:
             flower_run: Flower's id of the run, where it is known.
+            fab_hash: Flower's hash of the app, where there is one.
 
         Raises:
             LedgerError: The audit's directory cannot be written.
         """
-        self.auditor.begin(flower_run)
+        self.auditor.begin(flower_run, fab_hash)
         remove_leftovers()
         remove_drafts(self.auditor.ledger.directory, self.auditor.ledger.directory / "pictures")
 

@@ -136,7 +136,7 @@ class Auditor:
         self.claim_read: dict[str, float | int | str] = {}
         self._begun = False
 
-    def begin(self, flower_run: int | None = None) -> None:
+    def begin(self, flower_run: int | None = None, fab_hash: str | None = None) -> None:
         """Open the ledger and write the first line of the run; once, however often it is called.
 
         A run of the same directory is continued where `run` named it, or where it has the same
@@ -145,6 +145,7 @@ class Auditor:
 
         Args:
             flower_run: Flower's id of the run; None if it is not known.
+            fab_hash: Flower's hash of the app; None if there is none.
 
         Raises:
             LedgerError: The directory cannot be written, or the run to continue is not there or is
@@ -156,6 +157,8 @@ class Auditor:
             time=now(),
             run=self.run,
             flower_run=flower_run,
+            fab_hash=fab_hash,
+            profile_changes=self.config.profile_changes,
             setting=self.config.setting,
             config=self.config.model_dump(mode="json"),
             model=describe_model(self._model),

@@ -138,19 +138,14 @@ def check_replay(
             widens the bounds, and fewer explanations tried.
 
     Returns:
-        Cosine and ratio of lengths (observed over replayed), whether they fit, and a hint if not. Where
-        chance alone moves an update so far that another training would fit as well, nobody can tell.
+        Cosine and ratio of lengths (observed over replayed), whether they fit, and a hint if not.
 
     Raises:
         TimeUpError: There is no time for the least that it takes.
     """
+    told = assumed_training(seen)
     client = _Client(
-        seen=seen,
-        truth=truth,
-        training=assumed_training(seen),
-        apply=apply,
-        seed=seed,
-        deadline=deadline,
+        seen=seen, truth=truth, training=told, apply=apply, seed=seed, deadline=deadline
     )
     with own_random_numbers(seed, [seen.device]):
         return _check(client)

@@ -22,6 +22,7 @@ from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
 
+from .chain import unlinked
 from .quick import quick_record
 from .records import (
     RECORD,
@@ -108,7 +109,7 @@ def read_lines(directory: str | Path, *, quick: bool = False) -> Iterator[Record
 
 
 def _quick(line: bytes) -> AuditRecord | None:
-    return quick_record(line) if len(line) <= LONGEST else None
+    return quick_record(unlinked(line)) if len(line) <= LONGEST else None
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -129,7 +130,7 @@ def decoded(line: bytes, number: int) -> Record | Damage:
     if len(line) > LONGEST + 1:
         return Damage(number, f"more than the {LONGEST} bytes that are read")
     try:
-        return RECORD.validate_json(line)
+        return RECORD.validate_json(unlinked(line))
     except ValidationError as error:
         return Damage(number, _problem(error))
 

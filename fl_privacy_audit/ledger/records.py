@@ -122,6 +122,9 @@ class Stated(_Read):
     every: int = 1
     clients_per_round: int | None = None
     seconds_per_round: float | None = None
+    profile: str | None = None
+    tester: str | None = None
+    retest_days: int | None = None
 
 
 def _refuse_odd_numbers(value: Any) -> None:
@@ -147,6 +150,9 @@ class RunRecord(_Line):
     ]  # class name, parameter count and a fingerprint of names and shapes
     versions: dict[str, str]  # of Python and the packages that matter
     flower_run: Count | None = None  # Flower's id of the run; None where it is not known
+    # Settings that differ from those of the profile in `config`, where there is one.
+    profile_changes: list[str] = Field(default_factory=list)
+    fab_hash: str | None = None  # Flower's hash of the app that ran; None where there is none
     # Every array of the model's state -> its dtype, ``"float32"``; what Flower's own noise is added
     # to. Empty in ledgers of version 1.
     arrays: dict[str, str] = Field(default_factory=dict)

@@ -91,6 +91,12 @@ def fail(found: Collection[str], words: Collection[str]) -> None:
     show_default=True,
     help="Show original beside reconstruction where an audit kept them.",
 )
+@click.option(
+    "--public",
+    "for_public",
+    is_flag=True,
+    help="Numbers and this package's own words alone; groups of fewer than 5 records are left out.",
+)
 @garbage.no_search(ever=False)
 def report_command(
     directories: tuple[Path, ...],
@@ -100,6 +106,7 @@ def report_command(
     runs: tuple[str, ...],
     sets: bool,
     pictures: bool,
+    for_public: bool,
 ) -> None:
     """Write what the audits in DIRECTORIES found as one page that opens anywhere.
 
@@ -108,6 +115,10 @@ def report_command(
     errors = CleanConsole(stderr=True)
     with errors.status("reading the audit logs"):
         summary = summarise(*named_runs(directories, runs), sets=sets)
+        if for_public:
+            from .public import public
+
+            summary = public(summary)
     with errors.status("drawing"):
         if form == "html":
             from .html.page import render_html

@@ -49,12 +49,30 @@ def _of_sets(directory: Path, name: str | None) -> Iterator[Row]:
     "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet or FILE.csv."
 )
 @sets_option
+@click.option(
+    "--public",
+    "for_public",
+    is_flag=True,
+    help="Means over groups alone: no clients, no records, no text of the runs; groups of fewer than 5 "
+    "records are left out.",
+)
 def export_command(
-    directories: tuple[Path, ...], runs: tuple[str, ...], to: Path, sets: bool
+    directories: tuple[Path, ...], runs: tuple[str, ...], to: Path, sets: bool, for_public: bool
 ) -> None:
     """Write the records of audits as one table: a row for each record, attack and metric."""
     named = list(zip(*named_runs(directories, runs), strict=True))
     ledgers = [AuditedLines(directory, run) for directory, run in named]
+    if for_public:
+        from .public import FEWEST
+        from .public_table import export_public
+
+        if sets:
+            raise click.UsageError("--public leaves pictures out, and --sets scores them: give one")
+        rows, left_out = export_public(ledgers, to)
+        click.echo(
+            clean(f"{to}: {rows} rows; {left_out} groups of fewer than {FEWEST} are left out")
+        )
+        return
     more = [row for directory, run in named for row in _of_sets(directory, run)] if sets else []
     rows = export(ledgers, to, more)
     click.echo(clean(f"{to}: {rows} rows"))

@@ -190,6 +190,17 @@ def _finite(content: Any) -> Any:
     return content
 
 
+def profile_text(profile: str | None, changes: Sequence[str]) -> str:
+    """The profile of a run in words; empty where it has none.
+
+    >>> profile_text("standard", ["every", "seed"])
+    'standard, changed: every, seed'
+    """
+    if profile is None:
+        return ""
+    return profile + (f", changed: {', '.join(changes)}" if changes else "")
+
+
 def covers(check: ClaimCheck | None, view: View) -> bool:
     """Whether a setting's epsilon says anything of this view: central noise comes after the server."""
     return not (check and check.mechanism == "central-gaussian" and view != "release")

@@ -14,11 +14,22 @@ from .annex import WORDING as ANNEX_WORDING
 from .annex import annex
 from .attackers import attackers
 from .background import MEANINGS, RESIDUAL_RISK, VIEWS
-from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
+from .conditions import (
+    attack_notes,
+    budget,
+    gaps,
+    ledger_digest,
+    origins,
+    retest,
+    software,
+    testers,
+    tried,
+)
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import escaped, json_text, markdown_table, markdown_text, when
 from .identified import identified_texts
 from .lines import headline, lines_of, views
+from .seal import sealed, unsealed
 from .sentences import say, spoken
 from .summary import AuditSummary
 from .words import IDENTIFIED, LEADS, SYMBOLS
@@ -29,19 +40,26 @@ def render_json(summary: AuditSummary) -> str:
     return "".join(json_parts(summary))
 
 
+def json_parts(summary: AuditSummary) -> Iterator[str]:
+    """What `render_json` gives, part by part: a long ledger's is not held in memory."""
+    return sealed(_json_parts(summary))
+
+
 LONG = ("quality", "records", "series")
 """Lists of a setting that are as long as its ledger; they are written item by item."""
 _EMPTY = re.compile(rf'\n {{6}}"({"|".join(LONG)})": \[\]')
 
 
-def json_parts(summary: AuditSummary) -> Iterator[str]:
-    """What `render_json` gives, part by part: a long ledger's is not held in memory."""
+def _json_parts(summary: AuditSummary) -> Iterator[str]:
     short = [s.model_copy(update={name: [] for name in LONG}) for s in summary.settings]
     content = {
         **summary.model_copy(update={"settings": short}).model_dump(
             mode="json", context={"words": spoken}
         ),
-        "ledger_sha256": {s.setting: ledger_digest(s.ledger) for s in summary.settings},
+        "ledger_sha256": {s.setting: ledger_digest(s.ledger) for s in summary.settings if s.ledger},
+        "tester": testers(summary) or None,
+        "retest": retest(summary),
+        "seal": unsealed([s.head for s in summary.settings]),
     }
     text, done = json_text(content), 0
     lists = (getattr(setting, name) for setting in summary.settings for name in LONG)
@@ -109,7 +127,10 @@ def render_markdown(summary: AuditSummary) -> str:
         ", ".join(f"{markdown_text(n)} {markdown_text(v)}" for n, v in software(summary))
         or "No versions."
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    parts += [f"Tested by: {markdown_text(testers(summary) or 'not stated')}."]
+    parts += [f"To test again: {markdown_text(retest(summary))}."]
+    parts += [f"`{unsealed([s.head for s in summary.settings])}`"]
+    return "".join(sealed(["\n\n".join(part for part in parts if part) + "\n"]))
 
 
 def _annex(summary: AuditSummary) -> str:
@@ -128,12 +149,14 @@ def _said(one: Said) -> str:
 def _verdicts(summary: AuditSummary, view: View) -> str:
     heads = ["No.", "Setting", "Verdict", "Why", "Net leakage", "Accuracy"]
     rows = []
+    no_worst = "withheld" if summary.public else "none"
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
-        why = f"{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
+        lead = f"Profile {line.profile}. " if line.profile else ""
+        why = f"{lead}{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
         word = f"{SYMBOLS[line.word]} {line.word}"
-        facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none")
+        facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or no_worst)
         rows.append((line.number, line.setting, word, why, *facts))
     return markdown_table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
 
@@ -167,12 +190,15 @@ def _dp(summary: AuditSummary) -> list[str]:
 
 
 def _origins(summary: AuditSummary) -> str:
-    heads = ["No.", "Setting", "Run", "From", "To", "Seed", "Model", "Log", "SHA-256 of the log"]
+    heads = ["No.", "Setting", "Run", "Flower", "From", "To", "Seed", "Model", "Log"]
     rows = (
-        (o.number, o.setting, o.run, o.started, o.ended, o.seed, o.model, o.directory, o.digest)
+        (
+            *(o.number, o.setting, o.run, o.flower, o.started, o.ended, o.seed, o.model),
+            *(o.directory, o.digest, o.head),
+        )
         for o in origins(summary)
     )
-    return markdown_table(heads, rows)
+    return markdown_table([*heads, "SHA-256 of the log", "Head of the log"], rows)
 
 
 def _list(items: Iterable[str]) -> str:

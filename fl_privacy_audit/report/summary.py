@@ -18,7 +18,9 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, Options, View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import reported_epsilons
+from fl_privacy_audit.ledger.head import head_of
 from fl_privacy_audit.ledger.ledger import now
+from fl_privacy_audit.ledger.reading import ledger_file
 from fl_privacy_audit.ledger.records import (
     NULLS,
     AttackOutcome,
@@ -130,7 +132,10 @@ class SettingSummary(_Model):
     setting: str  # the run's word for itself
     directory: str  # absolute path of its ledger's folder
     ledger: str  # absolute path of its ledger
+    head: str | None  # the hash after its last line; None where its lines have none
     run: str  # its id
+    flower_run: int | None  # Flower's id of the run, where it is known
+    fab_hash: str | None  # Flower's hash of the app, where there is one
     started: str  # time of its first line
     ended: str  # time of its last line
     config: dict[str, Any]  # the whole `AuditConfig`, as JSON
@@ -174,6 +179,7 @@ class AuditSummary(_Model):
     metrics: list[MetricInfo]  # how to read each metric
     primary: str | None  # the metric that judged; None if nothing was scored
     lower_bound: str  # the sentence that no report may leave out
+    public: bool = False  # whether it may be shown to anyone: see `report.public`
 
     def by_setting(self, name: str) -> SettingSummary:
         """The run of this name; KeyError if there is none."""
@@ -198,10 +204,15 @@ def summarise(
         NotComparableError: The runs differ in more than the defence.
     """
     each = zip(directories, named or [None] * len(directories), strict=True)
+    heads = {
+        ledger_file(directory): head_of(directory) for directory in directories
+    }  # before its lines
     runs = [gather_ledger(directory, ReportFacts, run) for directory, run in each]
     comparison = compare_runs(runs, sets=sets)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
-    settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)
+    settings = sorted(
+        [_setting(run, heads[run.path], comparison) for run in runs], key=_baseline_then_leakage
+    )
     measured = {name for s in settings for r in s.records for name in r.scores}
     return AuditSummary.model_construct(
         made=now(),
@@ -245,7 +256,7 @@ class ReportFacts(RunFacts):
         return list(self._models.values())
 
 
-def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
+def _setting(run: GatheredRun, head: str | None, comparison: Comparison) -> SettingSummary:
     facts = run.facts
     assert isinstance(facts, ReportFacts)
     dp = comparison.dp.get(run.run.setting)
@@ -255,7 +266,10 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
         setting=run.run.setting,
         directory=str(run.path.parent.absolute()),
         ledger=str(run.path.absolute()),
+        head=head,
         run=run.run.run,
+        flower_run=run.run.flower_run,
+        fab_hash=run.run.fab_hash,
         started=run.run.time,
         ended=run.ended,
         config=run.run.config,

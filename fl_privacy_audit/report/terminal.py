@@ -26,6 +26,7 @@ from .formats import (
     markdown_table,
     markdown_text,
     measured_texts,
+    profile_text,
     when,
 )
 from .identified import identified_notes, set_lines
@@ -338,6 +339,8 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
         end = f"; worst: round {worst.round}, {worst.client}" if worst is not None else ""
         where = f"{setting.setting}, {setting.view} view"
         lines.append(f"{where}: {setting.word}: {say_why(setting.reason)}{end}")
+        if profile := profile_text(setting.profile, setting.profile_changes):
+            lines.append(f"  profile {profile}")
         if setting.replay is not None and setting.replay.fitting == setting.replay.records:
             lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:

@@ -26,6 +26,9 @@ __all__ = ["FREE_KEYS", "Comparison", "LastRun", "MetricSummary", "Row", "compar
 FREE_KEYS = {
     "directory",
     "setting",
+    "profile",
+    "tester",
+    "retest_days",
     "keep_pictures",
     "fail_fast",
     "device",
