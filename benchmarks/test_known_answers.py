@@ -21,7 +21,7 @@ from torch import nn
 from fl_privacy_audit.attacks import make_attack, with_imprint
 from fl_privacy_audit.attacks.papers.imprint import ImprintBlock, empirical, expected_alone
 from fl_privacy_audit.attacks.parts import labels
-from fl_privacy_audit.core.config import read_options
+from fl_privacy_audit.core.config_text import read_options
 from fl_privacy_audit.lab.corpus.networks import Cnn6, Perceptron, QuickStartNet, SmallConvNet
 from fl_privacy_audit.lab.corpus.networks import seeded as corpus_weights
 from tests.support.cases import CLASSES, LeNet, image_config, observation, photos, seeded

@@ -97,6 +97,11 @@ class _Lazy(click.Group):
             "sweep_command",
             "Run one federation under many defences, and compare.",
         ),
+        "verify": (
+            "fl_privacy_audit.report.verify",
+            "verify_command",
+            "Say whether audit logs and reports are as they were written.",
+        ),
     }
     """Command -> its module, its name there, and its line in ``--help``."""
 
@@ -214,16 +219,58 @@ def attacks() -> None:
     help="Of epsilon; by default the mods' own, else 1e-5.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option(
+    "--canaries",
+    type=click.IntRange(8, 4096),
+    help="Let the app train instead, on canaries that fair coins put in or leave out: 64, say.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="With --canaries: how often it trains.",
+)
+@click.option("--model", metavar="MODULE:NAME", help="With --canaries: the clients' model.")
 def probe(
-    target: str, strategy: str | None, app: Path, config: str, delta: float | None, as_json: bool
+    target: str,
+    strategy: str | None,
+    app: Path,
+    config: str,
+    delta: float | None,
+    as_json: bool,
+    canaries: int | None,
+    rounds: int,
+    model: str | None,
 ) -> None:
     """Measure what clip, noise and epsilon of a round MODULE:NAME really gives.
 
     It names a ClientApp, a client mod, a list of them, or a strategy. Known updates are sent through
-    the mods: no data is needed and nothing is trained. Exit code 3 if what a mod or a strategy states
-    does not hold.
+    the mods: no data is needed and nothing is trained. With --canaries a ClientApp trains, on pictures
+    of nobody, and what shows of them bounds its epsilon from below, over some rounds; the image and the
+    claim are those of the app's audit settings. Exit code 3 if what a mod or a strategy states, or what
+    is claimed, does not hold.
     """
-    from fl_privacy_audit.core.config import read_options
+    if canaries is not None:
+        from fl_privacy_audit.core.config_text import read_options
+        from fl_privacy_audit.report.measure import measure
+
+        if model is None:
+            raise click.UsageError("--canaries needs --model MODULE:NAME, the clients' model")
+        holds = measure(
+            target,
+            model,
+            app,
+            canaries=canaries,
+            rounds=rounds,
+            delta=delta,
+            config=read_options(config),
+            as_json=as_json,
+        )
+        if not holds:
+            sys.exit(A_CLAIM_FAILS)
+        return
+    from fl_privacy_audit.core.config_text import read_options
     from fl_privacy_audit.core.named_object import find_named
     from fl_privacy_audit.report.doctor import run_config_of
     from fl_privacy_audit.report.probe import show_probes

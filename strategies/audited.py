@@ -17,11 +17,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply, Release
+from fl_privacy_audit.core.texts import clean
+from fl_privacy_audit.dp.run_check import SPENT
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
 from .canary_replay import Replay
 from .capture import capture, copy_record, decoder, release, snapshot
+from .claims_read import read_claim, spent_by
 from .flower_log import through_flower
 from .messages import copy_message
 from .named_app import NamedApp
@@ -81,7 +84,9 @@ class AuditedStrategy(Wrapper, Strategy):
         Raises:
             LedgerError: The audit's directory cannot be written; before anything is trained.
         """
-        self._begin(self._flower_run(args, kwargs))
+        with self._guard("what the strategy says of its privacy could not be read"):
+            self.auditor.claim_read = read_claim(self.strategy, self.auditor.client_app)
+        self._begin(*self._flower_run(args, kwargs))
         with through_flower(), self._listening():
             self._log_settings()
             with self._guard("what the audit lacks could not be found out"):
@@ -141,6 +146,9 @@ class AuditedStrategy(Wrapper, Strategy):
             self._original("aggregate_train"), server_round, replies, *args, **kwargs
         )
         aggregated = self._aggregated(server_round, captured, aggregate)
+        with self._guard(f"what round {server_round} spent could not be read"):
+            if (spent := spent_by(self.strategy)) is not None:
+                self._record_evaluation(server_round, "server", {SPENT: spent})
         return cast(tuple[ArrayRecord | None, MetricRecord | None], aggregated)
 
     def configure_evaluate(
@@ -204,13 +212,19 @@ class AuditedStrategy(Wrapper, Strategy):
             attributes.update(before)
             self._originals = {}
 
-    def _flower_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-        """Flower's id of the run, which strategies learn from the grid alone."""
-        run_id = None
+    def _flower_run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int | None, str | None]:
+        """Flower's id of the run and hash of the app, which strategies learn from the grid alone."""
+        run_id = fab_hash = None
         with contextlib.suppress(Exception):
             bound = inspect.signature(self.strategy.start).bind_partial(*args, **kwargs)
-            run_id = bound.arguments["grid"].run.run_id
-        return run_id if isinstance(run_id, int) and run_id > 0 else None
+            run = bound.arguments["grid"].run
+            run_id, fab_hash = run.run_id, getattr(run, "fab_hash", None)
+        return (
+            run_id if isinstance(run_id, int) and run_id > 0 else None,
+            clean(fab_hash, 100) if isinstance(fab_hash, str) and fab_hash else None,
+        )
 
     def _recording_evaluation(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -22,7 +22,7 @@ from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 
 from . import side_channel
-from .mods import KEY
+from .mods import KEY, NOISE, RATE
 
 NUM_EXAMPLES = "num-examples"
 MOST_EXAMPLES = 2**53
@@ -234,6 +234,8 @@ def read_content(
     partition = side.get("partition-id") if isinstance(side, ConfigRecord) else None
     published = _published(side, reading)
     numbers = _numbers(content.metric_records.values())
+    if isinstance(side, ConfigRecord):
+        numbers |= as_numbers({name: side[name] for name in (NOISE, RATE) if name in side})
     examples = numbers.pop(NUM_EXAMPLES, math.nan)
     before = None if told is None else _weights(told.arrays, "sent", reading)
     after = _weights(_copies(content), "returned", reading)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from flwr.app import ArrayRecord, Context, Error, Message
 
-from fl_privacy_audit.core.config import read_options
+from fl_privacy_audit.core.config_text import read_options
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.core.types import Option
 from fl_privacy_audit.defences import AppliedDefence, defend_weights, make_applied_defence

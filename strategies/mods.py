@@ -10,9 +10,12 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message
 
 from . import canary_images, side_channel
+from .accountant import STATE_KEY
 
 KEY = "fl-privacy-audit"
 """Name of what the mod adds to a reply."""
+NOISE, RATE = "noise_multiplier", "sample_rate"
+"""What a client's accountant was told, beside that."""
 METRICS = "fitres.metrics"
 """The record in which replies of Flower's legacy API carry a client's metrics."""
 
@@ -42,7 +45,7 @@ training code may look at that."""
 def audit_mod(message: Message, context: Context, call_next: Callable[..., Message]) -> Message:
     """Flower mod: tell the audit which partition replied and which batch it published.
 
-    For simulations. Use it first in the list, so that it sees what leaves the client::
+    Also what noise multiplier and sampling rate its `persistent_accountant` was told last. For simulations. Use it first in the list, so that it sees what leaves the client::
 
         @app.train(mods=[audit_mod])
         def train(message, context): ...
@@ -71,6 +74,7 @@ def audit_mod(message: Message, context: Context, call_next: Callable[..., Messa
             "problem": published.problem,
         }
     )
+    record.update(_accounted(context))
     partition = context.node_config.get("partition-id")
     if isinstance(partition, int):
         record["partition-id"] = partition
@@ -80,6 +84,15 @@ def audit_mod(message: Message, context: Context, call_next: Callable[..., Messa
     else:
         reply.content[KEY] = record
     return reply
+
+
+def _accounted(context: Context) -> dict[str, float]:
+    """What the client's `persistent_accountant` was told last, under the names of a claim."""
+    history = context.state.get(STATE_KEY)
+    if not isinstance(history, ConfigRecord):
+        return {}
+    told = ((NOISE, history.get("noise")), (RATE, history.get("rate")))
+    return {name: float(values[-1]) for name, values in told if isinstance(values, list) and values}
 
 
 def publish_batch(context: Context, images: object, labels: object, *, normalised: bool) -> None:

@@ -24,6 +24,7 @@ from .attack_round import (
     partners_among,
     times_attacked,
 )
+from .candidates import Candidates
 from .lineup import Lineup, Turn, without_result
 from .reserve import Reserve
 from .schedule import Slot
@@ -96,6 +97,7 @@ class Attacker:
     run: str
     on_progress: Callable[[Progress], None] | None = None
     _told: set[str] = field(default_factory=set)
+    _candidates: Candidates = field(default_factory=Candidates)
 
     def attack(
         self,
@@ -115,6 +117,7 @@ class Attacker:
         Returns:
             For each target, what every attack made of it.
         """
+        self.guard.call("candidates", partial(self._candidates.add, targets), often=True)
         partners = [Control(kind=OTHER) for _ in targets]
         if OTHER in self.config.controls:
             partners = find_partners(targets, spares, partial(self._observe_spare, steps))
@@ -204,6 +207,7 @@ class Attacker:
                 pictures=pictures,
                 deadline=run.until,
                 guard=self.guard,
+                candidates=[self._candidates.of(target) for target in among],
             )
         self._tell_allowed(scored)
         results = [attempt.own.result for attempt in attempts]

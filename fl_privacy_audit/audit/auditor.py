@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ from fl_privacy_audit.ledger.reading import continued
 from fl_privacy_audit.ledger.records import (
     AuditRecord,
     EvaluationRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
 )
@@ -53,14 +54,10 @@ from .schedule import (
     is_due,
     schedule,
 )
+from .targets import Observer
 from .telling import log_round
 
 log = logging.getLogger("fl_privacy_audit")
-
-IN_THE_ROUND: Final = (
-    "privacy audit: no other process can find the clients' app, or be told its settings, so it is "
-    "replayed in the round: give it as an object that its module has a name for"
-)
 
 
 class Auditor:
@@ -143,9 +140,10 @@ class Auditor:
         self._inline = config.executor == "inline" or config.fail_fast
         self._backlog: Backlog | None = None
         self._continues = run
-        self._begun = self._told = False
+        self.claim_read: dict[str, float | int | str] = {}
+        self._begun = False
 
-    def begin(self, flower_run: int | None = None) -> None:
+    def begin(self, flower_run: int | None = None, fab_hash: str | None = None) -> None:
         """Open the ledger and write the first line of the run; once, however often it is called.
 
         A run of the same directory is continued where `run` named it, or where it has the same
@@ -154,6 +152,7 @@ class Auditor:
 
         Args:
             flower_run: Flower's id of the run; None if it is not known.
+            fab_hash: Flower's hash of the app; None if there is none.
 
         Raises:
             LedgerError: The directory cannot be written, or the run to continue is not there or is
@@ -165,11 +164,14 @@ class Auditor:
             time=now(),
             run=self.run,
             flower_run=flower_run,
+            fab_hash=fab_hash,
+            profile_changes=self.config.profile_changes,
             setting=self.config.setting,
             config=self.config.model_dump(mode="json"),
             model=describe_model(self._model),
             versions=versions(),
             arrays=array_types(self._model),
+            claim_read=self.claim_read,
         )
         record = continued(self.ledger.path, record, self._continues)
         self.run = self._work.run = record.run
@@ -198,9 +200,14 @@ class Auditor:
         return is_due(self.config, server_round)
 
     @property
+    def observer(self) -> Observer:
+        """How replies are observed."""
+        return self._work.observer
+
+    @property
     def takes_published(self) -> bool:
         """Whether batches that clients publish are the truth to score with."""
-        return self._work.observer.truth is None
+        return self.observer.truth is None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -239,7 +246,8 @@ class Auditor:
         plans = schedule(self.config, server_round, replies, release)
         if "canary" in self.config.views:
             until = started + self.config.seconds_per_round
-            plans.append(self._plan_canaries(server_round, replies, replay, until))
+            plan = self.canaries.plan(server_round, replies, replay, until)
+            plans.append(self._where_made(plan))
         slots = [slot for plan in plans for slot in plan.slots]
         first, *others = ([slot for slot in plan.slots if slot.reason] for plan in plans)
         records = {id(slot): self._skip(slot) for slot in first}
@@ -258,24 +266,13 @@ class Auditor:
             pass
         return made
 
-    def _plan_canaries(
-        self,
-        server_round: int,
-        replies: Sequence[ClientReply],
-        replay: Replayer | None,
-        until: float,
-    ) -> ViewPlan:
-        """Replays are made where attacks run; now if the app cannot be found or told of elsewhere."""
-        plan = self.canaries.plan(server_round, replies, replay, until)
-        due = [slot.replay for slot in plan.slots if slot.replay is not None]
-        if not due or self._open_backlog() is None:
+    def _where_made(self, plan: ViewPlan) -> ViewPlan:
+        """Replays are made where attacks run; here and now if no other process could make them."""
+        if not plan.replays or self._open_backlog() is None:
             return plan
-        if self.elsewhere is not None and due[0].errand(1) is not None:
+        if self.elsewhere is not None and plan.replays[0].errand(1) is not None:
             return plan
-        if not self._told:
-            log.warning(IN_THE_ROUND)
-            self._told = True
-        return self.canaries.all_made(plan)
+        return self.canaries.made_in_the_round(plan)
 
     def _spool(
         self, capture: Capture, slots: Sequence[Slot], records: dict[int, AuditRecord]
@@ -376,6 +373,10 @@ class Auditor:
             time=now(), run=self.run, round=server_round, source=source, metrics=dict(metrics)
         )
         self._write(record, sync=False)
+
+    def record_measurement(self, measured: MeasurementRecord) -> None:
+        """Append epsilon as canaries measured it."""
+        self._write(measured)
 
     def _write(self, *records: Record, sync: bool = True) -> None:
         """What cannot be written costs these records alone; the ledger counts them."""

@@ -4,11 +4,13 @@ Which images, how many and until when is decided here; the replay itself is Flow
 `fl_privacy_audit.strategies.canary_replay`. Its reply is audited as any client's, in a view of its own.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -29,9 +31,15 @@ from fl_privacy_audit.core.types import Client, Truth
 
 from .schedule import Canary, ClientReply, Replayer, Slot, ViewPlan, is_due
 
+log = logging.getLogger("fl_privacy_audit")
+
 LABELS = "labels.csv"
 MOST_IMAGES = 256
 """Canaries of one replay where nobody says how many; more than any attack rebuilds."""
+IN_THE_ROUND: Final = (
+    "privacy audit: no other process can find the clients' app, or be told its settings, so it is "
+    "replayed in the round: give it as an object that its module has a name for"
+)
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff")
 MODES = {1: "L", 3: "RGB"}
 """Channels of an image -> how Pillow calls them."""
@@ -51,6 +59,7 @@ class Canaries:
     guard: Guard
     classes: Callable[[], int]
     _took: list[float] = field(default_factory=lambda: [0.0])
+    _told: list[str] = field(default_factory=list)
 
     def plan(
         self,
@@ -108,6 +117,13 @@ class Canaries:
             late = Reason.of("no time to replay", needed=needed, budget=budget)
             made = ClientReply(client=reply.client, reason=late)
         return replace(slot, replies=(made,), reason=made.reason, replay=None)
+
+    def made_in_the_round(self, plan: ViewPlan) -> ViewPlan:
+        """As `all_made`, where attacks run elsewhere; the log says once why."""
+        if not self._told:
+            log.warning(IN_THE_ROUND)
+            self._told.append(IN_THE_ROUND)
+        return self.all_made(plan)
 
     def all_made(self, plan: ViewPlan) -> ViewPlan:
         """A plan with all its replays made, here and now."""

@@ -6,7 +6,7 @@ check trains on it as described, puts it through what is known of the defence, a
 
 What the client draws by chance (the order of its batches, dropout, noise) is not known. How far it
 moves an update is simulated, and the bounds of the check are as wide as that, and as the rounding of
-the weights.
+the weights. Where they are so wide that another training would fit as well, nobody can tell.
 """
 
 import math
@@ -29,16 +29,23 @@ from fl_privacy_audit.ledger.records import ReplayCheck
 
 from .controls import assumed_training, replay_truth
 
-DRAWS, FEWEST_DRAWS = 12, 6
-"""Simulated clients from which the spread of chance is estimated: as many as there is time for."""
+DRAWS, FEWEST_DRAWS = 24, 6
+DRAWN_BYTES = 1_000_000_000
+"""Simulated clients from which the spread of chance is estimated: as many as there is time for, and room
+for their updates."""
 FALSE_ALARM = 1e-4
 """Chance that a client that is described rightly falls outside: the bounds are the prediction interval
 of one more draw from the same normal distribution, by Student's t."""
 COSINE_TOLERANCE, RATIO_TOLERANCE = 1e-5, 2e-3
 """For the order of floating-point sums, over up to `STEPS_TOLERATED` steps."""
 STEPS_TOLERATED = 20
+APART, MOST_OFF = math.sqrt(0.5), 2.0
+"""A check tells something if it finds out updates whose mean is so far, by cosine, from that of the
+described ones, or which are so many times as long or as short."""
 ALIKE = 0.999
-"""A cosine from which on two updates point the same way, for hints."""
+LENGTH_ALIKE = 0.02
+"""A cosine from which on two updates point the same way, and how far their lengths may be apart to be
+the same, whatever chance could have done."""
 MOST_STEPS_TRIED = 64
 
 
@@ -62,6 +69,23 @@ class _Bounds:
     def hold(self, likeness: _Likeness, *, length: bool) -> bool:
         (least, most), (low, high) = self.cosine, self.ratio
         return least <= likeness.cosine <= most and (not length or low <= likeness.ratio <= high)
+
+    def widened(self, aside: float, off: float) -> "_Bounds":
+        """By so much at least."""
+        (least, most), (low, high) = self.cosine, self.ratio
+        return _Bounds((min(least, 1 - aside), most), (min(low, 1 - off), max(high, 1 + off)))
+
+    def tell(self, usual: _Likeness, *, length: bool) -> bool:
+        """Whether an update that is less like it, or much longer or shorter, lies outside.
+
+        Of what is usual for a client as described, one with another mean has as much less of the
+        cosine as the means are apart.
+        """
+        (least, _), (low, high) = self.cosine, self.ratio
+        apart = least > APART * usual.cosine
+        return apart and (
+            not length or usual.ratio / MOST_OFF < low <= high < usual.ratio * MOST_OFF
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +143,9 @@ def check_replay(
     Raises:
         TimeUpError: There is no time for the least that it takes.
     """
+    told = assumed_training(seen)
     client = _Client(
-        seen=seen,
-        truth=truth,
-        training=assumed_training(seen),
-        apply=apply,
-        seed=seed,
-        deadline=deadline,
+        seen=seen, truth=truth, training=told, apply=apply, seed=seed, deadline=deadline
     )
     with own_random_numbers(seed, [seen.device]):
         return _check(client)
@@ -137,21 +157,30 @@ def _check(client: _Client) -> ReplayCheck:
     defended = client.defended(plain, 0)
     # A defence that draws nothing is compared number by number, noise by how far it moves things.
     again = client.defended(plain, 1)
-    draws_nothing = all(torch.equal(defended[name], again[name]) for name in plain)
-    expected = defended if draws_nothing else plain
-    likeness = _compare(seen.update, expected)
+    noise = not all(torch.equal(defended[name], again[name]) for name in plain)
+    expected = plain if noise else defended
+    as_told = likeness = _compare(seen.update, expected)
     length = client.knows_length()
     bounds = _rounding(seen, client.training)
-    if not draws_nothing or not bounds.hold(likeness, length=length):
-        bounds = _widened(client, expected, bounds, noise=not draws_nothing)
-    fits = bounds.hold(likeness, length=length)
+    chance = _chance(client)
+    alike = as_told.cosine >= ALIKE and abs(as_told.ratio - 1) < LENGTH_ALIKE
+    tells = True
+    if noise or chance.noise or (chance and not alike and not bounds.hold(likeness, length=length)):
+        likeness, bounds, usual = _among_draws(client, chance, bounds, noise=noise)
+        tells = noise or chance.noise or bounds.tell(usual, length=length)
+    elif chance and alike:
+        bounds = bounds.widened(1 - ALIKE, LENGTH_ALIKE)
+    fits: bool | None = bounds.hold(likeness, length=length)
+    hint = None if fits else _hint_in_time(client, expected, as_told)
+    if fits and not tells:
+        fits, hint = None, Reason.of("chance hides the fit")
     return ReplayCheck(
         cosine=likeness.cosine,
         length_ratio=likeness.ratio if length else None,
         cosine_range=bounds.cosine,
         length_range=bounds.ratio if length else None,
         fits=fits,
-        hint=None if fits else _hint_in_time(client, expected, likeness),
+        hint=hint,
     )
 
 
@@ -196,48 +225,80 @@ def _rounding(seen: Observation, training: LocalTraining) -> _Bounds:
     return _Bounds((least, 1 + 1e-6), (1 - off, 1 + off))
 
 
-def _widened(client: _Client, expected: Update, exact: _Bounds, *, noise: bool) -> _Bounds:
-    """The bounds moved to where chance takes an update; unchanged where a client draws nothing."""
+@dataclass(frozen=True)
+class _Drawn:
+    """What a client draws by chance, and nobody knows."""
+
+    order: bool
+    dropout: bool
+    noise: bool  # in each step
+
+    def __bool__(self) -> bool:
+        return self.order or self.dropout or self.noise
+
+
+def _chance(client: _Client) -> _Drawn:
     training, model = client.training, client.seen.model
-    shuffles = (training.steps or 1) > 1 and training.batch_size < len(client.truth.images)
-    drops = model.training and any(is_dropout(module) for module in model.modules())
-    noisy_steps = bool(training.noise_multiplier)
-    if not (shuffles or drops or noise or noisy_steps):
-        return exact
-    draws = []
-    for number in range(DRAWS):
-        rng = torch.Generator().manual_seed(client.seed + number)
+    return _Drawn(
+        order=(training.steps or 1) > 1 and training.batch_size < len(client.truth.images),
+        dropout=model.training and any(is_dropout(module) for module in model.modules()),
+        noise=bool(training.noise_multiplier),
+    )
 
-        def order(epoch: int, count: int, rng: torch.Generator = rng) -> Sequence[int]:
-            del epoch
-            shuffled: list[int] = torch.randperm(count, generator=rng).tolist()
-            return shuffled
 
-        chance = Chance(
-            order=order if shuffles else None, dropout=drops, noise=noisy_steps, rng=rng
-        )
-        torch.manual_seed(client.seed + number)
+def _among_draws(
+    client: _Client, chance: _Drawn, exact: _Bounds, *, noise: bool
+) -> tuple[_Likeness, _Bounds, _Likeness]:
+    """The update beside the mean of simulated clients, its bounds, and what is usual.
+
+    If the client is as described it is one more of them, so its bounds are where each of them lies
+    beside the mean of the others. Beside a mean they scatter less than beside one of them.
+    """
+    draws: list[tuple[Update, Update]] = []
+    size = sum(tensor.nbytes for tensor in client.seen.update.values())
+    for number in range(min(DRAWS, max(FEWEST_DRAWS, DRAWN_BYTES // size))):
         try:
-            drawn = client.update(chance)
+            drawn = client.update(_drawing(client, chance, number))
         except TimeUpError:
             if number < FEWEST_DRAWS:
                 raise
             break
-        draws.append(_compare(client.defended(drawn, number), expected))
-    cosines = torch.tensor([draw.cosine for draw in draws], dtype=torch.float64)
-    ratios = torch.tensor([draw.ratio for draw in draws], dtype=torch.float64)
-    factor = float(stats.t.isf(FALSE_ALARM / 2, len(draws) - 1)) * math.sqrt(1 + 1 / len(draws))
+        defended = client.defended(drawn, number)
+        draws.append((defended, drawn if noise else defended))
+    total = {
+        name: torch.stack([drawn[name] for _, drawn in draws]).sum(0) for name in client.seen.update
+    }
+    others = len(draws) - 1
+    each = [
+        _compare(defended, {name: (total[name] - drawn[name]) / others for name in total})
+        for defended, drawn in draws
+    ]
+    mean = {name: tensor / len(draws) for name, tensor in total.items()}
+    cosines = torch.tensor([draw.cosine for draw in each], dtype=torch.float64)
+    ratios = torch.tensor([draw.ratio for draw in each], dtype=torch.float64)
+    factor = float(stats.t.isf(FALSE_ALARM / 2, others)) * math.sqrt(1 + 1 / len(draws))
     aside, away = factor * float(cosines.std()), factor * float(ratios.std())
     slack, off = 1 - exact.cosine[0], 1 - exact.ratio[0]
-    middle, size = float(cosines.mean()), float(ratios.mean())
-    low, high = size - away - off, size + away + off
-    if noise or noisy_steps:
-        # Noise that is declared must be there.
-        return _Bounds((middle - aside - slack, middle + aside + slack), (low, high))
-    # An order, or a mask, may happen to change nothing.
-    return _Bounds(
-        (middle - aside - slack, exact.cosine[1]),
-        (min(low, exact.ratio[0]), max(high, exact.ratio[1])),
+    usual = _Likeness(float(cosines.mean()), float(ratios.mean()))
+    # Noise that is declared must be there; an order, or a mask, may happen to change little.
+    most = usual.cosine + aside + slack if noise or chance.noise else exact.cosine[1]
+    around = (usual.ratio - away - off, usual.ratio + away + off)
+    bounds = _Bounds((usual.cosine - aside - slack, most), around)
+    return _compare(client.seen.update, mean), bounds, usual
+
+
+def _drawing(client: _Client, chance: _Drawn, number: int) -> Chance:
+    """The chance of one simulated client."""
+    rng = torch.Generator().manual_seed(client.seed + number)
+    torch.manual_seed(client.seed + number)
+
+    def order(epoch: int, count: int) -> Sequence[int]:
+        del epoch
+        shuffled: list[int] = torch.randperm(count, generator=rng).tolist()
+        return shuffled
+
+    return Chance(
+        order=order if chance.order else None, dropout=chance.dropout, noise=chance.noise, rng=rng
     )
 
 

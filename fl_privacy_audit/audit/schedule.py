@@ -163,6 +163,11 @@ class ViewPlan:
     slots: Sequence[Slot]
     deadline: float
 
+    @property
+    def replays(self) -> list[Replayer]:
+        """Those that are still to be made."""
+        return [slot.replay for slot in self.slots if slot.replay is not None]
+
 
 def is_due(config: AuditConfig, server_round: int) -> bool:
     """Whether this round is attacked."""

@@ -26,10 +26,11 @@ from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.reasons import Reason, message_of
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import Reconstruction, Truth
-from fl_privacy_audit.ledger.records import AttackOutcome, ControlOutcome
+from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord, ControlOutcome
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.metrics.matching import match
 from fl_privacy_audit.metrics.pairs import SLACK
+from fl_privacy_audit.metrics.ranks import ranks_among
 
 from .attack_round import Attempt, Attempts
 from .measuring import Answer, Measured, measure
@@ -42,6 +43,8 @@ MISSING = "originals without a reconstruction"
 SCORED, ORIGINALS = "originals scored", "originals"
 MATCHED_AT_ONCE = 128
 """Originals that are always matched; with more the time for it is estimated from these."""
+MOST_RANKED = 256
+"""True images of a record that are ranked."""
 EMPTY = Reason.of("empty batch")
 
 
@@ -63,6 +66,7 @@ def score_round(
     pictures: Sequence[Path | None],
     deadline: float = float("inf"),
     guard: Guard | None = None,
+    candidates: Sequence[Tensor | None] = (),
 ) -> list[AttackOutcome]:
     """Score every attempt of one attack in a round, its controls included.
 
@@ -72,6 +76,7 @@ def score_round(
         pictures: For each, where its picture goes; None to keep none.
         deadline: Until when, by `time.monotonic`; what is scored by then is in the outcomes.
         guard: Stands around metrics; None for one of its own.
+        candidates: For each, pictures among which the true one is to be picked; none by default.
 
     Returns:
         One outcome for each, complete.
@@ -94,14 +99,24 @@ def score_round(
     answers = [[one.until(until) for one in each] for each in answers]
     measured = iter(figures_of_all)
     outcomes = []
-    for each, (own, *rest), path in zip(attempts, answers, pictures, strict=True):
+    among = candidates or [None] * len(attempts)
+    for each, (own, *rest), path, pool in zip(attempts, answers, pictures, among, strict=True):
         figures = next(measured)
         controls = [
-            _control_outcome(attempt, control, next(measured))
+            _control_outcome(attempt, control, next(measured), _ranks(control, pool, guard))
             for attempt, control in zip(each.controls, rest, strict=True)
         ]
-        outcomes.append(_outcome(each, own, figures, controls, path, guard))
+        outcomes.append(_outcome(each, own, figures, controls, path, pool, guard))
     return outcomes
+
+
+def _ranks(answered: Answer, pool: Tensor | None, guard: Guard) -> list[float]:
+    """Places of the true images among candidates; empty where there is nothing to choose from."""
+    if answered.pairs is None or pool is None or len(pool) < 2:
+        return []
+    guesses, originals = (side[:MOST_RANKED] for side in answered.pairs)
+    found = guard.call("the ranks", partial(ranks_among, guesses, originals, pool), often=True)
+    return found.tolist() if isinstance(found, Tensor) else []
 
 
 def _turns(target: Target, most: int, seed: int) -> Tensor:
@@ -198,6 +213,7 @@ def _outcome(
     measured: Measured,
     controls: list[ControlOutcome],
     path: Path | None,
+    pool: Tensor | None,
     guard: Guard,
 ) -> AttackOutcome:
     attack, result, truth = attempts.attack, answered.result, attempts.target.truth
@@ -219,6 +235,7 @@ def _outcome(
             unavailable["picture"] = Reason.of("picture not kept", message=message_of(kept))
         else:
             picture = kept
+    ranks = _ranks(answered, pool, guard)
     labels = None if result is None or answered.status != "scored" else result.labels
     return AttackOutcome(
         attack=attack.config.name,
@@ -238,6 +255,8 @@ def _outcome(
         if labels is None or truth is None
         else labels_right(labels, truth.labels),
         scores=measured.scores,
+        ranks=ranks,
+        candidates=len(pool) if ranks and pool is not None else 0,
         unavailable=unavailable,
         details=details,
         picture=picture,
@@ -245,7 +264,9 @@ def _outcome(
     )
 
 
-def _control_outcome(attempt: Attempt, answered: Answer, measured: Measured) -> ControlOutcome:
+def _control_outcome(
+    attempt: Attempt, answered: Answer, measured: Measured, ranks: list[float]
+) -> ControlOutcome:
     assert attempt.kind is not None
     result = answered.result
     attacked = attempt.attacked and result is not None
@@ -254,6 +275,7 @@ def _control_outcome(attempt: Attempt, answered: Answer, measured: Measured) -> 
         status=answered.status,
         reason=answered.reason,
         scores=measured.scores,
+        ranks=ranks,
         objective=result.objective if attacked and result else None,
         steps=0 if result is None else result.steps,
         stopped=result.stopped if attacked and result else None,
@@ -270,6 +292,17 @@ def worst_scores(outcomes: Sequence[AttackOutcome]) -> dict[str, float]:
         if values:
             worst[name] = METRICS[name].worst(values)
     return worst
+
+
+def worst_record(attacked: Sequence[AuditRecord]) -> str:
+    """The record that leaks most, in a few words."""
+    worst = worst_scores([outcome for record in attacked for outcome in record.attacks])
+    if not worst:
+        return "nothing scored"
+    figures = [(record, worst_scores(record.attacks)) for record in attacked]
+    name, value = next(iter(worst.items()))
+    record, scores = next((each for each in figures if each[1].get(name) == value), figures[0])
+    return f"worst {record.client}: " + ", ".join(f"{n} {v:.3g}" for n, v in scores.items())
 
 
 def labels_right(guessed: Tensor, true: Tensor) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from fl_privacy_audit.ledger.records import AuditRecord
 
-from .scoring import worst_scores
+from .scoring import worst_record
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -20,17 +20,6 @@ def log_round(server_round: int, records: Sequence[AuditRecord], seconds: float)
         ", ".join(record.client for record in attacked[:10]) or "none",
         len(attacked),
         len(records),
-        _worst(attacked) if attacked else ", ".join(why_not),
+        worst_record(attacked) if attacked else ", ".join(why_not),
         seconds,
     )
-
-
-def _worst(attacked: Sequence[AuditRecord]) -> str:
-    """The record that leaks most, in a few words."""
-    worst = worst_scores([outcome for record in attacked for outcome in record.attacks])
-    if not worst:
-        return "nothing scored"
-    figures = [(record, worst_scores(record.attacks)) for record in attacked]
-    name, value = next(iter(worst.items()))
-    record, scores = next((each for each in figures if each[1].get(name) == value), figures[0])
-    return f"worst {record.client}: " + ", ".join(f"{n} {v:.3g}" for n, v in scores.items())

@@ -7,9 +7,10 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from .arguments import name_and_value
+from .config_text import elsewhere, explain, listed, read_options
 from .errors import ConfigError
-from .types import OPTIONS, Checked, ControlKind, ImageSpec, LocalTraining, Option, Options, View
+from .profiles import PROFILES, Profile
+from .types import OPTIONS, Checked, ControlKind, ImageSpec, LocalTraining, Options, View
 
 # As settings of an audit they are called this.
 ImageConfig = ImageSpec
@@ -103,30 +104,6 @@ class ClaimConfig(Checked):
     clipped_by: Clipper = "client"
 
 
-def read_options(text: str) -> dict[str, Option]:
-    """``"std=1e-3, scope=tensor"`` -> a mapping; how a flat run config holds options.
-
-    Raises:
-        ConfigError: A part is not ``name=value``.
-    """
-    found: dict[str, Option] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, value = name_and_value(part, "options", "'std=1e-3, scope=tensor'")
-        found[name.replace("-", "_")] = _value(value)
-    return found
-
-
-def _value(text: str) -> Option:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 class DefenceConfig(Chosen):
     """The clients' defence as far as the attacker knows it, a row of `DEFENCES`: attacks adapt."""
 
@@ -163,6 +140,10 @@ class AuditConfig(Checked):
         directory: Where the ledger goes; ``~`` is your home. Inside ``flwr run`` give an absolute
             path: the working directory is that of the first SuperLink, not yours.
         setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
+        tester: Who tests: a person or a body; it stands in the report.
+        retest_days: After how many days the report says to test again.
+        profile: ``"smoke"``, ``"standard"`` or ``"thorough"`` fix attacks, rounds, controls and seed
+            together, see `PROFILES`; a smoke run gets no verdict. What is set besides counts, and is said.
         attacks: Which attacks to run: names, a bare one takes the paper's options, or a table of
             name to options. ``"auto"`` stands for whichever fit each update, and may stand beside
             others.
@@ -200,6 +181,9 @@ class AuditConfig(Checked):
     image: ImageSpec
     directory: Path = Path("audit")
     setting: str = "audit"
+    tester: str | None = None
+    retest_days: int = Field(default=365, ge=1, le=36500)
+    profile: Profile | None = None
     attacks: tuple[AttackConfig, ...] = (AttackConfig(name=AUTO),)
     metrics: tuple[str, ...] = ("semsim", "recognised", "lpips", "mse", "psnr", "ssim")
     every: int = Field(default=1, ge=1)
@@ -227,7 +211,9 @@ class AuditConfig(Checked):
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            data = {k: _listed(v) if k in LISTS else v for k, v in data.items()}
+            profile = data.get("profile")
+            data = {**(PROFILES.get(profile, {}) if isinstance(profile, str) else {}), **data}
+            data = {k: listed(v) if k in LISTS else v for k, v in data.items()}
             attacks = data.get("attacks")
             if isinstance(attacks, Mapping):
                 attacks = [
@@ -313,6 +299,14 @@ class AuditConfig(Checked):
         object.__setattr__(self, "training", training.replace(**figures))
         return self
 
+    @property
+    def profile_changes(self) -> list[str]:
+        """Settings that differ from what the profile fixes."""
+        if self.profile is None:
+            return []
+        fixed = type(self).build({"image": self.image, "profile": self.profile})
+        return [n for n in PROFILES[self.profile] if getattr(self, n) != getattr(fixed, n)]
+
     @classmethod
     def build(cls, settings: Mapping[str, Any]) -> Self:
         """Check a mapping of settings.
@@ -323,7 +317,7 @@ class AuditConfig(Checked):
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(explain(error)) from None
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
@@ -340,7 +334,7 @@ class AuditConfig(Checked):
             settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(
-                f"the audit settings in {path} cannot be read: {error}{_elsewhere(path, error)}"
+                f"the audit settings in {path} cannot be read: {error}{elsewhere(path, error)}"
             ) from error
         return cls.build(settings)
 
@@ -370,31 +364,3 @@ class AuditConfig(Checked):
             in_list = rooms == ["image"] and isinstance(value, str)
             place[leaf] = [part.strip() for part in value.split(",")] if in_list else value
         return cls.build(settings)
-
-
-def _elsewhere(path: str | Path, error: Exception) -> str:
-    """What to do where a file is not in the working directory."""
-    if not isinstance(error, FileNotFoundError) or Path(path).is_absolute():
-        return ""
-    return (
-        f". It was looked for in {Path.cwd()}, the working directory. Under `flwr run` that is not "
-        f"the app's: give `Path(__file__).parents[1] / {str(path)!r}`"
-    )
-
-
-def _listed(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"]) or "settings"
-        if problem["type"] == "missing":
-            text = "is missing; there is no safe default"
-        elif problem["type"] == "extra_forbidden":
-            text = "is not a setting of this audit; check its spelling"
-        else:
-            text = problem["msg"].removeprefix("Value error, ") + f", got {problem['input']!r}"
-        lines.append(f"`{place}` {text}")
-    return "the audit settings are wrong:\n  " + "\n  ".join(lines)

@@ -176,6 +176,19 @@ def held(path: Path) -> Iterator[bool]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def locked(handle: int, patience: float) -> Iterator[bool]:
+    """Hold the lock of an open file; False where it cannot be had within so many seconds."""
+    deadline = time.monotonic() + patience
+    while (taken := _take(handle, fcntl.LOCK_EX)) is False and time.monotonic() < deadline:
+        time.sleep(0.001)
+    try:
+        yield taken is True
+    finally:
+        if taken:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock of a file, or may; False if there is no such file."""
     try:

@@ -333,3 +333,31 @@ class Client:
     def __str__(self) -> str:
         """The partition where it is known, else the node id."""
         return str(self.node_id) if self.partition is None else f"partition {self.partition}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredEpsilon:
+    """Lower bounds on epsilon (add-or-remove) from canaries of one client.
+
+    Attributes:
+        gauss: If the noise is normal.
+        steinke: Whatever the noise.
+        ceiling: The most that so many canaries can show by Steinke's bound: all guesses right.
+        canaries: How many.
+        rounds: Over how many rounds their scores were added.
+        delta: At which the bounds hold.
+        confidence: With which both hold together; each has half of the doubt.
+    """
+
+    gauss: float
+    steinke: float
+    ceiling: float
+    canaries: int
+    rounds: int
+    delta: float
+    confidence: float
+
+    @property
+    def highest(self) -> float:
+        """The higher of the two."""
+        return max(self.gauss, self.steinke)

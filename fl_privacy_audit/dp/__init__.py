@@ -5,6 +5,7 @@ on attacks. Every function raises `ConfigError` for an argument that is out of r
 """
 
 from fl_privacy_audit.core.config import Neighbours as Neighbours
+from fl_privacy_audit.core.types import MeasuredEpsilon as MeasuredEpsilon
 
 from .accounting import Epsilons as Epsilons
 from .accounting import RdpSpent as RdpSpent
@@ -19,7 +20,6 @@ from .bounds import from_scratch_success as from_scratch_success
 from .bounds import rero as rero
 from .bounds import rero_gaussian as rero_gaussian
 from .bounds import risk_corridor as risk_corridor
-from .canaries import MeasuredEpsilon as MeasuredEpsilon
 from .canaries import gaussian_canaries_mu as gaussian_canaries_mu
 from .canaries import measure_epsilon as measure_epsilon
 from .canaries import one_run_scores_epsilon as one_run_scores_epsilon

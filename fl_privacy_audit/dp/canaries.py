@@ -7,7 +7,6 @@ and void for other noise. Neither ever says that training is private.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, isfinite, sqrt
 from typing import Final
@@ -17,42 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import nctdtrinc
 
 from fl_privacy_audit.core.arguments import fraction, refuse
+from fl_privacy_audit.core.types import MeasuredEpsilon
 
 from .empirical import one_run_epsilon
 from .gaussian import DELTA_HINT, gaussian_epsilon
 
-SHARES: Final = (0.75, 0.25)
-"""Shares of the canaries that are guessed, the surest ones; each share has half of the doubt."""
+HEAPS: Final = 0.7
+"""Share of the scores' variance between canaries in and out from which on nearly all are guessed."""
+NEARLY_ALL: Final = 0.85
 FEWEST: Final = 3
 """Canaries of each kind, in and out, without which scores say nothing of their spread."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredEpsilon:
-    """Lower bounds on epsilon (add-or-remove) from canaries of one client.
-
-    Attributes:
-        gauss: If the noise is normal.
-        steinke: Whatever the noise.
-        ceiling: The most that so many canaries can show by Steinke's bound: all guesses right.
-        canaries: How many.
-        rounds: Over how many rounds their scores were added.
-        delta: At which the bounds hold.
-        confidence: With which both hold together; each has half of the doubt.
-    """
-
-    gauss: float
-    steinke: float
-    ceiling: float
-    canaries: int
-    rounds: int
-    delta: float
-    confidence: float
-
-    @property
-    def highest(self) -> float:
-        """The higher of the two."""
-        return max(self.gauss, self.steinke)
 
 
 def measure_epsilon(
@@ -98,9 +71,9 @@ def bounds(
     """Both bounds: from `mu`, taken at `half_of` the confidence, and from guesses by the scores."""
     each, canaries = half_of(confidence), len(included)
     return MeasuredEpsilon(
-        gauss=_epsilon(mu, delta),
+        gauss=epsilon_of(mu, delta),
         steinke=one_run_scores_epsilon(scores, included, delta=delta, confidence=each),
-        ceiling=max(_guessed(canaries, n, n, delta, each) for n in _counts(canaries)),
+        ceiling=_guessed(canaries, most := int(NEARLY_ALL * canaries), most, delta, each),
         canaries=canaries,
         rounds=rounds,
         delta=delta,
@@ -114,7 +87,8 @@ def _standardised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return rows / np.where(spread > 0, spread, 1.0)
 
 
-def _epsilon(mu: float, delta: float) -> float:
+def epsilon_of(mu: float, delta: float) -> float:
+    """Of a mu that may be zero or infinite."""
     if mu <= 0:
         return 0.0
     return gaussian_epsilon(mu=mu, delta=delta) if isfinite(mu) else inf
@@ -194,30 +168,33 @@ def one_run_scores_epsilon(
 ) -> float:
     """Epsilon that guesses from the scores refute: `one_run_epsilon` of the surest of them.
 
-    Canaries are guessed in where their score is above the mean. The best of several shares counts,
-    each at its part of the doubt.
+    Canaries are guessed in where their score is above the mean. How many are guessed is chosen by the
+    scores alone, which costs no confidence: a guess may depend on all that was released.
     """
     fraction("delta", delta, DELTA_HINT)
     values, inside = np.asarray(scores, dtype=float), np.asarray(included, dtype=bool)
     distance = values - values.mean()
-    surest = np.argsort(-np.abs(distance))
-    right = (distance > 0) == inside
-    return max(
-        _guessed(len(values), count, int(right[surest[:count]].sum()), delta, confidence)
-        for count in _counts(len(values))
-    )
+    count = _guesses(distance)
+    surest = np.argsort(-np.abs(distance))[:count]
+    right = ((distance > 0) == inside)[surest]
+    return _guessed(len(values), count, int(right.sum()), delta, confidence)
 
 
-def _counts(canaries: int) -> list[int]:
-    return [max(1, int(share * canaries)) for share in SHARES]
+def _guesses(distance: NDArray[np.float64]) -> int:
+    """How many scores to guess from: nearly all where they fall apart into two heaps, else the surest.
+
+    Of normal noise around two points the kurtosis tells which share of the variance lies between the
+    points: it is 3 less twice the square of that share.
+    """
+    canaries, variance = len(distance), float((distance**2).mean())
+    kurtosis = float((distance**4).mean()) / variance**2 if variance > 0 else 3.0
+    apart = sqrt(max(0.0, (3 - kurtosis) / 2))
+    share = NEARLY_ALL if apart > HEAPS else min(NEARLY_ALL, 2 / canaries ** (1 / 3))
+    return max(1, int(share * canaries))
 
 
 @lru_cache(maxsize=4096)
 def _guessed(canaries: int, guesses: int, correct: int, delta: float, confidence: float) -> float:
     return one_run_epsilon(
-        canaries=canaries,
-        guesses=guesses,
-        correct=correct,
-        delta=delta,
-        confidence=1 - (1 - confidence) / len(SHARES),
+        canaries=canaries, guesses=guesses, correct=correct, delta=delta, confidence=confidence
     )

@@ -1,15 +1,15 @@
 """What can be wrong with a claim: one function for each flag, and the table of them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from .accounting import epsilon_pld
+from .case import Case, Check, Finding, below, figure_text, finding, some
 from .dp_claim import DpClaim, Observed
-from .effective import ClientEpsilon, Spent
-from .flags import FlagCode, Severity
+from .flags import FlagCode
 from .gaussian import CLASSIC_LIMIT, analytic_sigma, classic_sigma
+from .observed_checks import OBSERVED_CHECKS
 
 NORM_TOLERANCE = 0.01
 """How far above its limit a norm may lie: updates are float32 differences of longer weights."""
@@ -17,46 +17,6 @@ NOISE_SIGMAS = 6.5
 """Noise alone takes an update further than this beyond its expected length in 1 of 1e9 rounds."""
 LARGEST_DELTA = 1e-3
 """Delta above which a claim is flagged however few the records are."""
-EPSILON_TOLERANCE = 0.02
-"""How far below the epsilon in effect a claim may lie: accountants differ by their rounding."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """All that a check may look at."""
-
-    claim: DpClaim  # what is claimed
-    seen: Observed  # what was observed of the run
-    planned: Spent  # epsilon by the configuration alone
-    clients: tuple[ClientEpsilon, ...]  # epsilon in effect for each client, never empty
-    clients_if_poisson: tuple[ClientEpsilon, ...]  # the same clients, if sampling were Poisson
-
-    @property
-    def counts_on_sampling(self) -> bool:
-        """Whether the claim needs Poisson sampling, and there is none."""
-        figure = self.planned.figure(self.claim.epsilon_covers, self.claim.neighbours)
-        return (
-            self.claim.sampling != "poisson"
-            and self.claim.sample_rate < 1
-            and self.claim.epsilon is not None
-            and _below(self.claim.epsilon, figure)
-        )
-
-    def worst(self, *, as_poisson: bool) -> tuple[ClientEpsilon, float]:
-        """The client with the highest epsilon for what the claim covers, and that epsilon."""
-        span, neighbours = self.claim.epsilon_covers, self.claim.neighbours
-        clients = self.clients_if_poisson if as_poisson else self.clients
-        figures = [(client, client.figure(span, neighbours)) for client in clients]
-        return max(figures, key=lambda pair: pair[1])
-
-
-Finding = tuple[Severity, str]
-"""Severity and message of a `Flag`."""
-Check = Callable[[Case], Iterator[Finding]]
-
-
-def _finding(message: str, *, is_error: bool = True) -> Finding:
-    return "error" if is_error else "warning", message
 
 
 def _delta(case: Case) -> Iterator[Finding]:
@@ -79,14 +39,14 @@ def _delta(case: Case) -> Iterator[Finding]:
     if delta * total >= 1:
         too_much = delta * most >= 1
         count, of = (most, of_one) if too_much else (total, f"{unit} of all clients")
-        yield _finding(
+        yield finding(
             f"{chance}, for {count} {of}: whoever gives one of them away whole keeps such a promise. "
             f"Choose delta well below {1 / count:.2g}.",
             is_error=too_much,
         )
     elif delta > LARGEST_DELTA:
         number = f"{total} {unit}" if total else "an unknown number of records"
-        yield _finding(
+        yield finding(
             f"{chance}, for {number}. Choose delta well below one in the number of records, and no "
             f"more than {LARGEST_DELTA:g}.",
             is_error=not total,
@@ -98,7 +58,7 @@ def _sensitivity(case: Case) -> Iterator[Finding]:
     if claim.sensitivity is None or math.isclose(claim.sensitivity, needed, rel_tol=1e-6):
         return
     too_little = claim.sensitivity < needed
-    yield _finding(
+    yield finding(
         f"The noise was scaled to sensitivity {claim.sensitivity:g}, but clipping to "
         f"{claim.clipping_norm:g} makes it {needed:g} ({claim.neighbours}), so there is "
         f"{'less' if too_little else 'more'} noise than the claim needs. "
@@ -119,7 +79,7 @@ def _classic(case: Case) -> Iterator[Finding]:
     exact = analytic_sigma(
         sensitivity=claim.sensitivity_needed, epsilon=claim.epsilon, delta=claim.delta
     )
-    yield _finding(
+    yield finding(
         f"The noise {sigma:.4g} comes from sensitivity x sqrt(2 ln(1.25 / delta)) / epsilon, "
         f"which is proved only below epsilon 1, but epsilon is {claim.epsilon:g}. "
         f"Use the exact least noise for one release, {exact:.4g}.",
@@ -140,11 +100,11 @@ def _reset(case: Case) -> Iterator[Finding]:
     if stuck:
         earlier, later = next(iter(stuck.values()))
         evidence.append(
-            f"the epsilon reported by {_some(list(stuck))} does not grow "
-            f"({_figure(earlier)}, then {_figure(later)})"
+            f"the epsilon reported by {some(list(stuck))} does not grow "
+            f"({figure_text(earlier)}, then {figure_text(later)})"
         )
     if evidence:
-        yield _finding(
+        yield finding(
             f"Epsilon is that of one round: {' and '.join(evidence)}. "
             "Keep one accountant for each client and carry it over rounds, in `context.state`.",
             is_error=claim.epsilon_covers == "run",
@@ -164,10 +124,10 @@ def _sampling(case: Case) -> Iterator[Finding]:
         if claim.mechanism == "dp-sgd"
         else "Flower's strategies draw no other way, so claim"
     )
-    yield _finding(
+    yield finding(
         f"For sample rate {claim.sample_rate:.3g} accountants count epsilon "
-        f"{_figure(counted)}, which holds for Poisson sampling, but a fixed number is drawn, "
-        f"for which {_figure(shown)} can be shown. {hint} {_figure(shown)}.",
+        f"{figure_text(counted)}, which holds for Poisson sampling, but a fixed number is drawn, "
+        f"for which {figure_text(shown)} can be shown. {hint} {figure_text(shown)}.",
         is_error=claim.epsilon is not None,
     )
 
@@ -180,8 +140,8 @@ def _integers(case: Case) -> Iterator[Finding]:
         if dtype.removeprefix("torch.").startswith(kinds)
     ]
     if names:
-        yield _finding(
-            f"Noise on {_some(names)} is cut off to whole numbers, so it hides nothing, and "
+        yield finding(
+            f"Noise on {some(names)} is cut off to whole numbers, so it hides nothing, and "
             "such a counter also takes up the clipping norm. Send no integer buffers: use a "
             "normalisation without them, GroupNorm for example."
         )
@@ -212,7 +172,7 @@ def _norms(case: Case) -> Iterator[Finding]:
     ]
     if longer:
         norm, number, name = max(longer)
-        yield _finding(
+        yield finding(
             f"The update of {name!r} in round {number} has norm {norm:.4g}, but clipping to "
             f"{case.claim.clipping_norm:g} allows at most {limit:.4g}; updates too long in "
             f"all: {len(longer)}. No epsilon holds for them. Check that the clipping mod is in "
@@ -228,7 +188,7 @@ def _counts(case: Case) -> Iterator[Finding]:
     wrong = {number: count for number, count in counts.items() if count != planned}
     if wrong:
         number, count = min(wrong.items(), key=lambda item: item[1])
-        yield _finding(
+        yield finding(
             f"Noise is scaled to {planned} clients, but {count} took part in round {number}, "
             f"and the number differs in {len(wrong)} of {len(counts)} rounds. Fewer clients "
             "have too little noise. Set `num_sampled_clients` to the number that takes part, "
@@ -247,7 +207,7 @@ def _weights(case: Case) -> Iterator[Finding]:
     }
     number, excess = max(heaviest.items(), key=lambda item: item[1], default=(0, 1.0))
     if excess > 1 + 1e-6:
-        yield _finding(
+        yield finding(
             f"In round {number} one client weighs {excess:.3g} times the mean, but noise is "
             "scaled to equal weights. Have every client report the same `num-examples`."
         )
@@ -257,11 +217,11 @@ def _understated(case: Case) -> Iterator[Finding]:
     claim = case.claim
     # What sampling fails to give has a flag of its own.
     worst, effective = case.worst(as_poisson=case.counts_on_sampling)
-    if claim.epsilon is not None and _below(claim.epsilon, effective):
+    if claim.epsilon is not None and below(claim.epsilon, effective):
         rounds = worst.rounds if claim.epsilon_covers == "run" else 1
-        yield _finding(
+        yield finding(
             f"Epsilon {claim.epsilon:g} is claimed for a {claim.epsilon_covers}, but "
-            f"{_figure(effective)} is in effect for {worst.client!r}, rounds: {rounds} "
+            f"{figure_text(effective)} is in effect for {worst.client!r}, rounds: {rounds} "
             f"({claim.neighbours}, delta {claim.delta:g}). Claim that, add noise or train less."
         )
     too_low = {}
@@ -269,49 +229,17 @@ def _understated(case: Case) -> Iterator[Finding]:
         if series and _standstill(series) is None:
             spent = claim.over(len(series), multiplier=claim.multiplier, as_poisson=True)
             real = epsilon_pld(spent, delta=claim.delta, neighbours=claim.neighbours)
-            if _below(series[-1], real):
+            if below(series[-1], real):
                 too_low[name] = real
     if too_low:
         name = max(too_low, key=too_low.__getitem__)
         series = claim.reported_epsilon[name]
-        yield _finding(
-            f"Reported epsilons are too low for {_some(list(too_low))}: {name!r} reports "
-            f"{_figure(series[-1])} after {len(series)} rounds, but {_figure(too_low[name])} "
+        yield finding(
+            f"Reported epsilons are too low for {some(list(too_low))}: {name!r} reports "
+            f"{figure_text(series[-1])} after {len(series)} rounds, but {figure_text(too_low[name])} "
             f"is in effect ({claim.neighbours}, delta {claim.delta:g}). Check what the "
             "accountant was told: noise, sample rate, steps, delta."
         )
-
-
-def _measured(case: Case) -> Iterator[Finding]:
-    """What canaries showed against what is claimed, and against what the client itself reported."""
-    claim = case.claim
-    for client, bounds in case.seen.measured.items():
-        reported = claim.reported_epsilon.get(client, ())
-        refuted = []
-        for bound in bounds:
-            if bound.delta < claim.delta:
-                continue  # it holds at a smaller delta, and says nothing at this one
-            comparable = bound.rounds <= (claim.rounds if claim.epsilon_covers == "run" else 1)
-            if claim.epsilon is not None and comparable and bound.highest > claim.epsilon:
-                refuted.append((bound.highest / claim.epsilon, bound, "claimed", claim.epsilon))
-            stated = reported[bound.rounds - 1] if len(reported) >= bound.rounds else math.inf
-            if 0 < stated < bound.highest:
-                refuted.append((bound.highest / stated, bound, "reported", stated))
-        if refuted:
-            _, bound, how, stated = max(refuted, key=lambda each: each[0])
-            yield _finding(
-                f"Epsilon {_figure(stated)} is {how}, but {bound.canaries} canaries in a replay of "
-                f"{client!r} show at least {_figure(bound.highest)} over {_rounds(bound.rounds)}: "
-                f"{_figure(bound.gauss)} if the noise is normal, {_figure(bound.steinke)} whatever it "
-                f"is (of at most {_figure(bound.ceiling)} that so many can show), at "
-                f"{bound.confidence:.0%} confidence and delta {bound.delta:g}. The claim is false: "
-                "look for an accountant that starts again, less noise than stated, or clipping after "
-                "the noise."
-            )
-
-
-def _rounds(count: int) -> str:
-    return "one round" if count == 1 else f"{count} rounds"
 
 
 CHECKS: dict[FlagCode, Check] = {
@@ -325,7 +253,7 @@ CHECKS: dict[FlagCode, Check] = {
     "client-count-mismatch": _counts,
     "unequal-weights": _weights,
     "epsilon-understated": _understated,
-    "measured-above-claim": _measured,
+    **OBSERVED_CHECKS,
 }
 """Every check there is."""
 
@@ -333,16 +261,3 @@ CHECKS: dict[FlagCode, Check] = {
 def _standstill(series: Sequence[float]) -> tuple[float, float] | None:
     """The first two epsilons, one round after the other, that do not grow."""
     return next(((e, later) for e, later in pairwise(series) if later <= e < math.inf), None)
-
-
-def _below(claimed: float, effective: float) -> bool:
-    return claimed < effective * (1 - EPSILON_TOLERANCE)
-
-
-def _figure(epsilon: float) -> str:
-    return "infinity" if math.isinf(epsilon) else f"{epsilon:.4g}"
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

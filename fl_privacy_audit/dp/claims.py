@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fl_privacy_audit.core.config import Mechanism, Neighbours, Span
+from fl_privacy_audit.core.types import MeasuredEpsilon
 
 from .bounds import RiskCorridor
-from .checks import CHECKS, Case, longest_update
+from .case import Case
+from .checks import CHECKS, longest_update
 from .dp_claim import DpClaim, Observed
 from .effective import ClientEpsilon, client_epsilons, multiplier_in_effect, planned_epsilon
 from .flags import Flag
@@ -31,6 +33,18 @@ class ClaimCheck:
     # What theory allows an attacker on one record; None if it was not asked for, or the claim
     # protects whole clients.
     corridor: RiskCorridor | None = None
+    # What canaries showed of a round and over several; empty if none were used.
+    measured: tuple[MeasuredEpsilon, ...] = ()
+
+    @property
+    def epsilon_measured(self) -> float | None:
+        """At least so much was measured, over all rounds that were replayed; None if nothing was."""
+        return self.measured[-1].highest if self.measured else None
+
+    @property
+    def refuted(self) -> bool:
+        """Whether more was measured than is claimed."""
+        return any(flag.code == "measured-above-claim" for flag in self.flags)
 
     @property
     def holds(self) -> bool:

@@ -17,8 +17,8 @@ from fl_privacy_audit.core.arguments import (
     refuse,
 )
 from fl_privacy_audit.core.config import Accountant, Clipper, Mechanism, Neighbours, Sampling, Span
+from fl_privacy_audit.core.types import MeasuredEpsilon
 
-from .canaries import MeasuredEpsilon
 from .gaussian import DELTA_HINT, classic_sigma
 from .mechanism import SENSITIVITY, SampledGaussian
 
@@ -156,6 +156,14 @@ class Observed(CheckedFields):
     participation: Mapping[str, int] = field(default_factory=dict)
     # Client -> how many records it reports to have trained on.
     records: Mapping[str, int] = field(default_factory=dict)
+    # What the strategy and the clients' mods state, by the names of a claim's fields; who does.
+    stated: Mapping[str, float] = field(default_factory=dict)
+    stated_by: str = ""
+    # Client -> noise multiplier, and sampling rate, that its accountant was told.
+    noise: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    # Of one local step, where it is known.
+    batch_size: Whole | None = None
     # Client -> lower bounds on its epsilon that canaries showed, of a round or over several.
     measured: Mapping[str, Sequence[MeasuredEpsilon]] = field(default_factory=dict)
 

@@ -18,6 +18,9 @@ FLAGS: dict[FlagCode, str] = {
     "client-count-mismatch": "another number of clients took part than the noise was scaled to",
     "unequal-weights": "clients weigh differently in the mean than the noise was scaled to",
     "epsilon-understated": "the epsilon claimed is below the one in effect",
+    "typed-claim-differs": "what is typed is not what the strategy, the mods or the clients' accountants say",
+    "unequal-noise": "clients add different noise",
+    "noise-tells-size": "the noise tells how many records there are, and so whether one is missing",
     "measured-above-claim": "the claim is false: more was measured than is claimed",
 }
 """Every flag there is."""

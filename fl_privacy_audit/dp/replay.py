@@ -6,7 +6,7 @@ How much of each shows in its update is a score, and the scores bound epsilon fr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,22 +18,25 @@ from torch.func import functional_call
 
 from fl_privacy_audit.core.arguments import positive, whole
 from fl_privacy_audit.core.losses import ClassLoss
-from fl_privacy_audit.core.types import LocalTraining, Update
+from fl_privacy_audit.core.types import LocalTraining, MeasuredEpsilon, Update
 
-from .canaries import FEWEST, MeasuredEpsilon, bounds, gaussian_effect_mu, half_of
+from .canaries import FEWEST, bounds, epsilon_of, gaussian_effect_mu, half_of
 
 Floats = NDArray[np.float64]
 Train = Callable[[Update, Tensor, Tensor, int], Update]
 """Weights received, inputs ``(N, C, H, W)``, labels ``(N,)``, number of the round -> the update, after
 minus before. N varies; it may be zero."""
 
-SIDE: Final = 8
-"""Blocks of one colour that a canary is made of, in pixels: gradients of such pictures differ most."""
+BLOCKS: Final = 4
+"""Blocks of one colour along a canary's shorter side: gradients of such pictures differ most."""
 CONFIDENCE: Final = 0.95
 LIKE: Final = 1e-6
 """Share of the largest eigenvalue below which what tells canaries apart is rounding."""
 BRIGHTNESS: Final = 3.0
 """Of their pixels, up or down, in standard deviations."""
+MOST_NUMBERS: Final = 2**26
+"""Numbers of all gradients together that are kept, in half a gigabyte: of larger models a share, drawn at
+random. The less is kept, the less is shown; what is shown holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,16 @@ class Replay:
         """Bounds on the epsilon of each round by itself; the arguments are those of `measured`."""
         return [self._measured([each], delta, noise_multiplier) for each in range(len(self.grams))]
 
+    def of_a_round(self, *, delta: float, noise_multiplier: float = 1.0) -> MeasuredEpsilon:
+        """Bounds on the epsilon of one round, where there are several: of the one that spends most.
+
+        All rounds tell `gauss` together, whose mu of a round is that over T rounds by the root of T; one
+        statement, so that many rounds make no accident likely. `steinke` is that of the first.
+        """
+        first = self._measured([0], delta, noise_multiplier)
+        mu = self._mu(range(len(self.grams))) / len(self.grams) ** 0.5
+        return replace(first, gauss=epsilon_of(mu, delta))
+
     def measured(self, *, delta: float, noise_multiplier: float = 1.0) -> MeasuredEpsilon:
         """Bounds on the epsilon over all rounds.
 
@@ -70,15 +83,92 @@ class Replay:
         # Over rounds noise averages out, and likeness does not.
         noise = noise_multiplier / len(which) ** 0.5
         rows = [_scores(g, p, noise) for g, p in zip(grams, products, strict=True)]
-        mu = _mu(grams, products, self.included.astype(float), confidence=half_of(CONFIDENCE))
         return bounds(
-            mu,
+            self._mu(which),
             np.sum([row / max(float(row.std()), 1e-300) for row in rows], axis=0),
             self.included,
             rounds=len(which),
             delta=delta,
             confidence=CONFIDENCE,
         )
+
+    def _mu(self, which: Sequence[int]) -> float:
+        included = self.included.astype(float)
+        rows = list(which)
+        return _mu(self.grams[rows], self.products[rows], included, confidence=half_of(CONFIDENCE))
+
+
+class CoinedCanaries:
+    """Pictures that a fair coin puts into the data of a replayed client or leaves out.
+
+    Args:
+        inputs: ``(N, C, H, W)``, as the model takes them.
+        labels: ``(N,)``.
+        rng: For the coins, which are thrown once for all rounds.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, rng: torch.Generator) -> None:
+        self.inputs, self.labels = inputs, labels
+        self.included = torch.rand(len(inputs), generator=rng) < 0.5
+        self._grams: list[Floats] = []
+        self._products: list[Floats] = []
+        self._at: tuple[Update, Tensor] | None = None
+
+    def take(
+        self,
+        model: nn.Module,
+        weights: Update,
+        update: Update,
+        loss: ClassLoss,
+        *,
+        buffers: Update | None = None,
+    ) -> None:
+        """See how much of each canary is in the update of a client that trained on those that are in.
+
+        Args:
+            model: Architecture.
+            weights: That the client received.
+            update: After minus before.
+            loss: What it minimises.
+            buffers: That it received.
+        """
+        if self._at is None or self._at[0] is not weights:
+            self._at = weights, self._gradients(model, weights, buffers or {}, loss)
+        gradients = self._at[1]
+        descent = -_some(_flat({name: update[name] for name in weights}), gradients.shape[1])
+        self._grams.append((gradients @ gradients.T).numpy())
+        self._products.append((gradients @ descent).numpy())
+
+    @property
+    def replay(self) -> Replay:
+        """What all rounds gave, at least one."""
+        return Replay(
+            included=self.included.numpy(),
+            grams=np.stack(self._grams),
+            products=np.stack(self._products),
+        )
+
+    def _gradients(
+        self, model: nn.Module, weights: Update, buffers: Update, loss: ClassLoss
+    ) -> Tensor:
+        """Gradient of each canary, of length 1 with all its weights, ``(canaries, numbers)``."""
+        rows = []
+        most = MOST_NUMBERS // len(self.inputs)
+        for image, label in zip(self.inputs, self.labels, strict=True):
+            leaves = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
+            output = functional_call(model, {**buffers, **leaves}, (image[None],))
+            slopes = torch.autograd.grad(loss(output, label[None]), list(leaves.values()))
+            row = _flat(dict(zip(leaves, slopes, strict=True)))
+            rows.append(_some(row / row.norm().clamp_min(1e-30), most))
+        return torch.stack(rows)
+
+
+def _some(numbers: Tensor, most: int) -> Tensor:
+    """As many of the numbers, drawn once for all; noise on the others is not looked at, nor is a share."""
+    if len(numbers) <= most:
+        return numbers
+    rng = torch.Generator().manual_seed(0)
+    return numbers[torch.randperm(len(numbers), generator=rng)[:most]]
 
 
 def replay_canaries(
@@ -109,54 +199,38 @@ def replay_canaries(
     whole("canaries", canaries, least=8)
     whole("rounds", rounds)
     rng = torch.Generator().manual_seed(seed)
-    inputs = _pictures(canaries, shape, rng)
-    included = torch.rand(canaries, generator=rng) < 0.5
     own = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     every = list(received) or [own] * rounds
-    labels = _surprising(model, every[0], inputs, classes)
+    inputs = BRIGHTNESS * (2 * blocks(canaries, shape, rng) - 1)
+    labels = surprising(model, every[0], inputs, classes)
+    coined = CoinedCanaries(inputs, labels, rng)
     minimised = loss or LocalTraining().minimised()
-    grams, products = [], []
+    inside = coined.included
     for number, weights in enumerate(every, start=1):
-        if number == 1 or weights is not every[number - 2]:
-            gradients = _gradients(model, weights, inputs, labels, minimised)
-        update = train(dict(weights), inputs[included], labels[included], number)
-        descent = -_flat({name: update[name] for name in weights})
-        grams.append((gradients @ gradients.T).numpy())
-        products.append((gradients @ descent).numpy())
-    return Replay(included=included.numpy(), grams=np.stack(grams), products=np.stack(products))
+        update = train(dict(weights), inputs[inside], labels[inside], number)
+        coined.take(model, weights, update, minimised)
+    return coined.replay
 
 
-def _pictures(count: int, shape: tuple[int, int, int], rng: torch.Generator) -> Tensor:
+def blocks(count: int, shape: tuple[int, int, int], rng: torch.Generator) -> Tensor:
+    """Pictures of blocks that are black or white in each channel, ``(count, C, H, W)`` in [0, 1]."""
     channels, height, width = shape
-    rows, columns = -(-height // SIDE), -(-width // SIDE)
-    signs = torch.randint(2, (count, channels, rows, columns), generator=rng) * 2.0 - 1
-    blocks = signs.repeat_interleave(SIDE, dim=2).repeat_interleave(SIDE, dim=3)
-    return BRIGHTNESS * blocks[:, :, :height, :width].contiguous()
+    side = max(1, min(height, width) // BLOCKS)
+    rows, columns = -(-height // side), -(-width // side)
+    colours = torch.randint(2, (count, channels, rows, columns), generator=rng).float()
+    large = colours.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+    return large[:, :, :height, :width].contiguous()
 
 
-def _surprising(model: nn.Module, weights: Update, inputs: Tensor, classes: int) -> Tensor:
+def surprising(model: nn.Module, weights: Update, inputs: Tensor, classes: int) -> Tensor:
     """Labels that the model does not expect, all of them in turn: gradients are long then."""
     with torch.no_grad():
         expected: Tensor = functional_call(model, dict(weights), (inputs,)).argmax(dim=1)
     return (expected + 1 + torch.arange(len(inputs)) % max(classes - 1, 1)) % classes
 
 
-def _gradients(
-    model: nn.Module, weights: Update, inputs: Tensor, labels: Tensor, loss: ClassLoss
-) -> Tensor:
-    """Gradient of each canary, length 1, ``(canaries, weights)``."""
-    rows = []
-    for image, label in zip(inputs, labels, strict=True):
-        leaves = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
-        value = loss(functional_call(model, leaves, (image[None],)), label[None])
-        slopes = torch.autograd.grad(value, list(leaves.values()))
-        row = _flat(dict(zip(leaves, slopes, strict=True)))
-        rows.append(row / row.norm().clamp_min(1e-30))
-    return torch.stack(rows)
-
-
 def _flat(update: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().double().flatten() for tensor in update.values()])
+    return torch.cat([tensor.detach().cpu().double().flatten() for tensor in update.values()])
 
 
 def _mu(grams: Floats, products: Floats, included: Floats, *, confidence: float) -> float:

@@ -3,7 +3,8 @@
 Lines are written whole, past every buffer of this process, so a crash loses at most the line being
 written, and another process may read while the run goes on. What was attacked is also flushed to
 the disk itself. Nothing already written is ever changed: a run that
-is started again in the same directory finds a torn last line, ends it, and goes on below.
+is started again in the same directory finds a torn last line, ends it, and goes on below. Each line
+carries the hash of what stands above it: see `chain`.
 """
 
 import contextlib
@@ -16,8 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fl_privacy_audit.core.errors import LedgerError
+from fl_privacy_audit.core.files import locked
 from fl_privacy_audit.core.reasons import Reason
 
+from .chain import START, hash_after, linked
+from .head import find_head, hashes, kept_head, write_head
 from .reading import FILE_NAME, LedgerContents, open_ledger, read_ledger, why
 from .records import GapRecord, Record, RunRecord
 from .runs import LastRun, last_run
@@ -34,6 +38,11 @@ __all__ = [
 ]
 
 
+PATIENCE_SECONDS = 5.0
+"""How long another process that writes is waited for; then the chain may break, and no record is lost."""
+UNKNOWN = -1
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -44,7 +53,8 @@ class Ledger:
 
     What could not be written is counted, and a `GapRecord` says so as soon as something can be. So
     does one where the file is gone, replaced or rotated while the run goes on: it is made anew, with
-    the run's first line. `lost` counts records that could not be written since the last that could.
+    the run's first line. So does one where lines are gone or changed that were there when the file was
+    last written. `lost` counts records that could not be written since the last that could.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -52,7 +62,9 @@ class Ledger:
         self.path = self.directory / FILE_NAME
         self.lost = 0
         self._file: int | None = None
-        self._torn = self._replaced = False
+        self._head = START
+        self._size = UNKNOWN  # of the file, as this process left it
+        self._replaced = self._changed = False
         self._close: Callable[[], object] = lambda: None
         self._run: RunRecord | None = None
 
@@ -66,15 +78,16 @@ class Ledger:
         records = list(records)
         try:
             file = self._current()
-            _write(file, [*self._owed(), *records], torn=self._torn, sync=sync)
+            with locked(file, PATIENCE_SECONDS):
+                self._append(file, records, sync=sync)
         except OSError as error:
             self.lost += len(records)
-            self._torn = True
+            self._size = UNKNOWN
             raise LedgerError(
                 f"the audit log {self.path} cannot be written: {why(error)}. Set `directory` to a "
                 "folder that this process may write."
             ) from error
-        self.lost, self._torn, self._replaced = 0, False, False
+        self.lost, self._replaced, self._changed = 0, False, False
         self._run = next((r for r in records if isinstance(r, RunRecord)), self._run)
 
     def _current(self) -> int:
@@ -91,28 +104,57 @@ class Ledger:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             self._close()
             raise OSError(errno.EINVAL, "it is not a regular file")
-        self._file, self._torn = file, True
+        self._file, self._size = file, UNKNOWN
         return file
 
-    def _owed(self) -> list[Record]:
-        """What a reader must know before the next record, until a record could be written."""
-        owed: list[Record] = [self._run] if self._replaced and self._run is not None else []
-        run = "" if self._run is None else self._run.run
-        if self._replaced:
-            owed.append(GapRecord(time=now(), run=run, reason=Reason.of("ledger was replaced")))
+    def _append(self, file: int, records: Sequence[Record], *, sync: bool) -> None:
+        """Write below what is there; then the head, which may lag behind but is never ahead."""
+        if os.fstat(file).st_size != self._size:  # just opened, or others have written
+            self._take_up(file)
+        head, lines = self._head, list[bytes]()
+        for record in self._with_owed(records):
+            lines.append(linked(record.model_dump_json(), head))
+            head = hash_after(head, lines[-1])
+        self._size = _write(file, b"".join(lines), sync=sync)
+        self._head = head
+        with contextlib.suppress(OSError):
+            write_head(self.path, head)
+
+    def _take_up(self, file: int) -> None:
+        """End a torn last line, and find out where the chain stands."""
+        size, kept = os.fstat(file).st_size, kept_head(self.path)
+        if not size:
+            self._head = kept or self._head
+            self._replaced |= self._head != START
+        else:
+            if os.pread(file, 1, size - 1) != b"\n":
+                os.write(file, b"\n")
+            with os.fdopen(os.dup(file), "rb") as whole:
+                self._head, chained = find_head(whole)
+                if (
+                    chained and kept != self._head
+                ):  # a killed process may have been about to keep it
+                    whole.seek(0)
+                    self._changed |= kept not in {START, *(after for _, after in hashes(whole))}
+        write_head(self.path, self._head)
+
+    def _with_owed(self, records: Sequence[Record]) -> list[Record]:
+        """Records below what a reader must know before them, until that could be written."""
+        run = self._run
+        first: list[Record] = [run] if self._replaced and run is not None else []
+        if run is None and records and isinstance(begun := records[0], RunRecord):
+            first, records, run = [begun], records[1:], begun
+        why = [Reason.of("ledger was replaced")] * self._replaced
+        why += [Reason.of("ledger was changed")] * self._changed
         if self.lost:
-            reason = Reason.of("records lost", records=self.lost)
-            owed.append(GapRecord(time=now(), run=run, reason=reason))
-        return owed
+            why.append(Reason.of("records lost", records=self.lost))
+        of = "" if run is None else run.run
+        return [*first, *(GapRecord(time=now(), run=of, reason=each) for each in why), *records]
 
 
-def _write(file: int, records: Sequence[Record], *, torn: bool, sync: bool) -> None:
-    """Append whole lines, or nothing; `torn`: a crash may have left half a line at the end."""
-    lines = "".join(record.model_dump_json() + "\n" for record in records).encode()
-    before = os.fstat(file).st_size
-    if torn and before and os.pread(file, 1, before - 1) != b"\n":
-        lines = b"\n" + lines
-    written = 0
+def _write(file: int, lines: bytes, *, sync: bool) -> int:
+    """Append whole lines, or nothing; the size of the file then."""
+    before, written = os.fstat(file).st_size, 0
     try:
         while written < len(lines):
             written += os.write(file, lines[written:])
@@ -123,6 +165,7 @@ def _write(file: int, records: Sequence[Record], *, torn: bool, sync: bool) -> N
             if os.fstat(file).st_size == before + written:  # nobody else has written meanwhile
                 os.ftruncate(file, before)
         raise
+    return before + written
 
 
 def _is_at(file: int, path: Path) -> bool:

@@ -22,12 +22,14 @@ from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
 
+from .chain import unlinked
 from .quick import quick_record
 from .records import (
     RECORD,
     AuditRecord,
     EvaluationRecord,
     GapRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
 )
@@ -54,6 +56,7 @@ class LedgerContents:
     runs: tuple[RunRecord, ...]  # one for each time the audit was started
     audits: tuple[AuditRecord, ...]  # in the order written
     evaluations: tuple[EvaluationRecord, ...]  # in the order written
+    measurements: tuple[MeasurementRecord, ...]  # in the order written
     gaps: tuple[GapRecord, ...]  # what could not be written, in the order written
     # ``(line number, what is wrong)`` for each line that could not be read.
     damaged: tuple[tuple[int, str], ...]
@@ -106,7 +109,7 @@ def read_lines(directory: str | Path, *, quick: bool = False) -> Iterator[Record
 
 
 def _quick(line: bytes) -> AuditRecord | None:
-    return quick_record(line) if len(line) <= LONGEST else None
+    return quick_record(unlinked(line)) if len(line) <= LONGEST else None
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -127,7 +130,7 @@ def decoded(line: bytes, number: int) -> Record | Damage:
     if len(line) > LONGEST + 1:
         return Damage(number, f"more than the {LONGEST} bytes that are read")
     try:
-        return RECORD.validate_json(line)
+        return RECORD.validate_json(unlinked(line))
     except ValidationError as error:
         return Damage(number, _problem(error))
 
@@ -155,6 +158,7 @@ def read_ledger(directory: str | Path) -> LedgerContents:
         runs=_latest(r for r in records if isinstance(r, RunRecord)),
         audits=tuple(r for r in records if isinstance(r, AuditRecord)),
         evaluations=tuple(r for r in records if isinstance(r, EvaluationRecord)),
+        measurements=tuple(r for r in records if isinstance(r, MeasurementRecord)),
         gaps=tuple(r for r in records if isinstance(r, GapRecord)),
         damaged=tuple(r for r in records if isinstance(r, Damage)),
     )
@@ -249,7 +253,7 @@ def _how(run: RunRecord) -> tuple[Any, ...]:
 
 
 class AuditedLines:
-    """The audited records of a ledger with the lines of their runs, in turn, all runs.
+    """The audited records of a ledger with the lines of their runs, in turn, all runs; and measurements.
 
     Iterating raises LedgerError where there is no ledger, or where it holds neither run nor record.
 
@@ -266,15 +270,16 @@ class AuditedLines:
         self._damaged: list[tuple[int, str]] = []
         self._last = ""
 
-    def __iter__(self) -> Iterator[tuple[RunRecord | None, AuditRecord]]:
+    def __iter__(self) -> Iterator[tuple[RunRecord | None, AuditRecord | MeasurementRecord]]:
         for line in read_lines(self._directory, quick=True):
             if isinstance(line, Damage):
                 self._damaged.append(line)
             elif line.kind == "run":
                 self._runs[line.run] = line
-            elif line.kind == "audit":
-                self._audited[line.run] += 1
-                self._last = line.run
+            elif line.kind == "audit" or line.kind == "measurement":
+                if line.kind == "audit":
+                    self._audited[line.run] += 1
+                    self._last = line.run
                 if self._wanted in (None, line.run):
                     yield self._runs.get(line.run), line
         if not self._runs and not self._audited:

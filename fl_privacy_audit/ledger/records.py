@@ -1,4 +1,4 @@
-"""What the ledger holds: four kinds of line, each a pydantic model with a schema version.
+"""What the ledger holds: five kinds of line, each a pydantic model with a schema version.
 
 Version 1 knew no controls and no release view; what its lines lack is empty here. Versions 1 and 2
 held reasons as sentences: they are read as reasons with the code ``"text"``.
@@ -21,7 +21,14 @@ from pydantic import (
 
 from fl_privacy_audit.core.numbers import LARGEST
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import OPTIONS, ControlKind, KnownDefence, Options, View
+from fl_privacy_audit.core.types import (
+    OPTIONS,
+    ControlKind,
+    KnownDefence,
+    MeasuredEpsilon,
+    Options,
+    View,
+)
 
 SCHEMA_VERSION: Final = 3
 Count = Annotated[int, Field(gt=-LARGEST, lt=LARGEST)]
@@ -100,6 +107,7 @@ class _Training(_Read):
     max_grad_norm: float | None = None
     noise_multiplier: float | None = None
     steps: int | None = None
+    batch_size: int | None = None
 
 
 class Stated(_Read):
@@ -114,6 +122,9 @@ class Stated(_Read):
     every: int = 1
     clients_per_round: int | None = None
     seconds_per_round: float | None = None
+    profile: str | None = None
+    tester: str | None = None
+    retest_days: int | None = None
 
 
 def _refuse_odd_numbers(value: Any) -> None:
@@ -139,9 +150,15 @@ class RunRecord(_Line):
     ]  # class name, parameter count and a fingerprint of names and shapes
     versions: dict[str, str]  # of Python and the packages that matter
     flower_run: Count | None = None  # Flower's id of the run; None where it is not known
+    # Settings that differ from those of the profile in `config`, where there is one.
+    profile_changes: list[str] = Field(default_factory=list)
+    fab_hash: str | None = None  # Flower's hash of the app that ran; None where there is none
     # Every array of the model's state -> its dtype, ``"float32"``; what Flower's own noise is added
     # to. Empty in ledgers of version 1.
     arrays: dict[str, str] = Field(default_factory=dict)
+    # What the strategy and the clients' app state of differential privacy, in terms of a claim; ``by``
+    # names them.
+    claim_read: dict[str, float | Count | str] = Field(default_factory=dict)
 
     @property
     def stated(self) -> Stated:
@@ -206,6 +223,9 @@ class _Outcome(_Recorded):
     status: AttackStatus
     reason: Why | None = None  # why, for every status but ``"scored"``
     scores: dict[str, Scores] = Field(default_factory=dict)  # by metric
+    # Place of each true image of `scores`, of the first 256, among the candidates of the attack, sorted
+    # by likeness to the reconstruction; from 1. Empty where there was nothing to choose from.
+    ranks: list[float] = Field(default_factory=list)
     # The attack's own objective, lower is better; None where no attack ran.
     objective: float | None = None
     steps: Count = 0  # optimiser steps, summed over restarts
@@ -244,6 +264,8 @@ class AttackOutcome(_Outcome):
     needed_seconds: float | None = None
     # Share of labels recovered, as a multiset; None where it is not known.
     labels_right: float | None = None
+    # Among how many pictures `ranks` are, the true one included: true images of the run.
+    candidates: Count = 0
     # Metrics without a score here, and a picture that could not be kept: why.
     unavailable: dict[str, Why] = Field(default_factory=dict)
     details: Details = Field(default_factory=dict)  # further figures of the attack
@@ -290,8 +312,10 @@ class ReplayCheck(_Recorded):
     cosine_range: tuple[float, float]
     # Between which ratios it fits; None where the length is open.
     length_range: tuple[float, float] | None
-    fits: bool  # whether both do. Where they do not, the record is not evidence of safety.
-    hint: Reason | None = None  # what would explain the difference; None where there is none
+    # Whether both do; None where chance moves an update so far that nobody can tell. Where they do
+    # not, or nobody can tell, the record is not evidence of safety.
+    fits: bool | None
+    hint: Reason | None = None  # why not, as far as that is known; None where both do
 
 
 class AuditRecord(_Line):
@@ -337,6 +361,17 @@ class EvaluationRecord(_Line):
     metrics: dict[str, float]  # by name
 
 
+class MeasurementRecord(_Line):
+    """Epsilon as canaries measured it, in replays of a client up to this round."""
+
+    kind: Literal["measurement"] = "measurement"
+    run: str  # the run it belongs to
+    round: Count  # the last round that was replayed
+    records: Count  # images that the replayed client trained on in that round
+    of_a_round: MeasuredEpsilon
+    over_rounds: MeasuredEpsilon  # over all rounds that were replayed
+
+
 class GapRecord(_Line):
     """Something is missing above this line."""
 
@@ -345,5 +380,5 @@ class GapRecord(_Line):
     reason: Why  # what, and how much
 
 
-Record = RunRecord | AuditRecord | EvaluationRecord | GapRecord
+Record = RunRecord | AuditRecord | EvaluationRecord | MeasurementRecord | GapRecord
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])

@@ -21,6 +21,7 @@ from .records import (
     AuditRecord,
     EvaluationRecord,
     GapRecord,
+    MeasurementRecord,
     Record,
     RunRecord,
 )
@@ -34,6 +35,7 @@ class RunHead:
     path: Path
     run: RunRecord
     evaluations: list[EvaluationRecord]
+    measured: MeasurementRecord | None  # over most rounds
     notes: list[Reason]
     ended: str  # time of its last line
     waiting: Reason | None = None  # captures in the spool: what is known of the run is not all
@@ -82,6 +84,8 @@ class Reply(NamedTuple):
     update_norm: float | None
     num_examples: int | None
     epsilon: float  # as the client reported it; NaN where it did not
+    noise: float  # noise multiplier that its accountant was told; NaN likewise
+    rate: float  # sampling rate likewise
     truth_digest: str | None
 
     @classmethod
@@ -96,6 +100,8 @@ class Reply(NamedTuple):
             record.update_norm,
             record.num_examples,
             record.reported.get("epsilon", math.nan),
+            record.reported.get("noise_multiplier", math.nan),
+            record.reported.get("sample_rate", math.nan),
             record.truth_digest,
         )
 
@@ -103,7 +109,8 @@ class Reply(NamedTuple):
 def last_run(contents: LedgerContents) -> LastRun:
     """Pick the lines of the last run, and note what is left out."""
     found = _Last(_Records)
-    lines: list[Record] = [*contents.runs, *contents.gaps, *contents.evaluations, *contents.audits]
+    lines: list[Record] = [*contents.runs, *contents.gaps, *contents.evaluations]
+    lines += [*contents.measurements, *contents.audits]
     for line in lines:
         found.take(line)
     head = found.head(contents.path, contents.damaged)
@@ -173,19 +180,25 @@ class _Part(Generic[C]):
     def __init__(self, collected: C) -> None:
         self.collected = collected
         self.evaluations: list[EvaluationRecord] = []
+        self.measured: MeasurementRecord | None = None
         self.gaps: list[GapRecord] = []
         self.missing: dict[tuple[str, Reason], None] = {}
         self.views: dict[View, None] = {}
         self.ended = self.last_record = ""
         self._unavailable: dict[str, Reason] = {}  # of the last outcome
 
-    def take(self, line: AuditRecord | EvaluationRecord | GapRecord) -> None:
+    def take(self, line: AuditRecord | EvaluationRecord | MeasurementRecord | GapRecord) -> None:
         if line.kind == "gap":
             self.gaps.append(line)
             return
         self.ended = max(self.ended, line.time)
         if line.kind == "evaluation":
             self.evaluations.append(line)
+            return
+        if line.kind == "measurement":
+            # One that was taken up again may have begun to count anew.
+            if self.measured is None or line.over_rounds.rounds >= self.measured.over_rounds.rounds:
+                self.measured = line
             return
         self.views[line.view] = None
         self.last_record = line.time
@@ -264,6 +277,7 @@ class _Last(Generic[C]):
             path=path,
             run=run,
             evaluations=part.evaluations,
+            measured=part.measured,
             notes=notes if left is None else [left, *notes],
             ended=max(run.time, part.ended),
             waiting=left,

@@ -2,7 +2,8 @@
 
 Give them to the auditor: ``Auditor(config, model=Net(), sinks=[TensorBoardSink("runs/audit")])``.
 Scalars are ``leakage/VIEW/ATTACK/METRIC`` (the mean over a record's images, at the server round),
-``.../null`` (the null control that scores best), ``quality/SOURCE/NAME`` and ``epsilon_reported/CLIENT``.
+``.../null`` (the null control that scores best), ``quality/SOURCE/NAME``, ``epsilon_reported/CLIENT``
+and ``epsilon_measured``.
 Neither package comes with this one: install the extra ``tensorboard`` or ``mlflow``.
 """
 
@@ -14,7 +15,15 @@ from typing import Any, Final
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.metrics import METRICS
 
-from .records import NULLS, AttackOutcome, AuditRecord, EvaluationRecord, Record, RunRecord
+from .records import (
+    NULLS,
+    AttackOutcome,
+    AuditRecord,
+    EvaluationRecord,
+    MeasurementRecord,
+    Record,
+    RunRecord,
+)
 
 NOT_A_NAME: Final = re.compile(r"[^\w\-./ ]")
 """What MLflow takes in no name."""
@@ -25,6 +34,8 @@ def scalars(record: Record) -> Iterator[tuple[str, float, int]]:
     if isinstance(record, EvaluationRecord):
         for name, value in record.metrics.items():
             yield f"quality/{record.source}/{name}", value, record.round
+    if isinstance(record, MeasurementRecord):
+        yield "epsilon_measured", record.over_rounds.highest, record.round
     if isinstance(record, AuditRecord):
         if "epsilon" in record.reported:
             yield f"epsilon_reported/{record.client}", record.reported["epsilon"], record.round

@@ -61,7 +61,15 @@ def _read_tail(path: Path, file: BinaryIO, records: int, name: str | None) -> La
     notes = notes if left is None else [left, *notes]
     ended = max([run.time, *(record.time for record in audits)])
     audits.reverse()
-    return LastRun(path=path, run=run, evaluations=[], notes=notes, ended=ended, audits=audits)
+    return LastRun(
+        path=path,
+        run=run,
+        evaluations=[],
+        measured=None,
+        notes=notes,
+        ended=ended,
+        audits=audits,
+    )
 
 
 def lines_from_end(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

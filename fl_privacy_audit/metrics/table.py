@@ -58,7 +58,7 @@ class Scale:
 
     def worst(self, values: list[float]) -> float:
         """The value that leaks most; NaN where there is none."""
-        return max(values, key=lambda value: self.sign * value, default=math.nan)
+        return (max if self.leaks_when == "high" else min)(values, default=math.nan)
 
     def format(self, value: float, *, signed: bool = False, unit: bool = False) -> str:
         """A value, or a difference of two, as people read it, in units of this metric.
@@ -93,6 +93,7 @@ class SetMetric(Scale):
     # ``(reconstructions, originals) -> SetScore``, both ``(N, C, H, W)`` in ``[0, 1]``, already
     # paired. Raises `MetricUnavailable` where it cannot be computed.
     function: Callable[[Tensor, Tensor], SetScore]
+    least: int = 10  # images of which it says something; fewer are not worth a figure
 
 
 def _in(module: str, name: str) -> Later:
@@ -199,6 +200,7 @@ SET_METRICS: dict[str, SetMetric] = {
         function=_in("frechet", "fid"),
         leaks_when="low",
         needs="Inception-v3's weights",
+        least=2049,  # one more than its features
     ),
     "frechet_semsim": SetMetric(
         title="Frechet distance over SemSim's embedding",
@@ -206,6 +208,7 @@ SET_METRICS: dict[str, SetMetric] = {
         function=_in("frechet", "frechet_semsim"),
         leaks_when="low",
         needs="SemSim's weights",
+        least=193,
     ),
     "identification_pixels": _identification("pixels", "identification_pixels"),
     "identification_lpips": _identification("LPIPS", "identification_lpips", "AlexNet's weights"),

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from .attackers import attackers
+from .conditions import retest, testers
 from .formats import count, epsilon, when
-from .lines import net_with_interval, numbered, verdict_of, views, worst_text
+from .lines import deciding, net_with_interval, numbered, verdict_of, views, worst_text
 from .summary import AuditSummary, SettingSummary
 
 WORDING: Final = (
@@ -71,6 +72,14 @@ def _reconstruction(summary: AuditSummary) -> str:
     return f"Gradient inversion by {', '.join(names)}: {count(_scored(summary), 'scored record')}"
 
 
+def _by_whom(summary: AuditSummary) -> str:
+    return testers(summary) if _attacked(summary) else ""
+
+
+def _triggers(summary: AuditSummary) -> str:
+    return retest(summary) if _attacked(summary) else ""
+
+
 def _when(summary: AuditSummary) -> str:
     if not _attacked(summary):
         return ""
@@ -106,12 +115,13 @@ def _risk(summary: AuditSummary) -> str:
     for number, setting in numbered(summary):
         for view in views(summary):
             verdict = verdict_of(setting, view)
-            if verdict is None or not (worst := worst_text(verdict)):
+            one = deciding(verdict)
+            if verdict is None or one is None or one.metric is None:
                 continue
-            net = next((one.net for one in verdict.attacks if one.attack == verdict.attack), None)
-            parts.append(
-                f"setting {number}, {view} view: average {net_with_interval(net)}, worst {worst}"
-            )
+            worst = worst_text(verdict) or ("withheld" if summary.public else "")
+            if worst:
+                average = net_with_interval(one.net)
+                parts.append(f"setting {number}, {view} view: average {average}, worst {worst}")
     return "; ".join(parts)
 
 
@@ -120,6 +130,16 @@ def _adversary(summary: AuditSummary) -> str:
         return ""
     seen = [f"the {one.view} view" for one in attackers(summary)]
     return f"An honest but curious attacker is described for {' and '.join(seen)}" if seen else ""
+
+
+def _membership(summary: AuditSummary) -> str:
+    parts = [
+        f"setting {number}: canaries put in or left out by fair coins, in replays of the clients' app, show "
+        f"epsilon {epsilon(setting.epsilon_measured)} or more"
+        for number, setting in numbered(summary)
+        if setting.epsilon_measured is not None
+    ]
+    return "; ".join(parts)
 
 
 def _epsilon(summary: AuditSummary) -> str:
@@ -142,11 +162,11 @@ _YOURS: Final = "to be added by whoever answers for the federation"
 _ROWS: Final[tuple[Row, ...]] = (
     (f"{_EDPB}, § 46", "To whom the model is released", _release_context, _NO_RECORDS),
     (f"{_EDPB}, § 55", "Attribute inference", _never, "not tested here"),
-    (f"{_EDPB}, § 55", "Membership inference", _never, "not tested here"),
+    (f"{_EDPB}, § 55", "Membership inference", _membership, "not tested here"),
     (f"{_EDPB}, § 55", "Exfiltration", _never, "not tested here"),
     (f"{_EDPB}, § 55", "Regurgitation of training data", _never, "not tested here"),
     (f"{_EDPB}, § 55", "Model inversion and reconstruction", _reconstruction, _NO_RECORDS),
-    (f"{_EDPB}, § 58", "By whom it was tested", _never, _YOURS),
+    (f"{_EDPB}, § 58", "By whom it was tested", _by_whom, _YOURS),
     (f"{_EDPB}, § 58", "When it was tested", _when, _NO_RECORDS),
     (f"{_EDPB}, § 58", "How it was tested", _how, _NO_RECORDS),
     (f"{_EDPB}, § 58", "To what extent", _extent, _NO_RECORDS),
@@ -156,7 +176,7 @@ _ROWS: Final[tuple[Row, ...]] = (
     (f"{_EDPB}, § 58", "Residual risk", _risk, _NO_RECORDS),
     (_ISO, "Maximum and average risk", _risk, _NO_RECORDS),
     (_ISO, "Adversarial testing", _reconstruction, _NO_RECORDS),
-    (_ISO, "What triggers a new assessment", _never, _YOURS),
+    (_ISO, "What triggers a new assessment", _triggers, _YOURS),
     (_ISO, "Roles and responsibilities", _never, _YOURS),
     (_NIST, "Epsilon, and its unit of privacy", _epsilon, "no claim of these runs was checked"),
     (_NIST, "Trust model", _adversary, _NO_RECORDS),

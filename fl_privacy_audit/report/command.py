@@ -35,6 +35,13 @@ runs_option = click.option(
 )
 
 
+sets_option = click.option(
+    "--sets",
+    is_flag=True,
+    help="Score all pictures of an attack together, where an audit kept enough: FID, identification.",
+)
+
+
 def named_runs(
     directories: Sequence[Path], runs: Sequence[str]
 ) -> tuple[Sequence[Path], Sequence[str | None]]:
@@ -77,20 +84,29 @@ def fail(found: Collection[str], words: Collection[str]) -> None:
 )
 @fail_on
 @runs_option
+@sets_option
 @click.option(
     "--pictures/--no-pictures",
     default=True,
     show_default=True,
     help="Show original beside reconstruction where an audit kept them.",
 )
-@garbage.no_search()
+@click.option(
+    "--public",
+    "for_public",
+    is_flag=True,
+    help="Numbers and this package's own words alone; groups of fewer than 5 records are left out.",
+)
+@garbage.no_search(ever=False)
 def report_command(
     directories: tuple[Path, ...],
     out: Path | None,
     form: str,
     fail_on: tuple[str, ...],
     runs: tuple[str, ...],
+    sets: bool,
     pictures: bool,
+    for_public: bool,
 ) -> None:
     """Write what the audits in DIRECTORIES found as one page that opens anywhere.
 
@@ -98,7 +114,11 @@ def report_command(
     """
     errors = CleanConsole(stderr=True)
     with errors.status("reading the audit logs"):
-        summary = summarise(*named_runs(directories, runs))
+        summary = summarise(*named_runs(directories, runs), sets=sets)
+        if for_public:
+            from .public import public
+
+            summary = public(summary)
     with errors.status("drawing"):
         if form == "html":
             from .html.page import render_html

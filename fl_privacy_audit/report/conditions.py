@@ -1,12 +1,14 @@
-"""Under which conditions the verdicts hold: attacks, gaps, and where the figures come from."""
+"""Under which conditions the verdicts hold: attacks, gaps, where the figures come from, until when."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from fl_privacy_audit.attacks import all_attacks
-from fl_privacy_audit.core.config import AUTO
+from fl_privacy_audit.core.config import AUTO, AuditConfig
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.ledger import open_ledger
 
@@ -15,6 +17,8 @@ from .formats import count, duration, ranges, settings, when
 from .lines import VIEW_ORDER, by_attack, deciding, numbered, verdict_of
 from .sentences import say, say_fit
 from .summary import AttackTried, AuditSummary, LeftOut, SettingSummary
+
+RETEST_DAYS: int = AuditConfig.model_fields["retest_days"].default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +130,7 @@ def _fits(summary: AuditSummary) -> list[str]:
                 end = "" if hint is None else f"; where it does not: {say(hint)}"
                 sentences.append(f"{where}: {say_fit(verdict.replay)}{end}.")
             elif deciding(verdict) is not None:
-                sentences.append(
-                    f"{where}: nobody checked whether the description fits the clients."
-                )
+                sentences.append(f"{where}: nobody knows whether the description fits the clients.")
     return sentences
 
 
@@ -189,6 +191,7 @@ class Origin:
     number: int
     setting: str
     run: str
+    flower: str  # Flower's id of the run, and its hash of the app
     started: str
     ended: str
     seed: str
@@ -196,6 +199,7 @@ class Origin:
     model: str
     directory: str
     digest: str
+    head: str  # the hash after the last line of the log
 
 
 def origins(summary: AuditSummary) -> list[Origin]:
@@ -205,16 +209,51 @@ def origins(summary: AuditSummary) -> list[Origin]:
             number=number,
             setting=setting.setting,
             run=setting.run,
+            flower=_flower(setting),
             started=when(setting.started),
             ended=when(setting.ended),
             seed=str(setting.config.get("seed", "not known")),
             device=str(setting.config.get("device", "not known")),
             model=_model(setting.model),
             directory=setting.directory,
-            digest=ledger_digest(setting.ledger) or "the ledger was not there",
+            digest=log_digest(setting),
+            head=setting.head or "none: an earlier version wrote it",
         )
         for number, setting in numbered(summary)
     ]
+
+
+def _flower(setting: SettingSummary) -> str:
+    run, app = setting.flower_run, setting.fab_hash
+    parts = [f"run {run}"] * (run is not None) + [f"app {app}"] * (app is not None)
+    return ", ".join(parts) or "not recorded"
+
+
+def log_digest(setting: SettingSummary) -> str:
+    """SHA-256 of a setting's log, in words where there is none to give."""
+    return (
+        ledger_digest(setting.ledger) if setting.ledger else "withheld"
+    ) or "the ledger was not there"
+
+
+def testers(summary: AuditSummary) -> str:
+    """Who tested, as the settings say; empty where none does."""
+    named = {setting.stated.tester for setting in summary.settings}
+    return "; ".join(sorted(name for name in named if name))
+
+
+def retest(summary: AuditSummary) -> str:
+    """When to test again, in a sentence; the date is that of the setting which needs it first."""
+    dates = []
+    for setting in summary.settings:
+        with suppress(ValueError, OverflowError):
+            ended = datetime.fromisoformat(setting.ended)
+            dates.append(ended + timedelta(days=setting.stated.retest_days or RETEST_DAYS))
+    by = f"By {min(dates):%Y-%m-%d}, or as soon" if dates else "As soon"
+    return (
+        f"{by} as there is an attack that is not listed here, another model or way of training, or "
+        "other data"
+    )
 
 
 def _model(model: dict[str, str | int]) -> str:

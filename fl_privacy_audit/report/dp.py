@@ -67,7 +67,12 @@ def _section(number: int, setting: SettingSummary, check: ClaimCheck) -> DpSecti
     rows = _rows(clients, setting)
     errors = sum(flag.severity == "error" for flag in check.flags)
     known = bool(clients)
-    if errors:
+    if check.refuted:
+        sure = check.measured[-1].confidence if check.measured else 0.95
+        verdict = (
+            f"The claim is false: more was measured than is claimed, with {sure:.0%} confidence."
+        )
+    elif errors:
         faults = "one fault" if errors == 1 else f"{errors} faults"
         verdict = f"The claim does not hold: {faults} found."
     elif not known:
@@ -102,6 +107,10 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ("Mechanism", words),
         ("Who sees raw updates", raw),
         ("Epsilon claimed", claimed),
+        ("Epsilon reported, at most", _epsilon(setting.epsilon_reported)),
+        ("Epsilon in effect", _epsilon(setting.epsilon_in_effect)),
+        *_difference(setting, check),
+        ("Epsilon measured", "; ".join(formats.measured_texts(check)) or "not measured"),
         ("Delta", _stated(f"{check.delta:g}", found, "delta-too-large")),
         ("Neighbours of the claim", NEIGHBOURS.get(check.neighbours, check.neighbours)),
         ("Noise multiplier in effect", f"{noise:.3g}" if math.isfinite(noise) else "not known"),
@@ -118,6 +127,37 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ("Random generator of the noise", "not checked"),
         ("Floating point and timing", "not checked"),
     )
+
+
+def _difference(setting: SettingSummary, check: ClaimCheck) -> list[tuple[str, str]]:
+    """Why the epsilon in effect is not what clients report, where it is not."""
+    reported, effective = setting.epsilon_reported, setting.epsilon_in_effect
+    if reported is None or effective is None or _alike(reported, effective):
+        return []
+    worst = max(check.clients, key=lambda client: client.cumulative.pld)
+    one, all_ = worst.per_round, worst.cumulative
+    claim = setting.stated.claim or {}
+    if "accountant-reset" in {flag.code for flag in check.flags}:
+        why = "what is reported is the epsilon of one round, as the accountant starts again in each"
+    elif _alike(reported, all_.rdp):
+        why = "clients count by Renyi DP (RDP), which is looser than what is used here (PLD)"
+    elif worst.rounds > 1 and (_alike(reported, one.rdp) or _alike(reported, one.pld)):
+        why = f"what is reported is the epsilon of one round, and {worst.rounds} were trained"
+    elif claim.get("sample_rate", 1) < 1 and claim.get("sampling") != "poisson":
+        why = "accountants count on Poisson sampling, which the settings do not state"
+    elif reported > effective:
+        why = "clients count with less noise, a higher sampling rate, more steps or a smaller delta"
+    else:
+        why = "clients count with more noise, a lower sampling rate, fewer steps or a larger delta"
+    return [("Why these two differ", why)]
+
+
+def _alike(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=0.02)
+
+
+def _epsilon(value: float | None) -> str:
+    return "none" if value is None else formats.epsilon(value)
 
 
 def _stated(value: str | None, found: set[str], *codes: str) -> str:

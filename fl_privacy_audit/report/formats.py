@@ -102,6 +102,29 @@ def epsilon(value: float) -> str:
     return f"{rounded:,.0f}".replace(",", GROUP)
 
 
+def measured_texts(check: ClaimCheck) -> list[str]:
+    """What canaries showed: in a round, and over all that were replayed where there are several."""
+    shown = (
+        check.measured if len({one.rounds for one in check.measured}) > 1 else check.measured[:1]
+    )
+    return [
+        f"at least {epsilon(one.highest)} {over_rounds(one.rounds)}, with {one.confidence:.0%} "
+        f"confidence, by {one.canaries} canaries put in or left out by fair coins in a replay of the "
+        f"clients' app (delta {one.delta:g}, add-or-remove): {epsilon(one.gauss)} if the noise is normal, "
+        f"{epsilon(one.steinke)} whatever it is, of at most {epsilon(one.ceiling)} that so many can show"
+        for one in shown
+    ]
+
+
+def over_rounds(rounds: int) -> str:
+    """In how many.
+
+    >>> over_rounds(1), over_rounds(8)
+    ('in a round', 'over 8 rounds')
+    """
+    return "in a round" if rounds == 1 else f"over {rounds} rounds"
+
+
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!])")
 _BLOCK = re.compile(r"^([-+=]+|\d+(?=[.)]))(?=[\s.)]|$)")
 """What begins a list, a line or a heading."""
@@ -165,6 +188,17 @@ def _finite(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return "NaN" if math.isnan(content) else "Infinity" if content > 0 else "-Infinity"
     return content
+
+
+def profile_text(profile: str | None, changes: Sequence[str]) -> str:
+    """The profile of a run in words; empty where it has none.
+
+    >>> profile_text("standard", ["every", "seed"])
+    'standard, changed: every, seed'
+    """
+    if profile is None:
+        return ""
+    return profile + (f", changed: {', '.join(changes)}" if changes else "")
 
 
 def covers(check: ClaimCheck | None, view: View) -> bool:

@@ -5,13 +5,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import get_args
 
+from fl_privacy_audit.core.profiles import SMOKE
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.recognition import Recognisable
 from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
 
-from .formats import covers, epsilon, epsilon_in_view
+from .formats import covers, epsilon, epsilon_in_view, over_rounds, profile_text
 from .sentences import say_why
 from .summary import AuditSummary, SettingSummary
 
@@ -30,6 +31,8 @@ class Line:
 
     number: int  # of the setting, from 1; the same in every table and plot
     setting: str  # the run's word for itself
+    profile: str  # of its settings, and what was changed; empty where it has none
+    smoke: bool  # whether it is a smoke run, which gets no verdict
     word: Word  # the verdict
     reason: str  # why, without figures that stand beside it
     metric: str  # title of the metric that judged; empty if nothing was scored
@@ -84,6 +87,8 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
     return Line(
         number=number,
         setting=setting.setting,
+        profile="" if verdict is None else profile_text(verdict.profile, verdict.profile_changes),
+        smoke=verdict is not None and verdict.profile == SMOKE,
         word=word,
         reason=say_why(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
         metric=title_of(one.metric) if one and one.metric else "",
@@ -106,7 +111,15 @@ def others_of(one: Verdict | None) -> list[tuple[str, Word]]:
 
 
 def headline(lines: list[Line]) -> str:
-    """How many settings have which verdict, worst first; and how many images are recognisable."""
+    """How many settings have which verdict, worst first; and how many images are recognisable.
+
+    Smoke runs are only counted: they have no verdict.
+    """
+    smoke = sum(line.smoke for line in lines)
+    if smoke:
+        runs = "1 smoke run" if smoke == 1 else f"{smoke} smoke runs"
+        rest = headline(others) if (others := [line for line in lines if not line.smoke]) else ""
+        return f"{rest} {runs} without a verdict.".strip()
     counts = Counter(line.word for line in lines)
     parts = [f"{counts[word]} {word}" for word in WORST_FIRST if counts[word]]
     total = f"{len(lines)} setting" + ("" if len(lines) == 1 else "s")
@@ -175,9 +188,16 @@ def _epsilon_notes(setting: SettingSummary, view: View) -> tuple[str, ...]:
         notes.append(f"{epsilon(value)} covers the released model only, not this view")
     elif value is not None and value >= LITTLE:
         notes.append("so large that it promises little")
+    if check is not None and check.measured and covers(check, view):
+        last = check.measured[-1]
+        sure = f", with {last.confidence:.0%} confidence" if check.refuted else ""
+        false = ": the claim is false" if check.refuted else ""
+        notes.append(
+            f"measured: at least {epsilon(last.highest)} {over_rounds(last.rounds)}{false}{sure}"
+        )
     if effective is None and reported is not None:
         notes.append("what clients report was not checked")
-    if check is not None and not check.holds:
+    if check is not None and not check.holds and not check.refuted:
         notes.append("the claim does not hold")
     elif check is not None and any(flag.severity == "warning" for flag in check.flags):
         notes.append("the claim needs a look")

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from fl_privacy_audit.core.types import View
 
@@ -12,13 +14,25 @@ from .annex import WORDING as ANNEX_WORDING
 from .annex import annex
 from .attackers import attackers
 from .background import MEANINGS, RESIDUAL_RISK, VIEWS
-from .conditions import attack_notes, budget, gaps, ledger_digest, origins, software, tried
+from .conditions import (
+    attack_notes,
+    budget,
+    gaps,
+    ledger_digest,
+    origins,
+    retest,
+    software,
+    testers,
+    tried,
+)
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import escaped, json_text, markdown_table, markdown_text, when
+from .identified import identified_texts
 from .lines import headline, lines_of, views
+from .seal import sealed, unsealed
 from .sentences import say, spoken
 from .summary import AuditSummary
-from .words import LEADS, SYMBOLS
+from .words import IDENTIFIED, LEADS, SYMBOLS
 
 
 def render_json(summary: AuditSummary) -> str:
@@ -26,19 +40,26 @@ def render_json(summary: AuditSummary) -> str:
     return "".join(json_parts(summary))
 
 
+def json_parts(summary: AuditSummary) -> Iterator[str]:
+    """What `render_json` gives, part by part: a long ledger's is not held in memory."""
+    return sealed(_json_parts(summary))
+
+
 LONG = ("quality", "records", "series")
 """Lists of a setting that are as long as its ledger; they are written item by item."""
 _EMPTY = re.compile(rf'\n {{6}}"({"|".join(LONG)})": \[\]')
 
 
-def json_parts(summary: AuditSummary) -> Iterator[str]:
-    """What `render_json` gives, part by part: a long ledger's is not held in memory."""
+def _json_parts(summary: AuditSummary) -> Iterator[str]:
     short = [s.model_copy(update={name: [] for name in LONG}) for s in summary.settings]
     content = {
         **summary.model_copy(update={"settings": short}).model_dump(
             mode="json", context={"words": spoken}
         ),
-        "ledger_sha256": {s.setting: ledger_digest(s.ledger) for s in summary.settings},
+        "ledger_sha256": {s.setting: ledger_digest(s.ledger) for s in summary.settings if s.ledger},
+        "tester": testers(summary) or None,
+        "retest": retest(summary),
+        "seal": unsealed([s.head for s in summary.settings]),
     }
     text, done = json_text(content), 0
     lists = (getattr(setting, name) for setting in summary.settings for name in LONG)
@@ -52,9 +73,15 @@ def json_parts(summary: AuditSummary) -> Iterator[str]:
     yield text[done:]
 
 
-def _indented(item: BaseModel) -> str:
-    text = item.model_dump_json(indent=2).replace("\n", "\n        ")
+def _indented(item: object) -> str:
+    kind: Any = type(item)
+    text = _adapter(kind).dump_json(item, indent=2).decode().replace("\n", "\n        ")
     return "\n        " + escaped(text)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def render_markdown(summary: AuditSummary) -> str:
@@ -65,16 +92,18 @@ def render_markdown(summary: AuditSummary) -> str:
     parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
+        if found := identified_texts(summary, view):
+            parts += [IDENTIFIED, _list(map(markdown_text, found))]
     notes = dict.fromkeys(map(say, summary.comparison.notes))
     parts += [_list(f"Note: {markdown_text(note)}." for note in notes)]
     meanings = (f"{SYMBOLS[w]} **{w}**: {' '.join(both)}" for w, both in MEANINGS.items())
     parts += ["## How to read the verdicts", _list(meanings), RESIDUAL_RISK]
     for view in seen:
-        found = agreement(summary, view)
-        if found is not None:
+        agreed = agreement(summary, view)
+        if agreed is not None:
             parts += [f"## Do the metrics agree? {view.capitalize()} view"]
-            rows = [[number, setting, *map(_said, said)] for number, setting, said in found.rows]
-            parts += [markdown_table(["No.", "Setting", *found.heads], rows)]
+            rows = [[number, setting, *map(_said, said)] for number, setting, said in agreed.rows]
+            parts += [markdown_table(["No.", "Setting", *agreed.heads], rows)]
     parts += ["## Who the attacker is"]
     for attacker in attackers(summary):
         own = [f"{where[:1].upper()}{where[1:]}: {fact}" for where, fact in attacker.differences]
@@ -98,7 +127,10 @@ def render_markdown(summary: AuditSummary) -> str:
         ", ".join(f"{markdown_text(n)} {markdown_text(v)}" for n, v in software(summary))
         or "No versions."
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    parts += [f"Tested by: {markdown_text(testers(summary) or 'not stated')}."]
+    parts += [f"To test again: {markdown_text(retest(summary))}."]
+    parts += [f"`{unsealed([s.head for s in summary.settings])}`"]
+    return "".join(sealed(["\n\n".join(part for part in parts if part) + "\n"]))
 
 
 def _annex(summary: AuditSummary) -> str:
@@ -117,12 +149,14 @@ def _said(one: Said) -> str:
 def _verdicts(summary: AuditSummary, view: View) -> str:
     heads = ["No.", "Setting", "Verdict", "Why", "Net leakage", "Accuracy"]
     rows = []
+    no_worst = "withheld" if summary.public else "none"
     for line in lines_of(summary, view):
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
-        why = f"{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
+        lead = f"Profile {line.profile}. " if line.profile else ""
+        why = f"{lead}{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
         word = f"{SYMBOLS[line.word]} {line.word}"
-        facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or "none")
+        facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or no_worst)
         rows.append((line.number, line.setting, word, why, *facts))
     return markdown_table([*heads, "Epsilon in effect", "Epsilon reported", "Worst record"], rows)
 
@@ -156,12 +190,15 @@ def _dp(summary: AuditSummary) -> list[str]:
 
 
 def _origins(summary: AuditSummary) -> str:
-    heads = ["No.", "Setting", "Run", "From", "To", "Seed", "Model", "Log", "SHA-256 of the log"]
+    heads = ["No.", "Setting", "Run", "Flower", "From", "To", "Seed", "Model", "Log"]
     rows = (
-        (o.number, o.setting, o.run, o.started, o.ended, o.seed, o.model, o.directory, o.digest)
+        (
+            *(o.number, o.setting, o.run, o.flower, o.started, o.ended, o.seed, o.model),
+            *(o.directory, o.digest, o.head),
+        )
         for o in origins(summary)
     )
-    return markdown_table(heads, rows)
+    return markdown_table([*heads, "SHA-256 of the log", "Head of the log"], rows)
 
 
 def _list(items: Iterable[str]) -> str:

@@ -13,7 +13,8 @@ from fl_privacy_audit.verdicts.compare import compare
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
-from .command import RUN_HELP, fail, fail_on, named_runs, runs_option
+from .command import RUN_HELP, fail, fail_on, named_runs, runs_option, sets_option
+from .identified import identified_lines, identified_notes, set_lines
 from .sentences import say
 from .terminal import (
     MOST_ROWS,
@@ -50,7 +51,7 @@ console = standard_output()
 @click.option("--run", "name", help=RUN_HELP)
 @click.option("--runs", is_flag=True, help="List the runs of the log, and nothing else.")
 @fail_on
-@garbage.no_search()
+@garbage.no_search(ever=False)
 def show_command(
     directory: Path,
     last: int | None,
@@ -75,7 +76,7 @@ def show_command(
     verdicts = judge_run(run)
     check = check_run(run)
     lines = verdict_lines(verdicts) + dp_lines({run.run.setting: check} if check else {})
-    for line in [*facts.rounds.recognised(), *lines, *chosen_lines(run)]:
+    for line in [*facts.rounds.recognised(), *identified_lines(run), *lines, *chosen_lines(run)]:
         console.print(line, markup=False)
     for note in run.notes:
         console.print(f"Note: {say(note)}", markup=False)
@@ -103,13 +104,18 @@ def _show_last(directory: Path, records: int, name: str | None, fail_on: tuple[s
     show_default=True,
 )
 @runs_option
+@sets_option
 @fail_on
-@garbage.no_search()
+@garbage.no_search(ever=False)
 def compare_command(
-    directories: tuple[Path, ...], form: str, runs: tuple[str, ...], fail_on: tuple[str, ...]
+    directories: tuple[Path, ...],
+    form: str,
+    runs: tuple[str, ...],
+    sets: bool,
+    fail_on: tuple[str, ...],
 ) -> None:
     """Print several audits side by side; refuse those that are not comparable."""
-    comparison = compare(*named_runs(directories, runs))
+    comparison = compare(*named_runs(directories, runs), sets=sets)
     if form == "json":
         click.echo(comparison_json(comparison), nl=False)
     elif form == "md":
@@ -117,6 +123,12 @@ def compare_command(
     else:
         console.print(comparison_table(comparison, width=console.width))
         lines = verdict_lines(comparison.verdicts) + dp_lines(comparison.dp)
-        for note in [*lines, *map(say, comparison.notes), LOWER_BOUND]:
+        for note in [
+            *identified_notes(comparison),
+            *set_lines(comparison.rows),
+            *lines,
+            *map(say, comparison.notes),
+            LOWER_BOUND,
+        ]:
             console.print(note, markup=False)
     fail({verdict.word for verdict in comparison.verdicts}, fail_on)

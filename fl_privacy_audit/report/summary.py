@@ -7,9 +7,10 @@ and of its controls, DP claims, notes and versions. Nothing that reads it has to
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
@@ -17,7 +18,9 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind, Options, View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import reported_epsilons
+from fl_privacy_audit.ledger.head import head_of
 from fl_privacy_audit.ledger.ledger import now
+from fl_privacy_audit.ledger.reading import ledger_file
 from fl_privacy_audit.ledger.records import (
     NULLS,
     AttackOutcome,
@@ -36,6 +39,7 @@ from fl_privacy_audit.verdicts.compare import (
     epsilon_reported,
 )
 from fl_privacy_audit.verdicts.facts import AttackFacts, GatheredRun, RunFacts, gather_ledger
+from fl_privacy_audit.verdicts.identified import Identified
 from fl_privacy_audit.verdicts.recognition import Counts, Recognisable, count_images
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
@@ -58,9 +62,11 @@ class MetricInfo(_Model, extra="ignore"):
     margin: float  # how much more than a null control is worth a verdict
 
 
-class RecordScores(_Model):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordScores:
     """One attacked record under one attack: the points of every distribution and series."""
 
+    __pydantic_config__ = _Model.model_config
     round: int  # server round
     client: str  # as in the ledger
     view: View  # what the attacker saw
@@ -81,9 +87,11 @@ class RecordScores(_Model):
         return [value for kind in NULLS if (value := self.control(kind, metric)) is not None]
 
 
-class RoundPoint(_Model):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundPoint:
     """One metric in one round: a point of the series of leakage over rounds."""
 
+    __pydantic_config__ = _Model.model_config
     round: int  # server round
     view: View  # what the attacker saw
     attack: str  # name of the attack
@@ -94,10 +102,6 @@ class RoundPoint(_Model):
     null: float | None
     undefended: float | None  # the mean of the positive control; None without one
     records: int  # how many
-
-
-_SCORES_SET, _POINT_SET = {*RecordScores.model_fields}, {*RoundPoint.model_fields}
-"""Shared by what is made without validation: a set for each would take as much as its numbers."""
 
 
 class LeftOut(_Model):
@@ -128,7 +132,10 @@ class SettingSummary(_Model):
     setting: str  # the run's word for itself
     directory: str  # absolute path of its ledger's folder
     ledger: str  # absolute path of its ledger
+    head: str | None  # the hash after its last line; None where its lines have none
     run: str  # its id
+    flower_run: int | None  # Flower's id of the run, where it is known
+    fab_hash: str | None  # Flower's hash of the app, where there is one
     started: str  # time of its first line
     ended: str  # time of its last line
     config: dict[str, Any]  # the whole `AuditConfig`, as JSON
@@ -140,12 +147,16 @@ class SettingSummary(_Model):
     # The largest that a client has spent over all rounds, computed from the settings (PLD, add or
     # remove); None if it could not be computed.
     epsilon_in_effect: float | None
+    # At least so much was measured by canaries in replays; None if nothing was.
+    epsilon_measured: float | None = None
     quality: list[EvaluationRecord]  # after each round, as the federation measured it
     reported_epsilon: dict[str, list[tuple[int, float]]]  # client -> (round, epsilon) pairs
     records: list[RecordScores]  # every scored record
     series: list[RoundPoint]  # every metric in every round
     # View and attack -> how many images are recognisable; for the headline alone.
     recognisable: dict[tuple[View, str], InstanceOf[Recognisable]] = Field({}, exclude=True)
+    # View and attack -> how many images are picked out; in JSON it stands in the comparison.
+    identified: dict[tuple[View, str], InstanceOf[Identified]] = Field({}, exclude=True)
     attacks: list[AttackTried]  # what was tried
     threat_models: list[ThreatModel]  # each different one once
     dp: ClaimCheck | None  # what became of the DP claim; None where there is none to check
@@ -168,6 +179,7 @@ class AuditSummary(_Model):
     metrics: list[MetricInfo]  # how to read each metric
     primary: str | None  # the metric that judged; None if nothing was scored
     lower_bound: str  # the sentence that no report may leave out
+    public: bool = False  # whether it may be shown to anyone: see `report.public`
 
     def by_setting(self, name: str) -> SettingSummary:
         """The run of this name; KeyError if there is none."""
@@ -175,23 +187,32 @@ class AuditSummary(_Model):
 
 
 def summarise(
-    directories: Sequence[str | Path], named: Sequence[str | None] | None = None
+    directories: Sequence[str | Path],
+    named: Sequence[str | None] | None = None,
+    *,
+    sets: bool = False,
 ) -> AuditSummary:
     """Read a run of each directory, judge it, and gather all that a report shows.
 
     Args:
         directories: Of ledgers, or their files.
         named: See `fl_privacy_audit.ledger.runs.read_run`, one for each; the last ones by default.
+        sets: See `fl_privacy_audit.verdicts.compare.compare`.
 
     Raises:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
     each = zip(directories, named or [None] * len(directories), strict=True)
+    heads = {
+        ledger_file(directory): head_of(directory) for directory in directories
+    }  # before its lines
     runs = [gather_ledger(directory, ReportFacts, run) for directory, run in each]
-    comparison = compare_runs(runs)
+    comparison = compare_runs(runs, sets=sets)
     judged = [v.metric for s in comparison.verdicts for v in s.attacks if v.metric is not None]
-    settings = sorted([_setting(run, comparison) for run in runs], key=_baseline_then_leakage)
+    settings = sorted(
+        [_setting(run, heads[run.path], comparison) for run in runs], key=_baseline_then_leakage
+    )
     measured = {name for s in settings for r in s.records for name in r.scores}
     return AuditSummary.model_construct(
         made=now(),
@@ -235,16 +256,20 @@ class ReportFacts(RunFacts):
         return list(self._models.values())
 
 
-def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
+def _setting(run: GatheredRun, head: str | None, comparison: Comparison) -> SettingSummary:
     facts = run.facts
     assert isinstance(facts, ReportFacts)
+    dp = comparison.dp.get(run.run.setting)
     records = [_with_place(run, record) for record in facts.records]
     # Validating the records once more would copy them all.
     return SettingSummary.model_construct(
         setting=run.run.setting,
         directory=str(run.path.parent.absolute()),
         ledger=str(run.path.absolute()),
+        head=head,
         run=run.run.run,
+        flower_run=run.run.flower_run,
+        fab_hash=run.run.fab_hash,
         started=run.run.time,
         ended=run.ended,
         config=run.run.config,
@@ -253,15 +278,17 @@ def _setting(run: GatheredRun, comparison: Comparison) -> SettingSummary:
         verdicts=[v for v in comparison.verdicts if v.setting == run.run.setting],
         accuracy=accuracy_of(run),
         epsilon_reported=epsilon_reported(run),
-        epsilon_in_effect=epsilon_in_effect(comparison.dp.get(run.run.setting)),
+        epsilon_in_effect=epsilon_in_effect(dp),
+        epsilon_measured=None if dp is None else dp.epsilon_measured,
         quality=run.evaluations,
         reported_epsilon=reported_epsilons(run),
         records=records,
         series=_series(records),
         recognisable=facts.recognisable,
+        identified=facts.identified,
         attacks=_tried(run),
         threat_models=facts.threat_models,
-        dp=comparison.dp.get(run.run.setting),
+        dp=dp,
         notes=run.notes,
     )
 
@@ -271,18 +298,19 @@ def _with_place(run: GatheredRun, record: RecordScores) -> RecordScores:
     if record.picture is None:
         return record
     place = run.file(record.picture)
-    return record.model_copy(update={"picture": None if place is None else str(place)})
+    return replace(record, picture=None if place is None else str(place))
 
 
 def _scores(record: AuditRecord, outcome: AttackOutcome) -> RecordScores:
-    return RecordScores.model_construct(
-        _SCORES_SET,
+    return RecordScores(
         round=record.round,
         client=sys.intern(record.client),
         view=record.view,
         attack=sys.intern(outcome.attack),
         # Of one image the mean is its score: one number, not two.
-        scores={n: s.each[0] if [s.mean] == s.each else s.mean for n, s in outcome.scores.items()},
+        scores={
+            n: e[0] if (e := s.each) == [s.mean] else s.mean for n, s in outcome.scores.items()
+        },
         each={name: s.each for name, s in outcome.scores.items()},
         controls={
             control.kind: {name: s.mean for name, s in control.scores.items()}
@@ -302,14 +330,14 @@ def _series(records: Sequence[RecordScores]) -> list[RoundPoint]:
         groups.setdefault((record.round, record.view, record.attack), []).append(record)
     points = []
     for (number, view, attack), group in sorted(groups.items()):
+        means = {kind: _means(group, kind) for kind in get_args(ControlKind)}
         for name, metric in METRICS.items():
             there = [r for r in group if name in r.scores]
             if not there:
                 continue
-            nulls = [m for kind in NULLS if (m := _mean(there, kind, name)) is not None]
+            nulls = [means[kind][name] for kind in NULLS if name in means[kind]]
             points.append(
-                RoundPoint.model_construct(
-                    _POINT_SET,
+                RoundPoint(
                     round=number,
                     view=view,
                     attack=attack,
@@ -317,16 +345,20 @@ def _series(records: Sequence[RecordScores]) -> list[RoundPoint]:
                     mean=fmean(r.scores[name] for r in there),
                     worst=metric.worst([value for r in there for value in r.each[name]]),
                     null=metric.worst(nulls) if nulls else None,
-                    undefended=_mean(there, "undefended", name),
+                    undefended=means["undefended"].get(name),
                     records=len(there),
                 )
             )
     return points
 
 
-def _mean(records: Sequence[RecordScores], kind: ControlKind, metric: str) -> float | None:
-    values = [value for r in records if (value := r.control(kind, metric)) is not None]
-    return fmean(values) if values else None
+def _means(records: Sequence[RecordScores], kind: ControlKind) -> dict[str, float]:
+    """The mean of a control over records, by each metric that scored it."""
+    values: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in record.controls.get(kind, {}).items():
+            values.setdefault(name, []).append(value)
+    return {name: fmean(found) for name, found in values.items()}
 
 
 def _tried(run: GatheredRun) -> list[AttackTried]:

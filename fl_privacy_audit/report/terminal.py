@@ -18,12 +18,28 @@ from fl_privacy_audit.verdicts.recognition import Counts, count_images
 from fl_privacy_audit.verdicts.rules import attacks_of, views_of
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict
 
-from .formats import count, epsilon, epsilon_in_view, json_text, markdown_table, markdown_text, when
+from .formats import (
+    count,
+    epsilon,
+    epsilon_in_view,
+    json_text,
+    markdown_table,
+    markdown_text,
+    measured_texts,
+    profile_text,
+    when,
+)
+from .identified import identified_notes, set_lines
 from .lines import others_of
 from .sentences import say, say_fit, say_why, spoken, steps
 from .words import LOWER_BOUND
 
 NOTHING = "-"
+_FITS = {
+    True: "",
+    False: " (does not fit the description)",
+    None: " (nobody can tell whether it fits the description)",
+}
 ROOMY = 130
 """Characters from which on verdicts and scores fit one table."""
 
@@ -196,8 +212,8 @@ def _outcome_cells(
     outcome: AttackOutcome, metrics: Sequence[str], replay: ReplayCheck | None
 ) -> list[str]:
     text = outcome.status if outcome.reason is None else f"{outcome.status}: {say(outcome.reason)}"
-    if replay is not None and not replay.fits:
-        text += " (does not fit the description)"
+    if replay is not None:
+        text += _FITS[replay.fits]
     if outcome.stopped == "out of time":
         allowed = outcome.allowed
         text += " (out of time)" if allowed is None else f" (out of time: {steps(allowed)})"
@@ -216,8 +232,12 @@ def comparison_cells(
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the comparison, as text; a score is its mean, then the worst record."""
     alike = [k for k in ("view", "attack") if len({getattr(r, k) for r in comparison.rows}) < 2]
+    if all(row.epsilon_measured is None for row in comparison.rows):
+        alike.append("epsilon measured")
+    if all(row.identified is None for row in comparison.rows):
+        alike.append("identified")
     heads = ["setting", "view", "attack", "verdict", "net leakage", "accuracy"]
-    heads += ["epsilon reported", "epsilon in effect"]
+    heads += ["epsilon reported", "epsilon in effect", "epsilon measured", "identified"]
     metrics = _shown([row.scores for row in comparison.rows]) if scores else []
     heads += [f"{name} [{unit}]" if (unit := METRICS[name].unit) else name for name in metrics]
     heads.append("records")
@@ -226,8 +246,10 @@ def comparison_cells(
         check = comparison.dp.get(row.setting)
         cells = [row.setting, row.view, row.attack, row.verdict, format_net(row.net)]
         cells.append(NOTHING if row.accuracy is None else f"{row.accuracy:.1%}")
-        for value in (row.epsilon_reported, row.epsilon_in_effect):
+        for value in (row.epsilon_reported, row.epsilon_in_effect, row.epsilon_measured):
             cells.append(epsilon_in_view(value, check, row.view))
+        found = row.identified
+        cells.append(f"{found.first} of {found.images}" if found else NOTHING)
         for name in metrics:
             summary, show = row.scores.get(name), METRICS[name].format
             cells.append(f"{show(summary.mean)} ({show(summary.worst)})" if summary else NOTHING)
@@ -286,6 +308,8 @@ def comparison_markdown(comparison: Comparison) -> str:
         f"Attack: {', '.join(dict.fromkeys(row.attack for row in comparison.rows))}.",
         f"Scores: the mean over records, then the worst record. {directions}.",
         "Records: how many attacked updates were scored.",
+        *identified_notes(comparison),
+        *set_lines(comparison.rows),
         *([NET] if any(row.net for row in comparison.rows) else []),
         *(line.strip() for line in verdict_lines(comparison.verdicts)),
         *dp_lines(comparison.dp),
@@ -315,6 +339,8 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
         end = f"; worst: round {worst.round}, {worst.client}" if worst is not None else ""
         where = f"{setting.setting}, {setting.view} view"
         lines.append(f"{where}: {setting.word}: {say_why(setting.reason)}{end}")
+        if profile := profile_text(setting.profile, setting.profile_changes):
+            lines.append(f"  profile {profile}")
         if setting.replay is not None and setting.replay.fitting == setting.replay.records:
             lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:
@@ -335,6 +361,7 @@ def dp_lines(checks: Mapping[str, ClaimCheck]) -> list[str]:
                 f"{most.client} after {most.rounds} rounds (PLD, add-or-remove, delta "
                 f"{check.delta:g}); RDP {epsilon(most.cumulative.rdp)}"
             )
+        lines += [f"{setting}: epsilon measured: {text}" for text in measured_texts(check)]
         lines += [f"{setting}: DP {flag.severity}: {flag.message}" for flag in check.flags]
         lines += [f"{setting}: {text}" for text in check.unchecked if not check.clients]
     return lines

@@ -16,7 +16,9 @@ from fl_privacy_audit.ledger.runs import RunHead
 from fl_privacy_audit.metrics import METRICS
 
 from .facts import AttackFacts, GatheredRun, gather, gather_ledger
+from .identified import Identified
 from .rules import judge_run, views_of
+from .sets import SetFigure, set_figures
 from .verdict import NetLeakage, SettingVerdict, Word
 
 __all__ = ["FREE_KEYS", "Comparison", "LastRun", "MetricSummary", "Row", "compare", "last_run"]
@@ -24,6 +26,9 @@ __all__ = ["FREE_KEYS", "Comparison", "LastRun", "MetricSummary", "Row", "compar
 FREE_KEYS = {
     "directory",
     "setting",
+    "profile",
+    "tester",
+    "retest_days",
     "keep_pictures",
     "fail_fast",
     "device",
@@ -67,7 +72,11 @@ class Row(BaseModel):
         epsilon_reported: The largest that a client reported; None if none did.
         epsilon_in_effect: The largest that a client has spent over all rounds, computed from the
             settings (PLD, add or remove); None if it could not be computed.
+        epsilon_measured: At least so much was measured by canaries in replays; None if nothing was.
+        identified: How many true images are picked out among candidates by their reconstruction; None
+            where nothing was ranked.
         scores: By metric.
+        sets: Metrics of all kept pictures together, where they were asked for.
         attacked: Records on which the attack ran to an end.
         not_scored: Of those, records without truth.
         failed: Records on which the attack failed.
@@ -85,7 +94,10 @@ class Row(BaseModel):
     accuracy: float | None
     epsilon_reported: float | None
     epsilon_in_effect: float | None
+    epsilon_measured: float | None = None
+    identified: Identified | None = None
     scores: dict[str, MetricSummary]
+    sets: dict[str, SetFigure] = {}
     attacked: int
     not_scored: int
     failed: int
@@ -118,34 +130,39 @@ class Comparison(BaseModel):
 
 
 def compare(
-    directories: Sequence[str | Path], runs: Sequence[str | None] | None = None
+    directories: Sequence[str | Path],
+    runs: Sequence[str | None] | None = None,
+    *,
+    sets: bool = False,
 ) -> Comparison:
     """Summarise a run of each directory.
 
     Args:
         directories: Of ledgers, or their files.
         runs: See `fl_privacy_audit.ledger.runs.read_run`, one for each; the last ones by default.
+        sets: Whether to compute the metrics of whole sets from kept pictures, which loads torch.
 
     Raises:
         LedgerError: A ledger cannot be read.
         NotComparableError: The runs differ in more than the defence.
     """
     named = zip(directories, runs or [None] * len(directories), strict=True)
-    return compare_runs([gather_ledger(directory, run=run) for directory, run in named])
+    gathered = [gather_ledger(directory, run=run) for directory, run in named]
+    return compare_runs(gathered, sets=sets)
 
 
-def compare_runs(runs: Sequence[LastRun | GatheredRun]) -> Comparison:
-    """Summarise runs, in the order given.
+def compare_runs(runs: Sequence[LastRun | GatheredRun], *, sets: bool = False) -> Comparison:
+    """Summarise runs, in the order given; `sets` as in `compare`.
 
     Raises:
         NotComparableError: The runs differ in more than the defence, or there is none.
     """
     if not runs:
         raise NotComparableError("there is nothing to compare: give at least one directory")
-    return _compare([gather(run) for run in runs])
+    return _compare([gather(run) for run in runs], sets=sets)
 
 
-def _compare(runs: Sequence[GatheredRun]) -> Comparison:
+def _compare(runs: Sequence[GatheredRun], *, sets: bool) -> Comparison:
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
     differences = [d for other in runs[1:] for d in _differences(runs[0], other)]
     if differences:
@@ -157,7 +174,7 @@ def _compare(runs: Sequence[GatheredRun]) -> Comparison:
     verdicts = [judge_run(run) for run in runs]
     checks = [check_run(run) for run in runs]
     each = zip(runs, verdicts, checks, strict=True)
-    rows = [row for run, found, check in each for row in _rows(run, found, check)]
+    rows = [row for run, found, check in each for row in _rows(run, found, check, sets=sets)]
     counts = {(r.view, max(s.count for s in r.scores.values())) for r in rows if r.scores}
     if len(counts) > len({view for view, _ in counts}):
         notes.append(Reason.of("different counts"))
@@ -255,7 +272,11 @@ def epsilon_reported(run: LastRun | GatheredRun) -> float | None:
 
 
 def _rows(
-    run: GatheredRun, verdicts: Sequence[SettingVerdict], check: ClaimCheck | None
+    run: GatheredRun,
+    verdicts: Sequence[SettingVerdict],
+    check: ClaimCheck | None,
+    *,
+    sets: bool,
 ) -> list[Row]:
     accuracy, epsilon = accuracy_of(run), epsilon_reported(run)
     rows = []
@@ -269,7 +290,10 @@ def _rows(
                 accuracy=accuracy,
                 epsilon_reported=epsilon,
                 epsilon_in_effect=epsilon_in_effect(check),
+                epsilon_measured=None if check is None else check.epsilon_measured,
+                identified=run.facts.identified.get((verdict.view, verdict.attack)),
                 scores=_summaries(facts),
+                sets=set_figures(run, verdict.view, verdict.attack) if sets else {},
                 attacked=status["scored"] + status["not scored"],
                 not_scored=status["not scored"],
                 failed=status["failed"],

@@ -27,6 +27,7 @@ from fl_privacy_audit.ledger.runs import LastRun, Reply, RunHead, read_run
 from fl_privacy_audit.metrics import METRICS
 
 from .batches import BatchNames
+from .identified import Identifications, count_identified
 
 
 class Column:
@@ -43,7 +44,7 @@ class Column:
 
 
 class Replays:
-    """The replay checks of some records together."""
+    """The replay checks of some records together, without those that cannot tell."""
 
     def __init__(self) -> None:
         self.cosines, self.ratios = array("d"), array("d")
@@ -52,6 +53,8 @@ class Replays:
 
     def add(self, check: ReplayCheck) -> None:
         """Count one more."""
+        if check.fits is None:
+            return
         self.cosines.append(check.cosine)
         if check.length_ratio is not None:
             self.ratios.append(check.length_ratio)
@@ -203,8 +206,11 @@ class AttackFacts:
             self.pictures[row] = outcome.picture
         if record.replay is not None:
             self.replays.add(record.replay)
-        if record.no_replay is not None:
-            self.unchecked[record.no_replay] += 1
+        why = record.no_replay
+        if record.replay is not None and record.replay.fits is None:
+            why = record.replay.hint
+        if why is not None:
+            self.unchecked[why] += 1
 
     def _add_scores(self, row: int, side: str, outcome: AttackOutcome | ControlOutcome) -> None:
         columns = self.scores.setdefault(side, {})
@@ -271,6 +277,7 @@ class RunFacts:
         self.views: dict[View, ViewFacts] = {view: ViewFacts() for view in get_args(View)}
         self.replies: list[Reply] = []
         self.chosen: dict[tuple[str, Reason], None] = {}  # attacks that `auto` chose, and why
+        self.identified: Identifications = {}
         self._last_chosen: dict[str, Reason] = {}
         for record in records:
             self.add(record)
@@ -280,6 +287,7 @@ class RunFacts:
         self.replies.append(Reply.of(record))
         self.views[record.view].add(record)
         for outcome in record.attacks:
+            count_identified(self.identified, record.view, outcome)
             why = outcome.chosen
             if why is not None and self._last_chosen.get(outcome.attack) != why:
                 self._last_chosen[outcome.attack] = why

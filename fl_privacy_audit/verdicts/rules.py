@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from fl_privacy_audit.core.config import AUTO
+from fl_privacy_audit.core.profiles import SMOKE
 from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.records import AttackStatus, AuditRecord
@@ -41,6 +42,8 @@ def _judge_view(run: GatheredRun, view: View) -> SettingVerdict:
     each = [_judge(setting, view, name, facts, attacks=attacks) for name in names]
     if run.waiting is not None:
         each = [_until_attacked(verdict, run.waiting) for verdict in each]
+    if run.run.stated.profile == SMOKE:
+        each = list(map(_of_smoke_run, each))
     decides = min(each, key=lambda verdict: WORST_FIRST.index(verdict.word))
     return SettingVerdict(
         setting=setting,
@@ -51,6 +54,8 @@ def _judge_view(run: GatheredRun, view: View) -> SettingVerdict:
         worst=_worst(each, decides),
         attacks=each,
         replay=replay_fit(facts.replays),
+        profile=run.run.stated.profile,
+        profile_changes=run.run.profile_changes,
     )
 
 
@@ -64,6 +69,14 @@ def _until_attacked(verdict: Verdict, waiting: Reason) -> Verdict:
         agreement = {**agreement, verdict.metric: word}
     changes = {"word": word, "reason": waiting, "agreement": agreement}
     return Verdict.model_validate({**dict(verdict), **changes})
+
+
+def _of_smoke_run(verdict: Verdict) -> Verdict:
+    """A smoke run shows whether the audit works: whatever it found is no verdict."""
+    if verdict.word == "not tested":
+        return verdict
+    reason = Reason.of("smoke run")
+    return verdict.model_copy(update={"word": "inconclusive", "reason": reason, "agreement": {}})
 
 
 def replay_fit(replays: Replays) -> ReplayFit | None:

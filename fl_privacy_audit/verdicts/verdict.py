@@ -160,6 +160,8 @@ class SettingVerdict(_Model):
         worst: The record that leaks most, over all attacks.
         attacks: One verdict for each attack.
         replay: Whether the description fits the clients; None where no true batch is known.
+        profile: The profile of the run's settings; None where it has none.
+        profile_changes: Settings that differ from those of the profile.
     """
 
     setting: str
@@ -170,3 +172,5 @@ class SettingVerdict(_Model):
     worst: RecordLeakage | None
     attacks: list[Verdict]
     replay: ReplayFit | None = None
+    profile: str | None = None
+    profile_changes: list[str] = []

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -199,6 +200,21 @@ def test_batches_in_another_order_fit_and_another_rate_does_not() -> None:
     assert right.cosine < 1 - 1e-5
     wrong = check(model, after, batch, steps=8, batch_size=2, learning_rate=0.2)
     assert not wrong.fits, wrong
+
+
+def test_where_chance_moves_updates_as_far_as_another_training_nobody_can_tell() -> None:
+    model, batch = seeded(LeNet).train(), truth(16)
+    momentum = {"steps": 32, "batch_size": 2, "learning_rate": 0.3, "momentum": 0.9}
+
+    def after(model: nn.Module, order: list[int] | None = None) -> nn.Module:
+        chaotic = partial(torch.optim.SGD, lr=0.3, momentum=0.9)
+        return really(model, batch, optimizer=chaotic, steps=32, size=2, order=order)
+
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(9)).tolist()
+    found = check(model, after(model, order), batch, **momentum)
+    assert found.fits is None, found
+    assert found.hint == Reason.of("chance hides the fit")
+    assert check(model, after(model), batch, **momentum).fits  # in the order as published
 
 
 def test_dropout_fits() -> None:

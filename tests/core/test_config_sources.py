@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_privacy_audit import AttackConfig, AuditConfig, ImageConfig, TrainingConfig
-from fl_privacy_audit.core.config import DefenceConfig, read_options
+from fl_privacy_audit.core.config import DefenceConfig
+from fl_privacy_audit.core.config_text import read_options
 from fl_privacy_audit.core.errors import ConfigError
 from tests.support.builders import QUICK
 

@@ -82,7 +82,7 @@ EXCHANGED: dict[str, Federation] = {
         fits=True,
     ),
     "batch norm with a last batch of one": Federation(
-        client=Client(images=(5, 5), size=2, steps=2),
+        client=Client(images=(5, 5), size=2, steps=3),
         model=batch_norm,
         told={"steps": None, "epochs": 1, "batch_size": 2},
         audit={"attacks": [QUICK]},

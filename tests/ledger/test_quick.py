@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from fl_privacy_audit.ledger.chain import unlinked
 from fl_privacy_audit.ledger.quick import quick_record
 from fl_privacy_audit.ledger.reading import FILE_NAME, Damage, decoded, read_lines
 from tests.support.big_ledger import write_big_ledger
@@ -59,11 +60,11 @@ REFUSES_LONG_INTEGERS = _refuses_long_integers()
 def _written() -> list[bytes]:
     with TemporaryDirectory() as place:
         data = (write_big_ledger(Path(place), 20) / FILE_NAME).read_bytes()
-    return data.splitlines()
+    return [unlinked(line) for line in data.splitlines()]
 
 
 LINES = _written()
-"""As they are written today."""
+"""As they are written today, without their hashes."""
 AUDITED = [LINES[1], LINES[5]]
 """Of an attacked record, and of one that was left out."""
 

@@ -8,8 +8,9 @@ import pytest
 
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.types import MeasuredEpsilon
 from fl_privacy_audit.ledger.ledger import read_ledger
-from fl_privacy_audit.ledger.records import ControlOutcome, Record, Scores
+from fl_privacy_audit.ledger.records import ControlOutcome, MeasurementRecord, Record, Scores
 from fl_privacy_audit.ledger.sinks import MlflowSink, TensorBoardSink, scalars
 from tests.support.builders import (
     audit_config,
@@ -42,6 +43,13 @@ def test_numbers_worth_a_curve() -> None:
         ("quality/server/accuracy", 0.5, 2)
     ]
     assert list(scalars(run_line())) == []
+    bounds = MeasuredEpsilon(
+        gauss=9.0, steinke=1.0, ceiling=2.0, canaries=64, rounds=3, delta=1e-5, confidence=0.95
+    )
+    measured = MeasurementRecord(
+        time="", run="r", round=3, records=32, of_a_round=bounds, over_rounds=bounds
+    )
+    assert list(scalars(measured)) == [("epsilon_measured", 9.0, 3)]
 
 
 class Collector:

@@ -19,7 +19,8 @@ from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.tables import read_table, write_table
 from fl_privacy_audit.lab.corpus import build_corpus
 from fl_privacy_audit.lab.manifest import read_corpus
-from fl_privacy_audit.ledger.ledger import Ledger, read_ledger
+from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger, read_ledger
+from fl_privacy_audit.ledger.verify import check_ledger
 from fl_privacy_audit.simulate.sweep.files import FINISHED
 from fl_privacy_audit.simulate.sweep.run import run_sweep
 from fl_privacy_audit.strategies import side_channel
@@ -64,7 +65,9 @@ def run(count: int, seed: int, kinds: Sequence[str] = ()) -> Tally:
                 process.join()
                 name = f"{kind}, seed {one}, after {len(acknowledged)}"
                 try:
+                    changed = _changed(place / "audit")
                     found = CHECKS[kind](place, acknowledged)
+                    found[UNREADABLE] = [*found.get(UNREADABLE, []), *changed]
                 except Exception as error:  # noqa: BLE001  # whatever it is, the promise is broken
                     found = {UNREADABLE: [repr(error)]}
             left = [path for path in place.rglob("*") if path.suffix in PRIVATE_KINDS]
@@ -158,8 +161,16 @@ def _check_ledger(place: Path, acknowledged: list[str]) -> Broken:
     return {
         LOST: [name for name in acknowledged if name not in found],
         DOUBLED: [name for name, times in found.items() if times > 1],
-        UNREADABLE: [f"damaged lines: {contents.damaged}"] if len(contents.damaged) > 1 else [],
+        UNREADABLE: [f"damaged lines: {contents.damaged}"] * (len(contents.damaged) > 1)
+        + _changed(place / "audit"),
     }
+
+
+def _changed(audit: Path) -> list[str]:
+    """What `verify` takes for a change of a ledger."""
+    if not (audit / FILE_NAME).exists() or not (audit / FILE_NAME).stat().st_size:
+        return []
+    return [f"verify: {problem}" for problem in check_ledger(audit).problems]
 
 
 def _check_client(place: Path, acknowledged: list[str]) -> Broken:

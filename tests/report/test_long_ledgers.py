@@ -105,7 +105,9 @@ def test_the_table_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> Non
     assert not any(line.startswith("Not shown") for line in whole)
 
 
-def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_ledger_is_read_once_and_its_end_for_the_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directories = write_sweep(tmp_path, SWEEP[:2])
     read: list[Path] = []
 
@@ -115,4 +117,4 @@ def test_every_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(reading, "open_plain", counted)
     summarise(directories)
-    assert read == [directory / "ledger.jsonl" for directory in directories]
+    assert read == [directory / "ledger.jsonl" for directory in directories] * 2

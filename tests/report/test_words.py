@@ -88,6 +88,12 @@ NOTHING_TO_DO = {
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
     "records lost", "more damaged lines", "run line missing", "records of no run", "captures removed",
     "captures wait", "captures under attack",
+    "ledger was changed",
+    # What `verify` found.
+    "no line has a hash", "no hash", "hash differs", "first lines missing", "head missing", "head differs",
+    "foreign end", "changed above", "lines without hashes", "torn line", "unfinished line",
+    "lines below the head", "goes on from another", "head not there", "report changed", "not a report",
+    "public report", "group left out", "withheld",
 }  # fmt: skip
 
 

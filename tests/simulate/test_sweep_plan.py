@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fl_privacy_audit.core.config import read_options
+from fl_privacy_audit.core.config_text import read_options
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.simulate.sweep.command import DEFAULT_PLAN
 from fl_privacy_audit.simulate.sweep.plan import plan_runs, read_plan

@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from fl_privacy_audit import read_ledger
 from fl_privacy_audit.audit import workers
-from fl_privacy_audit.audit.auditor import IN_THE_ROUND
+from fl_privacy_audit.audit.canary import IN_THE_ROUND
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.seeds import seed_everything
 from fl_privacy_audit.ledger.records import AuditRecord

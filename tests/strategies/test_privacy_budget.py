@@ -7,7 +7,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 
-from fl_privacy_audit.ledger import read_ledger
+from fl_privacy_audit.dp.run_check import STRATEGY, check_run, reported_epsilons
+from fl_privacy_audit.ledger import last_run, read_ledger
 from fl_privacy_audit.strategies import AuditedStrategy
 from fl_privacy_audit.strategies.stated import stated_by
 from tests.support.builders import real_auditor, tiny_net
@@ -55,6 +56,16 @@ def test_every_round_before_the_budget_is_spent_is_in_the_ledger(tmp_path: Path)
     assert releases >= 1
     assert rounds == [number for number in range(1, releases + 1) for _ in range(2)]
     # What the accountant counted is read, not typed.
+    run = last_run(ledger)
+    check = check_run(run)
+    assert check is not None
+    assert (check.mechanism, check.claimed, check.delta) == ("central-gaussian", 7.0, 1e-5)
+    assert run.run.claim_read["by"] == "DifferentialPrivacyServerSideFixedClipping"
+    spent = reported_epsilons(run)[STRATEGY]
+    assert [number for number, _ in spent] == [*range(1, releases + 1)]
+    assert spent[-1][1] == accountant.get_privacy_spent().epsilon
+    assert not check.flags
+    assert check.clients[0].cumulative.rdp == pytest.approx(spent[-1][1], rel=0.02)
     stated = stated_by([private], {}, released=True)
     assert stated.spent == accountant.get_privacy_spent().epsilon <= 7.0
     assert stated.delta == 1e-5

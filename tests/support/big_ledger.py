@@ -9,6 +9,8 @@ import numpy as np
 
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ControlKind
+from fl_privacy_audit.ledger.chain import START, hash_after, linked
+from fl_privacy_audit.ledger.head import kept_head, write_head
 from fl_privacy_audit.ledger.ledger import FILE_NAME, Ledger
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
@@ -49,8 +51,14 @@ def write_big_ledger(
     attacks = [{"name": name} for name in ATTACKS]
     line = run_line("long", attacks=attacks, controls=True, clients_per_round=DUE, claim=claim)
     Ledger(directory).append([line])
-    with (directory / FILE_NAME).open("a", encoding="ascii") as file:
-        file.writelines(_lines(records, np.random.default_rng(seed)))
+    path = directory / FILE_NAME
+    above = kept_head(path) or START
+    with path.open("ab") as file:
+        for record in _lines(records, np.random.default_rng(seed)):
+            text = linked(record.rstrip("\n"), above)
+            file.write(text)
+            above = hash_after(above, text)
+    write_head(path, above)
     return directory
 
 
@@ -108,6 +116,7 @@ def _scored() -> AuditRecord:
             kind=kind,
             status="scored",
             scores=_scores(),
+            ranks=[37.0],
             objective=0.8034037351608276,
             steps=300,
             stopped="finished",
@@ -122,6 +131,8 @@ def _scored() -> AuditRecord:
             attack=name,
             status="scored",
             scores=_scores(),
+            ranks=[1.0],
+            candidates=100,
             objective=0.04097231865924918,
             steps=300,
             stopped="finished",

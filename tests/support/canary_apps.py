@@ -117,6 +117,7 @@ def run(
     rounds: int = 3,
     nodes: int = 2,
     lr: float = 0.1,
+    net: Callable[[], torch.nn.Module] = open_net,
     **settings: Any,
 ) -> tuple[AuditRecord, ...]:
     config = audit_config(
@@ -130,11 +131,11 @@ def run(
         },
     )
     auditor = Auditor(
-        config, model=open_net(), client_app=app, run_config={"batch-size": 2, "given": "yes"}
+        config, model=net(), client_app=app, run_config={"batch-size": 2, "given": "yes"}
     )
     AuditedStrategy(strategy or fed_avg(), auditor=auditor).start(
         grid=InProcessGrid(app, nodes),
-        initial_arrays=ArrayRecord(open_net().state_dict()),
+        initial_arrays=ArrayRecord(net().state_dict()),
         num_rounds=rounds,
         train_config=ConfigRecord({"lr": lr}),
     )

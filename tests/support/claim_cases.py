@@ -121,6 +121,22 @@ RIGHT: dict[str, tuple[DpClaim, Observed]] = {
         change(CENTRAL, clipped_by="server"),
         Observed(update_norms={1: {"a": 3.0, "b": 2.0}}, complete=True),
     ),
+    "DP-SGD, everything as typed": (
+        DP_SGD,
+        Observed(
+            stated={"clipping_norm": 1.0, "delta": DELTA},
+            stated_by="a mod",
+            noise={"a": 1.0, "b": 1.0},
+            rates={"a": 0.064},
+            records={"a": 1000, "b": 999},
+            batch_size=64,
+            parameters=62_006,
+        ),
+    ),
+    "DP-SGD, records exchanged: their number is no secret": (
+        change(DP_SGD, neighbours="replace-one", epsilon=22.2),
+        Observed(records={"a": 1024}, batch_size=64),
+    ),
     "central DP, clients by coins": (
         change(CENTRAL, sampling="poisson", epsilon=5.0),  # dp-accounting PLD: 4.98
         Observed(update_norms={1: {"a": 0.1}, 2: {}}, complete=True),
@@ -136,6 +152,36 @@ WRONG: dict[str, tuple[DpClaim, Observed, set[str]]] = {
         DP_SGD,
         Observed(measured={"a": [SHOWN]}),
         {"measured-above-claim"},
+    ),
+    "less noise than was typed": (
+        CENTRAL,
+        Observed(stated={"noise_multiplier": 0.5}, stated_by="the strategy"),
+        {"typed-claim-differs"},
+    ),
+    "more clipping than was typed": (
+        CENTRAL,
+        Observed(stated={"clipping_norm": 0.05}, stated_by="the strategy"),
+        {"typed-claim-differs"},
+    ),
+    "an accountant that was told less noise": (
+        DP_SGD,
+        Observed(noise={"a": 1.0, "b": 0.5}),
+        {"typed-claim-differs", "unequal-noise"},
+    ),
+    "an accountant that was told another rate": (
+        DP_SGD,
+        Observed(rates={"a": 0.064, "b": 0.2}),
+        {"typed-claim-differs"},
+    ),
+    "one record less, and another divisor": (
+        DP_SGD,
+        Observed(records={"a": 1024}, batch_size=64, parameters=62_006),
+        {"noise-tells-size"},
+    ),
+    "one record less, and another divisor, of a model of unknown size": (
+        DP_SGD,
+        Observed(records={"a": 1024}, batch_size=64),
+        {"noise-tells-size"},
     ),
     "one record in ten": (
         change(DP_SGD, delta=0.1, epsilon=None),

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from fl_privacy_audit.core.config import read_options
+from fl_privacy_audit.core.config_text import read_options
 from fl_privacy_audit.core.errors import ConfigError
 
 Value = int | float | str | bool

@@ -14,10 +14,21 @@ from fl_privacy_audit.report.agreement import agreement
 from fl_privacy_audit.report.annex import WORDING as ANNEX_WORDING
 from fl_privacy_audit.report.annex import annex
 from fl_privacy_audit.report.attackers import attackers
-from fl_privacy_audit.report.conditions import attack_notes, budget, gaps, origins, software, tried
+from fl_privacy_audit.report.conditions import (
+    attack_notes,
+    budget,
+    gaps,
+    origins,
+    retest,
+    software,
+    testers,
+    tried,
+)
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
+from fl_privacy_audit.report.identified import identified_texts
 from fl_privacy_audit.report.lines import headline, lines_of, views
+from fl_privacy_audit.report.seal import sealed, unsealed
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import AuditSummary
 from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST
@@ -30,7 +41,7 @@ from .plots_series import draw_corridor, draw_rounds
 def render_html(summary: AuditSummary, *, pictures: bool = True) -> str:
     """The report as one HTML document, with `pictures` where they were kept."""
     template = _environment().get_template("report.html")
-    return template.render(context(summary, pictures=pictures))
+    return "".join(sealed([template.render(context(summary, pictures=pictures))]))
 
 
 def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
@@ -65,6 +76,9 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "annex_wording": ANNEX_WORDING,
         "origins": origins(summary),
         "software": software(summary),
+        "testers": testers(summary),
+        "retest": retest(summary),
+        "seal": unsealed([setting.head for setting in summary.settings]),
         "notes": list(dict.fromkeys(map(say, summary.comparison.notes))),
         "words": words,
         "background": background,
@@ -81,6 +95,7 @@ def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
         "heading": heading,
         "attacker": attacker,
         "lines": lines,
+        "identified": identified_texts(summary, view),
         "headline": headline(lines),
         "tried": tried(summary, view),
         "agreement": agreement(summary, view),

@@ -1,7 +1,8 @@
 """The plots of one run each: leakage over rounds, and theory beside practice."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -36,7 +37,7 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
     """One panel a setting: the attack and the bands of its controls over rounds."""
     name = summary.primary or ""
     panels = [
-        (number, setting, word, finite)
+        (number, setting, word, _rounds(finite, name))
         for number, setting, word, records in judged(summary, view)
         if (finite := [r for r in records if drawable(r.scores[name])])
     ]
@@ -44,8 +45,8 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
         return None
     metric, info = title_of(name), METRICS[name]
     alt = f"{metric} by round, {view} view. " + " ".join(
-        f"{number}, {setting.setting}: " + ", ".join(_round_words(records, name)) + "."
-        for number, setting, _, records in panels
+        f"{number}, {setting.setting}: " + ", ".join(_round_words(rounds, name)) + "."
+        for number, setting, _, rounds in panels
     )
     with matplotlib.rc_context(style()):
         height = math.ceil(len(panels) / _COLUMNS)
@@ -54,8 +55,8 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
         grid = figure.subplots(height, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
-        for axes, (number, setting, word, records) in zip(grid.flat, panels, strict=False):
-            _panel(axes, records, name, COLOURS[word])
+        for axes, (number, setting, word, rounds) in zip(grid.flat, panels, strict=False):
+            _panel(axes, rounds, COLOURS[word])
             axes.set_title(f"{number}  {short(setting.setting, 22)}", fontsize=8, loc="left", pad=3)
         for axes in grid.flat[max(0, len(panels) - columns) : len(panels)]:
             # The last of each column, where the last row is short.
@@ -75,38 +76,35 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
         return finish(figure, name=f"rounds-{view}", alt=alt, caption=caption)
 
 
-Read = Callable[[RecordScores, str], float | None]
+Rounds = dict[int, list[float]]
+"""Server round -> the values of its records."""
 
 
-def _null(record: RecordScores, name: str) -> float | None:
-    """The null control of this record that scores best."""
-    nulls = record.nulls(name)
-    return METRICS[name].worst(nulls) if nulls else None
+@dataclass(frozen=True)
+class _Series:
+    null: Rounds  # the null control of each record that scores best
+    copy: Rounds  # the undefended copy
+    own: Rounds  # the attack
 
 
-def _copy(record: RecordScores, name: str) -> float | None:
-    return record.control("undefended", name)
+def _rounds(records: Sequence[RecordScores], name: str) -> _Series:
+    series = _Series({}, {}, {})
+    worst = METRICS[name].worst
+    for record in sorted(records, key=lambda record: record.round):
+        for rounds, value in (
+            (series.null, worst(record.nulls(name))),
+            (series.copy, record.control("undefended", name)),
+            (series.own, record.scores.get(name)),
+        ):
+            if value is not None and drawable(value):
+                rounds.setdefault(record.round, []).append(value)
+    return series
 
 
-def _own(record: RecordScores, name: str) -> float | None:
-    return record.scores.get(name)
-
-
-def _by_round(
-    records: Sequence[RecordScores], name: str, read: Read
-) -> list[tuple[int, list[float]]]:
-    found: dict[int, list[float]] = {}
-    for record in records:
-        value = read(record, name)
-        if value is not None and drawable(value):
-            found.setdefault(record.round, []).append(value)
-    return sorted(found.items())
-
-
-def _round_words(records: Sequence[RecordScores], name: str) -> list[str]:
-    nulls = dict(_by_round(records, name, _null))
+def _round_words(series: _Series, name: str) -> list[str]:
+    nulls = series.null
     words = []
-    for number, values in _by_round(records, name, _own):
+    for number, values in series.own.items():
         text = f"round {number} {score_text(name, float(np.mean(values)))}"
         if number in nulls:
             text += f" (null {score_text(name, float(np.mean(nulls[number])))})"
@@ -114,19 +112,17 @@ def _round_words(records: Sequence[RecordScores], name: str) -> list[str]:
     return words
 
 
-def _panel(axes: Axes, records: Sequence[RecordScores], name: str, colour: str) -> None:
-    series: tuple[tuple[Read, str, str, str], ...] = (
-        (_null, NULL, "--", "null control"),
-        (_copy, POSITIVE, ":", "undefended copy"),
-        (_own, INK, "-", "attack"),
-    )
-    for read, tint, line, label in series:
-        rounds = _by_round(records, name, read)
-        at = [number for number, _ in rounds]
-        if read is not _own:
-            lows, highs = [min(v) for _, v in rounds], [max(v) for _, v in rounds]
-            axes.fill_between(at, lows, highs, color=tint, alpha=0.2, lw=0)
-        means = [float(np.mean(v)) for _, v in rounds]
+def _panel(axes: Axes, series: _Series, colour: str) -> None:
+    for rounds, tint, line, label in (
+        (series.null, NULL, "--", "null control"),
+        (series.copy, POSITIVE, ":", "undefended copy"),
+        (series.own, INK, "-", "attack"),
+    ):
+        at = [*rounds]
+        if rounds is not series.own:
+            lows, highs = map(min, rounds.values()), map(max, rounds.values())
+            axes.fill_between(at, [*lows], [*highs], color=tint, alpha=0.2, lw=0)
+        means = [float(np.mean(values)) for values in rounds.values()]
         axes.plot(
             at,
             means,

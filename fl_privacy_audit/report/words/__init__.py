@@ -12,6 +12,11 @@ LOWER_BOUND: Final = (
     "attacks it did not try."
 )
 
+IDENTIFIED: Final = (
+    "Identified: how often, among true images of the run, the one that a reconstruction is most like is its own "
+    "(correlation of pixels)."
+)
+
 SYMBOLS: Final[Mapping[Word, str]] = {
     "leaked": "▲",
     "inconclusive": "◆",
@@ -28,6 +33,7 @@ LEADS: Final[Mapping[Word, str]] = {
 }
 
 CAUSES: Final[Mapping[str, tuple[str, str]]] = {
+    "smoke run": ("a smoke run", 'audit with `profile = "standard"`'),
     "too few batches": (
         "too few batches",
         "audit more rounds (`every`) or more clients (`clients_per_round`)",
@@ -109,6 +115,7 @@ STEPS: Final[Mapping[str, str]] = {
     **first.STEPS,
     **canaries.STEPS,
     **descriptions.STEPS,
+    "too few pictures": "keep them (`keep_pictures = true`), and attack more clients or rounds",
 }
 """Code of another verdict or of a cause -> what to do."""
 
@@ -180,6 +187,7 @@ REASONS: Final[Mapping[str, str]] = {
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
     ),
+    "too few pictures": "{pictures} pictures were kept, and {needed} are needed",
     "different counts": "settings have different numbers of scored records; compare counts first",
     "damaged line": "{path}: line {line} is damaged ({problem})",
     "more damaged lines": "{path}: {lines} more lines are damaged",
@@ -191,6 +199,48 @@ REASONS: Final[Mapping[str, str]] = {
         "the audit log was gone, replaced or rotated while the run went on; this file begins in the "
         "middle of it"
     ),
+    "ledger was changed": (
+        "lines of the audit log were gone or changed when the run went on below them; `verify` names them"
+    ),
+    "no line has a hash": (
+        "no line has a hash: it was written by an earlier version, and nothing can be shown of it"
+    ),
+    "no hash": "line {line} has no hash, though lines above it have: no audit wrote it there",
+    "hash differs": (
+        "line {above} or line {line} was changed, or lines were removed, added, repeated or moved there"
+    ),
+    "first lines missing": "line 1 is not the first that was written, or was changed",
+    "head missing": "{file} is missing, so that nobody can tell whether the last lines are",
+    "head differs": (
+        "line {line}, the last, is not the last that was written, or it or the kept head was changed"
+    ),
+    "foreign end": "line {line} has no end, and is not how a line of this log begins",
+    "changed above": (
+        "line {line} says that lines above it were gone or changed when it was written"
+    ),
+    "lines without hashes": (
+        "lines 1 to {line} have no hash, for an earlier version wrote them: changes of before the next "
+        "line was written do not show"
+    ),
+    "torn line": "line {line} was cut short: the audit was killed while it wrote it",
+    "unfinished line": "line {line} was cut short by a kill, or is being written; it is not counted",
+    "lines below the head": (
+        "{lines} lines were written since the head was last kept: the audit was killed then, or is writing"
+    ),
+    "goes on from another": (
+        "it goes on from another file, which was gone, replaced or rotated while the run went on; the "
+        "head of that is {head}"
+    ),
+    "head not there": "no line has the head {head}",
+    "report changed": "the report was changed after it was written",
+    "not a report": "it is no report that carries a hash: an earlier version wrote it, or nobody here",
+    "smoke run": "a smoke run shows whether the audit works, and gives no verdict",
+    "public report": (
+        "this is for the public: names of settings, clients, machines and files, records, images and "
+        "pictures are withheld, and groups of fewer than {fewest} records are left out and counted nowhere"
+    ),
+    "group left out": "fewer than {fewest} records, which a public report leaves out",
+    "withheld": "withheld",
     "records lost": "{records} could not be written, for want of space say",
     "captures wait": (
         "{captures} in the spool, not attacked yet: run `fl-privacy-audit attack {directory} --model "

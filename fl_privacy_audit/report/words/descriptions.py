@@ -3,11 +3,16 @@
 from collections.abc import Mapping
 from typing import Final
 
+_FIRST_ROUND = (
+    "if clients put in parameters of their own, audit the first round alone, in which they train "
+    "what they were sent: `every` as large as there are rounds, and `clients_per_round = 5` at least"
+)
 STEPS: Final[Mapping[str, str]] = {
     # What does not fit the description.
-    "tensors differ": (
-        "if clients put in parameters of their own, audit the first round alone, in which they train "
-        "what they were sent: `every` as large as there are rounds, and `clients_per_round = 5` at least"
+    "tensors differ": _FIRST_ROUND,
+    "chance hides the fit": (
+        "publish every batch as it goes into the model, so that its order is known, and check `training` "
+        f"and `defence`; {_FIRST_ROUND}"
     ),
 }
 """Code -> what to do."""
@@ -22,6 +27,10 @@ REASONS: Final[Mapping[str, str]] = {
     "inputs not normalised": "it would fit if the client did not normalise its images",
     "pixels published as normalised": (
         "it would fit if the published images were normalised already"
+    ),
+    "chance hides the fit": (
+        "what clients draw by chance, the order of their batches say, moves their updates so far that "
+        "another training would fit as well"
     ),
     "no time to explain": (
         "there was no time left to look for what would explain it (cosine {cosine})"

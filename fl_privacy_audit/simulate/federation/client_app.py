@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from torch import Tensor
 
-from fl_privacy_audit.core.config import read_options
+from fl_privacy_audit.core.config_text import read_options
 from fl_privacy_audit.defences import DEFENCES, Soteria, defend_weights, make_defence
 from fl_privacy_audit.strategies import (
     audit_mod,

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import (
 )
 
 from fl_privacy_audit import Auditor
-from fl_privacy_audit.core.config import read_options
+from fl_privacy_audit.core.config_text import read_options
 from fl_privacy_audit.strategies import AuditedStrategy
 
 from .config import FederationConfig

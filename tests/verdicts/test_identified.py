@@ -1,0 +1,61 @@
+"""Ranks in records become a count with an interval, beside chance, in every output."""
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from fl_privacy_audit.cli import cli
+from fl_privacy_audit.ledger.export import records_table
+from fl_privacy_audit.ledger.records import ControlOutcome
+from fl_privacy_audit.report.html import render_html
+from fl_privacy_audit.report.markdown import render_markdown
+from fl_privacy_audit.report.summary import summarise
+from fl_privacy_audit.verdicts.compare import compare
+from tests.support.builders import audit_line, outcome, run_line, write_ledger
+
+
+def ledger(folder: Path) -> Path:
+    null = ControlOutcome(kind="noise", status="scored", ranks=[4.0, 1.0])
+    lines = [
+        audit_line(
+            outcome({"psnr": 20.0}, ranks=[1.0, rank], candidates=number, controls=[null]),
+            round=number,
+        )
+        for number, rank in ((4, 1.0), (5, 1.0), (8, 3.5))
+    ]
+    return write_ledger(folder, [run_line("open"), *lines])
+
+
+def test_ranks_are_counted_and_told_everywhere(tmp_path: Path) -> None:
+    folder = ledger(tmp_path)
+    (row,) = compare([folder]).rows
+    found = row.identified
+    assert found is not None
+    assert (found.images, found.first, found.null_images, found.null_first) == (6, 5, 6, 3)
+    assert abs(found.by_chance - (2 / 4 + 2 / 5 + 2 / 8)) < 1e-12
+    low, high = found.interval
+    assert (round(low, 3), round(high, 3)) == (0.359, 0.996)  # Clopper and Pearson, 5 of 6
+    text = str(found)
+    assert text == (
+        "5 of 6 true images picked out first among 4 to 8 (36% to 100%; by chance 1.1, for a null "
+        "control 3 of 6)"
+    )
+    run = CliRunner().invoke
+    assert text in " ".join(run(cli, ["show", str(folder)]).output.split())
+    compared = run(cli, ["compare", str(folder), "--format", "md"]).output
+    assert "| 5 of 6 |" in compared and text in compared
+    summary = summarise([folder])
+    assert text in render_html(summary, pictures=False)
+    assert text in render_markdown(summary)
+    rows = [r for r in records_table(folder) if r["metric"] == "rank"]
+    assert [(r["control"], r["mean"], r["worst"], r["candidates"]) for r in rows[-2:]] == [
+        (None, 2.25, 1.0, 8),
+        ("noise", 2.5, 1.0, 8),
+    ]
+
+
+def test_without_ranks_nothing_is_said(tmp_path: Path) -> None:
+    folder = write_ledger(tmp_path, [run_line("open"), audit_line(outcome({"psnr": 20.0}))])
+    assert compare([folder]).rows[0].identified is None
+    assert "dentified" not in CliRunner().invoke(cli, ["show", str(folder)]).output
+    assert "picked out" not in render_html(summarise([folder]), pictures=False)
