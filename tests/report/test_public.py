@@ -1,6 +1,7 @@
 """A public report and table: whatever a run holds, no text of it comes out."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -206,6 +207,14 @@ def test_no_group_below_five_is_told(tmp_path: Path) -> None:
     (setting,) = content["settings"]
     assert [one["attack"] for one in setting["attacks"]] == ["dlg"]
     assert setting["attacks"][0]["failed"] == []
+
+
+def test_a_round_of_five_is_told_without_its_worst_record(tmp_path: Path) -> None:
+    setting = replace(SWEEP[0], rounds=1, clients=5)
+    found = public(summarise([write_setting(tmp_path, setting)])).settings[0].series
+    assert {point.view for point in found} == {"server"}  # the release is one record
+    assert all(point.records == 5 and math.isnan(point.worst) for point in found)
+    assert {point.attack for point in found} == {"swept_inversion"}
 
 
 @pytest.mark.parametrize(
