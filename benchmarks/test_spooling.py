@@ -1,6 +1,13 @@
-"""What an audit by a worker costs a round: two due updates of 44 MB go into the spool."""
+"""What an audit by a worker costs: a round, the memory of the server, and scheduling on Ray.
 
+``pytest benchmarks/test_spooling.py --benchmark-only``
+"""
+
+import multiprocessing
+import resource
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +17,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torchvision.models import resnet18
 
 from fl_privacy_audit import AuditConfig, Auditor, Client, ClientReply, ImageConfig
+from fl_privacy_audit.core.jobs import each_done
+from fl_privacy_audit.core.ray_jobs import RayJobs
 from fl_privacy_audit.strategies.capture import decoder
 
 
@@ -51,3 +60,81 @@ def test_round_with_two_due_updates(
     benchmark.extra_info["clock"] = clock
     benchmark.pedantic(lambda: auditor.audit_round(next(rounds), replies), rounds=5)
     auditor.finish()
+
+
+def peak_of(clients: int) -> tuple[float, float, int, int]:
+    """Peak of memory before and after a round of so many due clients, in MB; attacked, and spool full."""
+    model = resnet18(num_classes=100)
+    sent, returned = (ArrayRecord(resnet18(num_classes=100).state_dict()) for _ in range(2))
+    replies = [
+        ClientReply(
+            client=Client(number), sent=decoder(sent), returned=decoder(returned), num_examples=1
+        )
+        for number in range(clients)
+    ]
+    with tempfile.TemporaryDirectory() as made:
+        config = AuditConfig(
+            image=ImageConfig(shape=(3, 32, 32), mean=(0.0,) * 3, std=(1.0,) * 3),
+            directory=Path(made),
+            clients_per_round=None,
+            spool_bytes=2 * 10**9,
+            at_end="leave",
+        )
+        auditor = Auditor(config, model=model)
+        auditor.audit_round(1, replies[:2])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        records = auditor.audit_round(2, replies)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        auditor.finish(wait=False)
+    full = sum(r.reason is not None and r.reason.code == "spool full" for r in records)
+    return before, after, clients - len(records), full
+
+
+@pytest.mark.parametrize("clients", [10, 100, 1000])
+def test_memory_of_due_clients(benchmark: BenchmarkFixture, clients: int) -> None:
+    """Clients of 44 MB through a spool of 2 GB: what does not fit is recorded, and none stays in memory."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+        made = benchmark.pedantic(lambda: alone.submit(peak_of, clients).result(), rounds=1)
+    before, after, captured, full = made
+    benchmark.extra_info |= {"peak before": before, "peak after": after}
+    benchmark.extra_info |= {"captured": captured, "spool full": full}
+    assert captured + full == clients
+    assert after - before < 100, "two updates are 90 MB"
+
+
+SECONDS = 1.0
+"""Of a simulated attack."""
+
+
+def simulated(shared: bytes, seconds: float) -> float:
+    """An attack that takes its time and no processor."""
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.mark.parametrize("workers", [1, 2, 64])
+def test_throughput_on_ray(benchmark: BenchmarkFixture, workers: int) -> None:
+    """Attacks of fixed length on a cluster of so many workers, and what is left over for each of them."""
+    import ray
+
+    ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    try:
+        count = max(4, 4 * workers)
+
+        def attack(seconds: float, number: int) -> None:
+            jobs: RayJobs[float, float] = RayJobs(simulated, shared=bytes(10**6), address=None)
+            assert all(done.error is None for done in each_done(jobs, [seconds] * number))
+
+        attack(SECONDS, workers)  # starts the processes
+        benchmark.pedantic(lambda: attack(SECONDS, count), rounds=3)
+        took = benchmark.stats.stats.min  # type: ignore[union-attr]
+        began = time.perf_counter()
+        attack(0.0, 10 * count)
+        benchmark.extra_info |= {
+            "attacks": count,
+            "attacks a second": count / took,
+            "share of the ideal": count * SECONDS / workers / took,
+            "milliseconds to schedule one": 1e3 * (time.perf_counter() - began) / (10 * count),
+        }
+    finally:
+        ray.shutdown()

@@ -38,7 +38,7 @@ class _Lazy(click.Group):
             "Train machine annotators, or let them judge a corpus.",
         ),
         "attack": (
-            "fl_privacy_audit.audit.command",
+            "fl_privacy_audit.strategies.attack_command",
             "attack_command",
             "Attack what an audit has left in its spool.",
         ),

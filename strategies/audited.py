@@ -22,10 +22,12 @@ from fl_privacy_audit.dp.run_check import SPENT
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
-from .canary_replay import Replay, copy_message
+from .canary_replay import Replay
 from .capture import capture, copy_record, decoder, release, snapshot
 from .claims_read import read_claim, spent_by
 from .flower_log import through_flower
+from .messages import copy_message
+from .named_app import NamedApp
 from .wrapper import Wrapper, repeatable
 
 log = logging.getLogger("fl_privacy_audit")
@@ -67,6 +69,7 @@ class AuditedStrategy(Wrapper, Strategy):
                 "flwr.server.strategy, Flower's legacy API, go into AuditedLegacyStrategy"
             )
         super().__init__(strategy, auditor)
+        auditor.elsewhere = NamedApp.of(auditor)
 
     def summary(self) -> None:
         """Log what is audited, then the wrapped strategy's own summary."""

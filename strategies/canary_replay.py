@@ -5,17 +5,16 @@ client of the round was sent.
 """
 
 import contextlib
-import copy
-import secrets
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fl_privacy_audit.audit import Auditor, ClientReply
-from fl_privacy_audit.audit.canary import Canary
+from fl_privacy_audit.audit.schedule import Canary, Errand
 from fl_privacy_audit.core.process_state import process_state_kept
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_everything
@@ -23,9 +22,7 @@ from fl_privacy_audit.core.types import Client
 
 from .canary_images import MARK, holding
 from .capture import Instructions, Reading, read_content
-
-NODE: Final = 2
-"""Id of the node of a replay: those of real nodes are large and random, and 1 is the SuperLink's."""
+from .messages import NODE, arrays_of, copy_message, stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +67,27 @@ class Replay:
             # What was trained on is not known, and may be images of whoever owns this machine.
             return ClientReply(client=Client(node), status="failed", reason=truth)
         return replace(read, truth=lambda: truth, no_truth=None)
+
+    def errand(self, number: int) -> Errand | None:
+        """See `fl_privacy_audit.audit.schedule.Replayer`."""
+        message = self.sent[(number - 1) % len(self.sent)]
+        records = {key: stated(record) for key, record in message.content.items()}
+        settings = {
+            "run_config": dict(self.run_config),
+            "clients": self.clients,
+            "key": self.reading.key,
+            "run": message.metadata.run_id,
+            "group": message.metadata.group_id,
+            "type": message.metadata.message_type,
+            "records": records,
+        }
+        try:
+            if json.loads(json.dumps(settings)) != settings:
+                return None  # a name that is no text, or a number that is none
+        except (TypeError, ValueError):
+            return None
+        arrays = {key: arrays_of(record) for key, record in message.content.array_records.items()}
+        return Errand(settings=settings, arrays=arrays)
 
     def _context(self, message: Message, canary: Canary, mark: str) -> Context:
         """Of one more client than there are: its partition is none of theirs."""
@@ -118,20 +136,3 @@ def in_some_run() -> Iterator[None]:
     finally:
         for name in missing:
             setattr(TaskIdentity, f"_{name}", None)
-
-
-def copy_message(message: Message) -> Message:
-    """A message that shares nothing with another but the bytes of arrays, to a node that is nobody's."""
-    content = RecordDict()
-    for key, record in message.content.items():
-        if isinstance(record, ArrayRecord):
-            content[key] = ArrayRecord(dict(record))
-        elif isinstance(record, ConfigRecord):
-            content[key] = ConfigRecord(copy.deepcopy(dict(record)))
-        elif isinstance(record, MetricRecord):
-            content[key] = MetricRecord(copy.deepcopy(dict(record)))
-    sent = message.metadata
-    copied = Message(content, NODE, sent.message_type, group_id=sent.group_id)
-    # As Flower's own grids do.
-    copied.metadata.__dict__ |= {"_message_id": secrets.token_hex(16), "_run_id": sent.run_id}
-    return copied

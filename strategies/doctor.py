@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from fl_privacy_audit.audit import Auditor
@@ -13,6 +14,7 @@ from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.later import Later
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import LocalTraining, Observation
+from fl_privacy_audit.ledger.spools import spools, waiting
 from fl_privacy_audit.verdicts.verdict import FEWEST
 
 from .app_source import AppSource
@@ -93,7 +95,14 @@ def examine(
         findings += [batches, _truth(auditor, app)]
     if "canary" in auditor.config.views:
         findings.append(_canaries(auditor, plan, replay=replay))
-    return findings
+    return [*findings, *_spooled(auditor.config.directory)]
+
+
+def _spooled(directory: Path) -> Iterator[Finding]:
+    """Captures of earlier runs in the audit's directory."""
+    for folder in spools(directory):
+        if (left := waiting(directory, folder.name)) is not None:
+            yield Finding(about="spool", state="unknown", reason=left)
 
 
 def _model(rehearsal: Rehearsal) -> Iterator[Finding]:
@@ -286,8 +295,8 @@ def _canaries(auditor: Auditor, plan: Plan, *, replay: bool) -> Finding:
     started = time.monotonic()
     with in_some_run():
         made = rehearsal(auditor)
-        plan_ = canaries.plan(1, [], made, started + config.seconds_per_round, replays=1)
-    (slot,) = plan_.slots
+        planned = canaries.plan(1, [], made, started + config.seconds_per_round, replays=1)
+        (slot,) = canaries.all_made(planned).slots
     if slot.reason is not None:
         # What the server will send is not known here, and an app may need it.
         lacks_something = slot.reason.figures.get("type") == "KeyError"

@@ -10,8 +10,7 @@ from typing import Any, Final
 import torch
 
 from fl_privacy_audit.audit import Auditor
-from fl_privacy_audit.audit.canary import Canary, Replayer
-from fl_privacy_audit.audit.schedule import Slot
+from fl_privacy_audit.audit.schedule import Canary, Replayer, Slot
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.reasons import Reason

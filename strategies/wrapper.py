@@ -9,7 +9,7 @@ from typing import Any, Literal
 from flwr.app import ArrayRecord
 
 from fl_privacy_audit.audit import Auditor, ClientReply, Release
-from fl_privacy_audit.audit.canary import Replayer
+from fl_privacy_audit.audit.schedule import Replayer
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.files import remove_drafts
 from fl_privacy_audit.core.private_folders import remove_leftovers

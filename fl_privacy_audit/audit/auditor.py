@@ -40,14 +40,22 @@ from fl_privacy_audit.ledger.spools import spools
 
 from .attacker import Progress
 from .backlog import NO_WORKER, Backlog, make_workers
-from .canary import Canaries, Replayer
 from .capture import Capture, captured
 from .capture_auditor import CaptureAuditor, not_attacked
 from .handover import Handover
 from .rehearsal import Rehearsal, rehearse
-from .schedule import ClientReply, Release, Slot, is_due, schedule
-from .scoring import worst_record
+from .schedule import (
+    ClientReply,
+    Elsewhere,
+    Release,
+    Replayer,
+    Slot,
+    ViewPlan,
+    is_due,
+    schedule,
+)
 from .targets import Observer
+from .telling import log_round
 
 log = logging.getLogger("fl_privacy_audit")
 
@@ -125,9 +133,8 @@ class Auditor:
             on_progress=on_progress,
         )
         self._guard = self._work.guard
-        self.canaries = Canaries(
-            config=config, guard=self._guard, classes=self._work.observer.count_classes
-        )
+        self.canaries = self._work.canaries
+        self.elsewhere: Elsewhere | None = None
         self._handover = Handover(model=self._model, forward=forward, loss=loss, attacks=attacks)
         self._on_progress = on_progress
         self._inline = config.executor == "inline" or config.fail_fast
@@ -239,7 +246,8 @@ class Auditor:
         plans = schedule(self.config, server_round, replies, release)
         if "canary" in self.config.views:
             until = started + self.config.seconds_per_round
-            plans.append(self.canaries.plan(server_round, replies, replay, until))
+            plan = self.canaries.plan(server_round, replies, replay, until)
+            plans.append(self._where_made(plan))
         slots = [slot for plan in plans for slot in plan.slots]
         first, *others = ([slot for slot in plan.slots if slot.reason] for plan in plans)
         records = {id(slot): self._skip(slot) for slot in first}
@@ -253,10 +261,18 @@ class Auditor:
         if len(made) < len(slots):
             log.info("audit round %d: %d captured", server_round, len(slots) - len(made))
         else:
-            self._log_round(server_round, made, time.monotonic() - started)
+            log_round(server_round, made, time.monotonic() - started)
         while self._backlog is not None and self._backlog.collect():
             pass
         return made
+
+    def _where_made(self, plan: ViewPlan) -> ViewPlan:
+        """Replays are made where attacks run; here and now if no other process could make them."""
+        if not plan.replays or self._open_backlog() is None:
+            return plan
+        if self.elsewhere is not None and plan.replays[0].errand(1) is not None:
+            return plan
+        return self.canaries.made_in_the_round(plan)
 
     def _spool(
         self, capture: Capture, slots: Sequence[Slot], records: dict[int, AuditRecord]
@@ -316,11 +332,12 @@ class Auditor:
         if self._inline or self._backlog is not None:
             return self._backlog
         try:
-            workers = make_workers(self.config, self._handover.packed())
+            handover = replace(self._handover, elsewhere=self.elsewhere)
+            workers = make_workers(self.config, handover.packed())
         except Exception as error:  # noqa: BLE001 - of the user's objects, or of Ray
             self._go_inline(message_of(error))
             return None
-        self._backlog = Backlog(workers, self._handover, self._record, self._work)
+        self._backlog = Backlog(workers, handover, self._record, self._work)
         weakref.finalize(self, self._backlog.close)
         try:
             left = self._backlog.take_up(self.ledger.directory)
@@ -339,7 +356,7 @@ class Auditor:
         """Write down what a worker made of a capture."""
         self._write(*records)
         seconds = sum(outcome.seconds for record in records for outcome in record.attacks)
-        self._log_round(records[0].round, records, seconds)
+        log_round(records[0].round, records, seconds)
 
     def _skip(self, slot: Slot) -> AuditRecord:
         assert slot.reason is not None
@@ -377,16 +394,3 @@ class Auditor:
             if isinstance(broken, Exception):
                 what = "privacy audit: %s could not take a record: %s"
                 log.error(what, name, message_of(broken), exc_info=broken)
-
-    def _log_round(self, server_round: int, records: Sequence[AuditRecord], seconds: float) -> None:
-        attacked = [record for record in records if record.reason is None]
-        why_not = dict.fromkeys(record.reason.code for record in records if record.reason)
-        log.info(
-            "audit round %d: attacked %s (%d of %d); %s; %.1f s",
-            server_round,
-            ", ".join(record.client for record in attacked[:10]) or "none",
-            len(attacked),
-            len(records),
-            worst_record(attacked) if attacked else ", ".join(why_not),
-            seconds,
-        )

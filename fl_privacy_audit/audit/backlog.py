@@ -236,7 +236,7 @@ class Backlog:
                 lines = file.read().splitlines()
             read = [RECORD.validate_json(line) for line in lines]
             return [record for record in read if isinstance(record, AuditRecord)]
-        capture = read_capture(task.capture)
+        capture = read_capture(task.capture, self._handed.elsewhere)
         if self.broken is not None and task.run == self._inline.run:
             if not self._told:
                 log.warning(NO_WORKER, self.broken.figures.get("message", self.broken.code))

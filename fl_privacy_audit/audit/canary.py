@@ -4,11 +4,13 @@ Which images, how many and until when is decided here; the replay itself is Flow
 `fl_privacy_audit.strategies.canary_replay`. Its reply is audited as any client's, in a view of its own.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,37 +27,22 @@ from fl_privacy_audit.core.pictures import open_picture
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.tables import read_table
-from fl_privacy_audit.core.types import Client, ImageSpec, Truth
+from fl_privacy_audit.core.types import Client, Truth
 
-from .schedule import ClientReply, Slot, ViewPlan, is_due
+from .schedule import Canary, ClientReply, Replayer, Slot, ViewPlan, is_due
+
+log = logging.getLogger("fl_privacy_audit")
 
 LABELS = "labels.csv"
 MOST_IMAGES = 256
 """Canaries of one replay where nobody says how many; more than any attack rebuilds."""
+IN_THE_ROUND: Final = (
+    "privacy audit: no other process can find the clients' app, or be told its settings, so it is "
+    "replayed in the round: give it as an object that its module has a name for"
+)
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff")
 MODES = {1: "L", 3: "RGB"}
 """Channels of an image -> how Pillow calls them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Canary:
-    """One replay that is to be made.
-
-    Attributes:
-        number: Of the replay in its round, from 1.
-        seed: Seed for whatever the app draws.
-        images: What the replayed client holds.
-        spec: Shape and normalisation of the images.
-    """
-
-    number: int
-    seed: int
-    images: Truth
-    spec: ImageSpec
-
-
-Replayer = Callable[[Canary], ClientReply]
-"""Lets the app train on canaries. The truth of its reply is what was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +59,7 @@ class Canaries:
     guard: Guard
     classes: Callable[[], int]
     _took: list[float] = field(default_factory=lambda: [0.0])
+    _told: list[str] = field(default_factory=list)
 
     def plan(
         self,
@@ -82,43 +70,66 @@ class Canaries:
         *,
         replays: int | None = None,
     ) -> ViewPlan:
-        """The replays of a round, made, as a view to attack.
+        """The replays of a round, still to be made, as a view to attack.
 
         Args:
             server_round: From 1.
             replies: Of the real clients, who say how many images they have.
             replay: Makes one; None where there is no app, or nothing was sent to anybody.
-            deadline: For replays and attacks, by `time.monotonic`. Replays get half of the time.
+            deadline: For replays and attacks, by `time.monotonic`.
             replays: How many; by default as the settings say.
         """
-        now = time.monotonic()
-        until = now + max(deadline - now, 0.0) / 2
         counts = [reply.num_examples for reply in replies if reply.num_examples]
+        why = None if replay is not None else Reason.of("no client app")
+        if not is_due(self.config, server_round):
+            why = Reason.of("not due", every=self.config.every)
         slots = []
         for number in range(1, (replays or self.config.canary.replays) + 1):
-            count = counts[(number - 1) % len(counts)] if counts else None
-            why = self._why_not(server_round, replay, until, first=number == 1)
-            if why is None and replay is not None:
-                reply = self._replayed(server_round, number, count, replay)
-            else:
-                reply = ClientReply(client=Client(number), reason=why)
+            count = counts[(number - 1) % len(counts)] if counts and why is None else None
+            reply = ClientReply(client=Client(number), num_examples=count, reason=why)
             slots.append(
-                Slot(round=server_round, view="canary", replies=(reply,), reason=reply.reason)
+                Slot(
+                    round=server_round,
+                    view="canary",
+                    replies=(reply,),
+                    reason=why,
+                    replay=replay if why is None else None,
+                )
             )
         return ViewPlan(slots=slots, deadline=deadline)
 
-    def _why_not(
-        self, server_round: int, replay: Replayer | None, until: float, *, first: bool
-    ) -> Reason | None:
-        if not is_due(self.config, server_round):
-            return Reason.of("not due", every=self.config.every)
-        if replay is None:
-            return Reason.of("no client app")
-        # Whatever the last one took, a round gets one.
+    def made(self, slot: Slot, until: float, *, first: bool) -> Slot:
+        """A slot with its replay made, or with the reason why that was not done.
+
+        Args:
+            slot: Of a plan; one that has no replay stays as it is.
+            until: For replays, by `time.monotonic`; see `half`.
+            first: Whether it is the first of its round: a round gets one, whatever the last one took.
+        """
+        if slot.replay is None:
+            return slot
+        (reply,) = slot.replies
         needed = 0.0 if first else self._took[-1]
         if time.monotonic() + needed < until:
-            return None
-        return Reason.of("no time to replay", needed=needed, budget=self.config.seconds_per_round)
+            made = self._replayed(slot.round, reply.client.node_id, reply.num_examples, slot.replay)
+        else:
+            budget = self.config.seconds_per_round
+            late = Reason.of("no time to replay", needed=needed, budget=budget)
+            made = ClientReply(client=reply.client, reason=late)
+        return replace(slot, replies=(made,), reason=made.reason, replay=None)
+
+    def made_in_the_round(self, plan: ViewPlan) -> ViewPlan:
+        """As `all_made`, where attacks run elsewhere; the log says once why."""
+        if not self._told:
+            log.warning(IN_THE_ROUND)
+            self._told.append(IN_THE_ROUND)
+        return self.all_made(plan)
+
+    def all_made(self, plan: ViewPlan) -> ViewPlan:
+        """A plan with all its replays made, here and now."""
+        until = half(plan.deadline)
+        slots = [self.made(slot, until, first=n == 0) for n, slot in enumerate(plan.slots)]
+        return replace(plan, slots=slots)
 
     def _replayed(
         self, server_round: int, number: int, num_examples: int | None, replay: Replayer
@@ -228,6 +239,12 @@ class Canaries:
                     f"write {LABELS}"
                 )
         return chosen
+
+
+def half(deadline: float) -> float:
+    """Until when replays may begin: half of the time is for the attacks on them."""
+    now = time.monotonic()
+    return now + max(deadline - now, 0.0) / 2
 
 
 def labelled_pictures(folder: Path) -> list[tuple[Path, int]]:

@@ -7,6 +7,7 @@ round, in a worker, or later on another machine.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,7 @@ from fl_privacy_audit.ledger.records import (
 )
 
 from .attacker import Attacker, Progress, share
+from .canary import Canaries, half
 from .capture import Capture, CapturedView
 from .lineup import Lineup, skipped
 from .replay_check import check_replay
@@ -90,6 +92,9 @@ class CaptureAuditor:
             loss=loss,
             guard=self.guard,
         )
+        self.canaries = Canaries(
+            config=config, guard=self.guard, classes=self.observer.count_classes
+        )
         self.reserve = Reserve()
         self._attacker = Attacker(
             config=config,
@@ -130,13 +135,19 @@ class CaptureAuditor:
         self, view: CapturedView, deadline: float, steps: Steps
     ) -> Iterator[tuple[Slot, AuditRecord]]:
         targets: list[Target] = []
+        slots: list[Slot] = []
+        until = half(deadline)
         for place, slot in enumerate(view.targets):
-            observe = partial(self.observer.observe, slot)
-            seen = steps.step(f"{slot.view}: observation {place}", observe)
+            made = self._made(slot, place, until, steps)
+            seen: Target | Reason | None = made.reason
+            if seen is None:
+                observe = partial(self.observer.observe, made)
+                seen = steps.step(f"{slot.view}: observation {place}", observe)
             if isinstance(seen, Target):
                 targets.append(seen)
+                slots.append(slot)
             else:
-                yield slot, not_attacked(self.config, self.run, slot, seen)
+                yield slot, not_attacked(self.config, self.run, made, seen)
         if not targets:
             return
         outcomes = self._attacker.attack(deadline, targets, view.spares, steps)
@@ -152,7 +163,20 @@ class CaptureAuditor:
                 outcomes=outcomes[place],
                 replay=replay,
             )
-            yield target.slot, record
+            yield slots[place], record
+
+    def _made(self, slot: Slot, place: int, until: float, steps: Steps) -> Slot:
+        """What is to be observed: of a canary, once it is replayed."""
+        if slot.replay is None:
+            return slot
+        make = partial(self.canaries.made, slot, until, first=place == 0)
+        made = steps.step(f"{slot.view}: replaying {place}", make)
+        if isinstance(made, Slot):
+            return made
+        how = ", ".join(map(str, made.figures.values()))
+        why = Reason.of("replay ended its worker", how=f"{made.code}: {how}")
+        failed = replace(slot.replies[0], status="failed", reason=why)
+        return replace(slot, replies=(failed,), reason=why, replay=None)
 
     def _check_replay(self, target: Target, deadline: float) -> ReplayCheck | Reason | None:
         if target.truth is None or not len(target.truth.images):

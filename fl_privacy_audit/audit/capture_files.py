@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.files import open_plain, write_whole
+from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
@@ -24,8 +24,8 @@ from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 from fl_privacy_audit.ledger.spools import CAPTURE
 
 from .capture import Capture, CapturedView
-from .schedule import ClientReply, Release, Slot
-from .tensors import Arrays, bytes_of, read_arrays, write_arrays
+from .schedule import ClientReply, Elsewhere, Errand, Release, Slot
+from .tensors import Arrays, bytes_of, read_arrays, write_arrays, write_private
 from .truth import as_classes, as_pixels, share_images
 
 
@@ -64,7 +64,7 @@ class CaptureWriter:
     _replies: list[dict[str, Any]] = field(default_factory=list)
     _places: dict[int, int] = field(default_factory=dict)
     _truths: dict[int, Truth | None] = field(default_factory=dict)
-    _sent: tuple[Arrays, dict[str, Any]] | None = None
+    _sent: tuple[Callable[[], Arrays], dict[str, Any]] | None = None
 
     def write(self, capture: Capture, with_spare: bool) -> bool:
         """Write it; whether something is left to attack.
@@ -85,7 +85,8 @@ class CaptureWriter:
             "replies": self._replies,
             "views": views,
         }
-        write_whole(self.folder / CAPTURE, json.dumps(stated))
+        # Its folder gets its name when all is there, and a worker waits until it is on the disk itself.
+        write_private(self.folder / CAPTURE, json.dumps(stated).encode())
         return bool(views)
 
     def _view(self, view: CapturedView, with_spare: bool) -> dict[str, Any]:
@@ -157,13 +158,23 @@ class CaptureWriter:
             "replies": [self._reply(slot, reply) for reply in slot.replies],
             "reason": None if slot.reason is None else slot.reason.model_dump(mode="json"),
         }
+        if slot.replay is not None:
+            stated["replay"] = self._replay(slot)
         if slot.release is not None:
             stated["release"] = {
-                "before": self._weights(slot.release.before(), sent=True),
-                "after": self._weights(slot.release.after()),
+                "before": self._weights(slot.release.before, sent=True),
+                "after": self._weights(slot.release.after),
                 "selected_by": slot.release.selected_by,
             }
         return stated
+
+    def _replay(self, slot: Slot) -> dict[str, Any]:
+        """What a replay takes; its images are drawn where it is made."""
+        assert slot.replay is not None
+        errand = slot.replay.errand(slot.replies[0].client.node_id)
+        assert errand is not None  # else it would have been made in the round
+        arrays = {key: self._weights(read, sent=True) for key, read in errand.arrays.items()}
+        return {"settings": errand.settings, "arrays": arrays}
 
     def _reply(self, slot: Slot, reply: ClientReply) -> int:
         place = self._places.get(id(reply))
@@ -172,7 +183,7 @@ class CaptureWriter:
             stored = None
             if truth is not None:
                 arrays = {"images": truth.images.numpy(), "labels": truth.labels.numpy()}
-                stored = self._weights(arrays)
+                stored = self._weights(partial(dict, arrays))
             self._replies.append(
                 {
                     "node": reply.client.node_id,
@@ -185,9 +196,11 @@ class CaptureWriter:
                 }
             )
             place = self._places[id(reply)] = len(self._replies) - 1
+        if slot.replay is not None:
+            return place
         if slot.view != "release" and "sent" not in self._replies[place]:
-            self._replies[place]["sent"] = self._weights(reply.sent(), sent=True)
-            self._replies[place]["returned"] = self._weights(reply.returned())
+            self._replies[place]["sent"] = self._weights(reply.sent, sent=True)
+            self._replies[place]["returned"] = self._weights(reply.returned)
         return place
 
     def _published(self, slot: Slot, reply: ClientReply) -> tuple[Truth | None, Reason | None]:
@@ -208,9 +221,12 @@ class CaptureWriter:
             self._truths[id(reply)] = truth
         return truth, reply.no_truth if truth is None and provider is None else None
 
-    def _weights(self, arrays: Arrays, *, sent: bool = False) -> dict[str, Any]:
+    def _weights(self, read: Callable[[], Arrays], *, sent: bool = False) -> dict[str, Any]:
         """Where they were written; what was sent to all is written once."""
-        if sent and self._sent is not None and _same(arrays, self._sent[0]):
+        if sent and self._sent is not None and read == self._sent[0]:
+            return self._sent[1]
+        arrays = read()
+        if sent and self._sent is not None and _same(arrays, self._sent[0]()):
             return self._sent[1]
         needed = bytes_of(arrays)
         if needed > self.room - self.bytes:
@@ -220,7 +236,7 @@ class CaptureWriter:
         self._files += 1
         self.bytes += needed
         if sent and self._sent is None:
-            self._sent = dict(arrays), stated
+            self._sent = read, stated
         return stated
 
 
@@ -231,8 +247,12 @@ def _same(one: Arrays, other: Arrays) -> bool:
     )
 
 
-def read_capture(folder: Path) -> Capture:
+def read_capture(folder: Path, elsewhere: Elsewhere | None = None) -> Capture:
     """What `CaptureWriter` wrote; arrays are read when they are wanted.
+
+    Args:
+        folder: Of the capture.
+        elsewhere: Makes the replays in it; without it there are none.
 
     Raises:
         OSError: It cannot be read.
@@ -243,7 +263,10 @@ def read_capture(folder: Path) -> Capture:
     replies = [_as_reply(folder, one) for one in stated["replies"]]
 
     def slot(one: Mapping[str, Any]) -> Slot:
-        release = one.get("release")
+        release, replay = one.get("release"), one.get("replay")
+        reason = _as_reason(one["reason"])
+        if replay is not None and elsewhere is None:
+            reason = Reason.of("no client app")
         return Slot(
             round=stated["round"],
             view=one["view"],
@@ -254,7 +277,8 @@ def read_capture(folder: Path) -> Capture:
                 after=_reader(folder, release["after"]),
                 selected_by=release["selected_by"],
             ),
-            reason=_as_reason(one["reason"]),
+            reason=reason,
+            replay=replay and elsewhere and elsewhere(_as_errand(folder, replay)),
         )
 
     views = [
@@ -293,6 +317,11 @@ def _as_reply(folder: Path, stated: Mapping[str, Any]) -> ClientReply:
 
 def _reader(folder: Path, stated: Mapping[str, Any]) -> Callable[[], Arrays]:
     return partial(read_arrays, folder / str(int(stated["file"])), stated["names"])
+
+
+def _as_errand(folder: Path, stated: Mapping[str, Any]) -> Errand:
+    arrays = {key: _reader(folder, where) for key, where in stated["arrays"].items()}
+    return Errand(settings=stated["settings"], arrays=arrays)
 
 
 def _as_truth(folder: Path, stated: Mapping[str, Any]) -> Truth:

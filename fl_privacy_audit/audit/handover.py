@@ -20,6 +20,8 @@ from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.process_state import SETTINGS
 from fl_privacy_audit.core.protocols import Attack
 
+from .schedule import Elsewhere
+
 CLOUDPICKLE: Final = ("cloudpickle", "ray.cloudpickle")
 PROCESS: Final = (
     *("default dtype", "number of threads", "deterministic algorithms", "backends"),
@@ -37,12 +39,14 @@ class Handover:
         forward: How class scores are made with it; None to call it.
         loss: What clients minimise; None for what the settings say.
         attacks: Attacks that were given as objects; None for those that settings name.
+        elsewhere: Makes replays of the clients' app; None where they are made in the round.
     """
 
     model: nn.Module
     forward: Forward | None = None
     loss: Loss | None = None
     attacks: Sequence[Attack] | None = None
+    elsewhere: Elsewhere | None = None
 
     @property
     def own(self) -> list[str]:

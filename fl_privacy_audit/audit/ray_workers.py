@@ -4,25 +4,25 @@ A task is sent the capture's files and sends back its records, so that machines 
 Where the whole machine is lost Ray does the task again.
 """
 
-import sys
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-import ray
-
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.files import write_whole
+from fl_privacy_audit.core.ray_jobs import RayJobs
 from fl_privacy_audit.core.reasons import Reason
 
 from .attacker import Progress
 from .spool import RECORDS
 from .workers import Done, Task, Workers
 
-RETRIES: Final = 3
 PICTURES: Final = "pictures"
 Files = Mapping[str, bytes]
+Sent = tuple[Files, str, dict[str, Any]]
+"""A capture's files, the run of its records, and its settings."""
 
 
 class RayWorkers:
@@ -30,42 +30,37 @@ class RayWorkers:
 
     Args:
         handed: See `Handover.packed`.
-        address: Of the cluster; None for the one that this process is part of, else one of its own.
+        address: See `RayJobs`.
         gpus: What one task takes of a GPU.
     """
 
     def __init__(self, handed: bytes, *, address: str | None, gpus: float) -> None:
         self.broken: Reason | None = None
         self.progress: Progress | None = None
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            ray.init(address=address, log_to_driver=False, include_dashboard=False)
-        self._handed = ray.put(handed)
-        self._attack = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(attack_files)
-        self._running: dict[Any, Task] = {}
+        self._jobs: RayJobs[Task, Any] = RayJobs(
+            attack_files, shared=handed, packed=_sent, address=address, gpus=gpus
+        )
 
     @property
     def pending(self) -> int:
         """Tasks that are not done yet."""
-        return len(self._running)
+        return self._jobs.pending
 
     def submit(self, task: Task) -> None:
         """See `Workers.submit`."""
-        files = {path.name: path.read_bytes() for path in task.capture.iterdir()}
-        config = task.config.model_dump(mode="json")
-        running = self._attack.remote(self._handed, files, task.run, config, list(sys.path))
-        self._running[running] = task
+        self._jobs.submit(task)
 
     def done(self, seconds: float = 0.0) -> Done | None:
         """See `Workers.done`."""
-        ready, _ = ray.wait(list(self._running), timeout=seconds) if self._running else ([], [])
-        if not ready:
+        done = self._jobs.done(seconds)
+        if done is None:
             return None
-        task = self._running.pop(ready[0])
-        try:
-            files, problem = ray.get(ready[0])
-        except ray.exceptions.RayError as error:
-            return Done(task=task, problem=Reason.of("worker died", how=type(error).__name__))
+        task = done.task
+        if done.error is not None:
+            died = Reason.of("worker died", how=type(done.error).__name__)
+            return Done(task=task, problem=died)
+        assert done.result is not None
+        files, problem = done.result
         for name, content in files.items():
             if name == RECORDS:
                 write_whole(task.capture / RECORDS, content)
@@ -77,36 +72,38 @@ class RayWorkers:
 
     def stop(self) -> None:
         """See `Workers.stop`."""
-        for running in self._running:
-            ray.cancel(running, force=True)
-        self._running.clear()
-        if self._ours:
-            ray.shutdown()
+        self._jobs.stop()
 
 
-def attack_files(
-    handed: bytes, files: Files, run: str, config: dict[str, Any], paths: list[str]
-) -> tuple[dict[str, bytes], dict[str, Any] | None]:
+def _sent(task: Task) -> Sent:
+    files = {path.name: path.read_bytes() for path in task.capture.iterdir()}
+    return files, task.run, task.config.model_dump(mode="json")
+
+
+@lru_cache(maxsize=1)
+def _workers(handed: bytes) -> Workers:
+    """Kept from task to task, as long as Ray keeps this process: one takes seconds to start."""
+    return Workers(handed, nice=0)
+
+
+def attack_files(handed: bytes, sent: Sent) -> tuple[dict[str, bytes], dict[str, Any] | None]:
     """Attack a capture on this machine, in a folder that is gone afterwards.
 
     Returns:
         Its records and pictures by name, and why there are none.
     """
-    sys.path.extend(path for path in paths if path not in sys.path)
+    files, run, config = sent
     with tempfile.TemporaryDirectory(prefix="fl-privacy-audit-ray-") as made:
         capture = Path(made) / "capture"
         capture.mkdir(mode=0o700)
         for name, content in files.items():
             write_whole(capture / name, content)
         here = AuditConfig.build({**config, "directory": made})
-        workers = Workers(handed, nice=0)
+        workers = _workers(handed)
         workers.submit(Task(capture=capture, run=run, config=here))
-        try:
-            done = None
-            while done is None:
-                done = workers.done(1.0)
-        finally:
-            workers.stop()
+        done = None
+        while done is None:
+            done = workers.done(1.0)
         if done.problem is not None:
             return {}, done.problem.model_dump(mode="json")
         made_here = [capture / RECORDS, *(Path(made) / PICTURES).glob("*")]

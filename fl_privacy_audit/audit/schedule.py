@@ -8,12 +8,12 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import Client, Truth, View
+from fl_privacy_audit.core.types import Client, ImageSpec, Truth, View
 
 RELEASE = "all clients"
 """What a release is filed under, in place of a client."""
@@ -78,6 +78,50 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canary:
+    """One replay that is to be made.
+
+    Attributes:
+        number: Of the replay in its round, from 1.
+        seed: Seed for whatever the app draws.
+        images: What the replayed client holds.
+        spec: Shape and normalisation of the images.
+    """
+
+    number: int
+    seed: int
+    images: Truth
+    spec: ImageSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """What a real client was sent, for a replay in another process.
+
+    Attributes:
+        settings: All but arrays: what JSON can hold.
+        arrays: Decode the arrays of a record, by its key.
+    """
+
+    settings: Mapping[str, Any]
+    arrays: Mapping[str, Callable[[], Arrays]]
+
+
+class Replayer(Protocol):
+    """Lets the clients' app train on canaries."""
+
+    def __call__(self, canary: Canary) -> ClientReply:
+        """The reply to what a client was sent; its truth is what was trained on."""
+
+    def errand(self, number: int) -> Errand | None:
+        """What it takes to make a replay of a round elsewhere; None where that cannot be written."""
+
+
+Elsewhere = Callable[[Errand], Replayer]
+"""What makes the replay of an errand, in whatever process it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Slot:
     """One record to be: a client of a round, or the release of the round.
 
@@ -87,6 +131,8 @@ class Slot:
         replies: The client's reply; for a release those of all clients in it.
         release: What was released; None in the other views.
         reason: Why it is not attacked; None if it is.
+        replay: Makes the reply of a canary; None once it is made. Until then the reply only says who it
+            is, and how many images a real client has.
     """
 
     round: int
@@ -94,6 +140,7 @@ class Slot:
     replies: tuple[ClientReply, ...]
     release: Release | None = None
     reason: Reason | None = None
+    replay: Replayer | None = None
 
     @property
     def name(self) -> str:
@@ -115,6 +162,11 @@ class ViewPlan:
 
     slots: Sequence[Slot]
     deadline: float
+
+    @property
+    def replays(self) -> list[Replayer]:
+        """Those that are still to be made."""
+        return [slot.replay for slot in self.slots if slot.replay is not None]
 
 
 def is_due(config: AuditConfig, server_round: int) -> bool:

@@ -49,9 +49,18 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
         position = ends
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    write_private(path, len(text).to_bytes(8, "little"), text, *map(_bytes, native))
+
+
+def write_private(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a new file that its owner alone can read; whether it is on the disk itself is not waited for.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full.
+    """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb", buffering=0) as file:
-        for part in (len(text).to_bytes(8, "little"), text, *map(_bytes, native)):
+        for part in parts:
             _write(file.fileno(), memoryview(part))
 
 

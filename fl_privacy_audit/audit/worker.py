@@ -109,6 +109,7 @@ def _attack(task: dict[str, Any], handed: Any, auditors: dict[str, Any], channel
     settings, folder = json.dumps([task["run"], task["config"]]), Path(task["capture"])
     try:
         if settings not in auditors:
+            auditors.clear()  # another run, or another folder on a machine of a cluster
             config = AuditConfig.build(task["config"])
             named = [attack.name for attack in config.attacks]
             given = [attack.name for attack in handed.attacks or ()]
@@ -121,7 +122,8 @@ def _attack(task: dict[str, Any], handed: Any, auditors: dict[str, Any], channel
                 attacks=handed.attacks if given == named else None,
                 on_progress=channel.progress,
             )
-        records = auditors[settings].records(read_capture(folder), Journal(folder))
+        capture = read_capture(folder, handed.elsewhere)
+        records = auditors[settings].records(capture, Journal(folder))
         lines = [record.model_dump_json() + "\n" for record in records]
         write_whole(folder / RECORDS, "".join(lines))
     except Exception as error:  # noqa: BLE001 - one capture must not keep others from being attacked

@@ -1,16 +1,22 @@
 """``fl-privacy-audit clean [DIR...]``: remove what processes that were killed left behind."""
 
+import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 
-from fl_privacy_audit.core.files import drafts, remove_draft
+from fl_privacy_audit.core.files import drafts, lock, open_plain, remove_draft
 from fl_privacy_audit.core.private_folders import home, leftovers, remove_leftover
+from fl_privacy_audit.core.reasons import Reason
 
-from .spools import is_kept, remove_spool, spools
+from .ledger import Ledger, now
+from .reading import FILE_NAME
+from .records import GapRecord
+from .spools import CAPTURE, RECORDED, RUN, spools
 
 
 @click.command("clean", short_help="Remove private files that killed processes left behind.")
@@ -66,6 +72,34 @@ def _spools(directories: Iterable[Path], seconds: float) -> Iterator[Path]:
                     click.echo(f"left for `attack` {spool} ({_bytes(spool):,} bytes)")
                 elif time.time() - spool.lstat().st_mtime >= seconds:
                     yield spool
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether the run said that its captures stay, or are left for later; what cannot be read is not."""
+    try:
+        with open_plain(folder / RUN, links=False) as file:
+            config = json.load(file)["config"]
+        return bool(config["keep_captures"]) or config["at_end"] == "leave"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def remove_spool(folder: Path) -> bool:
+    """Remove the spool of a run; the ledger is told what was never attacked. False if it is held."""
+    taken = lock(folder)
+    if taken is None:
+        return False
+    try:
+        whole = [path.parent for path in folder.glob(f"*/{CAPTURE}")]
+        left = sum(not (path / RECORDED).exists() for path in whole)
+        directory = folder.parents[1]
+        if left and (directory / FILE_NAME).exists():
+            reason = Reason.of("captures removed", captures=left)
+            Ledger(directory).append([GapRecord(time=now(), run=folder.name, reason=reason)])
+        shutil.rmtree(folder)
+    finally:
+        os.close(taken)
+    return True
 
 
 def _bytes(path: Path) -> int:

@@ -25,6 +25,7 @@ from .records import (
     Record,
     RunRecord,
 )
+from .spools import waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class RunHead:
     measured: MeasurementRecord | None  # over most rounds
     notes: list[Reason]
     ended: str  # time of its last line
+    waiting: Reason | None = None  # captures in the spool: what is known of the run is not all
 
     def picture(self, outcome: AttackOutcome) -> Path | None:
         """The file with original and reconstruction; None for what lies outside the audit's folder."""
@@ -270,13 +272,15 @@ class _Last(Generic[C]):
         if len(self.runs) > 1 and not self._told:
             notes.append(Reason.of("several runs", path=str(path), runs=len(self.runs)))
         notes += [Reason.of("unavailable", why, metric=metric) for metric, why in part.missing]
+        left = waiting(path.parent, run.run)
         return RunHead(
             path=path,
             run=run,
             evaluations=part.evaluations,
             measured=part.measured,
-            notes=notes,
+            notes=notes if left is None else [left, *notes],
             ended=max(run.time, part.ended),
+            waiting=left,
         )
 
     def _last_run(self) -> RunRecord:

@@ -1,19 +1,12 @@
-"""Where captures lie beside a ledger, and how those that nobody will attack are removed."""
+"""Where captures lie beside a ledger, and how many of a run still wait there."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from fl_privacy_audit.core.files import LOCK, is_held, lock, open_plain
+from fl_privacy_audit.core.files import LOCK, is_held
 from fl_privacy_audit.core.private_folders import is_ours
 from fl_privacy_audit.core.reasons import Reason
-
-from .ledger import Ledger, now
-from .reading import FILE_NAME
-from .records import GapRecord
 
 FOLDER: Final = "spool"
 RUN, CAPTURE, RECORDED = "run.json", "capture.json", "recorded"
@@ -27,29 +20,21 @@ def spools(directory: Path) -> Iterator[Path]:
             yield folder
 
 
-def is_kept(folder: Path) -> bool:
-    """Whether the run said that its captures stay, or are left for later; what cannot be read is not."""
-    try:
-        with open_plain(folder / RUN, links=False) as file:
-            config = json.load(file)["config"]
-        return bool(config["keep_captures"]) or config["at_end"] == "leave"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def waiting(directory: Path, run: str) -> Reason | None:
+    """How many captures of a run are not recorded yet, and whether a process is at work on them.
 
+    Args:
+        directory: Of the ledger.
+        run: Id of the run, as a ledger says it: it may be any text.
 
-def remove_spool(folder: Path) -> bool:
-    """Remove the spool of a run; the ledger is told what was never attacked. False if it is held."""
-    taken = lock(folder)
-    if taken is None:
-        return False
-    try:
-        whole = [path.parent for path in folder.glob(f"*/{CAPTURE}")]
-        left = sum(not (path / RECORDED).exists() for path in whole)
-        directory = folder.parents[1]
-        if left and (directory / FILE_NAME).exists():
-            reason = Reason.of("captures removed", captures=left)
-            Ledger(directory).append([GapRecord(time=now(), run=folder.name, reason=reason)])
-        shutil.rmtree(folder)
-    finally:
-        os.close(taken)
-    return True
+    Returns:
+        None if there are none.
+    """
+    folder = directory / FOLDER / run
+    if run in ("", ".", "..") or folder.name != run or "\0" in run:
+        return None
+    left = sum(not (path.parent / RECORDED).exists() for path in folder.glob(f"*/{CAPTURE}"))
+    if not left:
+        return None
+    code = "captures under attack" if is_held(folder / LOCK) else "captures wait"
+    return Reason.of(code, captures=left, directory=str(directory))

@@ -11,6 +11,7 @@ from fl_privacy_audit.core.errors import LedgerError
 from .reading import MOST_NAMED, Damage, damage_of, decoded, ledger_file, open_ledger, run_named
 from .records import AuditRecord, RunRecord
 from .runs import LastRun
+from .spools import waiting
 
 BLOCK = 1 << 16
 """Bytes that are read at once, at first; for a long line twice as many each time."""
@@ -56,6 +57,8 @@ def _read_tail(path: Path, file: BinaryIO, records: int, name: str | None) -> La
     if run is None:
         raise LedgerError(f"the audit log {path} holds no readable line of its last run's settings")
     notes = damage_of(path, damaged[::-1], {run.run}, Counter(), run.run)
+    left = waiting(path.parent, run.run)
+    notes = notes if left is None else [left, *notes]
     ended = max([run.time, *(record.time for record in audits)])
     audits.reverse()
     return LastRun(

@@ -12,6 +12,11 @@ from .background import NULL_WORDS
 from .formats import count, duration
 from .words import CAUSES, DETAILS, REASONS, STEPS
 
+COUNTED: Final = (
+    *(("batches", "batch", "batches"), ("records", "record", "records")),
+    ("captures", "capture", "captures"),
+)
+"""Figures that are numbers of something."""
 _OBJECTIVE: Final = (
     "; the images that it found explain the update better than noise as long in {explained} of {pairs} "
     "(objective {own} against {noise} in the median), which does not make them the true ones"
@@ -85,7 +90,7 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
     phrases["because"] = f"; {phrases['cause']}" if reason.cause is not None else ""
     if "metric" in figures:
         phrases["metric"] = title_of(phrases["metric"])
-    for name, one, many in (("batches", "batch", "batches"), ("records", "record", "records")):
+    for name, one, many in COUNTED:
         if isinstance(number := figures.get(name), int):
             phrases[name] = count(number, one, many)
     for name in ("needed", "available"):

@@ -40,6 +40,8 @@ def _judge_view(run: GatheredRun, view: View) -> SettingVerdict:
     facts, setting = run.facts.views[view], run.run.setting
     names, attacks = attacks_of(run, view), len(facts.ran)
     each = [_judge(setting, view, name, facts, attacks=attacks) for name in names]
+    if run.waiting is not None:
+        each = [_until_attacked(verdict, run.waiting) for verdict in each]
     if run.run.stated.profile == SMOKE:
         each = list(map(_of_smoke_run, each))
     decides = min(each, key=lambda verdict: WORST_FIRST.index(verdict.word))
@@ -55,6 +57,18 @@ def _judge_view(run: GatheredRun, view: View) -> SettingVerdict:
         profile=run.run.stated.profile,
         profile_changes=run.run.profile_changes,
     )
+
+
+def _until_attacked(verdict: Verdict, waiting: Reason) -> Verdict:
+    """Of a run whose captures still wait in the spool: a leak stands, and nothing else is known yet."""
+    if verdict.word in ("leaked", "inconclusive"):
+        return verdict
+    word: Word = "not tested" if verdict.word == "not tested" else "inconclusive"
+    agreement = verdict.agreement
+    if verdict.metric is not None:
+        agreement = {**agreement, verdict.metric: word}
+    changes = {"word": word, "reason": waiting, "agreement": agreement}
+    return Verdict.model_validate({**dict(verdict), **changes})
 
 
 def _of_smoke_run(verdict: Verdict) -> Verdict:

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from fl_privacy_audit import AuditConfig, Client, ClientReply
-from fl_privacy_audit.audit.canary import MOST_IMAGES, Canaries, Canary, labelled_pictures
+from fl_privacy_audit.audit.canary import MOST_IMAGES, Canaries, labelled_pictures
+from fl_privacy_audit.audit.schedule import Canary, Errand
 from fl_privacy_audit.audit.truth import share_images
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.guard import Guard
@@ -171,15 +172,18 @@ def test_a_run_config_says_which_images() -> None:
 def test_one_replay_a_round_is_made_whatever_the_last_one_took(tmp_path: Path) -> None:
     some = canaries(tmp_path, canary={"replays": 3})
 
-    def replay(canary: Canary) -> ClientReply:
-        return ClientReply(client=Client(2))
+    class Replay:
+        def __call__(self, canary: Canary) -> ClientReply:
+            return ClientReply(client=Client(2))
 
-    def codes() -> list[str]:
-        plan = some.plan(1, [], replay, time.monotonic() + 60)
+        def errand(self, number: int) -> Errand | None:
+            return None
+
+    def codes(seconds: float = 60) -> list[str]:
+        plan = some.all_made(some.plan(1, [], Replay(), time.monotonic() + seconds))
         return [slot.reason.code if slot.reason else "made" for slot in plan.slots]
 
     assert codes() == ["made"] * 3
     some._took[:] = [1000.0]
     assert codes() == ["made"] * 3  # the first took no time again
-    late = some.plan(1, [], replay, time.monotonic() - 1)
-    assert {slot.reason and slot.reason.code for slot in late.slots} == {"no time to replay"}
+    assert codes(-1) == ["no time to replay"] * 3

@@ -87,6 +87,7 @@ NOTHING_TO_DO = {
     # Notes of a comparison or a ledger.
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
     "records lost", "more damaged lines", "run line missing", "records of no run", "captures removed",
+    "captures wait", "captures under attack",
     "ledger was changed",
     # What `verify` found.
     "no line has a hash", "no hash", "hash differs", "first lines missing", "head missing", "head differs",

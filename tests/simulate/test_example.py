@@ -15,11 +15,12 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fl_privacy_audit import AuditConfig, Truth, read_ledger
-from fl_privacy_audit.audit.canary import Canary
+from fl_privacy_audit.audit.schedule import Canary
 from fl_privacy_audit.core.seeds import seed_everything
 from fl_privacy_audit.report.doctor import flattened
-from fl_privacy_audit.strategies.canary_replay import Replay, copy_message
+from fl_privacy_audit.strategies.canary_replay import Replay
 from fl_privacy_audit.strategies.capture import Reading
+from fl_privacy_audit.strategies.messages import copy_message
 from tests.support.flwr_run import ROOT, call, flwr_run
 from tests.support.grid import InProcessGrid
 

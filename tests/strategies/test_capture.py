@@ -1,6 +1,7 @@
 """What the wrapper sees: pairing, failures, time-outs, odd payloads, and that it changes nothing."""
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from fl_privacy_audit import AuditConfig, Auditor, Client, Truth, read_ledger
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.strategies import AuditedStrategy, audit_mod
-from fl_privacy_audit.strategies.capture import Reading, capture, snapshot
+from fl_privacy_audit.strategies.capture import Reading, capture, decoder, snapshot
 from tests.support.builders import assumed
 from tests.support.cases import LeNet, image_config, photos, seeded, train_locally
 from tests.support.grid import FAB_HASH, FIRST_NODE, InProcessGrid
@@ -313,3 +314,51 @@ def test_the_run_of_flower_is_recorded(tmp_path: Path) -> None:
     (run,) = read_ledger(tmp_path).runs
     assert (run.flower_run, run.fab_hash) == (77, FAB_HASH)
     assert runs[0] == runs[1]
+
+
+ODD = [
+    np.float32(3), np.zeros((0, 4)), np.arange(6.0).reshape(2, 3).T, np.arange(3, dtype=">i4"),
+    np.array([True, False]), np.arange(4, dtype=np.float16), np.array(["text"]), np.zeros(2, "V2"),
+    np.array([1 + 2j]), np.zeros(2, [("a", "i4")]), np.arange(7)[::2],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: f"{odd.dtype}{odd.shape}")
+def test_arrays_are_decoded_as_flower_does(odd: np.ndarray[Any, Any]) -> None:
+    array = Array(np.asarray(odd))
+    (decoded,) = decoder(ArrayRecord(OrderedDict(a=array)))().values()
+    expected = array.numpy()
+    assert (decoded.dtype, decoded.shape) == (expected.dtype, expected.shape)
+    assert decoded.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("change", ["cut", "more", "no header", "version", "a huge shape"])
+def test_bytes_that_are_no_array_fail_as_they_do_for_flower(change: str) -> None:
+    whole = Array(np.arange(40.0)).data
+    data = {
+        "cut": whole[:-1],
+        "more": whole + b"more",
+        "no header": b"PK" + whole[2:],
+        "version": whole[:6] + b"\x07" + whole[7:],
+        "a huge shape": whole.replace(b"(40,)", b"(9**9,)"),
+    }[change]
+    array = Array(dtype="float64", shape=(40,), stype="numpy.ndarray", data=data)
+    read = decoder(ArrayRecord(OrderedDict(a=array)))
+    try:
+        expected = array.numpy()
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        with pytest.raises(type(error)):
+            read()
+    else:
+        assert np.array_equal(read()["a"], expected)
+
+
+def test_what_was_sent_to_all_is_known_by_its_bytes_alone() -> None:
+    record = ArrayRecord(OrderedDict(a=Array(np.arange(3.0)), b=Array(np.arange(2))))
+    same = ArrayRecord(OrderedDict((k, record[k]) for k in "ab"))
+    turned = ArrayRecord(OrderedDict((k, record[k]) for k in "ba"))
+    alike = ArrayRecord(OrderedDict(a=Array(np.arange(3.0)), b=Array(np.arange(2))))
+    assert decoder(record) == decoder(same)
+    assert decoder(record) != decoder(turned)
+    assert decoder(record) != decoder(alike), "which takes a look at the bytes"
+    assert decoder(record) != dict

@@ -332,7 +332,20 @@ def test_command_says_what_to_do_and_ends_with_a_code(tmp_path: Path) -> None:
 def test_everything_that_is_looked_at_has_a_name(tmp_path: Path) -> None:
     app = app_of(tmp_path, "", **{"learning-rate": 0.5})
     found = examined(tmp_path, Plan(), app=app, views=["server", "canary"])
-    assert set(found) == set(EXAMINED)
+    assert {*found, "spool"} == set(EXAMINED)
+    assert "spool" not in found
+
+
+def test_what_an_earlier_run_left_is_said(tmp_path: Path) -> None:
+    spool = tmp_path / "audit" / "spool"
+    for folder in (spool.parent, spool, spool / "run", spool / "run" / "1"):
+        folder.mkdir(mode=0o700)
+    for name in (".lock", "1/capture.json"):
+        (spool / "run" / name).touch()
+    config = AuditConfig.build({"image": IMAGE, "directory": spool.parent, "training": STEP})
+    found = {one.about: one for one in examine(Auditor(config, model=tiny_net()), Plan())}
+    assert found["spool"].state == "unknown"
+    assert "1 capture in the spool" in say(found["spool"].reason)
 
 
 def canary_app(*, asks: bool = True, needs: str = "server-round") -> ClientApp:

@@ -1,29 +1,25 @@
 """Building a corpus: train what must be trained, attack chunk by chunk, record as it goes."""
 
 import contextlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, starmap
-from multiprocessing.connection import Connection
+from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-import torch
-
+from fl_privacy_audit.core.calls import calls
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.core.jobs import Jobs, each_done
 from fl_privacy_audit.lab.progress import Stages
 
 from .plan import Chunk, Plan, Refusal, lay_out, summed
 from .recipes import RECIPES
 from .sources import open_source
 from .store import Store
-from .work import Place, attack_chunk, pair_key, trained_network
+from .work import Place, Task, attack_chunk, do_task, pair_key, trained_network
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +39,7 @@ def build_corpus(
     download: bool = False,
     checkpoints: Path | None = None,
     workers: int = 1,
+    ray: str | None = None,
     device: str = "auto",
     report: Stages = lambda what, done, total: None,
 ) -> Built:
@@ -55,6 +52,8 @@ def build_corpus(
         download: Let torchvision fetch them.
         checkpoints: Folder of trained networks; by default in the corpus.
         workers: Processes, each with one thread; 1 for none but this one.
+        ray: Address of a Ray cluster that does the work instead; `root` and `checkpoints` lie at the same
+            place on each of its machines.
         device: ``"auto"`` takes the GPU if there is one.
         report: Called with the pictures done and in all.
 
@@ -98,13 +97,19 @@ def build_corpus(
             for chunk, spec in jobs
             if RECIPES[chunk.setting.recipe].trained
         )
-        with cpu_threads(1), _pool(min(workers, max(len(jobs), 1))) as pool:
-            training = _run(pool, workers, trained_network, [(plan, *n, place) for n in networks])
-            for done, _ in enumerate(training):
+        with cpu_threads(1), contextlib.ExitStack() as running:
+
+            def run(
+                function: Callable[..., R], of: Sequence[tuple[Any, ...]]
+            ) -> Generator[R, None, None]:
+                given = [(plan, *one, place) for one in of]
+                results = _run(function, given, workers, ray)
+                return running.enter_context(contextlib.closing(results))
+
+            for done, _ in enumerate(run(trained_network, [*networks])):
                 report("training networks", done + 1, len(networks))
             report("attacking", count, total)
-            attacks = _run(pool, workers, attack_chunk, [(plan, *job, place) for job in jobs])
-            for rows, refused in attacks:
+            for rows, refused in run(attack_chunk, jobs):
                 count += len(rows) + sum(refusal.images for refusal in refused)
                 store.add(rows)
                 refusals += refused
@@ -114,54 +119,16 @@ def build_corpus(
         return Built(rows=len(store.done), fresh=len(store.done) - before, refusals=refusals)
 
 
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Processes with one thread each; none for a single worker."""
-    if workers == 1:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    pool = ProcessPoolExecutor(workers, context, _begin, (ours,))
-    try:
-        yield pool
-    except BaseException:
-        theirs.close()  # after an error, or Ctrl-C, nobody waits for what is at work
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        theirs.close()
-
-
-def _begin(parent: Connection) -> None:
-    """One thread for a process, which ends when the other end of its pipe is closed, as by a kill."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
-    torch.set_num_threads(1)
-
-    def end_with_parent() -> None:
-        with contextlib.suppress(EOFError, OSError):
-            parent.recv_bytes()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
 def _run(
-    pool: ProcessPoolExecutor | None,
-    workers: int,
-    function: Callable[..., Any],
-    jobs: Sequence[tuple[Any, ...]],
-) -> Iterator[Any]:
-    """Run jobs, in this process without a pool; results come as they are done."""
-    if pool is None:
+    function: Callable[..., R], jobs: Sequence[tuple[Any, ...]], workers: int, ray: str | None
+) -> Generator[R, None, None]:
+    """Run jobs, in this process where one worker is enough; results come as they are done."""
+    if workers == 1 and ray is None:
         yield from starmap(function, jobs)
-        return
-    queue = iter(jobs)
-    running: set[Future[Any]] = set()
-    while True:
-        running |= {pool.submit(function, *job) for job in islice(queue, workers - len(running))}
-        if not running:
-            return
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
+    elif jobs:
+        pool: Jobs[Task, R] = calls(do_task, workers=min(workers, len(jobs)), ray=ray)
+        with contextlib.closing(each_done(pool, [(function, job) for job in jobs])) as all_done:
+            for done in all_done:
+                if done.error is not None:
+                    raise done.error
+                yield cast(R, done.result)

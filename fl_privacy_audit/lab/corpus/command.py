@@ -81,6 +81,7 @@ SPEC = "NAME[:KEY=VALUE,...]"
     type=AT_LEAST_1,
     help="Processes of one thread: one per core, at most 2; on a GPU 1.",
 )
+@click.option("--ray", metavar="ADDRESS", help="Build on this Ray cluster instead.")
 @click.option("--device", default="auto", help="auto takes the GPU if there is one.")
 @click.option(
     "--preset",
@@ -97,6 +98,7 @@ def build_command(
     checkpoints: Path | None,
     side_by_side: int | None,
     workers: int | None,
+    ray: str | None,
     device: str,
     preset: str | None,
     **options: Any,
@@ -117,6 +119,7 @@ def build_command(
             download=download,
             checkpoints=checkpoints,
             workers=workers or (1 if gpu else min(2, os.cpu_count() or 1)),
+            ray=ray,
             device=device,
             report=show,
         )

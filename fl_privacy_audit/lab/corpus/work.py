@@ -5,15 +5,18 @@ of the work or on where it was interrupted.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import all_attacks, make_attack, reconstruct_each
 from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import CorpusError
 from fl_privacy_audit.core.local_training import Chance, train_locally
 from fl_privacy_audit.core.observe import observe
@@ -42,6 +45,17 @@ class Place:
     root: str
     checkpoints: Path
     device: str
+
+
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function of this module and its arguments."""
+
+
+def do_task(task: Task) -> Any:
+    """Do it with one thread."""
+    function, arguments = task
+    with cpu_threads(1):
+        return function(*arguments)
 
 
 Row = tuple[Pair, Tensor, Tensor]

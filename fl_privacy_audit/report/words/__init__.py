@@ -128,6 +128,7 @@ EXAMINED: Final[Mapping[str, str]] = {
     "wrapper": "the audit in the app",
     "truth": "the truth to score with",
     "canaries": "canaries",
+    "spool": "what earlier runs left",
 }
 """What `doctor` looks at -> its name."""
 
@@ -241,7 +242,14 @@ REASONS: Final[Mapping[str, str]] = {
     "group left out": "fewer than {fewest} records, which a public report leaves out",
     "withheld": "withheld",
     "records lost": "{records} could not be written, for want of space say",
-    "captures removed": "{captures} captures were removed before they were attacked",
+    "captures wait": (
+        "{captures} in the spool, not attacked yet: run `fl-privacy-audit attack {directory} --model "
+        "MODULE:NAME`"
+    ),
+    "captures under attack": (
+        "{captures} in the spool, not attacked yet: a process is at work on this run"
+    ),
+    "captures removed": "{captures} were removed before they were attacked",
     "several runs": "{path} holds {runs} runs; the last one counts, unless `--run` names another",
 }
 """Code -> its words; a name in braces is a figure, or made from figures in `_phrases`."""

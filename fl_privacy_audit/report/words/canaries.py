@@ -16,6 +16,9 @@ STEPS: Final[Mapping[str, str]] = {
     "canaries not taken": (
         "load images in the app by `canary(context) or load_data(...)`, or by `canary_loaders`"
     ),
+    "replay ended its worker": (
+        "see how the clients' app ends or hangs in a process of its own: `doctor` replays it once"
+    ),
     "replay failed": (
         "see that the clients' app runs beside the server: its files, its `run_config`, and its images by "
         "`canary(context) or ...`"
@@ -37,6 +40,7 @@ REASONS: Final[Mapping[str, str]] = {
     "canaries not taken": (
         "the app did not ask for the canaries: whatever it trained on, it was not these"
     ),
+    "replay ended its worker": "the replay of the clients' app ended the process that did it: {how}",
     "replay failed": "the clients' app could not be replayed: {type} {message}",
 }
 """Code -> its words."""

@@ -47,6 +47,7 @@ def in_ray(
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
             "init_args": {
+                "address": "local",  # and no cluster that happens to run on this machine
                 "logging_level": logging.ERROR,
                 "log_to_driver": False,
                 "include_dashboard": False,

@@ -31,8 +31,14 @@ DEFAULT_PLAN = Path(__file__).with_name("default.toml")
     default=os.cpu_count() or 1,
     help="Runs at the same time; by default one per core.",
 )
+@click.option("--ray", metavar="ADDRESS", help="Run on this Ray cluster instead.")
 def sweep_command(
-    plan: Path | None, default: bool, show_default: bool, out: Path | None, workers: int
+    plan: Path | None,
+    default: bool,
+    show_default: bool,
+    out: Path | None,
+    workers: int,
+    ray: str | None,
 ) -> None:
     """Run the federation of PLAN under each of its defences, in pairs: same clients, images, seeds.
 
@@ -50,7 +56,7 @@ def sweep_command(
     console = standard_output()
     bars = Bars(console, runs)
     with bars.progress:
-        comparisons = run_sweep(runs, out.absolute(), workers=workers, on_event=bars.show)
+        comparisons = run_sweep(runs, out.absolute(), workers=workers, ray=ray, on_event=bars.show)
     for place, comparison in comparisons.items():
         print_comparison(console, comparison)
         console.print(f"Ledgers and comparison: {place}", markup=False, soft_wrap=True)

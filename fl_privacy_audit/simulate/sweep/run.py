@@ -3,27 +3,25 @@
 import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.files import FORK_SECONDS, lock
+from fl_privacy_audit.core.files import FORK_SECONDS, LOCK, lock, write_whole
+from fl_privacy_audit.core.jobs import Done, Ended, Jobs, Seat, Seats, StoppedError, each_done
 from fl_privacy_audit.core.private_folders import remove_leftovers
 from fl_privacy_audit.simulate import QUIET
 from fl_privacy_audit.simulate.comparison import write_comparison
 from fl_privacy_audit.verdicts.compare import Comparison
 
-from .files import FINISHED, LOG, is_finished, prepare
+from .files import FINISHED, LOG, SPEC, is_finished, prepare
 from .plan import Run
 
 WORKER = (sys.executable, "-m", "fl_privacy_audit.simulate.sweep.worker")
@@ -51,11 +49,13 @@ def run_sweep(
     out: Path,
     *,
     workers: int,
+    ray: str | None = None,
     on_event: OnEvent = lambda event: None,
     worker: Sequence[str] = WORKER,
 ) -> dict[Path, Comparison]:
     """Do the runs that are not finished yet, `workers` at the same time, and compare all of them.
 
+    `ray` is the address of a Ray cluster that does them instead, as many as there is room for.
     `on_event` is called from several threads, one at a time. `worker` is the command that does one
     run; its folder and number of cores are appended.
 
@@ -75,7 +75,7 @@ def run_sweep(
         for run in runs:
             if run not in left:
                 on_event(Event(run=run, kind="skipped"))
-        failed = _do_all(left, out, workers, on_event, worker)
+        failed = _do_all(left, out, workers, ray, on_event, worker)
     finally:
         os.close(held)
     if failed:
@@ -88,94 +88,160 @@ def run_sweep(
 
 
 def _do_all(
-    left: Sequence[Run], out: Path, workers: int, on_event: OnEvent, worker: Sequence[str]
+    left: Sequence[Run],
+    out: Path,
+    workers: int,
+    ray: str | None,
+    on_event: OnEvent,
+    worker: Sequence[str],
 ) -> list[Run]:
-    """Do the runs, `workers` at a time; return those that failed."""
+    """Do the runs, several at a time; return those that failed."""
     cores = max(1, (os.cpu_count() or 1) // workers)
     guard = threading.Lock()
-    processes = _Processes()
-    free_slots = list(range(workers))
 
     def tell(event: Event) -> None:
         with guard:
             on_event(event)
 
-    def work(run: Run) -> bool:
-        """Do one run; return whether it finished."""
-        folder, slot = out / run.folder, free_slots.pop()
-        try:
-            prepare(out, run)
-            started = time.monotonic()
-            tell(Event(run=run, kind="started"))
-            with (folder / LOG).open("w", encoding="utf-8") as log:
-                command = [*worker, str(folder), str(cores)]
-                process = processes.start(command, log, _environment(slot))
-            assert process.stdout is not None
-            with process, process.stdout:
-                for line in process.stdout:
-                    event = _event(run, line, time.monotonic() - started)
-                    if event is not None:
-                        tell(event)
-                # Leaving this block closes its standard input, which would kill it on its way out.
-                process.wait()
-            whole = process.returncode == 0 and (folder / FINISHED).exists()
-            kind = "finished" if whole else "failed"
-            if not processes.ended:
-                tell(Event(run=run, kind=kind, seconds=time.monotonic() - started))
-            return whole
-        finally:
-            free_slots.append(slot)
-
-    pool = ThreadPoolExecutor(workers)
+    jobs: Jobs[Run, bool]
+    if ray is None:
+        jobs = Seats(_Here(out=out, command=(*worker,), cores=cores, tell=tell).do, workers)
+    else:
+        jobs = _Elsewhere(out, (*worker,), cores, ray, tell)
+    failed, errors = [], []
     try:
-        runs = {pool.submit(work, run): run for run in left}
-        wait(runs, return_when=FIRST_EXCEPTION)
-        pool.shutdown(cancel_futures=True)  # after an error, what is at work still ends
-        return [run for job, run in runs.items() if not (job.cancelled() or job.result())]
+        with contextlib.closing(each_done(jobs, left)) as all_done:
+            for done in all_done:
+                if done.error is not None:
+                    errors.append(done.error)
+                elif not done.result:
+                    failed.append(done.task)
     finally:
-        processes.end()
-        pool.shutdown(cancel_futures=True)
         remove_leftovers()
+    if errors:
+        raise errors[0]
+    return failed
 
 
-class _Processes:
-    """The processes at work, which Ctrl-C ends at any moment; each has a group of its own."""
+@dataclass(frozen=True, kw_only=True)
+class _Here:
+    """Does a run in a process of its own, which writes into the run's folder."""
 
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._started: list[subprocess.Popen[str]] = []
-        self.ended = False
+    out: Path
+    command: tuple[str, ...]
+    cores: int
+    tell: OnEvent
 
-    def start(
-        self, command: Sequence[str], log: IO[str], environment: Mapping[str, str]
-    ) -> subprocess.Popen[str]:
-        """AuditError if all were ended before."""
-        with self._guard:
-            if self.ended:
-                raise AuditError("the sweep was stopped")
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-                env=environment,
-            )
-            self._started.append(process)
-            return process
+    def do(self, run: Run, seat: Seat) -> bool:
+        """Do one run; return whether it finished."""
+        prepare(self.out, run)
+        started = time.monotonic()
+        self.tell(Event(run=run, kind="started"))
 
-    def end(self) -> None:
-        """End those that are still at work, with all that they started."""
-        with self._guard:
-            self.ended = True
-            for process in self._started:
-                if process.poll() is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+        def said(line: bytes) -> None:
+            event = _event(run, line, time.monotonic() - started)
+            if event is not None:
+                self.tell(event)
+
+        whole = _watched(seat, self.command, self.out / run.folder, self.cores, said)
+        if seat.is_stopped:
+            raise StoppedError
+        kind = "finished" if whole else "failed"
+        self.tell(Event(run=run, kind=kind, seconds=time.monotonic() - started))
+        return whole
 
 
-def _event(run: Run, line: str, seconds: float) -> Event | None:
+def _watched(
+    seat: Seat,
+    command: Sequence[str],
+    folder: Path,
+    cores: int,
+    said: Callable[[bytes], None] = lambda line: None,
+) -> bool:
+    """Let a command do the run of a folder; return whether it finished."""
+    with (folder / LOG).open("w", encoding="utf-8") as log:
+        words, environment = [*command, str(folder), str(cores)], _environment(seat.number)
+        child = seat.start(words, environment=environment, errors=log)
+        while not isinstance(line := child.line(), Ended):
+            said(line)
+        code = seat.end()
+    return code == 0 and (folder / FINISHED).exists()
+
+
+class _Elsewhere:
+    """Does runs on a Ray cluster; a run's files are sent here when it has ended."""
+
+    def __init__(
+        self, out: Path, command: tuple[str, ...], cores: int, address: str, tell: OnEvent
+    ) -> None:
+        from fl_privacy_audit.core.ray_jobs import RayJobs
+
+        self._out, self._tell = out, tell
+        self._jobs: RayJobs[Run, dict[str, bytes]] = RayJobs(
+            _do_apart,
+            shared=(command, cores),
+            packed=lambda run: (out / run.folder / SPEC).read_bytes(),
+            address=address,
+            cpus=cores,
+        )
+        self._errors: list[Done[Run, bool]] = []
+
+    @property
+    def pending(self) -> int:
+        """See `Jobs.pending`."""
+        return self._jobs.pending + len(self._errors)
+
+    def submit(self, run: Run) -> None:
+        """See `Jobs.submit`."""
+        try:
+            prepare(self._out, run)
+        except (AuditError, OSError) as error:
+            self._errors.append(Done(task=run, error=error))
+            return
+        self._tell(Event(run=run, kind="started"))
+        self._jobs.submit(run)
+
+    def done(self, seconds: float = 0.0) -> Done[Run, bool] | None:
+        """See `Jobs.done`."""
+        if self._errors:
+            return self._errors.pop()
+        done = self._jobs.done(seconds)
+        if done is None:
+            return None
+        files = done.result or {}
+        if done.error is not None:
+            files = {LOG: f"it was lost on its way: {done.error!r}\n".encode()}
+        folder = self._out / done.task.folder
+        for name in sorted(
+            files, key=lambda name: name == FINISHED
+        ):  # the last one says it is whole
+            (folder / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(folder / name, files[name])
+        self._tell(Event(run=done.task, kind="finished" if FINISHED in files else "failed"))
+        return Done(task=done.task, result=FINISHED in files)
+
+    def stop(self) -> None:
+        """See `Jobs.stop`."""
+        self._jobs.stop()
+
+
+def _do_apart(given: tuple[tuple[str, ...], int], spec: bytes) -> dict[str, bytes]:
+    """Do a run in a folder that is gone afterwards; what was in it."""
+    command, cores = given
+    with tempfile.TemporaryDirectory(prefix="fl-privacy-audit-sweep-") as made:
+        folder = Path(made)
+        write_whole(folder / SPEC, spec)
+        seats: Seats[Path, bool] = Seats(
+            lambda folder, seat: _watched(seat, command, folder, cores)
+        )
+        for done in each_done(seats, [folder]):
+            if done.error is not None:
+                raise done.error
+        files = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def _event(run: Run, line: bytes, seconds: float) -> Event | None:
     """What a worker printed; None for anything else on its standard output."""
     try:
         return Event(run=run, seconds=seconds, **json.loads(line))
@@ -187,7 +253,7 @@ def _environment(slot: int) -> dict[str, str]:
     """The environment of a run: quiet, and with a GPU of its own where there are several."""
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     own = {"CUDA_VISIBLE_DEVICES": str(slot % devices)} if devices > 1 else {}
-    return {**QUIET, **own, **os.environ}
+    return {name: value for name, value in (QUIET | own).items() if name not in os.environ}
 
 
 def _compare(runs: Sequence[Run], out: Path) -> dict[Path, Comparison]:

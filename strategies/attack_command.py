@@ -1,29 +1,36 @@
 """``fl-privacy-audit attack DIR``: attack what a run has left in its spool, here and now."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import torch
 
+from fl_privacy_audit.audit.backlog import Backlog, make_workers, recorded, taken
+from fl_privacy_audit.audit.capture_auditor import CaptureAuditor
+from fl_privacy_audit.audit.capture_files import read_capture
+from fl_privacy_audit.audit.handover import Handover
+from fl_privacy_audit.audit.spool import Spool
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.named_object import find_model
+from fl_privacy_audit.core.named_object import find_model, find_named
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
 from fl_privacy_audit.ledger.records import AuditRecord, RunRecord
 
-from .backlog import Backlog, make_workers, recorded, taken
-from .capture_auditor import CaptureAuditor
-from .handover import Handover
-from .spool import Spool
+from .named_app import NamedApp
 
 
 @click.command("attack", short_help="Attack what an audit has left in its spool.")
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--model", required=True, help="The clients' model: MODULE:NAME, a class or an object."
+)
+@click.option(
+    "--client-app",
+    help="The clients' app, MODULE:NAME, where captures hold replays on canaries.",
 )
 @click.option(
     "--device", help="Where attacks run, cuda say; by default as in the audit's settings."
@@ -39,6 +46,7 @@ from .spool import Spool
 def attack_command(
     directory: Path,
     model: str,
+    client_app: str | None,
     device: str | None,
     workers: int,
     ray: str | None,
@@ -49,7 +57,10 @@ def attack_command(
     DIRECTORY may have been brought from another machine. What is recorded already is not attacked
     again, however often this was stopped. MODULE is looked for in the working directory too.
     """
+    sys.path.insert(0, str(Path.cwd()))  # workers look there too
     net = find_model(model, Path.cwd())
+    if client_app is not None:
+        find_named(client_app, Path.cwd(), "`--client-app`")
     where = {"executor": "process"} if ray is None else {"executor": "ray", "ray_address": ray}
     changes = where if device is None else {**where, "device": device}
     left = 0
@@ -68,9 +79,15 @@ def attack_command(
                 f"run {spool.run} was given {names} of its own, which no spool holds: start its app "
                 "again with the same `directory`, which goes on with it"
             )
+        if client_app is None and any(map(_is_replayed, captures)):
+            spool.close()
+            raise AuditError(
+                f"run {spool.run} replays its clients' app on canaries: name that app too, "
+                "`--client-app MODULE:NAME`"
+            )
         left += len(captures)
         if captures:
-            _attack(spool, captures, run, config, net, workers)
+            _attack(spool, captures, run, config, net, client_app, workers)
         else:
             spool.close()
     if not left:
@@ -82,12 +99,22 @@ def _run_of(run: str, attacks: Sequence[str]) -> str:
     return hashlib.sha256("\n".join([run, *attacks]).encode()).hexdigest()[:12]
 
 
+def _is_replayed(capture: Path) -> bool:
+    """Whether a capture holds replays that are still to be made."""
+    try:
+        slots = read_capture(capture).targets
+    except (OSError, ValueError):
+        return False  # it is lost, and its loss is logged where it is attacked
+    return any(slot.reason is not None for slot in slots)
+
+
 def _attack(
     spool: Spool,
     captures: Sequence[Path],
     run: str,
     config: AuditConfig,
     net: torch.nn.Module,
+    client_app: str | None,
     workers: int,
 ) -> None:
     state = {name: torch.from_numpy(array) for name, array in spool.weights().items()}
@@ -95,7 +122,11 @@ def _attack(
     ledger = Ledger(config.directory)
     if run != spool.run and not recorded(config.directory, run):
         ledger.append([_first_line(run, config, net)])
-    handed = Handover(model=net)
+    named = None
+    if client_app is not None:
+        weights = frozenset(net.state_dict())
+        named = NamedApp(name=client_app, image=config.image, weights=weights)
+    handed = Handover(model=net, elsewhere=named)
 
     def write(records: Sequence[AuditRecord]) -> None:
         ledger.append(records)

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.ledger.ledger import read_ledger
-from tests.audit.test_workers import Grey, as_fast_as_others, audited, by_target
+from tests.audit.test_workers import Grey, alike, as_fast_as_others, audited, by_target
 
 __all__ = ["as_fast_as_others"]
 
@@ -58,7 +58,8 @@ def test_two_workers_do_what_one_does(tmp_path: Path) -> None:
     for name in ("one", "two"):
         audited(tmp_path / name, at_end="leave", rounds=3, **ATTACK)
         ran(tmp_path / name, *MODEL, "--workers", "1" if name == "one" else "2")
-    one, two = (by_target(list(read_ledger(tmp_path / name).audits)) for name in ("one", "two"))
+    ledgers = (read_ledger(tmp_path / name) for name in ("one", "two"))
+    one, two = (alike(by_target(list(ledger.audits))) for ledger in ledgers)
     assert one == two
     assert len(one) == 9
 
