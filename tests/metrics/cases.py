@@ -31,7 +31,10 @@ class Case:
 
 
 CASES = {
-    "semsim": Case(facts=("low", 0.0, 2.0, ""), same_size=False, shown=(0.0944, "0.094")),
+    "semsim": Case(
+        facts=("low", 0.0, 2.0, ""), symmetric=False, same_size=False, shown=(0.0944, "0.094")
+    ),
+    "semsim_paper": Case(facts=("low", 0.0, 2.0, ""), same_size=False, shown=(1.32, "1.32")),
     "recognised": Case(
         facts=("high", 0.0, 1.0, ""), symmetric=False, same_size=False, shown=(0.5, "0.50")
     ),
