@@ -61,7 +61,8 @@ def _blurred(grey: Tensor, side: int) -> Tensor:
 
 def _standard(view: Tensor) -> Tensor:
     centred = view - view.mean((1, 2), keepdim=True)
-    return centred / (centred.flatten(1).norm(dim=1)[:, None, None] + _TINY)
+    length: Tensor = centred.flatten(1).norm(dim=1)[:, None, None]
+    return centred / (length + _TINY)
 
 
 def _correlations(view: Tensor, other: Tensor) -> Tensor:
