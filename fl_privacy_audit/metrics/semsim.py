@@ -132,7 +132,8 @@ def semsim(reconstructions: Tensor, originals: Tensor, *, net: Net | None = None
     if isinstance(net, Eye):
         return distance(*chances(net, reconstructions, originals))
     guesses, truths = embed(reconstructions, net=net), embed(originals, net=net)
-    return (guesses.double() - truths.double()).norm(dim=1).clamp(max=2)
+    apart: Tensor = (guesses.double() - truths.double()).norm(dim=1)
+    return apart.clamp(max=2)
 
 
 def semsim_paper(reconstructions: Tensor, originals: Tensor) -> Tensor:
