@@ -17,6 +17,12 @@ IDENTIFIED: Final = (
     "(correlation of pixels)."
 )
 
+JUDGES: Final = (
+    "Recognisable: as a network says that learnt from the judgements of a vision-language model, not of "
+    "people, of things, animals and scenes. Of faces as persons, medical pictures, text and drawings it "
+    "saw no judgements: there it guesses, and so does SemSim."
+)
+
 SYMBOLS: Final[Mapping[Word, str]] = {
     "leaked": "▲",
     "inconclusive": "◆",
@@ -142,6 +148,7 @@ REASONS: Final[Mapping[str, str]] = {
     "more records than chance": (
         "{reached} of {records} came half as far as without defence, more than chance gives"
     ),
+    "more than chance gives null attacks": "more than chance gives, batch by batch, beside null attacks",
     "no more than a null control": "no more than a null control",
     "undefended copies": "undefended copies: {net}",
     "no null attack": ("no null control was attacked, so nobody knows what chance gives{because}"),
@@ -257,6 +264,7 @@ REASONS: Final[Mapping[str, str]] = {
 DETAILS: Final[Mapping[str, str]] = {
     "above every null control": ": {net}; {batches}",
     "more records than chance": "; on average {net}; {batches}",
+    "more than chance gives null attacks": "; on average {net}; {batches}",
     "no more than a null control": ": {net}; {batches}; {cause}",
     "no positive control": ": {net}; {batches}",
     "attack too weak": "; {cause}",
