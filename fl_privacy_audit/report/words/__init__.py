@@ -68,7 +68,8 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
         "an attack that fails even where there is no defence",
         (
             "give it more time (`seconds_per_round`) or steps, or choose another: "
-            "`fl-privacy-audit attacks` lists them"
+            "`fl-privacy-audit attacks` lists them; `fl-privacy-audit frontier` shows how far the setting is "
+            "from one that leaks"
         ),
     ),
     "some records reached": (
