@@ -46,7 +46,7 @@ class Leakage(BaseModel):
         recognisable: Share of them that would be recognised, in [0, 1].
         low: Lower end of its interval of 95 %.
         high: Upper end.
-        by_chance: Upper end of the same share where the update was noise.
+        by_chance: Upper end of the same share for another client's reconstructions.
         worst_psnr: Of the best reconstruction, in dB.
         identification: Share of the reconstructions nearest to their own original among `candidates`.
         candidates: Pictures among which an original must be found.

@@ -28,6 +28,8 @@ from fl_privacy_audit.verdicts.recognition import Recognisable
 
 METRICS: Final = ("recognised", "psnr", "ssim")
 GALLERY: Final = 100
+CHANCE: Final = "other client"
+"""What chance gives: another replay's reconstructions beside these originals, which costs no attack."""
 
 
 def measure(
@@ -50,7 +52,7 @@ def measure(
         directory=folder,
         views=("canary",),
         canary=config.canary.replace(replays=replays),
-        controls=("noise",),
+        controls=(CHANCE,),
         metrics=METRICS,
         executor="inline",
         keep_pictures=True,
@@ -122,11 +124,11 @@ def _of_attack(
     outcomes = [o for r in records for o in r.attacks if o.attack == name and o.scores]
     shown, chance = Recognisable(), Recognisable()
     for outcome in outcomes:
-        noise = outcome.control("noise")
+        other = outcome.control(CHANCE)
         if "recognised" in outcome.scores:
             shown.add(outcome.scores["recognised"].each)
-        if noise is not None and "recognised" in noise.scores:
-            chance.add(noise.scores["recognised"].each)
+        if other is not None and "recognised" in other.scores:
+            chance.add(other.scores["recognised"].each)
     worst = [v for o in outcomes for v in o.scores["psnr"].each if math.isfinite(v)]
     images = sum(len(o.scores["psnr"].each) for o in outcomes)
     return Leakage(
@@ -147,7 +149,8 @@ def _of_attack(
 
 def _identified(outcomes: Sequence[AttackOutcome], folder: Path) -> float | None:
     """Share of reconstructions that are nearer to their own original than to any other picture."""
-    originals, rebuilt = [], []
+    originals: list[Tensor] = []
+    rebuilt: list[Tensor] = []
     for outcome in outcomes:
         if outcome.picture is None:
             continue

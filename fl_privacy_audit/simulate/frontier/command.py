@@ -50,12 +50,12 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> tup
     help="An option of the defence in place of the steps: noise_multiplier=0.1,1.",
 )
 @click.option(
-    "--replays", type=click.IntRange(1), default=3, show_default=True, help="Clients at each place."
+    "--replays", type=click.IntRange(2), default=3, show_default=True, help="Clients at each place."
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    default=40.0,
+    default=60.0,
     show_default=True,
     help="For attacks at each place.",
 )
