@@ -33,10 +33,10 @@ def guard(on_alarm: Literal["warn", "refuse"] = "warn") -> Mod:
     Before training it inspects the weights: rows that are all the same with a ladder of biases, biases
     that keep nearly every image out, a last layer that is silent but for a few classes, a layer that
     jumped since the last round while the others hardly moved, arrays that were not there before. After
-    training, and before anything leaves the client, it looks at the loss. Use it where it is the first
-    to see what was sent::
+    training, and before anything leaves the client, it looks at the loss. Use it before mods that change
+    what was sent::
 
-        @app.train(mods=[guard("refuse"), audit_mod])
+        @app.train(mods=[audit_mod, guard("refuse")])
         def train(message, context): ...
 
     Nothing of the client's data is looked at. What is kept in the client's state is a few hundred numbers
