@@ -50,6 +50,7 @@ class Leakage(BaseModel):
         worst_psnr: Of the best reconstruction, in dB.
         identification: Share of the reconstructions nearest to their own original among `candidates`.
         candidates: Pictures among which an original must be found.
+        clients: Replays that the attack ran on.
         picture: Originals above reconstructions, below the place's folder.
         reason: Why none ran.
         seconds: Wall time.
@@ -67,6 +68,7 @@ class Leakage(BaseModel):
     worst_psnr: float = 0.0
     identification: float | None = None
     candidates: int = 0
+    clients: int = 1
     picture: str | None = None
     reason: Reason | None = None
     seconds: float = 0.0
@@ -85,13 +87,22 @@ class Leakage(BaseModel):
         return self.recognisable, self.worst_psnr, self.identification
 
     @property
+    def chance(self) -> float:
+        """Most that identification is by chance.
+
+        Reconstructions are set beside the originals that they fit best, so that by chance any original of
+        their own replay will do.
+        """
+        return self.images / (self.clients * self.candidates) if self.candidates else 1.0
+
+    @property
     def identifies(self) -> bool:
         """Whether more originals were found than chance finds."""
         if self.identification is None or not self.images:
             return False
-        found, chance = round(self.identification * self.images), 1 / self.candidates
+        found = round(self.identification * self.images)
         as_many = (
-            math.comb(self.images, k) * chance**k * (1 - chance) ** (self.images - k)
+            math.comb(self.images, k) * self.chance**k * (1 - self.chance) ** (self.images - k)
             for k in range(found, self.images + 1)
         )
         return sum(as_many) < SURE

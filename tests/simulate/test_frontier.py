@@ -118,6 +118,7 @@ def test_one_image_leaks_and_noise_hides_it_and_nothing_is_measured_twice(tmp_pa
     assert open_.images == 3
     assert open_.worst_psnr > 60
     assert open_.identification == 1.0
+    assert open_.chance == pytest.approx(1 / 103)
     assert open_.leaks
     assert hidden.worst_psnr < 20
     assert not hidden.identifies
@@ -157,6 +158,8 @@ def test_where_no_attack_fits_it_is_not_tested(tmp_path: Path) -> None:
         ([leak(8, 4, 0.9, by_chance=0.5)], "no batch from"),
         ([leak(8, 4, 0.0, identification=0.5)], "batches of 8 leak"),
         ([leak(8, 4, 0.0, identification=1 / 8)], "no batch from"),
+        # Of 8 images of one replay each fits some original: chance is 8 in 108.
+        ([leak(8, 4, 0.0, identification=2 / 8)], "no batch from"),
         ([leak(2, 4, 0.9)], "Nobody knows"),
     ],
 )  # fmt: skip

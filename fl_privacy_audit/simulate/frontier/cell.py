@@ -142,6 +142,7 @@ def _of_attack(
         worst_psnr=max(worst),
         identification=_identified(outcomes, folder),
         candidates=GALLERY + images,
+        clients=len(outcomes),
         picture=next((f"{o.picture}" for o in outcomes if o.picture), None),
         seconds=seconds,
     )
