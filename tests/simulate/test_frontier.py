@@ -156,7 +156,7 @@ def test_where_no_attack_fits_it_is_not_tested(tmp_path: Path) -> None:
         ([leak(8, 4, 0.9), leak(16, 4, 0.9)], "batches of 8 leak to these attacks, and so do larger"),
         ([leak(8, 4, 0.9)], "batches of 8 leak to these attacks."),
         ([leak(8, 4, 0.9, by_chance=0.5)], "no batch from"),
-        ([leak(8, 4, 0.0, identification=0.5)], "batches of 8 leak"),
+        ([leak(8, 4, 0.0, identification=0.75)], "batches of 8 leak"),
         ([leak(8, 4, 0.0, identification=1 / 8)], "no batch from"),
         # Of 8 images of one replay each fits some original: chance is 8 in 108.
         ([leak(8, 4, 0.0, identification=2 / 8)], "no batch from"),
