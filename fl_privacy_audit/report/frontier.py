@@ -50,7 +50,7 @@ class Leakage(BaseModel):
         worst_psnr: Of the best reconstruction, in dB.
         identification: Share of the reconstructions nearest to their own original among `candidates`.
         candidates: Pictures among which an original must be found.
-        clients: Replays that the attack ran on.
+        held: Originals of a replay.
         picture: Originals above reconstructions, below the place's folder.
         reason: Why none ran.
         seconds: Wall time.
@@ -68,7 +68,7 @@ class Leakage(BaseModel):
     worst_psnr: float = 0.0
     identification: float | None = None
     candidates: int = 0
-    clients: int = 1
+    held: int = 1
     picture: str | None = None
     reason: Reason | None = None
     seconds: float = 0.0
@@ -93,7 +93,7 @@ class Leakage(BaseModel):
         Reconstructions are set beside the originals that they fit best, so that by chance any original of
         their own replay will do.
         """
-        return self.images / (self.clients * self.candidates) if self.candidates else 1.0
+        return min(self.held / self.candidates, 1.0) if self.candidates else 1.0
 
     @property
     def identifies(self) -> bool:

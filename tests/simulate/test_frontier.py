@@ -44,7 +44,14 @@ def perceptron() -> nn.Module:
 
 
 def leak(batch: int, row: float, share: float | None, **more: Any) -> Leakage:
-    found = {"attack": "dlg", "images": 8, "candidates": 108, "low": (share or 0) / 2, **more}
+    found = {
+        "attack": "dlg",
+        "images": 8,
+        "candidates": 108,
+        "held": 8,
+        "low": (share or 0) / 2,
+        **more,
+    }
     return Leakage(place=Place(batch=batch, row=row), recognisable=share, **found)
 
 

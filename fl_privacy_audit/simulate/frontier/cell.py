@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fl_privacy_audit.audit import Auditor, ClientReply
 from fl_privacy_audit.audit.canary import Canary
+from fl_privacy_audit.audit.scoring import ORIGINALS
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.local_training import Chance, train_locally
 from fl_privacy_audit.core.models import classifier, copy_model
@@ -142,7 +143,7 @@ def _of_attack(
         worst_psnr=max(worst),
         identification=_identified(outcomes, folder),
         candidates=GALLERY + images,
-        clients=len(outcomes),
+        held=max(int(o.details.get(ORIGINALS, len(o.scores["psnr"].each))) for o in outcomes),
         picture=next((f"{o.picture}" for o in outcomes if o.picture), None),
         seconds=seconds,
     )
