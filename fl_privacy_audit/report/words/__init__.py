@@ -5,7 +5,7 @@ from typing import Final
 
 from fl_privacy_audit.verdicts.verdict import Word
 
-from . import canaries, descriptions, first, rounds
+from . import canaries, descriptions, first, guard, rounds
 
 LOWER_BOUND: Final = (
     "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
@@ -74,7 +74,8 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
         "an attack that fails even where there is no defence",
         (
             "give it more time (`seconds_per_round`) or steps, or choose another: "
-            "`fl-privacy-audit attacks` lists them"
+            "`fl-privacy-audit attacks` lists them; `fl-privacy-audit frontier` shows how far the setting is "
+            "from one that leaks"
         ),
     ),
     "some records reached": (
@@ -122,6 +123,7 @@ STEPS: Final[Mapping[str, str]] = {
     **canaries.STEPS,
     **descriptions.STEPS,
     "too few pictures": "keep them (`keep_pictures = true`), and attack more clients or rounds",
+    **guard.STEPS,
 }
 """Code of another verdict or of a cause -> what to do."""
 
@@ -143,6 +145,7 @@ REASONS: Final[Mapping[str, str]] = {
     **first.REASONS,
     **canaries.REASONS,
     **descriptions.REASONS,
+    **guard.REASONS,
     # Verdicts.
     "above every null control": "clearly more than every null control",
     "more records than chance": (
