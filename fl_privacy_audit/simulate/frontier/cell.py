@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.audit import Auditor, ClientReply
-from fl_privacy_audit.audit.canary import Canary
+from fl_privacy_audit.audit.schedule import Canary
 from fl_privacy_audit.audit.scoring import ORIGINALS
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.local_training import Chance, train_locally
@@ -64,9 +64,19 @@ def measure(
     # Training is done before the clock of the attacks starts.
     canaries = (auditor.canaries.draw(1, number + 1, None) for number in range(replays))
     replies = {canary.number: _trained(settings, model, canary) for canary in canaries}
-    records = auditor.audit_round(1, [], replay=lambda canary: replies[canary.number])
+    records = auditor.audit_round(1, [], replay=_Made(replies))
     auditor.finish()
     return _leakage(records, folder, place, time.monotonic() - started)
+
+
+class _Made(dict[int, ClientReply]):
+    """Replays that were made before, by the numbers of their canaries."""
+
+    def __call__(self, canary: Canary) -> ClientReply:
+        return self[canary.number]
+
+    def errand(self, number: int) -> None:
+        """Nothing is left to be made elsewhere."""
 
 
 def _trained(config: AuditConfig, model: nn.Module, canary: Canary) -> ClientReply:
