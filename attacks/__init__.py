@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .choice import Choice, choose, order_of
     from .engine.many import needed_seconds, reconstruct_each, refusal, shares_steps
     from .papers.analytic import first_linear
+    from .papers.class_fishing import class_fishing, with_class_fishing
     from .papers.deep_image_prior import deep_image_prior, latent_search
     from .papers.dlg import dlg
     from .papers.feature_unmixing import feature_unmixing
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .papers.inverting_gradients import inverting_gradients
     from .papers.modern_inversion import modern_inversion
     from .papers.order_invariant import order_invariant
+    from .papers.quantile_biases import quantile_biases, with_quantile_biases
     from .papers.rgap import rgap
     from .papers.see_through_gradients import see_through_gradients
     from .papers.spear import spear
@@ -41,6 +43,7 @@ else:
             "choice": "Choice choose order_of",
             "engine.many": "needed_seconds reconstruct_each refusal shares_steps",
             "papers.analytic": "first_linear",
+            "papers.class_fishing": "class_fishing with_class_fishing",
             "papers.deep_image_prior": "deep_image_prior latent_search",
             "papers.dlg": "dlg",
             "papers.feature_unmixing": "feature_unmixing",
@@ -49,6 +52,7 @@ else:
             "papers.inverting_gradients": "inverting_gradients",
             "papers.modern_inversion": "modern_inversion",
             "papers.order_invariant": "order_invariant",
+            "papers.quantile_biases": "quantile_biases with_quantile_biases",
             "papers.rgap": "rgap",
             "papers.see_through_gradients": "see_through_gradients",
             "papers.spear": "spear",
@@ -67,6 +71,7 @@ __all__ = [
     "Needs",
     "all_attacks",
     "choose",
+    "class_fishing",
     "deep_image_prior",
     "dlg",
     "feature_unmixing",
@@ -80,6 +85,7 @@ __all__ = [
     "needed_seconds",
     "order_invariant",
     "order_of",
+    "quantile_biases",
     "reconstruct_each",
     "refusal",
     "rgap",
@@ -89,7 +95,9 @@ __all__ = [
     "surrogate_model_extension",
     "swept_inversion",
     "unmixing",
+    "with_class_fishing",
     "with_imprint",
+    "with_quantile_biases",
 ]
 
 ENTRY_POINTS = "fl_privacy_audit.attacks"
@@ -266,6 +274,34 @@ ATTACKS: dict[str, AttackEntry] = {
             fits=_paper("imprint", "find_block"),
         ),
         cost="one difference a bin",
+        auto="the server cheats",
+    ),
+    "quantile_biases": AttackEntry(
+        factory=_paper("quantile_biases"),
+        paper="Nowak 2024, arXiv:2406.18745",
+        threat_model="G",
+        needs=Needs(
+            update="gradient",
+            gradient_length=True,
+            server="malicious",
+            model="clients trained with_quantile_biases(model, ...)",
+            fits=_paper("quantile_biases", "cheating_layer"),
+        ),
+        cost="a replay of each row, for each class",
+        auto="the server cheats",
+    ),
+    "class_fishing": AttackEntry(
+        factory=_paper("class_fishing"),
+        paper="Wen 2022, arXiv:2202.00580",
+        threat_model="F",
+        needs=Needs(
+            update="gradient",
+            gradient_length=True,
+            server="malicious",
+            model="clients trained with_class_fishing(model, ...)",
+            fits=_paper("class_fishing", "fished_layer"),
+        ),
+        cost="that of `swept_inversion` on the images of one class",
         auto="the server cheats",
     ),
 }

@@ -67,6 +67,11 @@ class _Lazy(click.Group):
             "export_command",
             "Write records as a CSV or Parquet table.",
         ),
+        "frontier": (
+            "fl_privacy_audit.simulate.frontier.command",
+            "frontier_command",
+            "Measure what leaks around your own batch size and steps.",
+        ),
         "metrics": (
             "fl_privacy_audit.metrics.command",
             "metrics_command",

@@ -7,6 +7,7 @@ from .accountant import persistent_accountant
 from .audited import AuditedStrategy
 from .canary_images import canary, canary_dataset, canary_loaders
 from .defend import defend
+from .guard import guard
 from .legacy import AuditedLegacyStrategy
 from .mods import audit_mod, publish_batch
 
@@ -18,6 +19,7 @@ __all__ = [
     "canary_dataset",
     "canary_loaders",
     "defend",
+    "guard",
     "persistent_accountant",
     "publish_batch",
 ]

@@ -273,7 +273,8 @@ def _among_draws(
         _compare(defended, {name: (total[name] - drawn[name]) / others for name in total})
         for defended, drawn in draws
     ]
-    mean = {name: tensor / len(draws) for name, tensor in total.items()}
+    # Of as many as each of them: a mean of more noise is shorter.
+    mean = {name: (tensor - draws[-1][1][name]) / others for name, tensor in total.items()}
     cosines = torch.tensor([draw.cosine for draw in each], dtype=torch.float64)
     ratios = torch.tensor([draw.ratio for draw in each], dtype=torch.float64)
     factor = float(stats.t.isf(FALSE_ALARM / 2, others)) * math.sqrt(1 + 1 / len(draws))

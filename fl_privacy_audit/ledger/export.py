@@ -62,7 +62,7 @@ _OF_RECORD = (
 )  # fmt: skip
 _OF_OUTCOME = ("status", "objective", "steps", "stopped", "seconds", "seed")
 RANK = "rank"
-"""Metric: place of the true image among ``candidates``; the least is the worst."""
+"""Metric of attacks: place of the true image among ``candidates``; the least is the worst."""
 _MORE = ("attack", "control", "labels_right", "reason", "reason_figures")
 _OF_SCORE = ("metric", "mean", "worst", "images")
 
@@ -201,7 +201,7 @@ class _Rows:
             columns["worst"].append(score.worst)
             columns["images"].append(len(score.each))
         rows = len(scores)
-        if line.ranks:
+        if line.ranks and control is None:
             rows += 1
             columns["metric"].append(RANK)
             columns["mean"].append(fmean(line.ranks))

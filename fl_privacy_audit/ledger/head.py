@@ -69,9 +69,16 @@ def find_head(file: BinaryIO) -> tuple[str, bool]:
     It is reckoned from the last line that carries a hash; without one, from the first line.
     """
     start = _last_link(file)
-    file.seek(start or 0)
-    whole = [after for _, after in hashes(file) if after is not None]
-    return (whole[-1] if whole else START), start is not None
+    return _head_from(file, start or 0), start is not None
+
+
+def _head_from(file: BinaryIO, start: int) -> str:
+    """The hash after the last whole line, by the lines from here on."""
+    file.seek(start)
+    head = START
+    for _, after in hashes(file):
+        head = after or head
+    return head
 
 
 def _last_link(file: BinaryIO) -> int | None:
@@ -99,5 +106,5 @@ def head_of(directory: str | Path) -> str | None:
         LedgerError: There is no ledger.
     """
     with open_ledger(directory) as file:
-        head, chained = find_head(file)
-    return head if chained else None
+        start = _last_link(file)
+        return None if start is None else _head_from(file, start)

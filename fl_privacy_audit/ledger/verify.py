@@ -7,6 +7,7 @@ all files can do that; against them only a head that somebody else keeps helps.
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from fl_privacy_audit.core.reasons import Reason
 
@@ -55,7 +56,8 @@ def check_ledger(directory: str | Path, heads: Collection[str] = ()) -> LedgerCh
     check = LedgerCheck(path=ledger_file(directory))
     kept = kept_head(check.path)  # before the lines: a writer writes it after them
     wanted = {*heads, kept}
-    chained = _check_lines(check, wanted)
+    with open_ledger(directory) as file:
+        chained = _check_lines(check, file, wanted)
     if not chained:
         check.add("no line has a hash")
     elif kept is None:
@@ -68,32 +70,31 @@ def check_ledger(directory: str | Path, heads: Collection[str] = ()) -> LedgerCh
     return check
 
 
-def _check_lines(check: LedgerCheck, wanted: Collection[str | None]) -> bool:
+def _check_lines(check: LedgerCheck, file: BinaryIO, wanted: Collection[str | None]) -> bool:
     """Go through the lines; whether any carries a hash."""
     chained, above, first = False, START, list[bytes]()
     if START in wanted:
         check.found[START] = 0
-    with open_ledger(check.path) as file:
-        for number, (line, after) in enumerate(hashes(file), start=1):
-            link = link_of(line)
-            if after is None:
-                _check_end(check, line, above)
-                break
-            check.lines, check.head = number, after
-            if len(first) < 2:
-                first.append(line)
-            if link is None:
-                _check_bare(check, line, above, chained=chained)
-            else:
-                if number > 1 and not chained:
-                    check.notes.append(Reason.of("lines without hashes", line=number - 1))
-                if link != above and number > 1:
-                    check.add("hash differs", above=number - 1, line=number)
-                chained = True
-            _check_said(check, line)
-            if after in wanted:
-                check.found[after] = number
-            above = after
+    for number, (line, after) in enumerate(hashes(file), start=1):
+        link = link_of(line)
+        if after is None:
+            _check_end(check, line, above)
+            break
+        check.lines, check.head = number, after
+        if len(first) < 2:
+            first.append(line)
+        if link is None:
+            _check_bare(check, line, above, chained=chained)
+        else:
+            if number > 1 and not chained:
+                check.notes.append(Reason.of("lines without hashes", line=number - 1))
+            if link != above and number > 1:
+                check.add("hash differs", above=number - 1, line=number)
+            chained = True
+        _check_said(check, line)
+        if after in wanted:
+            check.found[after] = number
+        above = after
     if first and link_of(first[0]) not in (None, START):
         _check_beginning(check, first)
     return chained

@@ -3,20 +3,19 @@
 from collections.abc import Callable
 
 import click
-import torch
 
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import AuditError
 
 from .backbone import ALEXNET, INCEPTION, alexnet_features, download, inception
-from .semsim import embed
+from .semsim import load_eye, load_semsim
 from .table import METRICS, SET_METRICS, Metric
 
 BACKBONES = {backbone.key: backbone for backbone in (ALEXNET, INCEPTION)}
 CHECKS: dict[str, Callable[[], object]] = {
     "AlexNet's weights": alexnet_features,
     "Inception-v3's weights": inception,
-    "SemSim's weights": lambda: embed(torch.zeros(1, 3, 32, 32)),
+    "SemSim's weights": lambda: (load_eye(), load_semsim()),
 }
 """What a metric needs -> a call that fails where it is not here."""
 

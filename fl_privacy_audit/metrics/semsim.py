@@ -1,17 +1,15 @@
 """SemSim: how far a reconstruction is from what its original shows, as trained eyes judge it.
 
-The network of Sun et al. (2023, arXiv:2309.13038): a ResNet18 with a 3x3 stem and no max-pool, its
-pooled features trained by a triplet loss with the original as anchor, a recognisable reconstruction as
-positive and an unrecognisable one as negative. `semsim` is its distance, and what verdicts go by.
+`semsim` and `recognised` go by `.eye`: a pretrained network and a head trained on judgements of
+reconstructions, which gives the chance that somebody who sees the reconstruction alone names what the
+original shows. Verdicts go by `semsim`.
 
-`.eye` is another: a pretrained network and a head trained on judgements of reconstructions. It gives
-the chance that somebody who sees the reconstruction alone names what the original shows, `recognised`,
-and a distance where it is given to `semsim` as `net`.
-
-Of the paper's network: differences
-from the released code, on purpose: embeddings have length one in training *and* in scoring, pictures
-are resized with antialiasing, and a pair is a pair by position, never by a listing of files. There
-every picture passes at 32x32.
+The network of Sun et al. (2023, arXiv:2309.13038) is there too: a ResNet18 with a 3x3 stem and no
+max-pool, its pooled features trained by a triplet loss with the original as anchor, a recognisable
+reconstruction as positive and an unrecognisable one as negative. `semsim_paper` is its distance, and
+`embed` puts single pictures where they can be searched. Differences from the released code, on purpose:
+embeddings have length one in training *and* in scoring, pictures are resized with antialiasing, and a
+pair is a pair by position, never by a listing of files. There every picture passes at 32x32.
 """
 
 import hashlib
@@ -27,7 +25,7 @@ from torch.nn import functional as F
 
 from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 
-from .eye import Eye, chances
+from .eye import Eye, chances, distance
 from .pairs import check_pixels
 
 SIDE = 32
@@ -40,7 +38,7 @@ SHA256 = "a24033ddd93db7e37f969c345f47ddf15c3b664845ea3d94d6191edd033885e1"
 """Of `WEIGHTS`."""
 EYE = WEIGHTS.with_name("eye.safetensors")
 """Those of the eye."""
-EYE_SHA256 = "a368583cd22da00c2cee4885722565a90dbc1f2c76cb78397f6add9e44acaa4f"
+EYE_SHA256 = "6ad7dbe82ecd1aec22c4c3c4d9641621fe103c0be36b4ed600c3896dc6a7d532"
 """Of `EYE`."""
 HEADER = {"format": "pt", "of": "fl-privacy-audit SemSim"}
 EYES = "head.linear.weight"
@@ -118,25 +116,29 @@ def embed(images: Tensor, *, net: SemSimNet | None = None, batch: int = 64) -> T
 def semsim(reconstructions: Tensor, originals: Tensor, *, net: Net | None = None) -> Tensor:
     """SemSim of each pair, in ``[0, 2]``; lower means more leakage, and equal pictures are 0.
 
-    The Euclidean distance of the two embeddings. With an eye: ``2 (1 - p / q)``, p the chance that
-    the reconstruction is recognised and q that of the original itself, never below 0: 2 means that
-    nothing recognisable is left; it is not symmetric, as only the original is known to be one.
+    By an eye `eye.distance`: 2 means that nothing recognisable is left; it is not symmetric, as only
+    the original is known to be one. By a network of the paper: the Euclidean distance of the two
+    embeddings.
 
     Pairs of ``(N, C, H, W)`` in ``[0, 1]``, whose sizes may differ; `net` in evaluation mode, on
-    the device of the originals; the shipped one of the paper if None -> ``(N,)`` float64.
+    the device of the originals; the shipped eye if None -> ``(N,)`` float64.
 
     Raises:
         MetricUnavailable: No network is given and the package holds no weights.
         ValueError: Shapes differ, or values are not pixels in ``[0, 1]``.
     """
     _check_pairs(reconstructions, originals)
-    net = load_semsim(device=originals.device) if net is None else net
-    if isinstance(net, SemSimNet):
-        guesses, truths = embed(reconstructions, net=net), embed(originals, net=net)
-        distance: Tensor = (guesses.double() - truths.double()).norm(dim=1).clamp(max=2)
-        return distance
-    chance, own = chances(net, reconstructions, originals)
-    return 2 * (1 - (chance / own).clamp(max=1))
+    net = load_eye(device=originals.device) if net is None else net
+    if isinstance(net, Eye):
+        return distance(*chances(net, reconstructions, originals))
+    guesses, truths = embed(reconstructions, net=net), embed(originals, net=net)
+    apart: Tensor = (guesses.double() - truths.double()).norm(dim=1)
+    return apart.clamp(max=2)
+
+
+def semsim_paper(reconstructions: Tensor, originals: Tensor) -> Tensor:
+    """`semsim` by the shipped network of the paper."""
+    return semsim(reconstructions, originals, net=load_semsim(device=originals.device))
 
 
 def recognised(reconstructions: Tensor, originals: Tensor, *, net: Eye | None = None) -> Tensor:

@@ -103,10 +103,10 @@ def _in(module: str, name: str) -> Later:
 
 METRICS: dict[str, Metric] = {
     "semsim": Metric(
-        title="SemSim (Sun et al. 2023)",
+        title="SemSim (after Sun et al. 2023)",
         short="SemSim",
-        meaning="distance in a network trained on judgements of reconstructions (the judges of the "
-        "bundled weights are machines); 0 is the same picture",
+        meaning="how far a picture is from being recognised as what the original shows, by a network "
+        "trained on a vision-language model's judgements; 0 is the same picture, 2 shows nothing",
         function=_in("semsim", "semsim"),
         leaks_when="low",
         highest=2.0,
@@ -178,6 +178,18 @@ METRICS: dict[str, Metric] = {
         rank=6,
         least_side=MS_SSIM_WINDOW,
         default=False,
+    ),
+    "semsim_paper": Metric(
+        title="SemSim, the paper's network (Sun et al. 2023)",
+        short="the paper's SemSim",
+        meaning="distance of two embeddings, trained on the answers of small classifiers; 0 is the "
+        "same picture",
+        function=_in("semsim", "semsim_paper"),
+        leaks_when="low",
+        highest=2.0,
+        rank=8,
+        default=False,
+        needs="SemSim's weights",
     ),
 }
 

@@ -6,7 +6,7 @@ from typing import Final
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.verdicts.verdict import Word
 
-from .words import CAUSES
+from .words import CAUSES, JUDGES
 
 NULL_WORDS: Final[Mapping[ControlKind, str]] = {
     "noise": "noise of equal norm",
@@ -144,6 +144,7 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "positive control": "The same attack on an undefended copy of the same update. If it fails "
     "there, the attack is too weak for any verdict.",
     "record": "One update of one client in one round that was attacked.",
+    "recognisable": JUDGES,
     "reconstruction": "The picture that an attack made.",
     "round": "One turn of federated learning: clients train, the server averages.",
     "update": "The change of the model's weights that a client sends back.",

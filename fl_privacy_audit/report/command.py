@@ -13,6 +13,7 @@ from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.files import open_whole
 from fl_privacy_audit.core.types import View
 
+from .frontier import read_frontier
 from .lines import headline, lines_of, views
 from .markdown import json_parts, render_markdown
 from .summary import AuditSummary, summarise
@@ -97,6 +98,12 @@ def fail(found: Collection[str], words: Collection[str]) -> None:
     is_flag=True,
     help="Numbers and this package's own words alone; groups of fewer than 5 records are left out.",
 )
+@click.option(
+    "--frontier",
+    "frontier_folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder that `frontier` wrote: how far the setting is from one that leaks. For html and md.",
+)
 @garbage.no_search(ever=False)
 def report_command(
     directories: tuple[Path, ...],
@@ -107,11 +114,14 @@ def report_command(
     sets: bool,
     pictures: bool,
     for_public: bool,
+    frontier_folder: Path | None,
 ) -> None:
     """Write what the audits in DIRECTORIES found as one page that opens anywhere.
 
     The page needs no network and holds no script. With pictures in it only its owner may read it.
     """
+    if for_public and frontier_folder is not None:
+        raise click.UsageError("give --public or --frontier, not both")
     errors = CleanConsole(stderr=True)
     with errors.status("reading the audit logs"):
         summary = summarise(*named_runs(directories, runs), sets=sets)
@@ -119,13 +129,16 @@ def report_command(
             from .public import public
 
             summary = public(summary)
+    frontier = None if frontier_folder is None else read_frontier(frontier_folder)
     with errors.status("drawing"):
         if form == "html":
             from .html.page import render_html
 
-            parts = iter([render_html(summary, pictures=pictures)])
+            parts = iter([render_html(summary, pictures=pictures, frontier=frontier)])
+        elif form == "md":
+            parts = iter([render_markdown(summary, frontier)])
         else:
-            parts = iter([render_markdown(summary)]) if form == "md" else json_parts(summary)
+            parts = json_parts(summary)
     private = form == "html" and pictures and _shows_pictures(summary)
     path = out or Path(f"report.{form}")
     if path == STANDARD_OUTPUT:

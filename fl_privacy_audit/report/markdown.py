@@ -27,6 +27,8 @@ from .conditions import (
 )
 from .dp import EPSILON_HEADS, dp_sections
 from .formats import escaped, json_text, markdown_table, markdown_text, when
+from .frontier import Frontier
+from .frontier import markdown as frontier_tables
 from .identified import identified_texts
 from .lines import headline, lines_of, views
 from .seal import sealed, unsealed
@@ -84,8 +86,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def render_markdown(summary: AuditSummary) -> str:
-    """The facts of the report without its pictures."""
+def render_markdown(summary: AuditSummary, frontier: Frontier | None = None) -> str:
+    """The facts of the report without its pictures, and the frontier if any."""
     seen = views(summary)
     parts = ["# Privacy audit of a federation", f"Made on {markdown_text(when(summary.made))}."]
     parts += [f"**{v.capitalize()} view: {headline(lines_of(summary, v))}**" for v in seen]
@@ -129,6 +131,8 @@ def render_markdown(summary: AuditSummary) -> str:
     ]
     parts += [f"Tested by: {markdown_text(testers(summary) or 'not stated')}."]
     parts += [f"To test again: {markdown_text(retest(summary))}."]
+    if frontier is not None:
+        parts += [frontier_tables(frontier, level=2)]
     parts += [f"`{unsealed([s.head for s in summary.settings])}`"]
     return "".join(sealed(["\n\n".join(part for part in parts if part) + "\n"]))
 

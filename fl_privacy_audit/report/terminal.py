@@ -32,7 +32,7 @@ from .formats import (
 from .identified import identified_notes, set_lines
 from .lines import others_of
 from .sentences import say, say_fit, say_why, spoken, steps
-from .words import LOWER_BOUND
+from .words import JUDGES, LOWER_BOUND
 
 NOTHING = "-"
 _FITS = {
@@ -106,9 +106,10 @@ class Rounds:
         return [row[3:] for row in self._worst(by)]
 
     def recognised(self) -> list[str]:
-        """How many images are recognisable, a line for each view and attack, most first."""
+        """How many images are recognisable, a line for each view and attack, most first, and who says so."""
         found = sorted(self.recognisable.items(), key=lambda item: -item[1].expected)
-        return [f"{view} view, {attack}: recognisable: {of}." for (view, attack), of in found]
+        lines = [f"{view} view, {attack}: recognisable: {of}." for (view, attack), of in found]
+        return [*lines, JUDGES] if lines else []
 
     @property
     def last_left_out(self) -> list[tuple[int, str, Reason]]:

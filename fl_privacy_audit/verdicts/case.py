@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,11 @@ from fl_privacy_audit.ledger.records import NULLS
 from fl_privacy_audit.metrics import METRICS
 
 from .facts import AttackFacts
-from .interval import Floats, spread, tail
+from .interval import Floats, by_exchange, spread, tail
 from .verdict import FEWEST, REACH, SIDES, NetLeakage, RecordLeakage, Side, Word
 
+ATTACKED: Final[tuple[ControlKind, ...]] = ("noise", "other client")
+"""Null controls that an attack made."""
 MOST_ADVISED = 200
 """Batches; more than these are not worth the advice."""
 
@@ -117,12 +120,32 @@ class Case:
         )
 
     def _leaks(self, of: Side) -> bool:
-        """Whether the net leakage is clear against every null, a null attack among them."""
+        """Whether the net leakage is clear against every null, or more than exchange gives."""
+        return self._clear(of) or self._ahead(of)
+
+    def _clear(self, of: Side) -> bool:
+        """Whether the whole interval lies above the margin against every null, an attack among them."""
         nets = self.nets(of)
         attacked = any(net.against != "grey" for net in nets)
         return attacked and all(
             net.batches >= FEWEST and net.low is not None and net.low > self.margin for net in nets
         )
+
+    def _ahead(self, of: Side) -> bool:
+        """Whether it is ahead of every null by the margin on average, and not by chance.
+
+        If an update holds nothing, what was made of it and of the null attacks' could be exchanged in
+        each batch. One batch that shows nothing widens an interval until it holds zero, and says little
+        here. A null attack counts no less than a grey picture, which makes the test stricter.
+        """
+        nets = self.nets(of)
+        if any(net.batches < FEWEST or net.mean <= self.margin for net in nets):
+            return False
+        scores = np.stack([self._scores[kind] for kind in (of, *ATTACKED, "grey")])
+        found = _by_batch(self._keys, scores)
+        found = found[np.isfinite(found[:, 0]) & np.isfinite(found[:, 1:3]).any(axis=1)]
+        nulls = found[:, 1:3] + np.fmax(found[:, 3:] - found[:, 1:3], 0)
+        return by_exchange(found[:, 0], nulls) <= (1 - self._confidence) / 2
 
     def finding(self) -> tuple[Word, Reason]:
         """The word of this metric alone, and why."""
@@ -132,13 +155,15 @@ class Case:
             why = self._why_no("noise", "other client")
             return "inconclusive", Reason.of("no null attack", why)
         figures = _figures(net) | {"batches": self.batches}
-        if self._leaks("attack"):
+        if self._clear("attack"):
             return "leaked", Reason.of("above every null control", **figures)
         if self.batches < FEWEST:
             few = Reason.of("too few batches", batches=self.batches, needed=FEWEST)
             return "inconclusive", few
         if self._more_than_chance():
             return "leaked", Reason.of("more records than chance", **figures, **self._reached())
+        if self._ahead("attack"):
+            return "leaked", Reason.of("more than chance gives null attacks", **figures)
         return self._withstood(figures)
 
     def _allowed(self) -> dict[str, Figure]:
@@ -206,6 +231,17 @@ def _means(keys: NDArray[np.int64], values: Floats) -> Floats:
         rows = starts[which, None] + np.arange(count)
         means[which] = values[order[rows]].mean(axis=1)
     return means[np.argsort(order[starts], kind="stable")]
+
+
+def _by_batch(keys: NDArray[np.int64], columns: Floats) -> Floats:
+    """The mean of each column's finite values in each batch, ``(B, K)`` of ``(K, R)``; NaN without one."""
+    there = np.isfinite(columns)
+    sums = [
+        np.bincount(keys, np.where(given, column, 0.0))
+        for column, given in zip(columns, there, strict=True)
+    ]
+    counts = np.stack([np.bincount(keys, given) for given in there])
+    return np.asarray(np.where(counts > 0, np.stack(sums) / counts.clip(1), np.nan).T)
 
 
 def least(nets: Sequence[NetLeakage]) -> NetLeakage | None:

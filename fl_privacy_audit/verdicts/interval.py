@@ -1,4 +1,4 @@
-"""Intervals of a mean of independent values, as the bootstrap gives them."""
+"""Intervals of a mean of independent values, as the bootstrap gives them; and what exchange gives."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +10,8 @@ from scipy.special import ndtr, ndtri, stdtrit
 Floats = NDArray[np.float64]
 
 DRAWS = 10_000
+MOST_ENUMERATED = 3**10
+"""Exchanges that are all looked at; of more `DRAWS` are drawn."""
 MOST_DRAWN = 500
 """Values from which samples are drawn; what the samples of more are like is computed."""
 
@@ -102,3 +104,35 @@ def _expected_quantiles(values: Floats, shares: Floats) -> Floats:
     z = ndtri(shares)
     z = z + (z**2 - 1) * skew / 6 + (z**3 - 3 * z) * excess / 24 - (2 * z**3 - 5 * z) * skew**2 / 36
     return np.asarray(np.mean(values) + spread_out / np.sqrt(units) * z)
+
+
+def by_exchange(attack: Floats, nulls: Floats, *, seed: int = 0) -> float:
+    """The chance of so large a sum over units if, in each, any of its values might be the attack's.
+
+    Fisher's exact test by exchange (1935, "The Design of Experiments", section 21), one-sided: it
+    assumes nothing of how values are spread. The smallest chance of U units with K nulls each is
+    ``(1 + K) ** -U``.
+
+    Args:
+        attack: ``(U,)``, finite, signed so that higher means more leakage.
+        nulls: ``(U, K)``; NaN where there is none.
+        seed: Of the draws, where not all exchanges are looked at.
+
+    >>> by_exchange(np.array([1.0, 1.0]), np.array([[0.0, 0.0], [0.0, np.nan]]))
+    0.16666666666666666
+    """
+    rows = [
+        np.append(null[np.isfinite(null)], own) for own, null in zip(attack, nulls, strict=True)
+    ]
+    own = float(attack.sum())
+    slack = 1e-9 * (1 + abs(own))
+    if np.sum(np.log([len(row) for row in rows])) <= np.log(MOST_ENUMERATED) + 1e-9:
+        sums = np.zeros(1)
+        for row in rows:
+            sums = (sums[:, None] + row).ravel()
+        return float(np.mean(sums >= own - slack))
+    rng = np.random.default_rng(seed)
+    sums = np.zeros(DRAWS)
+    for row in rows:
+        sums += row[rng.integers(len(row), size=DRAWS)]
+    return float((1 + (sums >= own - slack).sum()) / (1 + DRAWS))

@@ -117,12 +117,13 @@ def judge(
     """One attack on one setting in one view.
 
     *Leaked*: against every null control the whole interval of the net leakage lies above the
-    metric's margin. Or more batches than chance gives came at least `REACH` as far as their
-    undefended copies: ahead of every null control of their own by the margin, and with at least that
-    share of the copy's net leakage. A single record does not make *leaked*, as one null draw cannot
-    tell a leak from luck; it forbids *withstood*, and is named.
+    metric's margin; or its mean does, and chance gives the null attacks no more, batch by batch. Or
+    more batches than chance gives came at least `REACH` as far as their undefended copies: ahead of
+    every null control of their own by the margin, and with at least that share of the copy's net
+    leakage. A single record does not make *leaked*, as one null draw cannot tell a leak from luck; it
+    forbids *withstood*, and is named.
 
-    *Withstood*: the undefended copies leaked by the first of these; against some null control the
+    *Withstood*: the undefended copies leaked by the first two of these; against some null control the
     whole interval lies at or below the margin; no record came as far as `REACH`; and no other
     metric says *leaked*. Nor may a record be among them whose real update is not what its true
     batch, trained as described, would give, nor one of which nobody found out: it is no evidence,

@@ -54,12 +54,19 @@ def test_the_command_writes_weights_that_judge_and_pages(tmp_path: Path) -> None
         pytest.skip("the package holds no weights yet")
     corpus, answers = build(tmp_path / "corpus", originals=6)
     out = tmp_path / "out"
-    arguments = ["semsim", "train", corpus, "--answers", answers, "--labelled-by", "machines"]
+    by = "vision-language-model"
+    arguments = ["semsim", "train", corpus, "--answers", answers, "--labelled-by", by]
     arguments += ["--out", out, "--bootstraps", 100]
     result = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert load_eye(out / "eye.safetensors").head.slope.isfinite()
-    assert json.loads((out / "eye.json").read_text())["labels"]["by"] == "machines"
+    assert json.loads((out / "eye.json").read_text())["labels"]["by"] == by
+    page = (out / "eye.md").read_text()
+    assert "**People did not judge.** A large vision-language model did" in page
+    assert (
+        "Passes or annotators: ada, bob; two of them agree on\nright or not right in 67% of pictures"
+        in page
+    )
     assert "The chance of being recognised" in (out / "originals.md").read_text()
     again = CliRunner().invoke(cli, list(map(str, [*arguments, "--width", 8])))
     assert again.exit_code != 0 and "--width is of the paper's network; add --paper" in again.output

@@ -172,6 +172,13 @@ def test_a_killed_audit_holds_and_goes_on(audit: Path, size: int) -> None:
     assert [run.run for run in read_ledger(audit).runs] == ["run", "next"]
 
 
+def test_a_link_is_not_followed(audit: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / FILE_NAME).symlink_to(audit / FILE_NAME)
+    with pytest.raises(LedgerError, match="links are not followed"):
+        check_ledger(tmp_path / "linked")
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_head_that_lags_behind_its_lines(tmp_path: Path, first: bool) -> None:
     """A process was killed after it had written lines, and before it kept their head."""

@@ -31,7 +31,9 @@ class Case:
 
 
 CASES = {
-    "semsim": Case(facts=("low", 0.0, 2.0, ""), same_size=False, shown=(0.0944, "0.094")),
+    "semsim": Case(
+        facts=("low", 0.0, 2.0, ""), symmetric=False, same_size=False, shown=(0.0944, "0.094")
+    ),
     "recognised": Case(
         facts=("high", 0.0, 1.0, ""), symmetric=False, same_size=False, shown=(0.5, "0.50")
     ),
@@ -48,6 +50,7 @@ CASES = {
     "ms_ssim": Case(
         facts=("high", 0.0, 1.0, ""), least_side=11, black_and_white=0.0, shown=(0.9876, "0.99")
     ),
+    "semsim_paper": Case(facts=("low", 0.0, 2.0, ""), same_size=False, shown=(1.32, "1.32")),
 }
 
 SET_CASES: dict[str, Facts] = {

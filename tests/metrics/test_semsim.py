@@ -19,7 +19,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from fl_privacy_audit.core.errors import MetricUnavailable, WeightsError
 from fl_privacy_audit.lab.manifest import read_picture
-from fl_privacy_audit.metrics.eye import Eye
+from fl_privacy_audit.metrics.eye import Eye, distance
 from fl_privacy_audit.metrics.semsim import (
     EYE,
     EYE_SHA256,
@@ -30,12 +30,12 @@ from fl_privacy_audit.metrics.semsim import (
     SemSimNet,
     embed,
     from_tensors,
-    load_eye,
     load_net,
     load_semsim,
     prepare,
     recognised,
     semsim,
+    semsim_paper,
     to_tensors,
 )
 from tests.support.builders import QUICK
@@ -234,8 +234,33 @@ def test_distance_is_the_share_of_the_chance_that_is_lost() -> None:
     x, y = pictures(3), pictures(3, seed=1)
     chance, own = recognised(x, y), recognised(y, y)
     expected = [2 * max(0, 1 - p / q) for p, q in zip(chance.tolist(), own.tolist(), strict=True)]
-    assert semsim(x, y, net=load_eye()).tolist() == pytest.approx(expected)
+    assert semsim(x, y).tolist() == pytest.approx(expected)
     assert bool(((chance >= 0) & (chance <= 1)).all())
+
+
+@given(chance=st.floats(0, 1), own=st.floats(0.001, 1))
+def test_the_distance_of_chances_falls_with_the_chance(chance: float, own: float) -> None:
+    p, q = torch.tensor([chance]).double(), torch.tensor([own]).double()
+    found = float(distance(p, q))
+    assert 0 <= found <= 2
+    assert found == 0 or chance < own
+    assert float(distance(p / 2, q)) >= found
+
+
+@shipped
+def test_the_papers_network_is_there_by_name() -> None:
+    x, y = pictures(2), pictures(2, seed=1)
+    torch.testing.assert_close(semsim_paper(x, y), semsim(x, y, net=load_semsim()))
+    assert semsim_paper(x, y).tolist() != semsim(x, y).tolist()
+
+
+@shipped
+def test_an_eye_asked_twice_answers_alike() -> None:
+    x, y = pictures(2), pictures(2, seed=1)
+    first = recognised(x, y)
+    first.zero_()
+    assert float(recognised(x, y).min()) > 0
+    assert recognised(x, y).tolist() != recognised(x, y.flip(0)).tolist()
 
 
 @shipped
@@ -251,13 +276,14 @@ def test_noise_and_other_pictures_are_not_recognised_and_the_picture_is(name: st
 
 @shipped
 def test_a_blur_that_a_large_photograph_survives_loses_a_small_one() -> None:
-    """The same blur in pixels: at 224 the cat is still one, at 32 it is not."""
+    """The same blur in pixels: at 224 the cat is still one, at 64 less so, at 32 it is not."""
 
     def blurred(side: int) -> float:
         image = _photograph("chelsea", side)
         return float(recognised(gaussian_blur(image, [25, 25], [4.0, 4.0]), image))
 
     assert blurred(224) > 0.5
+    assert blurred(224) > blurred(64) > blurred(32)
     assert blurred(32) < 0.2
 
 
@@ -291,6 +317,9 @@ def test_the_pairs_of_the_paper_are_nearer_to_their_own_original(
     def read(name: str) -> Tensor:
         return read_picture(shared_data / "semsim" / f"{name}.png")[None]
 
-    guess = read(f"{own}_rec")
-    near, far = semsim(guess, read(f"{own}_ori")), semsim(guess, read(f"{other}_ori"))
-    assert float(near) < float(far)
+    guess, mine, theirs = read(f"{own}_rec"), read(f"{own}_ori"), read(f"{other}_ori")
+    assert float(semsim_paper(guess, mine)) < float(semsim_paper(guess, theirs))
+    if (
+        own == "10_0"
+    ):  # 1_49 lies under heavy noise, half of it moved out: to the eye it shows neither
+        assert float(semsim(guess, mine)) < float(semsim(guess, theirs))

@@ -1,6 +1,7 @@
 """A public report and table: whatever a run holds, no text of it comes out."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -14,11 +15,19 @@ from click.testing import CliRunner
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
-from fl_privacy_audit.ledger.records import RECORD, AuditRecord, GapRecord, Record, ReplayCheck
+from fl_privacy_audit.ledger.records import (
+    RECORD,
+    AuditRecord,
+    GapRecord,
+    MeasurementRecord,
+    Record,
+    ReplayCheck,
+)
 from fl_privacy_audit.report.public import public, shown
 from fl_privacy_audit.report.summary import AuditSummary, summarise
 from fl_privacy_audit.report.vocabulary import WITHHELD, known
 from tests.support.builders import audit_line, outcome, run_line, write_ledger
+from tests.support.claim_cases import SHOWN
 from tests.support.report_builders import SWEEP, write_setting, write_sweep
 
 PLANTS = {
@@ -84,7 +93,8 @@ def a_run(directory: Path, seed: int) -> Path:
     setting = replace(setting, rounds=3, clients=2)
     whole = read_ledger(write_setting(directory / "plain", setting))
     (run,) = whole.runs
-    records: list[Record] = [planted(run, rng)]
+    read = {"by": "Strategy", "noise_multiplier": 1.0, "clipping_norm": 1.0}
+    records: list[Record] = [planted(run.model_copy(update={"claim_read": read}), rng)]
     lines = (*whole.audits, *_odd(run.run), *whole.evaluations)
     for line in lines:
         record = planted(line, rng)
@@ -120,6 +130,11 @@ def _odd(run: str) -> list[Record]:
         audit_line(odd, run=run, round=n, reported={"loss": 0.1}, replay=check) for n in range(6)
     ]
     lines += [audit_line(run=run, round=n, reason=numbers) for n in range(6)]
+    lines += [
+        MeasurementRecord(
+            time="then", run=run, round=2, records=50, of_a_round=SHOWN, over_rounds=SHOWN
+        )
+    ]
     return [*lines, GapRecord(time="then", run=run, reason=why)]
 
 
@@ -206,6 +221,14 @@ def test_no_group_below_five_is_told(tmp_path: Path) -> None:
     (setting,) = content["settings"]
     assert [one["attack"] for one in setting["attacks"]] == ["dlg"]
     assert setting["attacks"][0]["failed"] == []
+
+
+def test_a_round_of_five_is_told_without_its_worst_record(tmp_path: Path) -> None:
+    setting = replace(SWEEP[0], rounds=1, clients=5)
+    found = public(summarise([write_setting(tmp_path, setting)])).settings[0].series
+    assert {point.view for point in found} == {"server"}  # the release is one record
+    assert all(point.records == 5 and math.isnan(point.worst) for point in found)
+    assert {point.attack for point in found} == {"swept_inversion"}
 
 
 @pytest.mark.parametrize(

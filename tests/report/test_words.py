@@ -66,7 +66,7 @@ def test_every_code_has_its_words() -> None:
 NOTHING_TO_DO = {
     # Of *leaked* and *withstood*, and what only explains another reason.
     "above every null control", "more records than chance", "no more than a null control",
-    "undefended copies", "the release holds every client", "picture not kept",
+    "more than chance gives null attacks", "undefended copies", "the release holds every client", "picture not kept",
     "no truth of a client", "result cannot be scored",
     # Hints of the replay check, which are what to do.
     "scale differs", "fits with", "inputs not normalised", "pixels published as normalised",

@@ -30,7 +30,7 @@ from fl_privacy_audit.strategies import AuditedStrategy, audit_mod
 from fl_privacy_audit.strategies.capture import Reading, capture, decoder, snapshot
 from tests.support.builders import assumed
 from tests.support.cases import LeNet, image_config, photos, seeded, train_locally
-from tests.support.grid import FIRST_NODE, InProcessGrid
+from tests.support.grid import FAB_HASH, FIRST_NODE, InProcessGrid
 
 Train = Callable[[Message, Context], Message]
 
@@ -311,7 +311,8 @@ def test_the_run_of_flower_is_recorded(tmp_path: Path) -> None:
             grid, arrays, num_rounds=1
         )
         runs.append(auditor.run)
-    assert [run.flower_run for run in read_ledger(tmp_path).runs] == [77]
+    (run,) = read_ledger(tmp_path).runs
+    assert (run.flower_run, run.fab_hash) == (77, FAB_HASH)
     assert runs[0] == runs[1]
 
 

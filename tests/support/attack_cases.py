@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fl_privacy_audit.attacks import with_imprint
+from fl_privacy_audit.attacks import with_class_fishing, with_imprint, with_quantile_biases
 from fl_privacy_audit.attacks.papers.imprint import ImprintBlock, quantiles
 
-from .cases import CLASSES, LeNet, image_config, seeded
+from .cases import CLASSES, LeNet, crops, image_config, seeded
 
 SIZE = 16
 
@@ -50,6 +50,15 @@ class BatchNormNet(nn.Module):
 def imprinted() -> nn.Module:
     block = ImprintBlock(image_config(SIZE), quantiles(64, 0.0, 1.0))
     return with_imprint(seeded(SmallLeNet), block)
+
+
+def biased() -> nn.Module:
+    public = image_config(SIZE).normalise(crops(100, SIZE))
+    return with_quantile_biases(seeded(Perceptron), public, batch=4)
+
+
+def fished() -> nn.Module:
+    return with_class_fishing(seeded(SmallLeNet), 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,4 +108,6 @@ CASES: dict[str, Case] = {
     "unmixing": Case(model=lambda: seeded(Perceptron), draws=False, batches=((0,),) * 5),
     "feature_unmixing": Case(model=lambda: seeded(Rectified)),
     "imprint": Case(model=imprinted, draws=False),
+    "quantile_biases": Case(model=biased, draws=False),
+    "class_fishing": replace(search(10, 200), model=fished),
 }

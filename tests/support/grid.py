@@ -19,6 +19,10 @@ except ImportError:  # pragma: no cover
 FIRST_NODE = 1000
 
 
+FAB_HASH = "3b7e" * 16
+"""Of the app that runs, as Flower gives it."""
+
+
 class InProcessGrid(Grid):
     """Every message is answered at once; `lost` nodes never answer."""
 
@@ -49,7 +53,7 @@ class InProcessGrid(Grid):
 
     @property
     def run(self) -> object:  # type: ignore[override]
-        return SimpleNamespace(run_id=self._run_id)
+        return SimpleNamespace(run_id=self._run_id, fab_hash=FAB_HASH)
 
     def create_message(self, *args: object, **kwargs: object) -> Message:
         raise NotImplementedError

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from scipy import stats
 
 from fl_privacy_audit.verdicts import interval as bootstrap
-from fl_privacy_audit.verdicts.interval import DRAWS, draw_means, spread, tail
+from fl_privacy_audit.verdicts.interval import DRAWS, by_exchange, draw_means, spread, tail
 
 
 def test_the_tail_has_the_width_of_student() -> None:
@@ -63,3 +64,33 @@ def test_the_interval_misses_about_as_often_as_it_says() -> None:
     trials = [spread(rng.standard_normal(20), confidence=0.9) for _ in range(400)]
     missed = sum(not found.low <= 0 <= found.high for found in trials)
     assert 20 <= missed <= 64  # 40 are expected, and 64 are four standard deviations off
+
+
+def test_exchange_counts_every_way_in_which_it_could_have_come() -> None:
+    """The oracle: all choices of one value from each row."""
+    rng = np.random.default_rng(0)
+    attack, nulls = rng.normal(0.5, 1, 4), rng.normal(0, 1, (4, 2))
+    nulls[1, 0] = np.nan
+    rows = [
+        [a, *(n for n in null if not math.isnan(n))] for a, null in zip(attack, nulls, strict=True)
+    ]
+    sums = [sum(one) for one in itertools.product(*rows)]
+    expected = np.mean([one >= attack.sum() - 1e-9 for one in sums])
+    assert by_exchange(attack, nulls) == pytest.approx(expected)
+
+
+def test_exchange_of_nothing_is_as_rare_as_it_says_and_one_bad_batch_does_not_hide_a_leak() -> None:
+    rng = np.random.default_rng(1)
+    tried = [by_exchange(v[:, 0], v[:, 1:]) for v in rng.standard_t(2, (400, 6, 3))]
+    assert np.mean(np.array(tried) <= 0.05) < 0.09
+    attack = np.array([0.3, 0.35, 0.28, 0.4, 0.33, 0.0])
+    nulls = np.array([[0.01, 0.02]] * 5 + [[0.02, 0.01]])
+    assert by_exchange(attack, nulls) < 0.005
+    assert spread(attack - nulls[:, 0], confidence=0.99).low < 0.05
+
+
+def test_exchanges_of_many_batches_are_drawn() -> None:
+    rng = np.random.default_rng(2)
+    nulls = rng.normal(0, 1, (30, 2))
+    assert by_exchange(nulls.max(1), nulls) <= 2 / DRAWS
+    assert by_exchange(nulls.mean(1), nulls) == pytest.approx(0.5, abs=0.05)

@@ -51,6 +51,17 @@ def test_no_more_than_a_null_is_withstood_only_if_the_attack_works_without_defen
     assert say(absent.reason).startswith("not clearly leaked, and no positive control: net SSIM")
 
 
+def test_one_batch_that_shows_nothing_does_not_hide_a_leak() -> None:
+    """The interval holds zero, as one batch in six can be drawn again and again; exchange tells."""
+    verdict = judged([0.3, 0.35, 0.28, 0.4, 0.33, 0.0], noise=0.02, other=0.01, grey=0.0)
+    assert verdict.net is not None and verdict.net.low is not None and verdict.net.low < 0.05
+    assert (verdict.word, verdict.reason.code) == ("leaked", "more than chance gives null attacks")
+    assert "batch by batch, beside null attacks; on average net SSIM +0.2" in say(verdict.reason)
+    assert judged([0.3, 0.35, 0.0, 0.0, 0.33, 0.0], noise=0.02, other=0.01).word == "inconclusive"
+    small = judged([0.06] * 8, noise=0.02, other=0.01, grey=0.0)  # sure, and not worth a verdict
+    assert small.word == "withstood these attacks"
+
+
 def test_too_few_batches_are_said() -> None:
     verdict = judged([0.9] * (FEWEST - 1))
     assert verdict.word == "inconclusive"

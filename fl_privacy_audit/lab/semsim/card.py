@@ -20,7 +20,7 @@ from .examples import FIELDS, Examples, Selection
 from .report import figures
 from .training import Epoch, TrainSettings
 
-By = Literal["people", "machines"]
+By = Literal["people", "machines", "vision-language-model"]
 SCHEMA = 1
 
 

@@ -17,7 +17,14 @@ from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.corpus.sources import open_source
 from fl_privacy_audit.lab.progress import PATH, bars, print_files, print_table
-from fl_privacy_audit.metrics.semsim import SIDE, WEIGHTS, load_net, load_semsim, to_tensors
+from fl_privacy_audit.metrics.semsim import (
+    EYE,
+    SIDE,
+    load_eye,
+    load_net,
+    load_semsim,
+    to_tensors,
+)
 
 from .card import By, make_card, read_card, seen_in_training, write_card
 from .evaluation import Evaluation, evaluate
@@ -156,7 +163,7 @@ def pretrain_command(
 @click.option("--out", "out_dir", type=PATH, required=True, help="Folder for weights.")
 @click.option(
     "--labelled-by",
-    type=click.Choice(["people", "machines"]),
+    type=click.Choice(["people", "machines", "vision-language-model"]),
     required=True,
     help="Who the annotators are; the card says so.",
 )
@@ -329,9 +336,9 @@ def evaluate_command(
     bootstraps: int,
     name: str,
 ) -> None:
-    """Judge SemSim, PSNR, SSIM, MSE and LPIPS against annotators who answered about CORPUS."""
-    net = load_semsim() if weights is None else load_net(weights)
-    card = read_card(weights or WEIGHTS)
+    """Judge SemSim and other metrics against annotators who answered about CORPUS."""
+    net = load_eye() if weights is None else load_net(weights)
+    card = read_card(weights or EYE)
     judged = read_judged(
         corpora,
         answers,

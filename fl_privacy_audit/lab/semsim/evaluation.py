@@ -22,7 +22,7 @@ from fl_privacy_audit.metrics.semsim import Net, semsim
 
 from .examples import Judged, original_of
 
-RIVALS = ("psnr", "ssim", "ms_ssim", "mse", "lpips")
+RIVALS = ("psnr", "ssim", "ms_ssim", "mse", "lpips", "semsim_paper")
 """What SemSim is compared with, as far as it is there."""
 NAMED = ("source", "architecture", "attack", "defence")
 """Fields of a pair whose names an evaluation lists."""
@@ -75,7 +75,8 @@ def evaluate(
     A reconstruction counts as recognised when more than half of the annotators of its source found
     it recognisable; other sources may have others, and more of them. Intervals resample originals (and settings, for Spearman).
 
-    `net` is the shipped one if None; `known` are SemSim's values of these pairs, instead. There are 100 draws or more behind each interval.
+    `net` is the shipped eye if None; `known` are SemSim's values of these pairs, instead. There are 100
+    draws or more behind each interval.
 
     Raises:
         CorpusError: No pair has a verdict of all annotators of its source, or a picture cannot be read.

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch import Tensor
 from fl_privacy_audit.core.errors import ConfigError, CorpusError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.manifest import read_picture
+from fl_privacy_audit.lab.pages import render
 from fl_privacy_audit.lab.progress import Stages
 from fl_privacy_audit.lab.study.rank import auc
 from fl_privacy_audit.lab.study.table import Floats
 from fl_privacy_audit.ledger.provenance import versions
-from fl_privacy_audit.metrics.eye import SIDE, SMALL, Backbone, Eye, resized
+from fl_privacy_audit.metrics.eye import SIDE, SMALL, Backbone, Eye, distance, resized
 from fl_privacy_audit.metrics.semsim import HEADER, load_eye, to_tensors
 
 from .calibration import Calibration, calibration
@@ -104,7 +106,7 @@ def train(
     kinds = kinds_of(judged)
     counts = Counter(kind for each in kinds for kind in each)
     often = sorted(kind for kind, count in counts.items() if count >= FEW)
-    files, tables = [weights], {}
+    files, tables, aucs = [weights], {}, {}
     by_kind = held_back([np.array([kind in each for each in kinds]) for kind in often])
     for name, title, (pair, original, times) in (
         ("originals", "Originals held back", (mine, own, np.ones(len(fold), np.int64))),
@@ -114,27 +116,41 @@ def train(
         if not len(rows):
             continue
         chance, chance_own = (_sigmoid(by[0] * x + by[1])[rows] for x in (pair, original))
-        distance = 2 * (1 - (chance / chance_own).clip(max=1))
+        lost = distance(torch.from_numpy(chance), torch.from_numpy(chance_own)).numpy()
+        aucs[name] = float(auc(chance, recognised[rows])[0])
         tables[name] = [
             calibration(title.lower(), chance, recognised[rows]),
             *_by_kind(chance, recognised[rows], [kinds[row] for row in rows], often),
         ]
         some = judged.take(rows.tolist())
-        found = evaluate(some, known=distance, bootstraps=bootstraps, progress=progress)
+        found = evaluate(some, known=lost, bootstraps=bootstraps, progress=progress)
         page = out_dir / f"{name}.md"
         page.write_text(
             evaluation_page(found, name=title)
             + "\n\n## The chance of being recognised\n\n"
-            + f"Its own pooled AUC is {float(auc(chance, recognised[rows])[0]):.3f}.\n\n"
+            + f"Its own pooled AUC is {aucs[name]:.3f}.\n\n"
             + calibration_tables(tables[name])
             + "\n",
             encoding="utf-8",
         )
         files.append(page)
     card = _card(judged, recognised, settings, weights, by, tables, labelled_by, without, notes)
-    files.append(out_dir / "eye.json")
-    files[-1].write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    card["data"]["certain"] = len(certain.share)
+    files += [out_dir / "eye.json", out_dir / "eye.md"]
+    files[-2].write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    held = {name: {**asdict(found[0]), "auc": aucs[name]} for name, found in tables.items()}
+    files[-1].write_text(render("eye.md", held_back=held, **card), encoding="utf-8")
     return tuple(files)
+
+
+def _agreement(judged: Judged) -> float | None:
+    """In which share of pictures two annotators say the same; None where none has two."""
+    same = [
+        one == other
+        for verdict in judged.verdicts
+        for one, other in combinations(verdict.values(), 2)
+    ]
+    return float(np.mean(same)) if same else None
 
 
 def _by_kind(
@@ -194,7 +210,12 @@ def _card(
             "counts": counts,
             "recognisable": float(recognised.mean()),
         },
-        "labels": {"by": labelled_by, "annotators": list(judged.annotators), "rule": "named"},
+        "labels": {
+            "by": labelled_by,
+            "annotators": list(judged.annotators),
+            "agreement": _agreement(judged),
+            "rule": "named",
+        },
         "protocol": {"settings": asdict(settings), "left_out": [str(one) for one in without]},
         "calibration": {name: [asdict(one) for one in found] for name, found in tables.items()},
         "versions": versions(),

@@ -21,7 +21,7 @@ MARKDOWN, JSON, FIGURE = "evaluation.md", "evaluation.json", "evaluation.png"
 SCHEMA = 2
 HEADER = ("metric", "pooled AUC", "within setting", "same original", "Spearman", "Kendall")
 AGAINST_HEADER = ("SemSim minus", "pooled AUC", "same original", "Spearman")
-COLOURS = ("#c8553d", "#1b3a5c", "#5b84ad", "#9db8d2", "0.6")
+COLOURS = ("#c8553d", "#1b3a5c", "#5b84ad", "#9db8d2", "0.6", "0.8", "#e0a458")
 
 
 def write(found: Evaluation, out_dir: Path, *, name: str, seen: Sequence[str]) -> tuple[Path, ...]:

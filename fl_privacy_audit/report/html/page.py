@@ -26,6 +26,7 @@ from fl_privacy_audit.report.conditions import (
 )
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
 from fl_privacy_audit.report.formats import when
+from fl_privacy_audit.report.frontier import Frontier, answer
 from fl_privacy_audit.report.identified import identified_texts
 from fl_privacy_audit.report.lines import headline, lines_of, views
 from fl_privacy_audit.report.seal import sealed, unsealed
@@ -35,13 +36,18 @@ from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST
 
 from .pictures import LEFT_OUT, OFF, pictures_of
 from .plots import draw_distribution, draw_tradeoff
+from .plots_frontier import plot_frontier
 from .plots_series import draw_corridor, draw_rounds
 
 
-def render_html(summary: AuditSummary, *, pictures: bool = True) -> str:
-    """The report as one HTML document, with `pictures` where they were kept."""
+def render_html(
+    summary: AuditSummary, *, pictures: bool = True, frontier: Frontier | None = None
+) -> str:
+    """The report as one HTML document, with `pictures` where they were kept, and the frontier if any."""
     template = _environment().get_template("report.html")
-    return "".join(sealed([template.render(context(summary, pictures=pictures))]))
+    around = None if frontier is None else (answer(frontier), plot_frontier(frontier))
+    page = template.render(context(summary, pictures=pictures), frontier=around)
+    return "".join(sealed([page]))
 
 
 def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:

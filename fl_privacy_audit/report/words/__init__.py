@@ -5,7 +5,7 @@ from typing import Final
 
 from fl_privacy_audit.verdicts.verdict import Word
 
-from . import canaries, descriptions, first, rounds
+from . import canaries, descriptions, first, guard, rounds
 
 LOWER_BOUND: Final = (
     "An audit is a lower bound on leakage: it shows what these attacks got, and says nothing about "
@@ -15,6 +15,12 @@ LOWER_BOUND: Final = (
 IDENTIFIED: Final = (
     "Identified: how often, among true images of the run, the one that a reconstruction is most like is its own "
     "(correlation of pixels)."
+)
+
+JUDGES: Final = (
+    "Recognisable: as a network says that learnt from the judgements of a vision-language model, not of "
+    "people, of things, animals and scenes. Of faces as persons, medical pictures, text and drawings it "
+    "saw no judgements: there it guesses, and so does SemSim."
 )
 
 SYMBOLS: Final[Mapping[Word, str]] = {
@@ -68,7 +74,8 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
         "an attack that fails even where there is no defence",
         (
             "give it more time (`seconds_per_round`) or steps, or choose another: "
-            "`fl-privacy-audit attacks` lists them"
+            "`fl-privacy-audit attacks` lists them; `fl-privacy-audit frontier` shows how far the setting is "
+            "from one that leaks"
         ),
     ),
     "some records reached": (
@@ -116,6 +123,7 @@ STEPS: Final[Mapping[str, str]] = {
     **canaries.STEPS,
     **descriptions.STEPS,
     "too few pictures": "keep them (`keep_pictures = true`), and attack more clients or rounds",
+    **guard.STEPS,
 }
 """Code of another verdict or of a cause -> what to do."""
 
@@ -137,11 +145,13 @@ REASONS: Final[Mapping[str, str]] = {
     **first.REASONS,
     **canaries.REASONS,
     **descriptions.REASONS,
+    **guard.REASONS,
     # Verdicts.
     "above every null control": "clearly more than every null control",
     "more records than chance": (
         "{reached} of {records} came half as far as without defence, more than chance gives"
     ),
+    "more than chance gives null attacks": "more than chance gives, batch by batch, beside null attacks",
     "no more than a null control": "no more than a null control",
     "undefended copies": "undefended copies: {net}",
     "no null attack": ("no null control was attacked, so nobody knows what chance gives{because}"),
@@ -257,6 +267,7 @@ REASONS: Final[Mapping[str, str]] = {
 DETAILS: Final[Mapping[str, str]] = {
     "above every null control": ": {net}; {batches}",
     "more records than chance": "; on average {net}; {batches}",
+    "more than chance gives null attacks": "; on average {net}; {batches}",
     "no more than a null control": ": {net}; {batches}; {cause}",
     "no positive control": ": {net}; {batches}",
     "attack too weak": "; {cause}",
