@@ -23,7 +23,7 @@ from tests.support.flwr_run import ROOT, call
 EXAMPLE = ROOT / "examples" / "flower_cifar"
 NODES, ROUNDS, REPLAYS = 2, 3, 2
 WORKER = "fl_privacy_audit.audit.worker"
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,7 @@ def verdicts_in(audit: Path) -> dict[str, SettingVerdict]:
     return {verdict.view: verdict for verdict in judge_run(last_run(read_ledger(audit)))}
 
 
+@slow
 def test_canaries_leak_and_real_clients_have_nothing_to_compare_with(
     federation: Deployment, app: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_canaries_leak_and_real_clients_have_nothing_to_compare_with(
     assert [path.name for path in sorted(audit.iterdir())] == ["ledger.jsonl"]
 
 
+@pytest.mark.exhaustive  # in one process: tests/simulate/test_canaries.py
 def test_with_dp_sgd_canaries_do_not_leak(federation: Deployment, app: Path) -> None:
     private(app)
     audit = federation.server / "private"
@@ -137,10 +139,12 @@ def test_with_dp_sgd_canaries_do_not_leak(federation: Deployment, app: Path) -> 
     assert verdict.word in ("withstood these attacks", "inconclusive"), say(verdict.reason)
 
 
+@slow
 def test_a_worker_that_is_killed_costs_no_record(federation: Deployment, app: Path) -> None:
     audit = federation.server / "killed"
     with ThreadPoolExecutor(1) as runs:
-        run = runs.submit(federation.flwr_run, app, audit__directory=str(audit), **SETTINGS)
+        short = SETTINGS | {"audit__seconds_per_round": 60}
+        run = runs.submit(federation.flwr_run, app, audit__directory=str(audit), **short)
 
         def attacks() -> bool:
             assert not run.done(), run.result()
@@ -162,6 +166,7 @@ def each_target_once(audit: Path) -> int:
     return len(targets)
 
 
+@slow
 def test_afterwards_no_process_is_left(federation: Deployment) -> None:
     assert federation.processes()
     federation.end()

@@ -68,11 +68,11 @@ def frontier(*found: Leakage, own: int = 8) -> Frontier:
 def test_the_places_around_a_setting_begin_with_it(tmp_path: Path) -> None:
     grid = make_grid(config(tmp_path), (), (), "")
     assert grid.batches == (1, 2, 4, 8, 16)
-    assert grid.rows == (2.0, 4.0, 8.0)
+    assert grid.rows == (1.0, 2.0, 4.0)
     places = grid.places()
     assert places[0] == grid.here == Place(batch=8, row=4)
     assert len(places) == len(set(map(str, places))) == 15
-    assert str(places[-1]) == str(Place(batch=1, row=8))
+    assert str(places[-1]) == str(Place(batch=1, row=1))
 
 
 def test_given_sizes_are_taken_with_ones_own(tmp_path: Path) -> None:

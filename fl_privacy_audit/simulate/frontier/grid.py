@@ -58,7 +58,7 @@ def make_grid(
     own, at = config.training.batch_size, config.training.steps or 1
     columns = tuple(sorted({*batches, own})) if batches else around(own, halvings=3, count=5)
     if not strength:
-        rows = tuple(sorted({*steps, at})) if steps else around(at, halvings=1, count=3)
+        rows = tuple(sorted({*(steps or (1, *around(at, halvings=1, count=2))), at}))
         here = Place(batch=own, row=float(at))
         return Grid(batches=columns, rows=tuple(map(float, rows)), strength="", here=here)
     if steps:
@@ -88,8 +88,8 @@ def around(own: int, *, halvings: int, count: int) -> tuple[int, ...]:
 
     >>> around(8, halvings=3, count=5)
     (1, 2, 4, 8, 16)
-    >>> around(1, halvings=1, count=3)
-    (1, 2, 4)
+    >>> around(1, halvings=1, count=2)
+    (1, 2)
     """
     found = {max(own // 2**power, 1) for power in range(halvings + 1)}
     while len(found) < count:
