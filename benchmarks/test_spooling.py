@@ -112,6 +112,8 @@ def simulated(shared: bytes, seconds: float) -> float:
     return seconds
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's own files
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("workers", [1, 2, 64])
 def test_throughput_on_ray(benchmark: BenchmarkFixture, workers: int) -> None:
     """Attacks of fixed length on a cluster of so many workers, and what is left over for each of them."""
