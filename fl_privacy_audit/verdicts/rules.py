@@ -158,8 +158,8 @@ def _judge(setting: str, view: View, attack: str, of_view: ViewFacts, *, attacks
     counts = {metric: len(facts.column("attack", metric).rows) for metric in METRICS}
     metrics = [m for m, count in counts.items() if count == facts.rows]
     metrics = metrics or [m for m, count in counts.items() if count]
-    judged = {name: Case(name, facts, confidence) for name in metrics}
     judge_by = min(metrics, key=lambda name: METRICS[name].rank)
+    judged = {name: Case(name, facts, confidence, judges=name == judge_by) for name in metrics}
     findings = {name: case.finding() for name, case in judged.items()}
     agreement: dict[str, Word] = {name: word for name, (word, _) in findings.items()}
     case = judged[judge_by]
