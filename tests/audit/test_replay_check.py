@@ -234,6 +234,26 @@ def test_dropout_fits() -> None:
     assert found.cosine < 0.99
 
 
+def test_noise_in_the_step_fits_as_told_and_must_be_there() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        wide = (nn.Flatten(), nn.Linear(3072, 100), nn.Sigmoid(), nn.Linear(100, 10))
+    model, batch = nn.Sequential(*wide), truth(1)
+    told = {"max_grad_norm": 1.0, "noise_multiplier": 1.0}
+    after, rng = copy.deepcopy(model), torch.Generator().manual_seed(8)
+    F.cross_entropy(after(IMAGES.normalise(batch.images)), batch.labels).backward()
+    slopes = [p.grad if p.grad is not None else torch.zeros_like(p) for p in after.parameters()]
+    length = torch.cat([slope.flatten() for slope in slopes]).norm()
+    with torch.no_grad():
+        for parameter, slope in zip(after.parameters(), slopes, strict=True):
+            noise = torch.randn(slope.shape, generator=rng)
+            parameter.sub_(0.1 * (slope * (1 / length).clamp(max=1) + noise))
+    found = check(model, after, batch, **told)
+    assert found.fits, found
+    assert abs(found.cosine) < 0.1
+    assert not check(model, really(model, batch), batch, **told).fits
+
+
 def truth_of(count: int, size: int) -> Truth:
     turned = torch.cat([photos(size).rot90(turn, (2, 3)) for turn in range(4)])
     return Truth(images=turned[:count], labels=torch.arange(count) % 10)
