@@ -16,9 +16,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import nn
+from torch import Tensor, nn
 
-from fl_privacy_audit.attacks import make_attack, with_imprint
+from fl_privacy_audit.attacks import (
+    make_attack,
+    with_class_fishing,
+    with_imprint,
+    with_quantile_biases,
+)
 from fl_privacy_audit.attacks.papers.imprint import ImprintBlock, empirical, expected_alone
 from fl_privacy_audit.attacks.parts import labels
 from fl_privacy_audit.core.config_text import read_options
@@ -113,8 +118,7 @@ def test_imprint(benchmark: BenchmarkFixture) -> None:
     (seen,) = observe_clients(model, truth, each=batch)
     attack = make_attack("imprint")
     result = benchmark.pedantic(attack.reconstruct, (seen,), {"rng": generator()})
-    distance = torch.cdist(truth.flatten(1).double(), result.images.flatten(1).double())
-    exact = int((distance.amin(dim=1).square() / truth[0].numel() < 10 ** (-EXACT / 10)).sum())
+    exact = exactly(truth, result.images)
     expected = expected_alone(bins, batch)
     row = {
         "attack": "`imprint`",
@@ -126,6 +130,58 @@ def test_imprint(benchmark: BenchmarkFixture) -> None:
     }
     share = target("`imprint`: share of the images expected", exact / expected, 0.85)
     benchmark.extra_info.update(rows=[row], targets=[share])
+
+
+def test_quantile_biases(benchmark: BenchmarkFixture) -> None:
+    """A server that cheats by weights alone, with quantiles of crops of its own."""
+    batch, width = 32, 1000
+    spec = image_config()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3072, width), nn.ReLU(), nn.Linear(width, 10))
+    model = with_quantile_biases(net, spec.normalise(crops(500, seed=99)[0]), batch)
+    truth, _ = crops(batch)
+    (seen,) = observe_clients(model, truth, each=batch)
+    attack = make_attack("quantile_biases")
+    result = benchmark.pedantic(attack.reconstruct, (seen,), {"rng": generator()})
+    exact = exactly(truth, result.images)
+    row = {
+        "attack": "`quantile_biases`",
+        "case": f"the server cheats: perceptron 3072-{width}-10, quantiles of its own images, {batch} images",
+        "found": f"{exact} images above {EXACT:g} dB",
+        "published or checked": "no published figure for this case",
+        "seconds": "",
+    }
+    share = target("`quantile_biases`: share of the images", exact / batch, 0.5)
+    benchmark.extra_info.update(rows=[row], targets=[share])
+
+
+def test_class_fishing(benchmark: BenchmarkFixture) -> None:
+    """A server that fishes for the one image of a class."""
+    batch = 8
+    model = with_class_fishing(corpus_weights(Perceptron), 3)
+    truth, _ = crops(batch)
+    classes = torch.tensor([3, *(each for each in range(CLASSES) if each != 3)])[:batch]
+    seen = observation(model, truth, classes)
+    attack = make_attack("class_fishing")
+    result = benchmark.pedantic(attack.reconstruct, (seen,), {"rng": generator()})
+    found = decibels(result.images[:1], truth[:1])
+    row = {
+        "attack": "`class_fishing`",
+        "case": f"the server cheats: a perceptron, one image of the class in a batch of {batch}",
+        "found": f"{found:.1f} dB",
+        "published or checked": "no published figure for this case",
+        "seconds": "",
+    }
+    benchmark.extra_info.update(
+        rows=[row], targets=[target("`class_fishing`: its one image", found, EXACT, unit="dB")]
+    )
+
+
+def exactly(truth: Tensor, found: Tensor) -> int:
+    """How many true images are among those found with more than `EXACT` decibels."""
+    distance = torch.cdist(truth.flatten(1).double(), found.flatten(1).double())
+    return int((distance.amin(dim=1).square() / truth[0].numel() < 10 ** (-EXACT / 10)).sum())
 
 
 @pytest.mark.parametrize(

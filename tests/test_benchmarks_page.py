@@ -44,7 +44,8 @@ def test_the_page_has_every_known_answer_and_every_attack_has_one() -> None:
         for case in test_known_answers.CASES
     ]
     assert rows[: len(cases)] == cases
-    assert [attack for attack, *_ in rows[len(cases) :]] == ["`imprint`"] + ["label counts"] * 2
+    cheating = ["`imprint`", "`quantile_biases`", "`class_fishing`"]
+    assert [attack for attack, *_ in rows[len(cases) :]] == cheating + ["label counts"] * 2
     assert {attack.strip("`") for attack, *_ in rows[:-2]} == set(ATTACKS)
 
 
