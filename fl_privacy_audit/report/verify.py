@@ -73,8 +73,9 @@ def verify(paths: Iterable[Path], heads: Iterable[str] = ()) -> list[Found]:
                 check.add("head not there", head=head)
     if heads and not checks:
         raise click.UsageError("--head is of a ledger: give its directory too")
+    of_none = checks.keys() - {there[head] for head in wanted if head in there}
     return [
-        _of_report(path, seals[path], there, compared=bool(checks))
+        _of_report(path, seals[path], there, all_known=not of_none)
         if path in seals
         else (checks[path].path, checks[path].problems, _of_ledger(checks[path]))
         for path in paths
@@ -94,14 +95,19 @@ def _of_ledger(check: LedgerCheck) -> list[str]:
     return [*more, f"{count(check.lines, 'line')}, head {check.head}", *map(say, check.notes)]
 
 
-def _of_report(path: Path, seal: Seal | None, there: dict[str, Path], *, compared: bool) -> Found:
+def _of_report(path: Path, seal: Seal | None, there: dict[str, Path], *, all_known: bool) -> Found:
+    """`all_known`: each ledger that was given is of one of the reports."""
     if seal is None:
         return path, [Reason.of("not a report")], []
     problems = [] if seal.holds else [Reason.of("report changed")]
     said = [f"sha256 {seal.digest}"]
-    if not compared:
-        said.append("its ledgers were not compared with it: give their directories too")
-        return path, problems, said
-    problems += [Reason.of("head not there", head=head) for head in seal.heads if head not in there]
     said += [f"made of {there[head]}, head {head}" for head in seal.heads if head in there]
+    missing = [head for head in seal.heads if head not in there]
+    if missing and all_known:
+        some = there and f"{len(missing)} of its {len(seal.heads)} ledgers"
+        said.append(
+            f"{some or 'its ledgers'} were not compared with it: give their directories too"
+        )
+    else:
+        problems += [Reason.of("head not there", head=head) for head in missing]
     return path, problems, said

@@ -64,6 +64,22 @@ def test_a_changed_line_is_named(place: Path) -> None:
     ]
 
 
+def test_a_report_of_two_beside_one_of_its_ledgers_is_not_called_changed(place: Path) -> None:
+    lines = [audit_line(outcome({"psnr": 9.0}), round=n) for n in (1, 2, 3)]
+    write_ledger(place / "second", [run_line(setting="second"), *lines])
+    both = place / "both.md"
+    summary = summarise([place / "audit", place / "second"])
+    both.write_text(render_markdown(summary), encoding="utf-8")
+    code, said = ran(both, place / "audit")
+    assert code == 0
+    assert "  1 of its 2 ledgers were not compared with it: give their directories too" in said
+    path = place / "second" / FILE_NAME
+    path.write_bytes(path.read_bytes().replace(b"9.0", b"8.0"))
+    code, said = ran(both, place / "audit", place / "second")
+    assert code == 1
+    assert said.startswith(f"{both}: CHANGED\n")
+
+
 def test_another_ledger_is_not_that_of_the_report(place: Path) -> None:
     head = kept_head(place / "audit" / FILE_NAME)
     write_ledger(place / "other", [run_line()])
