@@ -62,6 +62,9 @@ READERS: dict[str, tuple[str, ...]] = {
     "report json": ("report", "LEDGER", "--format", "json", "--out", "OUT/r.json"),
     "export csv": ("export", "LEDGER", "--to", "OUT/r.csv"),
     "export parquet": ("export", "LEDGER", "--to", "OUT/r.parquet"),
+    "verify": ("verify", "LEDGER"),
+    "public report": ("report", "LEDGER", "--public", "--out", "OUT/p.html"),
+    "public table": ("export", "LEDGER", "--public", "--to", "OUT/p.csv"),
 }
 NOT_FOUND = (IndexError, ValueError, RecursionError)
 PROMISES = (
