@@ -101,8 +101,8 @@ class _Client:
 
     def update(self, chance: Chance | None = None) -> Update:
         """What it would have sent, before any defence."""
-        trained = replay_truth(self.seen, self.truth, self.training, chance, deadline=self.deadline)
-        return trained.update
+        until = self.deadline
+        return replay_truth(self.seen, self.truth, self.training, chance, deadline=until).update
 
     def defended(self, update: Update, number: int) -> Update:
         """What its defence makes of an update."""
@@ -164,10 +164,13 @@ def _check(client: _Client) -> ReplayCheck:
     bounds = _rounding(seen, client.training)
     chance = _chance(client)
     alike = as_told.cosine >= ALIKE and abs(as_told.ratio - 1) < LENGTH_ALIKE
-    tells = True
-    if noise or chance.noise or (chance and not alike and not bounds.hold(likeness, length=length)):
+    noisy, tells = noise or chance.noise, True
+    found = not math.isnan(
+        as_told.cosine
+    )  # else what was replayed is no update, whatever chance does
+    if found and (noisy or (chance and not alike and not bounds.hold(likeness, length=length))):
         likeness, bounds, usual = _among_draws(client, chance, bounds, noise=noise)
-        tells = noise or chance.noise or bounds.tell(usual, length=length)
+        tells = noisy or bounds.tell(usual, length=length)
     elif chance and alike:
         bounds = bounds.widened(1 - ALIKE, LENGTH_ALIKE)
     fits: bool | None = bounds.hold(likeness, length=length)
@@ -275,8 +278,7 @@ def _among_draws(
     ]
     # Of as many as each of them: a mean of more noise is shorter.
     mean = {name: (tensor - draws[-1][1][name]) / others for name, tensor in total.items()}
-    cosines = torch.tensor([draw.cosine for draw in each], dtype=torch.float64)
-    ratios = torch.tensor([draw.ratio for draw in each], dtype=torch.float64)
+    cosines, ratios = torch.tensor([(d.cosine, d.ratio) for d in each], dtype=torch.float64).T
     factor = float(stats.t.isf(FALSE_ALARM / 2, others)) * math.sqrt(1 + 1 / len(draws))
     aside, away = factor * float(cosines.std()), factor * float(ratios.std())
     slack, off = 1 - exact.cosine[0], 1 - exact.ratio[0]
@@ -295,8 +297,7 @@ def _drawing(client: _Client, chance: _Drawn, number: int) -> Chance:
 
     def order(epoch: int, count: int) -> Sequence[int]:
         del epoch
-        shuffled: list[int] = torch.randperm(count, generator=rng).tolist()
-        return shuffled
+        return [*map(int, torch.randperm(count, generator=rng))]
 
     return Chance(
         order=order if chance.order else None, dropout=chance.dropout, noise=chance.noise, rng=rng
