@@ -4,6 +4,7 @@
 """
 
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -91,8 +92,10 @@ def peak_of(clients: int) -> tuple[float, float, int, int]:
 
 
 @pytest.mark.parametrize("clients", [10, 100, 1000])
-def test_memory_of_due_clients(benchmark: BenchmarkFixture, clients: int) -> None:
+def test_memory_of_due_clients(benchmark: BenchmarkFixture, clients: int, quick: bool) -> None:
     """Clients of 44 MB through a spool of 2 GB: what does not fit is recorded, and none stays in memory."""
+    if quick and clients > 100:
+        pytest.skip(f"{clients} clients take a minute")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
         made = benchmark.pedantic(lambda: alone.submit(peak_of, clients).result(), rounds=1)
     before, after, captured, full = made
@@ -106,6 +109,10 @@ SECONDS = 1.0
 """Of a simulated attack."""
 
 
+WORKER_BYTES = 500_000_000
+"""That a process of Ray takes, with what it imports."""
+
+
 def simulated(shared: bytes, seconds: float) -> float:
     """An attack that takes its time and no processor."""
     time.sleep(seconds)
@@ -115,10 +122,15 @@ def simulated(shared: bytes, seconds: float) -> float:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's own files
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("workers", [1, 2, 64])
-def test_throughput_on_ray(benchmark: BenchmarkFixture, workers: int) -> None:
+def test_throughput_on_ray(benchmark: BenchmarkFixture, workers: int, quick: bool) -> None:
     """Attacks of fixed length on a cluster of so many workers, and what is left over for each of them."""
     import ray
 
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if quick or free < workers * WORKER_BYTES:
+        pytest.skip(
+            f"{workers} workers take {workers * WORKER_BYTES / 1e9:.1f} GB, and their start a while"
+        )
     ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
     try:
         count = max(4, 4 * workers)
