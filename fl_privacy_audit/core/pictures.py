@@ -51,6 +51,30 @@ def open_picture(path: str | Path, *, most_pixels: int = MOST_PIXELS) -> Image.I
     raise CorpusError(f"the picture {path} {why}")
 
 
+def pairs_in(
+    picture: Image.Image, height: int, width: int
+) -> list[tuple[Image.Image, Image.Image]]:
+    """Each original, and below it what was made of it, of a picture that an audit kept.
+
+    Args:
+        picture: With originals side by side above, and reconstructions below.
+        height: Of one image.
+        width: Likewise.
+
+    Returns:
+        None at all where the picture is not made of such images.
+    """
+    if picture.height != 2 * height or picture.width % width:
+        return []
+    return [
+        (
+            picture.crop((left, 0, left + width, height)),
+            picture.crop((left, height, left + width, 2 * height)),
+        )
+        for left in range(0, picture.width, width)
+    ]
+
+
 def _too_large(picture: Image.Image, most: int) -> str:
     if picture.width * picture.height <= most:
         return ""

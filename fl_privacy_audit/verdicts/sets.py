@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.pictures import open_picture
+from fl_privacy_audit.core.pictures import open_picture, pairs_in
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import SET_METRICS
@@ -77,14 +77,11 @@ def _pairs(run: GatheredRun, view: View, attack: str) -> Iterator[tuple[Pixels, 
     for name in run.facts.views[view].of(attack).pictures.values():
         place = run.file(name)
         try:
-            pixels = None if place is None else np.asarray(open_picture(place))
+            found = [] if place is None else pairs_in(open_picture(place), height, width)
         except AuditError:
             continue
-        if pixels is None or pixels.shape[0] != 2 * height or pixels.shape[1] % width:
-            continue
-        for at in range(min(left, pixels.shape[1] // width)):
-            columns = slice(at * width, (at + 1) * width)
-            yield pixels[:height, columns], pixels[height:, columns]
+        for original, guess in found[:left]:
+            yield np.asarray(original), np.asarray(guess)
             left -= 1
 
 

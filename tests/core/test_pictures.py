@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fl_privacy_audit.core.errors import CorpusError
-from fl_privacy_audit.core.pictures import open_picture
+from fl_privacy_audit.core.pictures import open_picture, pairs_in
 from fl_privacy_audit.lab.corpus.sources import open_source
 from fl_privacy_audit.lab.manifest import read_picture
 
@@ -219,3 +219,17 @@ def test_one_function_opens_all_pictures() -> None:
     opening = re.compile(r"Image\.open\(|imread\(|read_image\(|decode_image\(|default_loader\(")
     found = {p.name for p in modules if opening.search(p.read_text(encoding="utf-8"))}
     assert found == {"pictures.py"}
+
+
+def test_pairs_are_those_that_were_kept_and_none_of_another_size() -> None:
+    tops = [Image.new("RGB", (3, 2), (at, 0, 0)) for at in range(4)]
+    belows = [Image.new("RGB", (3, 2), (0, at, 0)) for at in range(4)]
+    kept = Image.new("RGB", (12, 4))
+    for at in range(4):
+        kept.paste(tops[at], (3 * at, 0))
+        kept.paste(belows[at], (3 * at, 2))
+    found = pairs_in(kept, 2, 3)
+    assert [[side.tobytes() for side in pair] for pair in found] == [
+        [top.tobytes(), below.tobytes()] for top, below in zip(tops, belows, strict=True)
+    ]
+    assert pairs_in(kept, 3, 3) == pairs_in(kept, 2, 5) == []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from fl_privacy_audit.core.errors import CorpusError
-from fl_privacy_audit.core.pictures import open_picture
+from fl_privacy_audit.core.pictures import open_picture, pairs_in
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report.lines import score_text
@@ -77,15 +77,16 @@ def _shown(title: str, setting: SettingSummary, record: RecordScores, metric: st
         image = open_picture(record.picture or "")
     except CorpusError as error:
         return Shown(title=title, trouble=f"the picture cannot be read: {error}")
-    if image.height != 2 * height or image.width % width or image.width < len(each) * width:
+    kept = pairs_in(image, height, width)
+    if len(kept) < len(each):
         return Shown(title=title, trouble="the picture is not of the size of this audit's")
     pairs = []
     for index in order[:MOST_IMAGES]:
-        left, right = index * width, (index + 1) * width
+        original, reconstruction = kept[index]
         pairs.append(
             Pair(
-                original=_address(image.crop((left, 0, right, height))),
-                reconstruction=_address(image.crop((left, height, right, 2 * height))),
+                original=_address(original),
+                reconstruction=_address(reconstruction),
                 caption=f"{title_of(metric)} {score_text(metric, each[index])}",
                 alt=f"image {index + 1} of round {record.round}, {record.client}",
             )

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fl_privacy_audit.audit import Auditor, ClientReply
@@ -19,7 +20,7 @@ from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.local_training import Chance, train_locally
 from fl_privacy_audit.core.models import classifier, copy_model
 from fl_privacy_audit.core.photographs import crop
-from fl_privacy_audit.core.pictures import open_picture
+from fl_privacy_audit.core.pictures import open_picture, pairs_in
 from fl_privacy_audit.core.types import Client
 from fl_privacy_audit.defences import defend_weights, make_applied_defence
 from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord
@@ -66,7 +67,7 @@ def measure(
     replies = {canary.number: _trained(settings, model, canary) for canary in canaries}
     records = auditor.audit_round(1, [], replay=_Made(replies))
     auditor.finish()
-    return _leakage(records, folder, place, time.monotonic() - started)
+    return _leakage(records, settings, place, time.monotonic() - started)
 
 
 class _Made(dict[int, ClientReply]):
@@ -118,19 +119,21 @@ def _arrays(tensors: dict[str, Tensor]) -> "OrderedDict[str, np.ndarray]":
     return OrderedDict((name, tensor.detach().cpu().numpy()) for name, tensor in tensors.items())
 
 
-def _leakage(records: list[AuditRecord], folder: Path, place: Place, seconds: float) -> Leakage:
+def _leakage(
+    records: list[AuditRecord], settings: AuditConfig, place: Place, seconds: float
+) -> Leakage:
     """Of the attack that showed most; where none ran, why."""
     names = {o.attack for r in records for o in r.attacks if o.scores}
     if not names:
         reasons = [r.reason for r in records if r.reason is not None]
         reasons += [o.reason for r in records for o in r.attacks if o.reason is not None]
         return Leakage(place=place, reason=reasons[0] if reasons else None, seconds=seconds)
-    each = [_of_attack(name, records, folder, place, seconds) for name in sorted(names)]
+    each = [_of_attack(name, records, settings, place, seconds) for name in sorted(names)]
     return max(each, key=lambda one: (one.recognisable or 0.0, one.worst_psnr))
 
 
 def _of_attack(
-    name: str, records: list[AuditRecord], folder: Path, place: Place, seconds: float
+    name: str, records: list[AuditRecord], settings: AuditConfig, place: Place, seconds: float
 ) -> Leakage:
     outcomes = [o for r in records for o in r.attacks if o.attack == name and o.scores]
     shown, chance = Recognisable(), Recognisable()
@@ -151,7 +154,7 @@ def _of_attack(
         high=shown.high / shown.images if shown.images else None,
         by_chance=chance.high / chance.images if chance.images else None,
         worst_psnr=max(worst),
-        identification=_identified(outcomes, folder),
+        identification=_identified(outcomes, settings),
         candidates=GALLERY + images,
         held=max(int(o.details.get(ORIGINALS, len(o.scores["psnr"].each))) for o in outcomes),
         picture=next((f"{o.picture}" for o in outcomes if o.picture), None),
@@ -159,30 +162,24 @@ def _of_attack(
     )
 
 
-def _identified(outcomes: Sequence[AttackOutcome], folder: Path) -> float | None:
+def _identified(outcomes: Sequence[AttackOutcome], settings: AuditConfig) -> float | None:
     """Share of reconstructions that are nearer to their own original than to any other picture."""
-    originals: list[Tensor] = []
-    rebuilt: list[Tensor] = []
-    for outcome in outcomes:
-        if outcome.picture is None:
-            continue
-        pixels = np.array(open_picture(folder / outcome.picture).convert("RGB"))
-        rows = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        above, below = rows.chunk(2, dim=1)
-        count = len(outcome.scores["psnr"].each)
-        originals += above.chunk(count, dim=2)
-        rebuilt += below.chunk(count, dim=2)
-    if not originals:
+    _, height, width = settings.image.shape
+    kept = [open_picture(settings.directory / o.picture) for o in outcomes if o.picture]
+    pairs = [pair for picture in kept for pair in pairs_in(picture, height, width)]
+    if not pairs:
         return None
-    height, width = originals[0].shape[1:]
-    return identification_pixels(
-        torch.stack(rebuilt), torch.stack(originals), gallery(width, height)
-    ).value
+    originals, rebuilt = (_pixels(side) for side in zip(*pairs, strict=True))
+    return identification_pixels(rebuilt, originals, gallery(width, height)).value
 
 
 @lru_cache
 def gallery(width: int, height: int) -> Tensor:
     """``(GALLERY, 3, H, W)`` pictures that no client trains on, among which an original must be found."""
     pictures = [crop(index, "gallery").resize((width, height)) for index in range(GALLERY)]
+    return _pixels(pictures)
+
+
+def _pixels(pictures: Sequence[Image.Image]) -> Tensor:
     stacked = np.stack([np.asarray(picture) for picture in pictures])
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
