@@ -126,7 +126,7 @@ def test_canaries_leak_and_real_clients_have_nothing_to_compare_with(
     planted = tmp_path / "planted"
     planted.write_bytes(b"before" + pieces[-1] + b"after")
     assert files_with(pieces, tmp_path) == [planted]
-    assert [path.name for path in sorted(audit.iterdir())] == ["ledger.jsonl"]
+    assert [path.name for path in sorted(audit.iterdir())] == ["ledger.head", "ledger.jsonl"]
 
 
 @pytest.mark.exhaustive  # in one process: tests/simulate/test_canaries.py
