@@ -3,14 +3,18 @@
 ``pytest benchmarks/test_spooling.py --benchmark-only``
 """
 
+import itertools
 import multiprocessing
 import os
+import re
 import resource
+import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord
@@ -21,6 +25,10 @@ from fl_privacy_audit import AuditConfig, Auditor, Client, ClientReply, ImageCon
 from fl_privacy_audit.core.jobs import each_done
 from fl_privacy_audit.core.ray_jobs import RayJobs
 from fl_privacy_audit.strategies.capture import decoder
+from tests.support.cases import small_images
+from tests.support.flwr_run import ROOT, flwr_run
+
+APP = ROOT / "tests" / "field" / "apps" / "quickstart"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +69,36 @@ def test_round_with_two_due_updates(
     benchmark.extra_info["clock"] = clock
     benchmark.pedantic(lambda: auditor.audit_round(next(rounds), replies), rounds=5)
     auditor.finish()
+
+
+def test_a_quick_start_with_and_without_audit(
+    benchmark: BenchmarkFixture, tmp_path: Path, quick: bool
+) -> None:
+    """Seconds of Flower's quick start by `flwr run`, as it logs them: 3 rounds of 2 clients, each due."""
+    images, labels = small_images(200 if quick else 10_000)
+    np.savez(tmp_path / "images.npz", images=images, labels=labels)
+    homes = (tmp_path / f"home {number}" for number in itertools.count())
+    seconds: dict[str, list[float]] = {"with": [], "without": []}
+
+    def one_of_each() -> None:
+        for name, took in seconds.items():
+            home = next(homes)
+            directory = str(home / "audit") if name == "with" else ""
+            log = flwr_run(
+                APP,
+                home,
+                started_in=tmp_path,
+                data=str(tmp_path / "images.npz"),
+                audit_directory=directory,
+                audit_attack="auto",
+                audit_at_end="leave",
+            )
+            (said,) = re.findall(r"Strategy execution finished in ([\d.]+)s", log)
+            took.append(float(said))
+
+    benchmark.pedantic(one_of_each, rounds=1 if quick else 5)
+    ratios = [a / b for a, b in zip(seconds["with"], seconds["without"], strict=True)]
+    benchmark.extra_info |= {**seconds, "with over without, median": statistics.median(ratios)}
 
 
 def peak_of(clients: int) -> tuple[float, float, int, int]:

@@ -1,12 +1,10 @@
 """Whole apps in the patterns of Flower's own examples, at their own settings, by ``flwr run``."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from fl_privacy_audit.ledger import read_ledger
 from fl_privacy_audit.ledger.ledger import last_run
@@ -14,32 +12,17 @@ from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.verdicts.rules import judge_run
 from fl_privacy_audit.verdicts.verdict import SettingVerdict
-from tests.support.cases import photos
-from tests.support.flwr_run import ROOT, flwr_run
+from tests.support.cases import small_images
+from tests.support.flwr_run import flwr_run
 
 APPS = Path(__file__).with_name("apps")
-SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10,000 images of CIFAR-10 where they lie beside the repository, else squares of photographs."""
+    """10,000 images with labels, as the apps read them."""
     path = tmp_path_factory.mktemp("data") / "images.npz"
-    spec = importlib.util.spec_from_file_location("unpack", SHARED / "unpack.py")
-    if (SHARED / "cifar10").is_dir() and spec is not None and spec.loader is not None:
-        unpack = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(unpack)
-        images, labels = unpack.load("cifar10", "train", 10_000)
-    else:
-        corners = torch.randint(96, (10_000, 2), generator=torch.Generator().manual_seed(0))
-        large = (photos(128) * 255).byte().permute(0, 2, 3, 1).numpy()
-        labels = np.arange(10_000) % len(large)
-        images = np.stack(
-            [
-                large[label, top : top + 32, left : left + 32]
-                for label, (top, left) in zip(labels, corners.tolist(), strict=True)
-            ]
-        )
+    images, labels = small_images(10_000)
     np.savez(path, images=images, labels=labels)
     return path
 

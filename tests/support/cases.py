@@ -1,7 +1,9 @@
 """Targets: models, real images and observations that many tests share."""
 
+import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -78,6 +80,28 @@ def photos(size: int = 32, count: int = 4) -> Tensor:
         square = photo[height // 2 - 96 : height // 2 + 96, width // 2 - 96 : width // 2 + 96]
         pictures.append(resize(square, (size, size), anti_aliasing=True).transpose(2, 0, 1))
     return torch.from_numpy(np.stack(pictures)).float()
+
+
+def small_images(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of CIFAR-10 where they lie beside the repository, else squares of photographs.
+
+    Returns:
+        Bytes ``(count, 32, 32, 3)`` and labels ``(count,)`` in 0 to 9.
+    """
+    shared = Path(__file__).parents[3] / "shared" / "data"
+    spec = importlib.util.spec_from_file_location("unpack", shared / "unpack.py")
+    if (shared / "cifar10").is_dir() and spec is not None and spec.loader is not None:
+        unpack = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(unpack)
+        images, labels = unpack.load("cifar10", "train", count)
+        return images, labels
+    corners = torch.randint(96, (count, 2), generator=torch.Generator().manual_seed(0))
+    large = (photos(128) * 255).byte().permute(0, 2, 3, 1).numpy()
+    labels = np.arange(count) % len(large)
+    squares = zip(labels, corners.tolist(), strict=True)
+    return np.stack(
+        [large[i, top : top + 32, left : left + 32] for i, (top, left) in squares]
+    ), labels
 
 
 def crops(count: int, size: int = 16) -> Tensor:
