@@ -148,7 +148,7 @@ def test_speed_in_bfloat16_is_not_asked_where_there_are_no_such_instructions(
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_commands_make_the_tables_of_the_page(tmp_path: Path) -> None:
     results, made = tmp_path / "results.json", tmp_path / "docs" / "page.md"
     options = ["--benchmark-only", "--quick", "-k", "not test_metrics"]

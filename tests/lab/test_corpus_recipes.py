@@ -322,7 +322,7 @@ def test_the_page_names_every_row_of_the_tables() -> None:
         assert [name for name in table if f"`{name}`" not in page] == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_small_cut_of_the_paper_runs(tmp_path: Path) -> None:
     from fl_privacy_audit.lab.corpus import build_corpus
     from fl_privacy_audit.lab.manifest import read_corpus

@@ -24,5 +24,5 @@ def test_a_full_disk_costs_no_acknowledged_record() -> None:
 
 @pytest.mark.slow
 def test_many_kills_and_full_disks() -> None:
-    kills.run(36, seed=2).check()
-    disks.run(12, seed=2).check()
+    kills.run(18, seed=2).check()
+    disks.run(6, seed=2).check()
