@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.guard import Guard
@@ -24,7 +25,7 @@ from .attack_round import (
     partners_among,
     times_attacked,
 )
-from .candidates import Candidates
+from .candidates import among
 from .lineup import Lineup, Turn, without_result
 from .reserve import Reserve
 from .schedule import Slot
@@ -47,11 +48,13 @@ class _Run:
         steps: Do it.
         until: For how long, by `time.monotonic`.
         first: Whether no other has run on these targets: it gets a first step, however late.
+        pools: Candidates of each target of the view.
     """
 
     steps: Steps
     until: float
     first: bool
+    pools: Sequence[Tensor | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,6 @@ class Attacker:
     run: str
     on_progress: Callable[[Progress], None] | None = None
     _told: set[str] = field(default_factory=set)
-    _candidates: Candidates = field(default_factory=Candidates)
 
     def attack(
         self,
@@ -105,6 +107,7 @@ class Attacker:
         targets: Sequence[Target],
         spares: Sequence[Slot],
         steps: Steps,
+        candidates: Tensor | None = None,
     ) -> list[list[AttackOutcome]]:
         """Attack and score targets of one view, each until it is explained.
 
@@ -113,11 +116,12 @@ class Attacker:
             targets: At least one.
             spares: Clients that are not attacked themselves.
             steps: Do each step.
+            candidates: Pictures beside a target's own, among which each true image is to be picked.
 
         Returns:
             For each target, what every attack made of it.
         """
-        self.guard.call("candidates", partial(self._candidates.add, targets), often=True)
+        pools = [among(target.truth, candidates) for target in targets]
         partners = [Control(kind=OTHER) for _ in targets]
         if OTHER in self.config.controls:
             partners = find_partners(targets, spares, partial(self._observe_spare, steps))
@@ -132,11 +136,11 @@ class Attacker:
             places, left_out = turn.among(solved)
             for place, outcome in left_out.items():
                 outcomes[place].append(outcome)
-            among = {place: targets[place] for place in places}
+            attacked_now = {place: targets[place] for place in places}
             beside = partners_among(partners, targets, places)
             until = share(deadline, len(turns) - number)
-            run = _Run(steps=steps, until=until, first=number == 0)
-            for place, (outcome, exact) in self._take(turn, among, beside, run):
+            run = _Run(steps=steps, until=until, first=number == 0, pools=pools)
+            for place, (outcome, exact) in self._take(turn, attacked_now, beside, run):
                 outcomes[place].append(outcome)
                 if exact:
                     name = turn.attack.config.name
@@ -181,23 +185,23 @@ class Attacker:
         partners: Sequence[Control],
         run: "_Run",
     ) -> list[Explained]:
-        among, name = list(targets.values()), turn.attack.config.name
-        images = sum(len(target.truth.images) for target in among if target.truth is not None)
+        attacked, name = list(targets.values()), turn.attack.config.name
+        images = sum(len(target.truth.images) for target in attacked if target.truth is not None)
         pairs = images * (1 + len(self.config.controls))
         left = run.until - time.monotonic()
         kept = self.reserve.seconds("scoring", pairs, left)
         attempts = attack_targets(
             turn.attack,
-            among,
+            attacked,
             partners,
             config=self.config,
             guard=self.guard,
             # However late it is one attack gets a first step.
             seconds=max(left - kept, 0.0 if run.first else -1.0),
-            progress=self._reporter(among, name),
+            progress=self._reporter(attacked, name),
             chosen=[turn.why[place] for place in targets],
         )
-        pictures = [self._picture(target, name) for target in among]
+        pictures = [self._picture(target, name) for target in attacked]
         # An attack that gave nothing tells nothing of what its pairs would have cost.
         given = sum(len(originals) for each in attempts for originals, _ in each.to_score())
         with self.reserve.measured("scoring", given):
@@ -207,7 +211,7 @@ class Attacker:
                 pictures=pictures,
                 deadline=run.until,
                 guard=self.guard,
-                candidates=[self._candidates.of(target) for target in among],
+                candidates=[run.pools[place] for place in targets],
             )
         self._tell_allowed(scored)
         results = [attempt.own.result for attempt in attempts]

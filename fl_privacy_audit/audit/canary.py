@@ -29,6 +29,7 @@ from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.tables import read_table
 from fl_privacy_audit.core.types import Client, Truth
 
+from .candidates import CANDIDATES
 from .schedule import Canary, ClientReply, Replayer, Slot, ViewPlan, is_due
 
 log = logging.getLogger("fl_privacy_audit")
@@ -204,6 +205,24 @@ class Canaries:
             labels = [label for _, label in chosen]
         pixels = [_pixels(picture, MODES[channels], size[0], size[1]) for picture in drawn]
         return Truth(images=torch.stack(pixels), labels=torch.tensor(labels))
+
+    def candidates(self) -> Tensor:
+        """Pictures of the kind that is drawn, the same in all rounds: ``(M, C, H, W)`` in [0, 1].
+
+        Raises:
+            CorpusError: A picture cannot be read.
+        """
+        return self._candidates
+
+    @cached_property
+    def _candidates(self) -> Tensor:
+        channels, *size = self.config.image.shape
+        if self.config.canary.folder is None:
+            owner = f"candidates {self.config.seed}"
+            drawn = [crop(index, owner) for index in range(CANDIDATES)]
+        else:
+            drawn = [open_picture(path) for path, _ in self._files[:CANDIDATES]]
+        return torch.stack([_pixels(one, MODES[channels], size[0], size[1]) for one in drawn])
 
     def batches(self, replays: int | None) -> int | None:
         """Batches without a common picture in so many replays; None for any number of them.

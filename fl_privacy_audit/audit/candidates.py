@@ -1,34 +1,83 @@
-"""Among which pictures a reconstruction has to pick the true one: other true images of the run."""
+"""Among which pictures a reconstruction has to pick the true one; the capture alone decides.
 
-from collections.abc import Sequence
+An update's place does not depend on who attacks it, or on what was attacked before. Of a client they are
+true images of the same round, of a canary public pictures, so that chance is what it seems.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.core.types import View
+from fl_privacy_audit.core.config import AuditConfig
+from fl_privacy_audit.core.guard import Guard
+from fl_privacy_audit.core.protocols import TruthProvider
+from fl_privacy_audit.core.types import Truth
 from fl_privacy_audit.metrics.ranks import distinct
 
-from .targets import Target
+from .schedule import ClientReply, Slot
+from .truth import as_pixels, is_pixels
 
-CANDIDATES = 100
+CANDIDATES: Final = 100
 """At most, the true image included."""
+MOST_BYTES: Final = 2**24
+"""Of true images of a round that wait with its capture."""
+Others = Callable[[], Tensor | None]
+"""Reads candidates ``(M, C, H, W)`` in [0, 1] beside a target's own images; None where there are none."""
 
 
-class Candidates:
-    """The true images of a view that were seen last; in memory alone, never for an attack."""
+def of_round(
+    slots: Sequence[Slot], config: AuditConfig, truth: TruthProvider | None, guard: Guard
+) -> Tensor | None:
+    """True images of clients of a round, in an order that a seed draws; for scoring alone.
 
-    def __init__(self) -> None:
-        self._seen: dict[View, Tensor] = {}
+    Args:
+        slots: All clients of the round, attacked or not, in any order.
+        config: Settings.
+        truth: Asked for the true batches; None to take what a reply holds.
+        guard: Stands around both.
 
-    def add(self, targets: Sequence[Target]) -> None:
-        """Take the true images of a round's targets, which are all of one view."""
-        found = [t.truth.images[:CANDIDATES].detach().cpu() for t in targets if t.truth is not None]
-        if not any(map(len, found)):
-            return
-        view = targets[0].slot.view
-        before = self._seen.get(view, found[0][:0])
-        self._seen[view] = distinct(torch.cat([*found, before]), most=CANDIDATES)
+    Returns:
+        ``(M, C, H, W)``, as many of each client; None where nobody has any.
+    """
+    most = min(CANDIDATES, MOST_BYTES // (4 * math.prod(config.image.shape)))
+    readable = [slot for slot in slots if slot.replies[0].is_readable]
+    readable.sort(key=lambda slot: _place(slot.replies[0]))
+    random.Random(f"{config.seed}/{slots[0].round}/candidates").shuffle(readable)
+    found: list[Tensor] = []
+    for slot in readable[:most]:
+        images = guard.call("the truth provider", partial(_images, slot, config, truth))
+        if isinstance(images, Tensor):
+            found.append(images[: max(1, most // len(readable))])
+    return distinct(torch.cat(found), most=most) if found else None
 
-    def of(self, target: Target) -> Tensor | None:
-        """Those of a target: its own true images, and others; None where there is no truth."""
-        return None if target.truth is None else self._seen.get(target.slot.view)
+
+def _place(reply: ClientReply) -> tuple[bool, int, int]:
+    client = reply.client
+    return client.partition is None, client.partition or 0, client.node_id
+
+
+def _images(slot: Slot, config: AuditConfig, truth: TruthProvider | None) -> Tensor | None:
+    (reply,) = slot.replies
+    found = truth(slot.round, reply.client) if truth else reply.truth()
+    if found is None:
+        return None
+    images = as_pixels(found.images, config.image.shape)
+    return images.clamp(0, 1) if is_pixels(images) else None
+
+
+def among(truth: Truth | None, others: Tensor | None) -> Tensor | None:
+    """The candidates of a target: its own true images, and others.
+
+    Args:
+        truth: Of the target; None where nobody knows it.
+        others: See `Others`.
+    """
+    if truth is None:
+        return None
+    own = truth.images[:CANDIDATES].detach().cpu()
+    return distinct(own if others is None else torch.cat([own, others]), most=CANDIDATES)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .candidates import Others
 from .schedule import Slot, ViewPlan
 
 
@@ -15,11 +16,13 @@ class CapturedView:
         targets: To be attacked; each ends as one record.
         spares: Clients that are not attacked, of which one may serve as a null control.
         seconds: How long after its start the audit of the capture may attack this view.
+        candidates: Reads true images of the round; None where clients have still to be asked.
     """
 
     targets: Sequence[Slot]
     spares: Sequence[Slot]
     seconds: float
+    candidates: Others | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

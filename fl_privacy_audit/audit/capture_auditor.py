@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
@@ -35,6 +35,7 @@ from fl_privacy_audit.ledger.records import (
 
 from .attacker import Attacker, Progress, share
 from .canary import Canaries, half
+from .candidates import Others, of_round
 from .capture import Capture, CapturedView
 from .lineup import Lineup, skipped
 from .replay_check import check_replay
@@ -150,7 +151,8 @@ class CaptureAuditor:
                 yield slot, not_attacked(self.config, self.run, made, seen)
         if not targets:
             return
-        outcomes = self._attacker.attack(deadline, targets, view.spares, steps)
+        candidates = self._candidates(view, targets)
+        outcomes = self._attacker.attack(deadline, targets, view.spares, steps, candidates)
         for place, target in enumerate(targets):
             until = share(deadline, len(targets) - place)
             check = partial(self._check_replay, target, until)
@@ -164,6 +166,19 @@ class CaptureAuditor:
                 replay=replay,
             )
             yield slots[place], record
+
+    def _candidates(self, view: CapturedView, targets: Sequence[Target]) -> Tensor | None:
+        """What a target's own true images are to be told from; a release has all of its round."""
+        kind = view.targets[0].view
+        if kind == "release" or all(target.truth is None for target in targets):
+            return None
+        read: Others = self.canaries.candidates
+        if kind == "server":
+            clients = (*view.targets, *view.spares)
+            asked = partial(of_round, clients, self.config, self.observer.truth, self.guard)
+            read = view.candidates or asked
+        found = self.guard.call("candidates", read, often=True)
+        return found if isinstance(found, Tensor) else None
 
     def _made(self, slot: Slot, place: int, until: float, steps: Steps) -> Slot:
         """What is to be observed: of a canary, once it is replayed."""

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.files import open_plain
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import Client, ImageSpec, Truth
+from fl_privacy_audit.core.types import Client, Truth
 from fl_privacy_audit.ledger.spools import CAPTURE
 
+from .candidates import Others, of_round
 from .capture import Capture, CapturedView
 from .schedule import ClientReply, Elsewhere, Errand, Release, Slot
 from .tensors import Arrays, bytes_of, read_arrays, write_arrays, write_private
@@ -43,7 +45,7 @@ class CaptureWriter:
         folder: Made by it.
         room: Bytes that there are.
         most: Bytes that the spool may hold.
-        image: Shape and normalisation of the images.
+        config: Settings.
         truth: Asked for the true batches; None to take what a reply holds.
         guard: Stands around what decodes, and around `truth`.
         earlier: How many records of a view and a client this round has already.
@@ -54,7 +56,7 @@ class CaptureWriter:
     folder: Path
     room: int
     most: int
-    image: ImageSpec
+    config: AuditConfig
     truth: TruthProvider | None
     guard: Guard
     earlier: Counter[tuple[str, str]]
@@ -105,7 +107,25 @@ class CaptureWriter:
         spares = []
         if with_spare and any(slot.view != "release" for slot in kept):
             spares = self._spares(kept, view.spares)
-        return {"seconds": view.seconds, "targets": targets, "spares": spares}
+        return {
+            "seconds": view.seconds,
+            "targets": targets,
+            "spares": spares,
+            "candidates": self._candidates(view, kept),
+        }
+
+    def _candidates(self, view: CapturedView, kept: Sequence[Slot]) -> dict[str, Any] | None:
+        """True images of the round; None where no target has any, or there is no room for them."""
+        known = [self._truths.get(id(slot.replies[0])) for slot in kept if slot.view == "server"]
+        if not any(known):
+            return None
+        images = of_round((*view.targets, *view.spares), self.config, self.truth, self.guard)
+        if images is None:
+            return None
+        try:
+            return self._weights(partial(dict, images=images.numpy()))
+        except _FullError:
+            return None
 
     def _spares(self, targets: Sequence[Slot], spares: Sequence[Slot]) -> list[dict[str, Any]]:
         """The first client for each target that trained on other images, as far as is known."""
@@ -211,7 +231,7 @@ class CaptureWriter:
             found = provider(slot.round, reply.client) if provider else reply.truth()
             if found is None:
                 return None
-            images = as_pixels(found.images, self.image.shape)
+            images = as_pixels(found.images, self.config.image.shape)
             return Truth(images=images, labels=as_classes(found.labels, len(images)))
 
         truth = self.guard.result("the truth provider", asked)
@@ -286,6 +306,7 @@ def read_capture(folder: Path, elsewhere: Elsewhere | None = None) -> Capture:
             targets=[slot(one) for one in view["targets"]],
             spares=[slot(one) for one in view["spares"]],
             seconds=view["seconds"],
+            candidates=_candidates(folder, view.get("candidates")),
         )
         for view in stated["views"]
     ]
@@ -329,6 +350,13 @@ def _as_truth(folder: Path, stated: Mapping[str, Any]) -> Truth:
     return Truth(
         images=torch.from_numpy(arrays["images"]), labels=torch.from_numpy(arrays["labels"])
     )
+
+
+def _candidates(folder: Path, stated: Mapping[str, Any] | None) -> Others | None:
+    if stated is None:
+        return None
+    read = _reader(folder, stated)
+    return lambda: torch.from_numpy(read()["images"])
 
 
 def _as_reason(stated: Any) -> Reason | None:

@@ -171,7 +171,7 @@ class Spool:
             folder=self.folder / (name + DRAFT),
             room=self.config.spool_bytes - sum(self._bytes.values()),
             most=self.config.spool_bytes,
-            image=self.config.image,
+            config=self.config,
             truth=truth,
             guard=guard,
             earlier=earlier,

@@ -39,13 +39,18 @@ def check_truth(truth: Truth, image: ImageSpec, classes: int) -> Truth:
     """
     images = as_pixels(truth.images, image.shape)
     labels = as_classes(truth.labels, len(images), classes)
-    low, high = (float(images.min()), float(images.max())) if len(images) else (0.0, 1.0)
-    if not (low >= -0.01 and high <= 1.01):
+    if not is_pixels(images):
+        low, high = float(images.min()), float(images.max())
         raise TruthError(
             f"true images must be in [0, 1], but got [{low:.3g}, {high:.3g}]; "
             "undo the normalisation, or publish them with `normalised=True`"
         )
     return Truth(images=images.clamp(0, 1), labels=labels)
+
+
+def is_pixels(images: Tensor) -> bool:
+    """Whether all values are in [0, 1], but for rounding."""
+    return not len(images) or bool(((images >= -0.01) & (images <= 1.01)).all())
 
 
 def as_pixels(images: object, shape: tuple[int, ...] | None = None) -> Tensor:

@@ -264,7 +264,8 @@ class AttackOutcome(_Outcome):
     needed_seconds: float | None = None
     # Share of labels recovered, as a multiset; None where it is not known.
     labels_right: float | None = None
-    # Among how many pictures `ranks` are, the true one included: true images of the run.
+    # Among how many pictures `ranks` are, the true one included: true images of the round, or of a
+    # canary public pictures.
     candidates: Count = 0
     # Metrics without a score here, and a picture that could not be kept: why.
     unavailable: dict[str, Why] = Field(default_factory=dict)
