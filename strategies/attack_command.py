@@ -18,8 +18,9 @@ from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.named_object import find_model, find_named
 from fl_privacy_audit.ledger.ledger import Ledger, now
 from fl_privacy_audit.ledger.provenance import array_types, describe_model, versions
-from fl_privacy_audit.ledger.records import AuditRecord, RunRecord
+from fl_privacy_audit.ledger.records import AuditRecord, Record, RunRecord
 
+from .measure import EpsilonMeter, is_claimed
 from .named_app import NamedApp
 
 
@@ -102,10 +103,10 @@ def _run_of(run: str, attacks: Sequence[str]) -> str:
 def _is_replayed(capture: Path) -> bool:
     """Whether a capture holds replays that are still to be made."""
     try:
-        slots = read_capture(capture).targets
+        read = read_capture(capture)
     except (OSError, ValueError):
         return False  # it is lost, and its loss is logged where it is attacked
-    return any(slot.reason is not None for slot in slots)
+    return read.measured is not None or any(slot.reason is not None for slot in read.targets)
 
 
 def _attack(
@@ -126,11 +127,14 @@ def _attack(
     if client_app is not None:
         weights = frozenset(net.state_dict())
         named = NamedApp(name=client_app, image=config.image, weights=weights)
-    handed = Handover(model=net, elsewhere=named)
+    meter = EpsilonMeter() if named is not None and is_claimed(config) else None
+    handed = Handover(model=net, elsewhere=named, meter=meter)
 
-    def write(records: Sequence[AuditRecord]) -> None:
+    def write(records: Sequence[Record]) -> None:
         ledger.append(records)
         for record in records:
+            if not isinstance(record, AuditRecord):
+                continue
             statuses = ", ".join(f"{one.attack} {one.status}" for one in record.attacks)
             click.echo(f"round {record.round}, {record.client}, {record.view} view: {statuses}")
 

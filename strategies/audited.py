@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply, Release
+from fl_privacy_audit.audit.epsilon import MeasuredHere
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.dp.run_check import SPENT
 from fl_privacy_audit.verdicts.facts import gather_ledger
@@ -26,6 +27,7 @@ from .canary_replay import Replay
 from .capture import capture, copy_record, decoder, release, snapshot
 from .claims_read import read_claim, spent_by
 from .flower_log import through_flower
+from .measure import EpsilonMeter, is_claimed
 from .messages import copy_message
 from .named_app import NamedApp
 from .wrapper import Wrapper, repeatable
@@ -70,6 +72,7 @@ class AuditedStrategy(Wrapper, Strategy):
             )
         super().__init__(strategy, auditor)
         auditor.elsewhere = NamedApp.of(auditor)
+        auditor.meter = MeasuredHere(EpsilonMeter()) if is_claimed(auditor.config) else None
 
     def summary(self) -> None:
         """Log what is audited, then the wrapped strategy's own summary."""

@@ -2,21 +2,26 @@
 
 import copy
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from fl_privacy_audit.audit import Auditor
-from fl_privacy_audit.audit.schedule import Canary, Replayer, Slot
+from fl_privacy_audit.audit.epsilon import Measured, MeasuredHere, slot_of
+from fl_privacy_audit.audit.schedule import Canary, Slot
+from fl_privacy_audit.audit.targets import Observer
+from fl_privacy_audit.audit.tensors import Arrays
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
 from fl_privacy_audit.core.types import Truth
-from fl_privacy_audit.dp.replay import CoinedCanaries, blocks
+from fl_privacy_audit.dp.replay import CoinedCanaries, Replay, blocks
 from fl_privacy_audit.dp.run_check import DELTA
 from fl_privacy_audit.ledger.ledger import now
 from fl_privacy_audit.ledger.records import MeasurementRecord
@@ -30,90 +35,89 @@ ROOM: Final = 2.5
 """Canaries for each image of a real client: as many as it has are then almost surely in."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class EpsilonMeter:
-    """Measures epsilon in replays of a client, round after round.
+    """Measures epsilon in replays of a client; see `fl_privacy_audit.audit.epsilon.Meter`.
 
-    The replayed client holds the canaries that are in, and nothing else.
+    The replayed client holds the canaries that are in, and nothing else. Which those are is drawn by the
+    seed of the settings: all rounds have the same.
 
-    Args:
-        auditor: Whose settings and model count.
+    Attributes:
         canaries: How many; by default `CANARIES`, and more where clients have more images than those.
     """
 
-    def __init__(self, auditor: Auditor, *, canaries: int | None = None) -> None:
-        self._auditor = auditor
-        self._canaries = canaries
-        self._coined: CoinedCanaries | None = None
-        self._pixels = torch.zeros(0)
-        self._took = 0.0
+    canaries: int | None = None
 
-    def measure(
-        self, server_round: int, replay: Replayer, *, num_examples: int | None = None
-    ) -> MeasurementRecord | Reason:
-        """Replay a client once more, and measure over all rounds so far.
-
-        Args:
-            server_round: From 1.
-            replay: Lets the clients' app train on what it is given.
-            num_examples: The most images that a real client says it has.
-
-        Returns:
-            What is measured by now; or why nothing was measured in this round.
-        """
-        config = self._auditor.config
-        took, self._took = self._took, 0.0
-        if took > config.seconds_per_round / 2:
-            return Reason.of("no time to replay", needed=took, budget=config.seconds_per_round)
-        started = time.monotonic()
-        with cpu_threads(config.threads):
-            measured = self._measured(server_round, replay, num_examples)
-        self._took = time.monotonic() - started
-        return measured
+    def __call__(
+        self, slot: Slot, observer: Observer, run: str, earlier: Sequence[Arrays]
+    ) -> Measured | Reason:
+        """See `fl_privacy_audit.audit.epsilon.Meter`."""
+        with cpu_threads(observer.config.threads):
+            return self._measured(slot, observer, run, earlier)
 
     def _measured(
-        self, server_round: int, replay: Replayer, num_examples: int | None
-    ) -> MeasurementRecord | Reason:
-        observer, config = self._auditor.observer, self._auditor.config
-        coined = self._coined = self._coined or self._draw(num_examples)
+        self, slot: Slot, observer: Observer, run: str, earlier: Sequence[Arrays]
+    ) -> Measured | Reason:
+        config = observer.config
+        count = len(earlier[0]["products"]) if earlier else self._count(slot)
+        coined, pixels = _draw(count, observer)
         inside = coined.included
         canary = Canary(
             number=1,
-            seed=seed_of(config.seed, server_round, "coins"),
-            images=Truth(images=self._pixels[inside], labels=coined.labels[inside].cpu()),
+            seed=seed_of(config.seed, slot.round, "coins"),
+            images=Truth(images=pixels[inside], labels=coined.labels[inside].cpu()),
             spec=config.image,
         )
-        reply = observer.guard.result("the replay of the clients' app", partial(replay, canary))
+        assert slot.replay is not None
+        reply = observer.guard.result(
+            "the replay of the clients' app", partial(slot.replay, canary)
+        )
         if isinstance(reply, Reason):
             return reply
         if reply.reason is not None:
             return reply.reason
         held = reply.truth()
-        target = observer.observe(Slot(round=server_round, view="canary", replies=(reply,)))
+        target = observer.observe(replace(slot, replies=(reply,), replay=None))
         if isinstance(target, Reason):
             return target
         seen = target.seen
         # In the mode of training, batch norm would mix what canaries do.
         model = copy.deepcopy(seen.model).eval()
         coined.take(model, seen.parameters, seen.update, seen.minimised, buffers=seen.buffers)
-        so_far, delta, noise = coined.replay, delta_of(config), _noise(config)
-        return MeasurementRecord(
+        figures = {"gram": coined.replay.grams[0], "products": coined.replay.products[0]}
+        so_far, delta, noise = _all([*earlier, figures], coined), delta_of(config), _noise(config)
+        record = MeasurementRecord(
             time=now(),
-            run=self._auditor.run,
-            round=server_round,
+            run=run,
+            round=slot.round,
             records=len(held.labels) if held is not None else int(inside.sum()),
             of_a_round=so_far.of_a_round(delta=delta, noise_multiplier=noise),
             over_rounds=so_far.measured(delta=delta, noise_multiplier=noise),
         )
+        return record, figures
 
-    def _draw(self, num_examples: int | None) -> CoinedCanaries:
-        config, observer = self._auditor.config, self._auditor.observer
-        wanted = max(CANARIES, math.ceil(ROOM * (num_examples or 0)))
-        count = self._canaries or min(wanted, MOST_CANARIES)
-        rng = torch.Generator().manual_seed(seed_of(config.seed, "coins"))
-        self._pixels = blocks(count, config.image.shape, rng)
-        labels = torch.arange(count) % observer.count_classes()
-        inputs = config.image.normalise(self._pixels)
-        return CoinedCanaries(inputs.to(observer.device), labels.to(observer.device), rng)
+    def _count(self, slot: Slot) -> int:
+        wanted = max(CANARIES, math.ceil(ROOM * (slot.replies[0].num_examples or 0)))
+        return self.canaries or min(wanted, MOST_CANARIES)
+
+
+def _draw(count: int, observer: Observer) -> tuple[CoinedCanaries, Tensor]:
+    """Canaries with their coins, and their pixels; the same for the same settings."""
+    config = observer.config
+    rng = torch.Generator().manual_seed(seed_of(config.seed, "coins"))
+    pixels = blocks(count, config.image.shape, rng)
+    labels = torch.arange(count) % observer.count_classes()
+    inputs = config.image.normalise(pixels)
+    return CoinedCanaries(inputs.to(observer.device), labels.to(observer.device), rng), pixels
+
+
+def _all(rounds: Sequence[Arrays], coined: CoinedCanaries) -> Replay:
+    """What the replays of all rounds gave."""
+    return Replay(
+        included=coined.included.numpy(),
+        grams=np.stack([each["gram"] for each in rounds]),
+        products=np.stack([each["products"] for each in rounds]),
+    )
 
 
 def delta_of(config: AuditConfig) -> float:
@@ -150,7 +154,7 @@ def measure_app(
         rounds: How many.
         config: What the server sends along.
     """
-    meter = EpsilonMeter(auditor, canaries=canaries)
+    meter = MeasuredHere(EpsilonMeter(canaries=canaries))
     with in_some_run():
         replay = rehearsal(auditor)
         measured: MeasurementRecord | Reason = Reason.of("no client app")
@@ -160,7 +164,8 @@ def measure_app(
             replay.sent[0].content.config_records["config"].update(
                 {**config, "server-round": number}
             )
-            measured = meter.measure(number, replay)
+            slot = slot_of(number, replay, 0)
+            measured = meter.measure(slot, auditor.observer, auditor.run)
             if isinstance(measured, Reason):
                 break
     return measured

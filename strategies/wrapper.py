@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,19 +14,17 @@ from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.files import remove_drafts
 from fl_privacy_audit.core.private_folders import remove_leftovers
 from fl_privacy_audit.core.process_state import process_state_kept
-from fl_privacy_audit.core.reasons import Reason
 
 from . import side_channel
 from .capture import MOST_NUMBERS, Reading, as_numbers, layers
 from .doctor import Plan, examine
-from .measure import EpsilonMeter, is_claimed
 
 log = logging.getLogger("fl_privacy_audit")
 
 OWN = frozenset(
     {
         *("strategy", "auditor", "_sent", "_before", "_folders", "_holders", "_originals"),
-        *("_audited", "_to_replay", "_meter"),
+        *("_audited", "_to_replay"),
     }
 )
 """Attributes of the wrapper itself; all others are the wrapped strategy's."""
@@ -54,7 +52,6 @@ class Wrapper:
         self._originals: dict[str, Callable[..., Any]] = {}
         self._audited = 0
         self._to_replay: dict[int, Replayer] = {}
-        self._meter: EpsilonMeter | None = None
 
     def _begin(self, flower_run: int | None = None, fab_hash: str | None = None) -> None:
         """Open the ledger, and remove what an audit that was killed left behind.
@@ -123,25 +120,10 @@ class Wrapper:
             replay = self._to_replay.pop(server_round, None)
             self.auditor.audit_round(server_round, captured, released, replay)
             self._audited += 1
-            if replay is not None and is_claimed(self.auditor.config):
+            if replay is not None and self.auditor.meter is not None:
                 with self._guard(f"epsilon could not be measured in round {server_round}"):
-                    self._measure(server_round, captured, replay)
-
-    def _measure(
-        self, server_round: int, captured: Sequence[ClientReply], replay: Replayer
-    ) -> None:
-        """Canaries in or out by fair coins, in one more replay."""
-        if self._meter is None:
-            self._meter = EpsilonMeter(self.auditor)
-        most = max((reply.num_examples or 0 for reply in captured), default=0)
-        measured = self._meter.measure(server_round, replay, num_examples=most)
-        if isinstance(measured, Reason):
-            log.warning(
-                "privacy audit: epsilon was not measured in round %d: %s %s",
-                *(server_round, measured.code, measured.figures),
-            )
-        else:
-            self.auditor.record_measurement(measured)
+                    most = max((reply.num_examples or 0 for reply in captured), default=0)
+                    self.auditor.measure(server_round, replay, most)
 
     def _released(self, before: ArrayRecord | None, after: Any) -> Release | None:
         raise NotImplementedError

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
-from fl_privacy_audit.core.errors import AuditError, LedgerError
+from fl_privacy_audit.core.errors import LedgerError
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
@@ -32,7 +32,6 @@ from fl_privacy_audit.ledger.reading import continued
 from fl_privacy_audit.ledger.records import (
     AuditRecord,
     EvaluationRecord,
-    MeasurementRecord,
     Record,
     RunRecord,
 )
@@ -42,6 +41,7 @@ from .attacker import Progress
 from .backlog import NO_WORKER, Backlog, make_workers
 from .capture import Capture, captured
 from .capture_auditor import CaptureAuditor, not_attacked
+from .epsilon import MeasuredHere, slot_of
 from .handover import Handover
 from .rehearsal import Rehearsal, rehearse
 from .schedule import (
@@ -135,6 +135,7 @@ class Auditor:
         self._guard = self._work.guard
         self.canaries = self._work.canaries
         self.elsewhere: Elsewhere | None = None
+        self.meter: MeasuredHere | None = None
         self._handover = Handover(model=self._model, forward=forward, loss=loss, attacks=attacks)
         self._on_progress = on_progress
         self._inline = config.executor == "inline" or config.fail_fast
@@ -268,11 +269,21 @@ class Auditor:
 
     def _where_made(self, plan: ViewPlan) -> ViewPlan:
         """Replays are made where attacks run; here and now if no other process could make them."""
-        if not plan.replays or self._open_backlog() is None:
-            return plan
-        if self.elsewhere is not None and plan.replays[0].errand(1) is not None:
+        if not plan.replays or self._open_backlog() is None or self._is_told(plan.replays[0]):
             return plan
         return self.canaries.made_in_the_round(plan)
+
+    def _is_told(self, replay: Replayer) -> bool:
+        """Whether another process can make a replay."""
+        return self.elsewhere is not None and replay.errand(1) is not None
+
+    def measure(self, server_round: int, replay: Replayer, num_examples: int) -> None:
+        """Measure epsilon by one more replay, where attacks run; for its arguments see `slot_of`."""
+        slot, backlog = slot_of(server_round, replay, num_examples), self._open_backlog()
+        if backlog is not None and self._is_told(replay):
+            self._write(*backlog.measure(slot))
+        elif self.meter is not None:
+            self._write(self.meter.record(slot, self.observer, self.run))
 
     def _spool(
         self, capture: Capture, slots: Sequence[Slot], records: dict[int, AuditRecord]
@@ -332,31 +343,28 @@ class Auditor:
         if self._inline or self._backlog is not None:
             return self._backlog
         try:
-            handover = replace(self._handover, elsewhere=self.elsewhere)
+            meter = self.meter.meter if self.meter and self.elsewhere else None
+            handover = replace(self._handover, elsewhere=self.elsewhere, meter=meter)
             workers = make_workers(self.config, handover.packed())
         except Exception as error:  # noqa: BLE001 - of the user's objects, or of Ray
             self._go_inline(message_of(error))
             return None
         self._backlog = Backlog(workers, handover, self._record, self._work)
         weakref.finalize(self, self._backlog.close)
-        try:
-            left = self._backlog.take_up(self.ledger.directory)
-        except (OSError, AuditError) as error:
-            log.warning("privacy audit: what earlier runs left is not attacked: %s", error)
-        else:
-            if left:
-                log.info("privacy audit: %d captures of earlier runs are attacked too", left)
+        self._backlog.take_up(self.ledger.directory)
         return self._backlog
 
     def _go_inline(self, why: str) -> None:
         self._inline = True
         log.warning(NO_WORKER, why)
 
-    def _record(self, records: Sequence[AuditRecord]) -> None:
+    def _record(self, records: Sequence[Record]) -> None:
         """Write down what a worker made of a capture."""
         self._write(*records)
-        seconds = sum(outcome.seconds for record in records for outcome in record.attacks)
-        log_round(records[0].round, records, seconds)
+        audits = [record for record in records if isinstance(record, AuditRecord)]
+        seconds = sum(outcome.seconds for record in audits for outcome in record.attacks)
+        if audits:
+            log_round(audits[0].round, audits, seconds)
 
     def _skip(self, slot: Slot) -> AuditRecord:
         assert slot.reason is not None
@@ -373,10 +381,6 @@ class Auditor:
             time=now(), run=self.run, round=server_round, source=source, metrics=dict(metrics)
         )
         self._write(record, sync=False)
-
-    def record_measurement(self, measured: MeasurementRecord) -> None:
-        """Append epsilon as canaries measured it."""
-        self._write(measured)
 
     def _write(self, *records: Record, sync: bool = True) -> None:
         """What cannot be written costs these records alone; the ledger counts them."""

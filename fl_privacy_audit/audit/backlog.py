@@ -6,7 +6,7 @@ between is written where it is not there yet.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -22,13 +22,14 @@ from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import FILE_NAME
 from fl_privacy_audit.ledger.reading import Damage, read_lines
-from fl_privacy_audit.ledger.records import RECORD, AuditRecord
+from fl_privacy_audit.ledger.records import RECORD, AuditRecord, Record
 from fl_privacy_audit.ledger.spools import FOLDER, spools
 
 from .attacker import Progress
 from .capture import Capture
 from .capture_auditor import CaptureAuditor, not_attacked
 from .capture_files import earlier_records, read_capture
+from .epsilon import as_record
 from .handover import Handover
 from .schedule import Slot
 from .spool import RECORDS, Spool
@@ -39,6 +40,9 @@ log = logging.getLogger("fl_privacy_audit")
 
 POLL_SECONDS: Final = 0.2
 NO_WORKER: Final = "privacy audit: no worker can be had, so attacks run in the round: %s"
+LOST: Final = "privacy audit: the capture %s is lost: %s"
+EPSILON: Final = "epsilon"
+"""In place of a view, for rounds in which it was measured."""
 Key = tuple[str, int, str, str]
 """Run, round, view and client of a record."""
 
@@ -87,7 +91,7 @@ class Backlog:
     Args:
         workers: Attack.
         handed: What they were handed.
-        write: Puts the records of one capture into the ledger.
+        write: Puts the records of one capture into the ledger; of one that measures epsilon one.
         inline: Attacks where workers cannot.
     """
 
@@ -95,7 +99,7 @@ class Backlog:
         self,
         workers: Doers,
         handed: Handover,
-        write: Callable[[Sequence[AuditRecord]], None],
+        write: Callable[[Sequence[Record]], None],
         inline: CaptureAuditor,
     ) -> None:
         self._workers = workers
@@ -105,12 +109,14 @@ class Backlog:
         self._spools: dict[Path, Spool] = {}
         self._there: Counter[Key] = Counter()
         self._ready: list[Done] = []
+        self._to_measure: deque[Task] = deque()
+        self._now_measured: Task | None = None
         self._told = False
 
     @property
     def pending(self) -> int:
         """Captures that are not recorded yet."""
-        return len(self._ready) + self._workers.pending
+        return len(self._ready) + len(self._to_measure) + self._workers.pending
 
     @property
     def broken(self) -> Reason | None:
@@ -142,18 +148,57 @@ class Backlog:
             )
         path, left_out = self._spools[folder].put(capture, truth, guard, earlier)
         if path is not None:
-            self._workers.submit(Task(capture=path, run=capture.run, config=config))
+            measures = capture.measured is not None
+            self._submit(Task(capture=path, run=capture.run, config=config, measures=measures))
         return left_out
+
+    def measure(self, slot: Slot) -> list[Record]:
+        """Spool what epsilon is measured by in this run; why it is not, where that was left out.
+
+        Raises:
+            OSError: The spool cannot be made.
+        """
+        run = self._inline.run
+        capture = Capture(run=run, round=slot.round, views=[], measured=slot)
+        left_out = self.put(capture, None, self._inline.guard, Counter())
+        return [as_record(run, slot, reason) for _, reason in left_out]
+
+    def _submit(self, task: Task) -> None:
+        """Replays by which epsilon is measured take turns: each goes on from what those before left."""
+        if not task.measures:
+            self._workers.submit(task)
+            return
+        self._to_measure.append(task)
+        self._measure_next()
+
+    def _measure_next(self) -> None:
+        while self._now_measured is None and self._to_measure:
+            task = self._to_measure.popleft()
+            try:
+                number = read_capture(task.capture).round
+                self._spools[task.capture.parent].lend_figures(task.capture, number)
+            except (OSError, ValueError) as error:
+                log.error(LOST, task.capture, error)
+                self._spools[task.capture.parent].done(task.capture, kept=False)
+            else:
+                self._now_measured = task
+                self._workers.submit(task)
 
     def take_up(self, directory: Path) -> int:
         """Go on with what processes that are gone have left; how many captures that is."""
         before = self.pending
-        for spool in taken(directory):
-            if spool.config.at_end == "leave" or not spool.captures():
-                spool.close()
-            else:
-                self.attack(spool, spool.captures(), run=spool.run, config=spool.config)
-        return self.pending - before
+        try:
+            for spool in taken(directory):
+                if spool.config.at_end == "leave" or not spool.captures():
+                    spool.close()
+                else:
+                    self.attack(spool, spool.captures(), run=spool.run, config=spool.config)
+        except (OSError, AuditError) as error:
+            log.warning("privacy audit: what earlier runs left is not attacked: %s", error)
+        left = self.pending - before
+        if left:
+            log.info("privacy audit: %d captures of earlier runs are attacked too", left)
+        return left
 
     def attack(
         self, spool: Spool, captures: Sequence[Path], *, run: str, config: AuditConfig
@@ -169,19 +214,26 @@ class Backlog:
         self._spools[spool.folder] = spool
         self._there += recorded(config.directory, run)
         for capture in captures:
-            task = Task(capture=capture, run=run, config=config)
+            task = Task(capture=capture, run=run, config=config, measures=_measures(capture))
             if self._is_recorded(capture, run):
-                spool.done(capture)
+                spool.done(capture, kept=not task.measures)
             elif run == spool.run and (capture / RECORDS).exists():
-                self._ready.append(Done(task=task, problem=None))
+                made = Done(task=task, problem=None)
+                if task.measures:
+                    self._collect_measured(made)  # the next goes on from it
+                else:
+                    self._ready.append(made)
             else:
-                self._workers.submit(task)
+                self._submit(task)
 
     def _is_recorded(self, capture: Path, run: str) -> bool:
         try:
-            slots, earlier = read_capture(capture).targets, earlier_records(capture)
+            made, earlier = read_capture(capture), earlier_records(capture)
         except (OSError, ValueError):
             return False
+        if made.measured is not None:
+            return self._there[run, made.round, EPSILON, ""] > 0
+        slots = made.targets
         keys = [(run, slot.round, slot.view, slot.name) for slot in slots]
         return all(self._there[key] > n for key, n in zip(keys, earlier, strict=True))
 
@@ -197,11 +249,14 @@ class Backlog:
         done = self._ready.pop() if self._ready else self._workers.done(seconds)
         if done is None:
             return False
+        if done.task.measures:
+            self._collect_measured(done)
+            return True
         try:
             records = self._records(done)
             earlier = earlier_records(done.task.capture)
         except (OSError, ValueError, AuditError) as error:
-            log.error("privacy audit: the capture %s is lost: %s", done.task.capture, error)
+            log.error(LOST, done.task.capture, error)
         else:
             known = [self._there[key_of(record)] for record in records]
             new = [
@@ -213,6 +268,32 @@ class Backlog:
                 self._write(new)
         self._spools[done.task.capture.parent].done(done.task.capture)
         return True
+
+    def _collect_measured(self, done: Done) -> None:
+        task, spool = done.task, self._spools[done.task.capture.parent]
+        try:
+            capture = read_capture(task.capture, self._handed.elsewhere)
+            assert capture.measured is not None
+            record = self._measurement(done, capture.measured)
+            spool.keep_figures(task.capture, capture.round)
+        except (OSError, ValueError, AuditError) as error:
+            log.error(LOST, task.capture, error)
+        else:
+            self._write([record])
+        spool.done(task.capture, kept=False)
+        if task is self._now_measured:
+            self._now_measured = None
+        self._measure_next()
+
+    def _measurement(self, done: Done, slot: Slot) -> Record:
+        """Epsilon as it was measured, or why it was not."""
+        task = done.task
+        if done.problem is None:
+            with open_plain(task.capture / RECORDS, links=False) as file:
+                return RECORD.validate_json(file.read())
+        if self.broken is not None and task.run == self._inline.run:
+            return self._inline.measured(slot, task.capture, self._handed.meter, Steps())
+        return as_record(task.run, slot, done.problem)
 
     def wait(self, tell: Callable[[Progress], None] | None = None) -> None:
         """Until all of it is recorded, with a bar on a terminal; `tell` is called during attacks."""
@@ -257,12 +338,26 @@ def key_of(record: AuditRecord) -> Key:
     return record.run, record.round, record.view, record.client
 
 
+def _measures(capture: Path) -> bool:
+    """Whether epsilon is measured by it; one that cannot be read is lost where it is attacked."""
+    try:
+        return read_capture(capture).measured is not None
+    except (OSError, ValueError):
+        return False
+
+
 def recorded(directory: Path, run: str) -> Counter[Key]:
-    """How many records each target of a run has in a ledger."""
+    """How many records each target of a run has in a ledger; of what was measured, each round."""
     if not (directory / FILE_NAME).exists():
         return Counter()
     lines = (line for line in read_lines(directory, quick=True) if not isinstance(line, Damage))
-    return Counter(key_of(line) for line in lines if line.kind == "audit" and line.run == run)
+    found: Counter[Key] = Counter()
+    for line in lines:
+        if line.kind == "audit" and line.run == run:
+            found[key_of(line)] += 1
+        elif line.kind == "measurement" and line.run == run:
+            found[run, line.round, EPSILON, ""] += 1
+    return found
 
 
 def taken(directory: Path) -> Iterator[Spool]:

@@ -33,11 +33,13 @@ class Capture:
         run: Id of the run.
         round: Server round, from 1.
         views: In the order in which they are attacked.
+        measured: By which epsilon is measured, in a capture of its own; None in others.
     """
 
     run: str
     round: int
     views: Sequence[CapturedView]
+    measured: Slot | None = None
 
     @property
     def targets(self) -> list[Slot]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from fl_privacy_audit.ledger.ledger import now
 from fl_privacy_audit.ledger.records import (
     AttackOutcome,
     AuditRecord,
+    GapRecord,
+    MeasurementRecord,
     ReplayCheck,
     ThreatModel,
     UpdateForm,
@@ -37,6 +40,7 @@ from .attacker import Attacker, Progress, share
 from .canary import Canaries, half
 from .candidates import Others, of_round
 from .capture import Capture, CapturedView
+from .epsilon import Meter, as_record, measure_capture
 from .lineup import Lineup, skipped
 from .replay_check import check_replay
 from .reserve import Reserve
@@ -131,6 +135,13 @@ class CaptureAuditor:
         """As `audit`: a record for each target, in their order."""
         made = {id(slot): record for slot, record in self.audit(capture, steps)}
         return [made[id(slot)] for slot in capture.targets]
+
+    def measured(
+        self, slot: Slot, folder: Path, meter: Meter | None, steps: Steps
+    ) -> MeasurementRecord | GapRecord:
+        """Epsilon as a capture that is there to measure it shows it; see `measure_capture`."""
+        measure = partial(measure_capture, folder, slot, meter, self.observer, self.run)
+        return as_record(self.run, slot, steps.step("epsilon: replay", measure))
 
     def _audit_view(
         self, view: CapturedView, deadline: float, steps: Steps

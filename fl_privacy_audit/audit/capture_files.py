@@ -87,9 +87,15 @@ class CaptureWriter:
             "replies": self._replies,
             "views": views,
         }
+        if capture.measured is not None:
+            written = self._kept(capture.measured)
+            if isinstance(written, Reason):
+                self.left_out.append((capture.measured, written))
+                return False
+            stated["measured"] = written
         # Its folder gets its name when all is there, and a worker waits until it is on the disk itself.
         write_private(self.folder / CAPTURE, json.dumps(stated).encode())
-        return bool(views)
+        return bool(views) or capture.measured is not None
 
     def _view(self, view: CapturedView, with_spare: bool) -> dict[str, Any]:
         targets, kept = [], []
@@ -310,7 +316,13 @@ def read_capture(folder: Path, elsewhere: Elsewhere | None = None) -> Capture:
         )
         for view in stated["views"]
     ]
-    return Capture(run=stated["run"], round=stated["round"], views=views)
+    measured = stated.get("measured")
+    return Capture(
+        run=stated["run"],
+        round=stated["round"],
+        views=views,
+        measured=None if measured is None else slot(measured),
+    )
 
 
 def earlier_records(folder: Path) -> list[int]:

@@ -20,6 +20,7 @@ from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.process_state import SETTINGS
 from fl_privacy_audit.core.protocols import Attack
 
+from .epsilon import Meter
 from .schedule import Elsewhere
 
 CLOUDPICKLE: Final = ("cloudpickle", "ray.cloudpickle")
@@ -40,6 +41,7 @@ class Handover:
         loss: What clients minimise; None for what the settings say.
         attacks: Attacks that were given as objects; None for those that settings name.
         elsewhere: Makes replays of the clients' app; None where they are made in the round.
+        meter: Measures epsilon by such replays; None where that is not wanted.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class Handover:
     loss: Loss | None = None
     attacks: Sequence[Attack] | None = None
     elsewhere: Elsewhere | None = None
+    meter: Meter | None = None
 
     @property
     def own(self) -> list[str]:

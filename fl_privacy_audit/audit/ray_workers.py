@@ -16,6 +16,7 @@ from fl_privacy_audit.core.ray_jobs import RayJobs
 from fl_privacy_audit.core.reasons import Reason
 
 from .attacker import Progress
+from .epsilon import FIGURES
 from .spool import RECORDS
 from .workers import Done, Task, Workers
 
@@ -62,8 +63,8 @@ class RayWorkers:
         assert done.result is not None
         files, problem = done.result
         for name, content in files.items():
-            if name == RECORDS:
-                write_whole(task.capture / RECORDS, content)
+            if name in (RECORDS, FIGURES):
+                write_whole(task.capture / name, content)
             else:
                 folder = task.config.directory / PICTURES
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -106,5 +107,5 @@ def attack_files(handed: bytes, sent: Sent) -> tuple[dict[str, bytes], dict[str,
             done = workers.done(1.0)
         if done.problem is not None:
             return {}, done.problem.model_dump(mode="json")
-        made_here = [capture / RECORDS, *(Path(made) / PICTURES).glob("*")]
+        made_here = [capture / RECORDS, *capture.glob(FIGURES), *(Path(made) / PICTURES).glob("*")]
         return {path.name: path.read_bytes() for path in made_here}, None

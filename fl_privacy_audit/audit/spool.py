@@ -27,6 +27,7 @@ from fl_privacy_audit.ledger.spools import CAPTURE, FOLDER, RECORDED, RUN
 from .attack_round import OTHER
 from .capture import Capture
 from .capture_files import CaptureWriter
+from .epsilon import EARLIER, FIGURES
 from .journal import FILE as JOURNAL
 from .schedule import Slot
 from .tensors import Arrays, read_arrays, write_arrays
@@ -169,7 +170,7 @@ class Spool:
         name = f"{capture.round:08d}-{secrets.token_hex(4)}"
         writer = CaptureWriter(
             folder=self.folder / (name + DRAFT),
-            room=self.config.spool_bytes - sum(self._bytes.values()),
+            room=self.config.spool_bytes - self._taken(),
             most=self.config.spool_bytes,
             config=self.config,
             truth=truth,
@@ -184,15 +185,42 @@ class Spool:
         except OSError as error:
             failed = Reason.of("capture failed", message=message_of(error))
             lost = {id(slot): reason for slot, reason in writer.left_out}
-            return None, [(slot, lost.get(id(slot), failed)) for slot in capture.targets]
+            slots = [*capture.targets, *([capture.measured] if capture.measured else [])]
+            return None, [(slot, lost.get(id(slot), failed)) for slot in slots]
         finally:
             shutil.rmtree(writer.folder, ignore_errors=True)
         self._bytes[folder] = writer.bytes
         return folder, writer.left_out
 
-    def done(self, capture: Path) -> None:
-        """It is recorded: remove it, unless captures are kept."""
-        if self.config.keep_captures:
+    def _taken(self) -> int:
+        """Bytes of captures, and of what measured rounds have left."""
+        left = sum(path.stat().st_size for path in self.folder.glob(f"{FIGURES}-*"))
+        return left + sum(self._bytes.values())
+
+    def lend_figures(self, capture: Path, server_round: int) -> None:
+        """Put into a capture what earlier rounds have left to measure epsilon with.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        for path in self.folder.glob(f"{FIGURES}-*"):
+            number = path.name.removeprefix(f"{FIGURES}-")
+            there = capture / f"{EARLIER}{number}"
+            if int(number) >= server_round or there.exists():
+                continue
+            try:
+                there.hardlink_to(path)  # takes no time, however much it is
+            except OSError:
+                shutil.copy2(path, there)
+
+    def keep_figures(self, capture: Path, server_round: int) -> None:
+        """Keep what a round has left, until the run ends or is taken up no more."""
+        with contextlib.suppress(FileNotFoundError):
+            (capture / FIGURES).rename(self.folder / f"{FIGURES}-{server_round:08d}")
+
+    def done(self, capture: Path, *, kept: bool = True) -> None:
+        """It is recorded: remove it, unless captures are kept and this is one of them."""
+        if self.config.keep_captures and kept:
             (capture / RECORDED).touch(mode=0o600)
             for name in (RECORDS, JOURNAL):
                 (capture / name).unlink(missing_ok=True)
@@ -205,6 +233,9 @@ class Spool:
 
     def close(self) -> None:
         """Let go of it, and remove it if nothing is left in it."""
+        if not self.captures():
+            for path in self.folder.glob(f"{FIGURES}-*"):
+                path.unlink(missing_ok=True)
         if not self._whole():
             shutil.rmtree(self.folder, ignore_errors=True)
             with contextlib.suppress(OSError):

@@ -122,8 +122,11 @@ def _attack(task: dict[str, Any], handed: Any, auditors: dict[str, Any], channel
                 attacks=handed.attacks if given == named else None,
                 on_progress=channel.progress,
             )
-        capture = read_capture(folder, handed.elsewhere)
-        records = auditors[settings].records(capture, Journal(folder))
+        capture, auditor = read_capture(folder, handed.elsewhere), auditors[settings]
+        steps = Journal(folder)
+        records: list[Any] = auditor.records(capture, steps)
+        if capture.measured is not None:
+            records.append(auditor.measured(capture.measured, folder, handed.meter, steps))
         lines = [record.model_dump_json() + "\n" for record in records]
         write_whole(folder / RECORDS, "".join(lines))
     except Exception as error:  # noqa: BLE001 - one capture must not keep others from being attacked

@@ -39,11 +39,13 @@ class Task:
         capture: Its folder.
         run: Id of the run that its records belong to.
         config: How that is audited.
+        measures: Whether epsilon is measured by it, and nothing attacked.
     """
 
     capture: Path
     run: str
     config: AuditConfig
+    measures: bool = False
 
     @property
     def seconds(self) -> float:

@@ -42,5 +42,6 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "replay ended its worker": "the replay of the clients' app ended the process that did it: {how}",
     "replay failed": "the clients' app could not be replayed: {type} {message}",
+    "epsilon not measured": "epsilon was not measured in round {round}: {cause}",
 }
 """Code -> its words."""
