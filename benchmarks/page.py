@@ -47,6 +47,10 @@ SECTIONS = {
     "Long ledgers": "Each command that reads a ledger, on one of 100,000 records (334 MB: two "
     "attacks a record, four records in ten scored) and 10,000 evaluations; a process each, its start "
     "included.",
+    "Throughput on Ray": "Attacks of a fixed length that take no processor, as tasks of an audit on a cluster of "
+    "this machine alone, its processes running already: what is lost is the cost of handing them out. The "
+    "cost of scheduling is that of attacks that take no time. Wall seconds; memory is what a process has for itself, "
+    "and its share of what it has in common with others.",
     "Beside breaching": "Inverting Gradients by both libraries, in turn: sigmoid LeNet, one image, "
     "label known, TV 1e-06, 4 restarts.",
     "Speed on a GPU": "As under Speed, in wall seconds on the GPU.",
