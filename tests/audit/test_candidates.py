@@ -57,8 +57,8 @@ def test_what_cannot_be_a_candidate_is_left_out(tmp_path: Path) -> None:
     odd = [
         make_reply(1, publish=False),
         make_reply(2, status="failed"),
-        make_reply(3, truth=lambda: Truth(2 * make_truth().images, torch.zeros(1).long())),
-        make_reply(4, truth=lambda: Truth(torch.full((1, 1, 8, 8), torch.nan), torch.zeros(1).long())),
+        make_reply(3, truth=lambda: Truth(images=2 * make_truth().images, labels=torch.zeros(1).long())),
+        make_reply(4, truth=lambda: Truth(images=torch.full((1, 1, 8, 8), torch.nan), labels=torch.zeros(1).long())),
         make_reply(5, truth=lambda: 1 / 0),
     ]  # fmt: skip
     assert as_set(drawn(tmp_path, [make_reply(0), *odd])) == as_set(images(0))

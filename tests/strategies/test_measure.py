@@ -170,7 +170,12 @@ CLAIM = {"delta": DELTA, "epsilon": OVER_ALL, "clipping_norm": 1.0, "noise_multi
 
 def federation(directory: Path, app: ClientApp, rounds: int, **settings: Any) -> LedgerContents:
     seed_everything(0)
-    more = {"controls": False, "claim": CLAIM, "seconds_per_round": 6000, "metrics": ["mse"]}
+    more: dict[str, Any] = {
+        "controls": False,
+        "claim": CLAIM,
+        "seconds_per_round": 6000,
+        "metrics": ["mse"],
+    }
     run(directory, app, rounds=rounds, net=wide_net, **more, **settings)
     return read_ledger(directory)
 
