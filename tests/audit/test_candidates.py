@@ -125,16 +125,15 @@ def told(record: AuditRecord) -> tuple[Any, ...]:
 
 def test_ranks_are_the_same_in_whatever_order_captures_are_attacked(tmp_path: Path) -> None:
     """Each capture by an auditor of its own, or all by one, from the last to the first."""
-
-    def federation(directory: Path, **more: Any) -> None:
-        auditor = Auditor(audit_config(directory, **SETTINGS, **more), model=tiny_net())
-        for number in range(1, 4):
-            clients = [make_reply(10 * number + n) for n in range(3)]
-            renamed = [replace(r, client=Client(1000 + n, n)) for n, r in enumerate(clients)]
-            auditor.audit_round(number, renamed)
-        auditor.finish()
-
-    federation(tmp_path / "inline")
+    auditor = Auditor(audit_config(tmp_path / "inline", **SETTINGS), model=tiny_net())
+    config = audit_config(tmp_path / "left", **SETTINGS)
+    spool = Spool.make(tmp_path / "left", "run", config)
+    for number in range(1, 4):
+        clients = [make_reply(10 * number + n) for n in range(3)]
+        replies = [replace(r, client=Client(1000 + n, n)) for n, r in enumerate(clients)]
+        auditor.audit_round(number, replies)
+        what = captured("run", number, schedule(config, number, replies, None))
+        spool.put(what, None, Guard(), Counter())
     expected = {
         record.round: told(record)
         for record in read_ledger(tmp_path / "inline").audits
@@ -142,13 +141,11 @@ def test_ranks_are_the_same_in_whatever_order_captures_are_attacked(tmp_path: Pa
     }
     assert {row[3] for row in expected.values()} == {3}
     assert all(len(row[2]) == 1 for row in expected.values())
-    federation(tmp_path / "left", executor="process", at_end="leave")
-    config = audit_config(tmp_path / "left", **SETTINGS)
-    found = sorted((tmp_path / "left").glob("spool/*/*/capture.json"), reverse=True)
+    found = spool.captures()[::-1]
     assert len(found) == 3
 
     def attacked(work: CaptureAuditor, path: Path) -> tuple[int, tuple[Any, ...]]:
-        (record,) = work.records(read_capture(path.parent), Steps())
+        (record,) = work.records(read_capture(path), Steps())
         return record.round, told(record)
 
     one = CaptureAuditor(config, model=tiny_net(), run="run")
@@ -156,6 +153,7 @@ def test_ranks_are_the_same_in_whatever_order_captures_are_attacked(tmp_path: Pa
     for path in found:
         own = CaptureAuditor(config, model=tiny_net(), run="run")
         assert attacked(own, path) in expected.items()
+    spool.close()
 
 
 @pytest.mark.parametrize("clients", [1, 2])

@@ -13,7 +13,7 @@ from fl_privacy_audit.audit.canary import IN_THE_ROUND
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.seeds import seed_everything
 from fl_privacy_audit.ledger.records import AuditRecord
-from tests.audit.test_workers import as_fast_as_others, by_target
+from tests.audit.test_workers import as_fast_as_others, by_target, plain
 from tests.support import named_apps
 from tests.support.canary_apps import canaries_or_own, plain_app, run
 
@@ -28,8 +28,9 @@ def audited(directory: Path, app: ClientApp, **settings: Any) -> list[AuditRecor
 
 def test_a_worker_replays_what_the_round_would_have_and_holds_no_round_up(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"rounds": 2, "views": ["server", "canary"], "metrics": ["mse"]}
+    settings["claim"] = {"delta": 1e-5, "noise_multiplier": 1.0}
     one = audited(tmp_path / "one", named_apps.counted, executor="inline", **settings)
-    assert named_apps.CALLS.count(True) == 4
+    assert named_apps.CALLS.count(True) == 4 + 2, "and one a round to measure epsilon"
     named_apps.CALLS.clear()
     left = tmp_path / "left"
     audited(left, named_apps.counted, at_end="leave", **settings)
@@ -46,6 +47,10 @@ def test_a_worker_replays_what_the_round_would_have_and_holds_no_round_up(tmp_pa
     replayed = [record for record in other if record.view == "canary"]
     assert [record.attacks[0].status for record in replayed] == ["scored"] * 4
     assert all(record.replay is not None and record.replay.fits for record in replayed)
+    there, here = (read_ledger(tmp_path / name).measurements for name in ("one", "left"))
+    assert [record.over_rounds.rounds for record in here] == [1, 2]
+    assert [plain(r.model_dump()) for r in here] == [plain(r.model_dump()) for r in there]
+    assert not (left / "spool").exists()
 
 
 @pytest.mark.parametrize(

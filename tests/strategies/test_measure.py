@@ -1,8 +1,8 @@
 """Epsilon measured in a federation: who cheats is found by replays alone, and the ledger says so."""
 
 import json
-import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
+from fl_privacy_audit.audit.capture_auditor import CaptureAuditor
+from fl_privacy_audit.audit.capture_files import read_capture
+from fl_privacy_audit.audit.journal import Journal, note_death
+from fl_privacy_audit.audit.spool import Spool
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.local_training import Chance, train_locally
 from fl_privacy_audit.core.reasons import Reason
@@ -23,7 +27,7 @@ from fl_privacy_audit.dp.run_check import check_run
 from fl_privacy_audit.ledger.export import records_table
 from fl_privacy_audit.ledger.ledger import last_run, read_ledger
 from fl_privacy_audit.ledger.reading import LedgerContents
-from fl_privacy_audit.ledger.records import MeasurementRecord
+from fl_privacy_audit.ledger.records import GapRecord, MeasurementRecord, Record
 from fl_privacy_audit.report.annex import annex
 from fl_privacy_audit.report.formats import epsilon
 from fl_privacy_audit.report.html import render_html
@@ -31,12 +35,12 @@ from fl_privacy_audit.report.markdown import render_markdown
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.strategies import canary
-from tests.audit.test_workers import as_fast_as_others
+from fl_privacy_audit.strategies.measure import EpsilonMeter
+from fl_privacy_audit.strategies.named_app import NamedApp
 from tests.support.builders import IMAGE, made
 from tests.support.canary_apps import reply_to, run
 from tests.support.judged_cases import picture
 
-__all__ = ["as_fast_as_others"]
 DELTA = 1e-5
 ROUNDS = 6
 NOISE = 1.0
@@ -157,63 +161,58 @@ def test_cheats_are_found_by_measurement(tmp_path: Path, step: Step, claim: dict
     assert flagged(check)
 
 
-def dies_measured(weights: Update, images: Tensor, labels: Tensor, rng: torch.Generator) -> Update:
-    """Ends its process in the replay by which epsilon is measured, and in no other."""
-    if len(images) > 20 and float(images.std()) > 1.5:
-        os._exit(7)
-    return dp_sgd(NOISE)(weights, images, labels, rng)
-
-
-NAMED, DEADLY = app_of(dp_sgd(NOISE)), app_of(dies_measured)
+NAMED = app_of(dp_sgd(NOISE))
 CLAIM = {"delta": DELTA, "epsilon": OVER_ALL, "clipping_norm": 1.0, "noise_multiplier": NOISE}
 
 
-def federation(directory: Path, app: ClientApp, rounds: int, **settings: Any) -> LedgerContents:
+def federation(directory: Path, **settings: Any) -> LedgerContents:
+    """Three rounds of the app that another process finds."""
     seed_everything(0)
-    more: dict[str, Any] = {
-        "controls": False,
-        "claim": CLAIM,
-        "seconds_per_round": 6000,
-        "metrics": ["mse"],
-    }
-    run(directory, app, rounds=rounds, net=wide_net, **more, **settings)
+    more: dict[str, Any] = {"claim": CLAIM, "seconds_per_round": 6000, "metrics": ["mse"]}
+    run(directory, NAMED, rounds=3, net=wide_net, controls=False, **more, **settings)
     return read_ledger(directory)
 
 
-def figures(ledger: LedgerContents) -> list[dict[str, Any]]:
-    return [record.model_dump(exclude={"time", "run"}) for record in ledger.measurements]
+def figures(records: Sequence[Record]) -> list[dict[str, Any]]:
+    return [record.model_dump(exclude={"time", "run"}) for record in records]
 
 
-def test_a_worker_measures_to_the_bit_what_the_round_would_have(tmp_path: Path) -> None:
-    expected = figures(federation(tmp_path / "inline", NAMED, 3))
-    assert [record["over_rounds"]["rounds"] for record in expected] == [1, 2, 3]
-    left = tmp_path / "left"
-    ledger = federation(left, NAMED, 3, executor="process", at_end="leave")
-    assert (ledger.measurements, ledger.gaps) == ((), ())
-    command = ["attack", str(left), "--model", "tests.strategies.test_measure:wide_net"]
-    assert "name that app too" in CliRunner().invoke(cli, command).output
-    # Two at once: each round is measured after those before it.
-    app = ["--client-app", "tests.strategies.test_measure:NAMED", "--workers", "2"]
-    result = CliRunner().invoke(cli, [*command, *app])
-    assert result.exit_code == 0, result.output
-    assert figures(read_ledger(left)) == expected
-    assert not (left / "spool").exists()
-
-
-def test_what_ends_the_worker_that_measures_costs_the_measurement_alone(
+def test_what_a_round_leaves_is_all_that_the_next_needs_and_a_death_costs_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ledger = federation(tmp_path, DEADLY, 1, executor="process")
-    attacked = [record for record in ledger.audits if record.view == "canary"]
-    assert [record.attacks[0].status for record in attacked] == ["scored"] * len(attacked)
-    (gap,) = ledger.gaps
-    why = Reason.of("worker died", how="exit code 7")
-    assert gap.reason == Reason.of("epsilon not measured", why, round=1)
-    assert say(gap.reason) == (
-        "epsilon was not measured in round 1: the worker that was at it ended: exit code 7"
+    """Each round by an auditor of its own, as by workers of which none knows what others did."""
+    expected = federation(tmp_path / "inline").measurements
+    assert [record.over_rounds.rounds for record in expected] == [1, 2, 3]
+    ledger = federation(tmp_path / "left", executor="process", at_end="leave")
+    assert (ledger.measurements, ledger.gaps) == ((), ())
+    (folder,) = (tmp_path / "left" / "spool").iterdir()
+    spool = Spool.take(folder)
+    assert spool is not None
+    app = NamedApp(
+        name="tests.strategies.test_measure:NAMED",
+        image=IMAGE,
+        weights=frozenset(wide_net().state_dict()),
     )
-    assert ledger.measurements == ()
-    assert [line for line in caplog.messages if "epsilon was not measured in round 1" in line]
+    found = []
+    for path in spool.captures():
+        capture = read_capture(path, app)
+        if capture.measured is None:
+            continue
+        spool.lend_figures(path, capture.round)
+        if capture.round == 3:
+            with pytest.raises(SystemExit):
+                Journal(path).step("epsilon: replay", sys.exit)
+            assert note_death(path, Reason.of("worker died", how="exit code 7"))
+        work = CaptureAuditor(spool.config, model=wide_net(), run=spool.run)
+        found.append(work.measured(capture.measured, path, EpsilonMeter(), Journal(path)))
+        spool.keep_figures(path, capture.round)
+    spool.close()
+    assert figures(found[:2]) == figures(expected[:2])
+    assert isinstance(found[2], GapRecord)
+    assert say(found[2].reason) == (
+        "epsilon was not measured in round 3: the worker that was at it ended: exit code 7"
+    )
+    assert [line for line in caplog.messages if "epsilon was not measured in round 3" in line]
 
 
 APP = """
