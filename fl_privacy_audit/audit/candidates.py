@@ -6,7 +6,7 @@ true images of the same round, of a canary public pictures, so that chance is wh
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -31,7 +31,11 @@ Others = Callable[[], Tensor | None]
 
 
 def of_round(
-    slots: Sequence[Slot], config: AuditConfig, truth: TruthProvider | None, guard: Guard
+    slots: Sequence[Slot],
+    config: AuditConfig,
+    truth: TruthProvider | None,
+    guard: Guard,
+    known: Mapping[int, Truth] | None = None,
 ) -> Tensor | None:
     """True images of clients of a round, in an order that a seed draws; for scoring alone.
 
@@ -40,6 +44,7 @@ def of_round(
         config: Settings.
         truth: Asked for the true batches; None to take what a reply holds.
         guard: Stands around both.
+        known: True batches of some, by the `id` of their replies: nobody is asked for those again.
 
     Returns:
         ``(M, C, H, W)``, as many of each client; None where nobody has any.
@@ -50,7 +55,9 @@ def of_round(
     random.Random(f"{config.seed}/{slots[0].round}/candidates").shuffle(readable)
     found: list[Tensor] = []
     for slot in readable[:most]:
-        images = guard.call("the truth provider", partial(_images, slot, config, truth))
+        batch = (known or {}).get(id(slot.replies[0]))
+        ask = partial(_images, slot, batch, config, truth)
+        images = guard.call("the truth provider", ask)
         if isinstance(images, Tensor):
             found.append(images[: max(1, most // len(readable))])
     return distinct(torch.cat(found), most=most) if found else None
@@ -61,9 +68,11 @@ def _place(reply: ClientReply) -> tuple[bool, int, int]:
     return client.partition is None, client.partition or 0, client.node_id
 
 
-def _images(slot: Slot, config: AuditConfig, truth: TruthProvider | None) -> Tensor | None:
+def _images(
+    slot: Slot, known: Truth | None, config: AuditConfig, truth: TruthProvider | None
+) -> Tensor | None:
     (reply,) = slot.replies
-    found = truth(slot.round, reply.client) if truth else reply.truth()
+    found = known or (truth(slot.round, reply.client) if truth else reply.truth())
     if found is None:
         return None
     images = as_pixels(found.images, config.image.shape)

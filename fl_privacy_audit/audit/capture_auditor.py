@@ -186,7 +186,8 @@ class CaptureAuditor:
         read: Others = self.canaries.candidates
         if kind == "server":
             clients = (*view.targets, *view.spares)
-            asked = partial(of_round, clients, self.config, self.observer.truth, self.guard)
+            known = {id(t.slot.replies[0]): t.truth for t in targets if t.truth is not None}
+            asked = partial(of_round, clients, self.config, self.observer.truth, self.guard, known)
             read = view.candidates or asked
         found = self.guard.call("candidates", read, often=True)
         return found if isinstance(found, Tensor) else None

@@ -125,7 +125,9 @@ class CaptureWriter:
         known = [self._truths.get(id(slot.replies[0])) for slot in kept if slot.view == "server"]
         if not any(known):
             return None
-        images = of_round((*view.targets, *view.spares), self.config, self.truth, self.guard)
+        truths = {reply: truth for reply, truth in self._truths.items() if truth is not None}
+        clients = (*view.targets, *view.spares)
+        images = of_round(clients, self.config, self.truth, self.guard, truths)
         if images is None:
             return None
         try:
