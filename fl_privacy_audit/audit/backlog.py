@@ -50,8 +50,11 @@ Key = tuple[str, int, str, str]
 class Doers(Protocol):
     """What `Workers` and its like can do."""
 
-    broken: Reason | None
     progress: Progress | None
+
+    @property
+    def broken(self) -> Reason | None:
+        """Why none can be had."""
 
     @property
     def pending(self) -> int:

@@ -36,11 +36,20 @@ class RayWorkers:
     """
 
     def __init__(self, handed: bytes, *, address: str | None, gpus: float) -> None:
-        self.broken: Reason | None = None
         self.progress: Progress | None = None
         self._jobs: RayJobs[Task, Any] = RayJobs(
-            attack_files, shared=handed, packed=_sent, address=address, gpus=gpus
+            attack_files,
+            shared=handed,
+            packed=_packed,
+            opened=_opened,
+            address=address,
+            gpus=gpus,
         )
+
+    @property
+    def broken(self) -> Reason | None:
+        """Why no worker can be had."""
+        return None if self._jobs.gone is None else Reason.of_error(self._jobs.gone)
 
     @property
     def pending(self) -> int:
@@ -76,9 +85,13 @@ class RayWorkers:
         self._jobs.stop()
 
 
-def _sent(task: Task) -> Sent:
-    files = {path.name: path.read_bytes() for path in task.capture.iterdir()}
-    return files, task.run, task.config.model_dump(mode="json")
+def _packed(task: Task) -> tuple[Path, str, dict[str, Any]]:
+    return task.capture, task.run, task.config.model_dump(mode="json")
+
+
+def _opened(packed: tuple[Path, str, dict[str, Any]]) -> Sent:
+    capture, run, config = packed
+    return {path.name: path.read_bytes() for path in capture.iterdir()}, run, config
 
 
 @lru_cache(maxsize=1)

@@ -6,16 +6,13 @@ each with what the function gave or raised. It ends with its parent.
 
 import os
 import pickle
-import queue
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from .errors import AuditError
-from .jobs import LENGTH, Ended, Jobs, R, Seat, Seats, T, framed
+from .jobs import Ended, Jobs, R, Seat, Seats, T, answered, asked, framed
 
 COMMAND: Final = (sys.executable, "-m", "fl_privacy_audit.core.calls")
 
@@ -60,28 +57,14 @@ def main() -> None:
     """Answer calls until the parent has ended, or wants no more."""
     output = os.dup(1)
     os.dup2(2, 1)  # what others print is no answer
-    messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, messages), daemon=True).start()
+    messages = asked(sys.stdin.buffer)
     do = pickle.loads(messages.get())
     while True:
         try:
             answer = (False, do(pickle.loads(messages.get())))
         except Exception as error:  # noqa: BLE001 - it is the caller's
             answer = (True, error)
-        try:
-            packed = pickle.dumps(answer)
-            pickle.loads(packed)
-        except Exception:  # noqa: BLE001 - an error that holds what cannot be sent
-            packed = pickle.dumps((True, AuditError(repr(answer[1]))))
-        rest = framed(packed)
-        while rest:
-            rest = rest[os.write(output, rest) :]
-
-
-def _listen(source: BinaryIO, messages: "queue.SimpleQueue[bytes]") -> None:
-    while len(length := source.read(LENGTH)) == LENGTH:
-        messages.put(source.read(int.from_bytes(length, "little")))
-    os.killpg(0, signal.SIGKILL)  # with all that it has started
+        answered(output, answer, (True, AuditError(repr(answer[1]))))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ difference. Each child has a group of its own, with all that it starts, and is k
 
 import contextlib
 import os
+import pickle
 import queue
 import select
 import signal
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import IO, Final, Generic, Protocol, TypeVar
+from typing import IO, Any, Final, Generic, Protocol, TypeVar
 
 from .reasons import Reason
 
@@ -106,7 +107,7 @@ class Seats(Generic[T, R]):
         self._do = do
         self._tasks: queue.SimpleQueue[T | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Done[T, R]] = queue.SimpleQueue()
-        children = _Children()
+        children = Children()
         self._children = children
         self._threads = [
             threading.Thread(target=self._serve, args=(Seat(number, children),), daemon=True)
@@ -148,8 +149,12 @@ class Seats(Generic[T, R]):
         seat.end()
 
 
-class _Children:
-    """The children of all seats, which `stop` ends at any moment."""
+class Children:
+    """The children of all seats, which `stop` ends at any moment.
+
+    Attributes:
+        is_stopped: Whether nothing is started any more.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -157,6 +162,11 @@ class _Children:
         self.is_stopped = False
 
     def start(self, start: "Callable[[], Child]") -> "Child":
+        """What `start` starts, unless all is stopped.
+
+        Raises:
+            StoppedError: Nothing is started any more.
+        """
         with self._guard:
             if self.is_stopped:
                 raise StoppedError
@@ -165,10 +175,12 @@ class _Children:
         return child
 
     def forget(self, child: "Child") -> None:
+        """It has ended."""
         with self._guard:
             self._living.discard(child)
 
     def stop(self) -> None:
+        """Kill all, and start none any more."""
         with self._guard:
             self.is_stopped = True
             for child in self._living:
@@ -183,7 +195,7 @@ class Seat:
         child: The one that is there; None if there is none.
     """
 
-    def __init__(self, number: int, children: _Children) -> None:
+    def __init__(self, number: int, children: Children) -> None:
         self.number = number
         self.child: Child | None = None
         self._children = children
@@ -327,6 +339,37 @@ class Child:
 def framed(data: bytes) -> bytes:
     """With its length before it."""
     return len(data).to_bytes(LENGTH, "little") + data
+
+
+def asked(source: IO[bytes]) -> "queue.SimpleQueue[bytes]":
+    """In a child: what the parent has `framed`, as it comes; where it ends, so does the child and its group."""
+    messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        while len(length := source.read(LENGTH)) == LENGTH:
+            messages.put(source.read(int.from_bytes(length, "little")))
+        os.killpg(0, signal.SIGKILL)  # with all that it has started
+
+    threading.Thread(target=listen, daemon=True).start()
+    return messages
+
+
+def answered(output: int, answer: Any, otherwise: Any) -> None:
+    """In a child: tell the parent, `otherwise` where the answer cannot be sent.
+
+    Args:
+        output: A file's handle.
+        answer: Pickled and `framed`.
+        otherwise: Such as an error in words in place of one that holds what cannot be pickled.
+    """
+    try:
+        packed = pickle.dumps(answer)
+        pickle.loads(packed)
+    except Exception:  # noqa: BLE001 - of classes nobody here wrote
+        packed = pickle.dumps(otherwise)
+    rest = framed(packed)
+    while rest:
+        rest = rest[os.write(output, rest) :]
 
 
 def _how(code: int) -> str:
