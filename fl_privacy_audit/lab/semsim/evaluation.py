@@ -15,7 +15,6 @@ from fl_privacy_audit.lab.progress import Stages
 from fl_privacy_audit.lab.study.bootstrap import Difference, Draws, Estimate, draw, share
 from fl_privacy_audit.lab.study.image_level import ImageLevel, image_level
 from fl_privacy_audit.lab.study.model_level import ModelLevel, model_level
-from fl_privacy_audit.lab.study.rank import pair_signs
 from fl_privacy_audit.lab.study.table import CANNOT_TELL, Floats, Ratings, index_names
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.metrics.semsim import Net, semsim
@@ -207,11 +206,12 @@ def _against(
         pair = ("semsim", name)
         return next(d.estimate for d in differences if (d.first, d.second) == pair)
 
-    verdicts = pair_signs(ratings.grid(ratings.recognised))
-    signs = [pair_signs(ratings.grid(ratings.leakage(metric))) for metric in ("semsim", name)]
-    ahead = verdicts * (signs[0].astype(np.float64) - signs[1]) / 2
+    pairs = ratings.pairs
+    verdicts = pairs.order(ratings.recognised)
+    ours, theirs = (pairs.order(ratings.leakage(metric)) for metric in ("semsim", name))
+    ahead = verdicts * (ours - theirs) / 2
     return Against(
         pooled=found(by_image.pooled_differences),
-        same_original=share(ahead.sum(axis=0), (verdicts != 0).sum(axis=0).astype(float), draws),
+        same_original=share(ahead, verdicts != 0, pairs.original, draws),
         spearman=found(by_model.spearman_differences),
     )

@@ -89,21 +89,6 @@ def auc(
     return areas
 
 
-def pair_signs(grid: Floats) -> NDArray[np.int8]:
-    """Which of two settings scores higher on the same original.
-
-    `grid` is ``(S, O)``, NaN where a setting lacks an original.
-
-    Returns:
-        ``(P, O)``, one row for each of the S (S - 1) / 2 pairs in the order of
-        ``np.triu_indices``: 1 if the first is higher, -1 if the second is, 0 for a tie or where
-        either is missing.
-    """
-    first, second = np.triu_indices(len(grid), 1)
-    signs = np.sign(grid[first] - grid[second])
-    return np.nan_to_num(signs, nan=0.0).astype(np.int8)
-
-
 def mean_of_defined(values: Floats) -> Floats:
     """Mean over the first axis of what is not NaN; NaN where nothing is."""
     defined = ~np.isnan(values)
