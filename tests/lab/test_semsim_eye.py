@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.lab.semsim.calibration import calibration, markdown
-from fl_privacy_audit.lab.semsim.eye_training import EyeSettings, Seen, calibrated, fit, logits
+from fl_privacy_audit.lab.semsim.evidence import Seen
+from fl_privacy_audit.lab.semsim.eye_training import EyeSettings, calibrated, fit, logits
 from fl_privacy_audit.metrics.eye import EVIDENCE, NARROW
 from fl_privacy_audit.metrics.semsim import EYE, load_eye
 from tests.support.semsim_corpus import build

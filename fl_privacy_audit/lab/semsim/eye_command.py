@@ -29,6 +29,7 @@ from fl_privacy_audit.metrics.semsim import HEADER, load_eye, to_tensors
 from .calibration import Calibration, calibration
 from .calibration import markdown as calibration_tables
 from .evaluation import evaluate
+from .evidence import see_certain, see_judged
 from .examples import FIELDS, Judged, Selection
 from .eye_training import (
     EyeSettings,
@@ -37,8 +38,6 @@ from .eye_training import (
     folded,
     folds_of,
     kinds_of,
-    see_certain,
-    see_judged,
     train_eye,
 )
 from .report import markdown as evaluation_page
@@ -82,7 +81,9 @@ def train(
     eye.backbone = backbone
     seen = see_judged(judged, eye.eval(), progress)
     more = torch.zeros(0, 3, SMALL, SMALL) if others is None else _pictures(others)
-    certain, apart = see_certain(judged, more, eye, settings=settings, progress=progress)
+    certain, apart = see_certain(
+        judged, more, eye, weight=settings.certain, seed=settings.seed, progress=progress
+    )
     foreign = certain.take(apart)
     fold = folds_of(judged, settings.folds, settings.seed)
     share = seen.share.double().numpy()
