@@ -1,14 +1,20 @@
 """What the eye sees of judged pairs, and of pairs whose answer needs no judge."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
+from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.manifest import read_picture
 from fl_privacy_audit.lab.progress import Stages
 from fl_privacy_audit.metrics.eye import SMALL, Eye, resized
@@ -18,6 +24,8 @@ from .examples import Judged, original_of
 SAME, MILD = 0.9, 0.85
 """Chances that an original itself, and one that is barely damaged, is recognised at 32 pixels."""
 BATCH = 32
+_KEPT = ("evidence", "own", "share")
+_OF = "evidence of"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,74 @@ class Seen:
             share=torch.cat([self.share, other.share]),
             weight=torch.cat([self.weight, other.weight]),
         )
+
+
+def see(
+    judged: Judged,
+    others: Tensor,
+    eye: Eye,
+    *,
+    weight: float,
+    seed: int,
+    kept: Path | None,
+    progress: Stages,
+) -> tuple[Seen, Seen, NDArray[np.bool_]]:
+    """`see_judged` and `see_certain`; read from the file `kept`, or written there if it is missing.
+
+    A file is believed if it is of the same pictures, verdicts and seed, and if the first pairs, which are
+    looked at anew, come out alike.
+
+    Raises:
+        ConfigError: The file is of something else.
+        CorpusError: A picture cannot be read.
+    """
+    if kept is not None and kept.exists():
+        return _read(kept, judged, others, eye, weight=weight, seed=seed)
+    seen = see_judged(judged, eye, progress)
+    certain, apart = see_certain(judged, others, eye, weight=weight, seed=seed, progress=progress)
+    if kept is not None:
+        tensors = {f"judged.{name}": getattr(seen, name) for name in _KEPT}
+        tensors |= {f"certain.{name}": getattr(certain, name) for name in _KEPT}
+        tensors["apart"] = torch.from_numpy(apart)
+        of = {_OF: _fingerprint(judged, others, seed)}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, to_safetensors(tensors, metadata=of))
+    return seen, certain, apart
+
+
+def _read(
+    kept: Path, judged: Judged, others: Tensor, eye: Eye, *, weight: float, seed: int
+) -> tuple[Seen, Seen, NDArray[np.bool_]]:
+    another = f"{kept} holds no evidence of these pairs by this eye; name another file"
+    try:
+        with safe_open(kept, framework="pt") as file:
+            of = (file.metadata() or {}).get(_OF)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(another) from error
+    if of != _fingerprint(judged, others, seed):
+        raise ConfigError(another)
+
+    def found(name: str, each: float) -> Seen:
+        fields = {field: tensors[f"{name}.{field}"] for field in _KEPT}
+        return Seen(**fields, weight=torch.full_like(fields["share"], each))
+
+    seen = found("judged", 1)
+    few = judged.take(range(min(BATCH, len(judged.pairs))))
+    again = see_judged(few, eye, lambda stage, done, total: None).evidence
+    if not torch.allclose(seen.evidence[: len(again)].float(), again.float(), atol=0.01, rtol=0.01):
+        raise ConfigError(another)
+    return seen, found("certain", weight), tensors["apart"].numpy()
+
+
+def _fingerprint(judged: Judged, others: Tensor, seed: int) -> str:
+    """Of pictures, verdicts and seed."""
+    found = hashlib.sha256(f"{seed} {tuple(others.shape)}".encode() + others.numpy().tobytes())
+    for pair, folder, verdict in zip(judged.pairs, judged.folders, judged.verdicts, strict=True):
+        found.update(f"{pair.key} {pair.label} {sorted(verdict.items())}".encode())
+        for path in (pair.original, pair.reconstruction):
+            found.update(hashlib.sha256((folder / path).read_bytes()).digest())
+    return found.hexdigest()
 
 
 def see_judged(judged: Judged, eye: Eye, progress: Stages) -> Seen:
