@@ -15,6 +15,7 @@ from fl_privacy_audit.lab.semsim.calibration import calibration, markdown
 from fl_privacy_audit.lab.semsim.evidence import Seen, see
 from fl_privacy_audit.lab.semsim.examples import read_judged
 from fl_privacy_audit.lab.semsim.eye_training import EyeSettings, calibrated, fit, logits
+from fl_privacy_audit.lab.study import read_ratings
 from fl_privacy_audit.metrics.eye import EVIDENCE, NARROW
 from fl_privacy_audit.metrics.semsim import EYE, load_eye
 from tests.support.semsim_corpus import build
@@ -100,6 +101,12 @@ def test_the_command_writes_weights_that_judge_and_pages(tmp_path: Path) -> None
         "Passes or annotators: ada, bob; two of them agree on\nright or not right in 67% of pictures"
         in page
     )
+    ratings = read_ratings(out / "ratings.csv")
+    assert (len(ratings.setting), len(ratings.raters)) == (36, 2)
+    assert {"semsim", "psnr"} <= set(ratings.metrics)
+    assert ratings.recognised.tolist() == [
+        verdict["ada"] and verdict["bob"] for verdict in read_judged([corpus], [answers]).verdicts
+    ]
     assert "The chance of being recognised" in (out / "originals.md").read_text()
     again = CliRunner().invoke(cli, list(map(str, [*arguments, "--width", 8])))
     assert again.exit_code != 0 and "--width is of the paper's network; add --paper" in again.output

@@ -40,6 +40,7 @@ from .eye_training import (
     kinds_of,
     train_eye,
 )
+from .ratings import RATINGS, write_ratings
 from .report import markdown as evaluation_page
 
 FEW = 50
@@ -132,6 +133,8 @@ def train(
         ]
         some = judged.take(rows.tolist())
         known = {"semsim": lost} | {metric: found[rows] for metric, found in values.items()}
+        if name == "originals" and write_ratings(out_dir / RATINGS, some, known):
+            files.append(out_dir / RATINGS)
         found = evaluate(some, known=known, bootstraps=bootstraps, progress=progress)
         page = out_dir / f"{name}.md"
         page.write_text(
