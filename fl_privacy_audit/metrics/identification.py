@@ -19,7 +19,8 @@ def identification_pixels(
     """Share of reconstructions whose nearest picture, pixel by pixel, is their own original.
 
     Pairs of ``(N, C, H, W)`` in ``[0, 1]``, and others ``(M, C, H, W)`` as further candidates -> in
-    ``[0, 1]``; higher means more leakage; chance is one over the number of candidates.
+    ``[0, 1]``; higher means more leakage; chance is one over the number of candidates. An original that
+    comes several times, with several reconstructions, is one candidate.
 
     Raises:
         MetricUnavailable: Fewer than two candidates.
@@ -48,25 +49,25 @@ def identification_semsim(
     return _identified(embed, reconstructions, originals, others)
 
 
-def nearest_share(points: Tensor, candidates: Tensor) -> float:
-    """Share of points ``(N, D)`` whose nearest candidate is the one with their own index.
+def nearest_share(points: Tensor, candidates: Tensor, own: Tensor | None = None) -> float:
+    """Share of points ``(N, D)`` whose nearest candidate is their own: that of their index, or of `own`.
 
     Where several candidates are equally near, their share of the point is divided among them, so
-    that a constant reconstruction gets no more than chance. Candidates: ``(M, D)``, M at least N.
+    that a constant reconstruction gets no more than chance. Candidates: ``(M, D)``; `own`: ``(N,)``.
 
     >>> nearest_share(torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [2.0]]))
     0.5
     """
     hits = 0.0
-    wanted = torch.arange(len(points))
-    for piece, own in zip(points.split(64), wanted.split(64), strict=True):
+    wanted = torch.arange(len(points)) if own is None else own
+    for piece, theirs in zip(points.split(64), wanted.split(64), strict=True):
         # Not the expansion by dot products: it would break exact ties and near-zero distances.
         distance = torch.cdist(
             piece.double(), candidates.double(), compute_mode="donot_use_mm_for_euclid_dist"
         )
         nearest = distance == distance.amin(1, keepdim=True)
         rows = torch.arange(len(piece))
-        hits += float((nearest[rows, own] / nearest.sum(1)).sum())
+        hits += float((nearest[rows, theirs] / nearest.sum(1)).sum())
     return hits / len(points)
 
 
@@ -82,13 +83,26 @@ def _identified(
             f"{tuple(reconstructions.shape)} and {tuple(originals.shape)}"
         )
     check_pixels(reconstructions, originals, *([] if others is None else [others]))
-    pool = originals if others is None else torch.cat([originals, others.to(originals.device)])
-    if len(pool) < 2 or not len(originals):
+    different, own = _without_repeats(originals)
+    pool = different if others is None else torch.cat([different, others.to(originals.device)])
+    if len(pool) < 2:
         raise MetricUnavailable(f"identification needs two candidates or more, but got {len(pool)}")
-    value = nearest_share(features(reconstructions).cpu(), features(pool).cpu())
+    value = nearest_share(features(reconstructions).cpu(), features(pool).cpu(), own)
     return SetScore(
         value=value,
         count=len(originals),
         chance=1 / len(pool),
         note=f"{len(pool)} candidates; chance is {1 / len(pool):.3g}",
     )
+
+
+def _without_repeats(originals: Tensor) -> tuple[Tensor, Tensor]:
+    """Each picture once, in order of first appearance, and where each of ``(N, C, H, W)`` is among them."""
+    places: dict[bytes, int] = {}
+    own, first = [], []
+    for row, picture in enumerate(originals.detach().cpu().contiguous()):
+        place = places.setdefault(picture.numpy().tobytes(), len(places))
+        own.append(place)
+        if place == len(first):
+            first.append(row)
+    return originals[first], torch.tensor(own, dtype=torch.long)

@@ -1,6 +1,6 @@
 """How many true images are picked out by their reconstructions, and scores of whole sets, in words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import SET_METRICS
@@ -46,10 +46,15 @@ def identified_texts(summary: AuditSummary, view: View) -> list[str]:
 def set_lines(rows: Iterable[Row]) -> list[str]:
     """Metrics of all kept pictures together, a line for each row."""
     return [
-        f"{row.setting}, {row.view} view, {row.attack}: {', '.join(map(_set_text, row.sets.items()))}."
+        f"{row.setting}, {row.view} view, {row.attack}: {sets_text(row.sets)}."
         for row in rows
         if row.sets
     ]
+
+
+def sets_text(figures: Mapping[str, SetFigure]) -> str:
+    """Metrics of many pictures together, or why there is none."""
+    return ", ".join(map(_set_text, figures.items()))
 
 
 def _set_text(item: tuple[str, SetFigure]) -> str:

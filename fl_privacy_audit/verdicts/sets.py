@@ -1,6 +1,6 @@
 """Scores of whole sets: all kept pictures of an attack together, where there are enough of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +43,11 @@ class SetFigure(BaseModel):
 
 def set_figures(run: GatheredRun, view: View, attack: str) -> dict[str, SetFigure]:
     """Every metric of the second table, from the pictures that the audit kept beside its ledger."""
-    pairs = list(_pairs(run, view, attack))
+    return figures_of(list(_pairs(run, view, attack)))
+
+
+def figures_of(pairs: Sequence[tuple[Pixels, Pixels]]) -> dict[str, SetFigure]:
+    """Every metric of the second table, of originals and reconstructions ``(H, W, 3)`` of one size."""
     few = {
         name: SetFigure(
             images=len(pairs),

@@ -10,8 +10,12 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from fl_privacy_audit.cli import cli
+from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.lab.semsim.calibration import calibration, markdown
-from fl_privacy_audit.lab.semsim.eye_training import EyeSettings, Seen, calibrated, fit, logits
+from fl_privacy_audit.lab.semsim.evidence import Seen, see
+from fl_privacy_audit.lab.semsim.examples import read_judged
+from fl_privacy_audit.lab.semsim.eye_training import EyeSettings, calibrated, fit, logits
+from fl_privacy_audit.lab.study import read_ratings
 from fl_privacy_audit.metrics.eye import EVIDENCE, NARROW
 from fl_privacy_audit.metrics.semsim import EYE, load_eye
 from tests.support.semsim_corpus import build
@@ -49,6 +53,36 @@ def test_a_head_finds_what_matters_among_much_that_does_not() -> None:
     assert told.mean() > 0.75
 
 
+def test_what_was_seen_is_read_back_and_not_taken_for_another_corpus(tmp_path: Path) -> None:
+    if not EYE.is_file():
+        pytest.skip("the package holds no weights yet")
+
+    def seen(folder: Path, originals: int) -> tuple[Seen, Seen, NDArray[np.bool_]]:
+        corpus, answers = build(folder, originals=originals)
+        return see(
+            read_judged([corpus], [answers]),
+            torch.zeros(0, 3, 32, 32),
+            load_eye(),
+            weight=0.3,
+            seed=0,
+            kept=tmp_path / "kept",
+            progress=lambda stage, done, total: None,
+        )
+
+    first, again = seen(tmp_path / "one", 2), seen(tmp_path / "one", 2)
+    for one, other in zip(first[:2], again[:2], strict=True):
+        for field in ("evidence", "own", "share", "weight"):
+            assert torch.equal(getattr(one, field), getattr(other, field)), field
+    assert first[2].tolist() == again[2].tolist()
+    for folder, originals in (("two", 3), ("one", 2)):
+        if folder == "one":
+            (tmp_path / "kept").write_bytes(b"damaged")
+        with pytest.raises(
+            ConfigError, match="no evidence of these pairs by this eye; name another"
+        ):
+            seen(tmp_path / folder, originals)
+
+
 def test_the_command_writes_weights_that_judge_and_pages(tmp_path: Path) -> None:
     if not EYE.is_file():
         pytest.skip("the package holds no weights yet")
@@ -67,6 +101,12 @@ def test_the_command_writes_weights_that_judge_and_pages(tmp_path: Path) -> None
         "Passes or annotators: ada, bob; two of them agree on\nright or not right in 67% of pictures"
         in page
     )
+    ratings = read_ratings(out / "ratings.csv")
+    assert (len(ratings.setting), len(ratings.raters)) == (36, 2)
+    assert {"semsim", "psnr"} <= set(ratings.metrics)
+    assert ratings.recognised.tolist() == [
+        verdict["ada"] and verdict["bob"] for verdict in read_judged([corpus], [answers]).verdicts
+    ]
     assert "The chance of being recognised" in (out / "originals.md").read_text()
     again = CliRunner().invoke(cli, list(map(str, [*arguments, "--width", 8])))
     assert again.exit_code != 0 and "--width is of the paper's network; add --paper" in again.output

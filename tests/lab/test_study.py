@@ -9,6 +9,7 @@ from fl_privacy_audit.cli import cli
 from fl_privacy_audit.lab import study
 from fl_privacy_audit.lab.study import Ratings, StudyResult, read_ratings, run_study
 from fl_privacy_audit.lab.study.agreement import agreement
+from fl_privacy_audit.lab.study.beside import between
 from fl_privacy_audit.lab.study.bootstrap import Draws, draw
 from fl_privacy_audit.lab.study.ceiling import ceiling
 from fl_privacy_audit.lab.study.contradictions import contradictions
@@ -181,6 +182,43 @@ def test_command_prints_the_table_and_the_files(tmp_path: Path) -> None:
     assert "PSNR" in ran.stdout and "ours" in ran.stdout
     assert str(out / "study.md") in ran.stdout
     assert "told apart by Spearman" in ran.stdout
+
+
+def test_two_tables_side_by_side(tmp_path: Path) -> None:
+    """The second judges say less of (A, p), and have a metric of their own."""
+    other = SMALL.replace("A,p,3,3,3,3,3", "A,p,3,3,-1,-1,1").replace("ssim", "ours")
+    tables = [save(tmp_path, SMALL, "people.csv"), save(tmp_path, other, "machines.csv")]
+    out = tmp_path / "out"
+    arguments = ["study", *map(str, tables), "--out", str(out), "--bootstraps", "100"]
+    ran = CliRunner().invoke(cli, [*arguments, "--direction", "ours=high"])
+    assert ran.exit_code == 0, ran.output
+    alone = run_study(tables[0], tmp_path / "alone", bootstraps=100)
+    assert (out / "people" / "study.md").read_bytes() == alone.files[0].read_bytes()
+    page = (out / "beside.md").read_text()
+    assert "| SSIM | -0.500 [-0.866, -0.500] | - |" in page
+    found = json.loads((out / "beside.json").read_text())
+    assert found["metrics"]["ours"]["people"] is None
+    between = found["between"][0]
+    assert (between["first"], between["second"]) == ("people", "machines")
+    assert (between["metrics"], between["reconstructions"]) == (["psnr", "mse"], 6)
+    # They part on (A, p) alone, and say yes to 3 and 2 of 6.
+    assert between["same"] == pytest.approx(5 / 6)
+    assert between["kappa"] == pytest.approx(1 - (1 / 6) / (2 * 5 / 12 * 7 / 12))
+    assert set(between["orders"].values()) == {None}  # two metrics have no order
+    again = CliRunner().invoke(cli, ["study", str(tables[0]), str(tables[0]), "--out", str(out)])
+    assert "two tables are called 'people'" in again.output
+    lost = CliRunner().invoke(cli, [*arguments, "--direction", "mine=high"])
+    assert "a direction is given for `mine`, a metric in none of the tables" in lost.output
+
+
+def test_tables_without_a_common_picture_compare_orders_alone(tmp_path: Path) -> None:
+    first = read_ratings(save(tmp_path))
+    second = read_ratings(save(tmp_path, SMALL.replace(",p,", ",r,").replace(",q,", ",s,")))
+    result = run_study(save(tmp_path), tmp_path / "out", bootstraps=100)
+    found = between(("one", first, result), ("two", second, result))
+    assert (found.reconstructions, len(found.metrics)) == (0, 3)
+    assert math.isnan(found.same) and math.isnan(found.kappa)
+    assert found.orders["pooled AUC"] == 1
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,18 @@ def test_correlations_are_those_of_scipy(pair: tuple[list[int], list[int]]) -> N
     assert kendall(both, both[::-1]).tolist() == pytest.approx(2 * [float(kendall(x, y))])
 
 
+@given(st.lists(st.tuples(*2 * [st.one_of(st.none(), st.integers(-3, 3))]), min_size=2, max_size=9))
+def test_places_that_are_missing_are_left_out(rows: list[tuple[int | None, int | None]]) -> None:
+    x, y = (
+        np.array([math.nan if v is None else v for v in one], float)
+        for one in zip(*rows, strict=True)
+    )
+    there = ~(np.isnan(x) | np.isnan(y))
+    for statistic in (pearson, spearman, kendall):
+        expected = statistic(x[there], y[there]) if there.any() else math.nan
+        assert float(statistic(x, y)) == pytest.approx(float(expected), nan_ok=True)
+
+
 answers = st.lists(st.lists(st.integers(-1, 3), min_size=3, max_size=3), min_size=1, max_size=8)
 
 

@@ -167,9 +167,16 @@ def test_a_constant_answer_gets_no_more_than_chance() -> None:
     originals = draw(50, 3, 8, 8)
     grey = torch.full_like(originals, 0.5)
     assert identification_pixels(grey, originals).value == pytest.approx(1 / 50)
-    # Candidates that are all alike are all equally near.
-    same = originals[:1].expand(50, -1, -1, -1)
-    assert identification_pixels(same, same).value == pytest.approx(1 / 50)
+
+
+def test_an_original_that_comes_twice_is_one_candidate() -> None:
+    originals = draw(10, 3, 8, 8)
+    twice = torch.cat([originals, originals])
+    score = identification_pixels(twice, twice)
+    assert (score.value, score.count, score.chance) == (1.0, 20, 0.1)
+    same = originals[:1].expand(10, -1, -1, -1)
+    with pytest.raises(MetricUnavailable, match=r"needs two candidates or more, but got 1$"):
+        identification_pixels(same, same)
 
 
 @QUICK

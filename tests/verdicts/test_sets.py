@@ -44,7 +44,7 @@ def test_kept_pictures_are_scored_together(tmp_path: Path) -> None:
     run = CliRunner().invoke
     shown = run(cli, ["compare", str(folder), "--sets", "--format", "md"]).output
     assert (
-        said in shown and "FID not computed (12 pictures were kept, and 2049 are needed)" in shown
+        said in shown and "FID not computed (there are 12 pictures, and 2049 are needed)" in shown
     )
     assert said in render_markdown(summarise([folder], sets=True))
     table = tmp_path / "t.csv"

@@ -12,7 +12,11 @@ from click.core import ParameterSource
 
 from fl_privacy_audit.attacks import DEFAULT_ATTACK, all_attacks
 from fl_privacy_audit.core.devices import pick_device
+from fl_privacy_audit.core.errors import CorpusError
+from fl_privacy_audit.lab.manifest import read_corpus
 from fl_privacy_audit.lab.progress import PATH, bars
+from fl_privacy_audit.lab.sets import FIELDS, corpus_sets
+from fl_privacy_audit.report.identified import sets_text
 
 from .architectures import ARCHITECTURES
 from .build import build_corpus
@@ -25,7 +29,7 @@ from .specs import Spec, parse_spec
 
 @click.group("corpus", context_settings={"show_default": True})
 def corpus_command() -> None:
-    """Build corpora: originals beside what attacks reconstructed."""
+    """Build corpora, originals beside what attacks reconstructed, and report on them."""
 
 
 repeated = partial(click.option, multiple=True)
@@ -169,3 +173,27 @@ def _with_steps(attack: Spec, steps: tuple[int, ...]) -> list[Spec]:
     if not steps or not takes or "steps" in dict(attack.settings):
         return [attack]
     return [attack.with_setting("steps", count) for count in steps]
+
+
+@corpus_command.command("report", context_settings={"show_default": True})
+@click.argument("corpus", type=PATH)
+@click.option("--by", type=click.Choice(FIELDS), default="attack", help="What is set side by side.")
+def report_command(corpus: Path, by: str) -> None:
+    """Say what CORPUS holds, and score whole sets of its pictures.
+
+    FID, Frechet distance over SemSim and identification precision, of all pairs and of each group that
+    has as many as a metric needs.
+    """
+    found = read_corpus(corpus)
+    if not found.pairs:
+        raise CorpusError(f"{corpus} holds no reconstructions yet; `corpus build` makes them")
+    originals = {(pair.source, pair.image) for pair in found.pairs}
+    settings = {pair.setting for pair in found.pairs}
+    click.echo(
+        f"{corpus}: {len(found.pairs):,} reconstructions of {len(originals):,} originals under "
+        f"{len(settings):,} settings"
+    )
+    with bars() as show:
+        sets = corpus_sets(found, by=by, progress=show)
+    for name, figures in sets.items():
+        click.echo(f"{name}: {sets_text(figures)}")

@@ -212,6 +212,11 @@ def pretrain_command(
     type=PATH,
     help="Eye: published weights of EfficientNet-lite0; those of --start, or shipped, if unset.",
 )
+@click.option(
+    "--evidence",
+    type=PATH,
+    help="Eye: file for what the backbone saw of the pairs; made if missing, else read.",
+)
 @click.option("--bootstraps", type=int, default=2000, help="Eye: draws behind each interval.")
 @click.option("--note", "notes", multiple=True, help="A line for the card; repeat as needed.")
 @click.option("--resume", is_flag=True, help="Resume from the checkpoint in the folder.")
@@ -228,6 +233,7 @@ def train_command(
     paper: bool,
     others: Path | None,
     backbone: Path | None,
+    evidence: Path | None,
     bootstraps: int,
     notes: tuple[str, ...],
     resume: bool,
@@ -256,6 +262,7 @@ def train_command(
                 start=None if start == SHIPPED else start,
                 published=backbone,
                 others=others,
+                evidence=evidence,
                 without=list(map(Selection.parse, leave_out)),
                 notes=notes,
                 bootstraps=bootstraps,

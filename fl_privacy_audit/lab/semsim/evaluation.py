@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from fl_privacy_audit.lab.progress import Stages
 from fl_privacy_audit.lab.study.bootstrap import Difference, Draws, Estimate, draw, share
 from fl_privacy_audit.lab.study.image_level import ImageLevel, image_level
 from fl_privacy_audit.lab.study.model_level import ModelLevel, model_level
-from fl_privacy_audit.lab.study.rank import pair_signs
 from fl_privacy_audit.lab.study.table import CANNOT_TELL, Floats, Ratings, index_names
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.metrics.semsim import Net, semsim
@@ -65,7 +65,7 @@ def evaluate(
     judged: Judged,
     *,
     net: Net | None = None,
-    known: Floats | None = None,
+    known: Mapping[str, Floats] | None = None,
     bootstraps: int = 2000,
     seed: int = 0,
     progress: Stages = lambda stage, done, total: None,
@@ -75,8 +75,8 @@ def evaluate(
     A reconstruction counts as recognised when more than half of the annotators of its source found
     it recognisable; other sources may have others, and more of them. Intervals resample originals (and settings, for Spearman).
 
-    `net` is the shipped eye if None; `known` are SemSim's values of these pairs, instead. There are 100
-    draws or more behind each interval.
+    `net` is the shipped eye if None; `known` are values of these pairs that need not be computed, by
+    metric. There are 100 draws or more behind each interval.
 
     Raises:
         CorpusError: No pair has a verdict of all annotators of its source, or a picture cannot be read.
@@ -96,9 +96,10 @@ def evaluate(
             f"no pair was judged by all of {', '.join(judged.annotators)}; choose fewer annotators"
         )
     dropped, judged = len(judged.pairs) - len(rows), judged.take(rows)
-    if known is not None:
-        known = known[rows]
-    values, unavailable = _measure(judged, net, known, progress)
+    known = {name: found[rows] for name, found in (known or {}).items()}
+    names = [name for name in ("semsim", *RIVALS) if name not in known]
+    made, unavailable = measure(judged, names, net=net, progress=progress)
+    values = {name: (known | made)[name] for name in ("semsim", *RIVALS) if name not in unavailable}
     ratings = _ratings(judged, values)
     draws = draw(len(ratings.originals), len(ratings.settings), bootstraps=bootstraps, seed=seed)
     progress("statistics", len(rows), len(rows))
@@ -124,12 +125,17 @@ def evaluate(
     )
 
 
-def _measure(
-    judged: Judged, net: Net | None, known: Floats | None, progress: Stages
+def measure(
+    judged: Judged, names: Sequence[str], *, net: Net | None = None, progress: Stages
 ) -> tuple[dict[str, Floats], dict[str, str]]:
-    """Values of every metric on the pairs, computed in batches of one picture size."""
+    """Values of these metrics on the pairs, in batches of one picture size, and why some are missing.
+
+    Raises:
+        CorpusError: A picture cannot be read.
+        MetricUnavailable: SemSim is asked for, and there are no weights.
+    """
     count = len(judged.pairs)
-    values = {name: np.full(count, np.nan) for name in ("semsim", *RIVALS)}
+    values = {name: np.full(count, np.nan) for name in names}
     unavailable: dict[str, str] = {}
     for start in range(0, count, BATCH):
         groups: dict[torch.Size, list[tuple[int, Tensor, Tensor]]] = defaultdict(list)
@@ -140,9 +146,6 @@ def _measure(
         for group in groups.values():
             places, guesses, truths = zip(*group, strict=True)
             for name in list(values):
-                if name == "semsim" and known is not None:
-                    values[name][list(places)] = known[list(places)]
-                    continue
                 try:
                     found = _values(name, torch.stack(guesses), torch.stack(truths), net)
                     values[name][list(places)] = found
@@ -207,11 +210,12 @@ def _against(
         pair = ("semsim", name)
         return next(d.estimate for d in differences if (d.first, d.second) == pair)
 
-    verdicts = pair_signs(ratings.grid(ratings.recognised))
-    signs = [pair_signs(ratings.grid(ratings.leakage(metric))) for metric in ("semsim", name)]
-    ahead = verdicts * (signs[0].astype(np.float64) - signs[1]) / 2
+    pairs = ratings.pairs
+    verdicts = pairs.order(ratings.recognised)
+    ours, theirs = (pairs.order(ratings.leakage(metric)) for metric in ("semsim", name))
+    ahead = verdicts * (ours - theirs) / 2
     return Against(
         pooled=found(by_image.pooled_differences),
-        same_original=share(ahead.sum(axis=0), (verdicts != 0).sum(axis=0).astype(float), draws),
+        same_original=share(ahead, verdicts != 0, pairs.original, draws),
         spearman=found(by_model.spearman_differences),
     )

@@ -77,6 +77,7 @@ class Judged:
     pairs: tuple[Pair, ...]  # every one with at least one verdict
     folders: tuple[Path, ...]  # where the corpus of each pair lies
     verdicts: tuple[Verdict, ...]  # of each pair
+    named: tuple[dict[str, int], ...]  # class named by each annotator, or -1, of each pair
     unjudged: int  # selected pairs without a verdict
     annotators: tuple[str, ...]  # who, sorted
 
@@ -87,6 +88,7 @@ class Judged:
             pairs=tuple(self.pairs[row] for row in rows),
             folders=tuple(self.folders[row] for row in rows),
             verdicts=tuple(self.verdicts[row] for row in rows),
+            named=tuple(self.named[row] for row in rows),
         )
 
 
@@ -146,7 +148,7 @@ def read_judged(
                     "give one corpus other keys"
                 )
             pairs[pair.key] = (pair, corpus.directory)
-    given = (answer for path in answers for answer in read_answers(path))
+    given = [answer for path in answers for answer in read_answers(path)]
     found = _verdicts(given, {key: pair for key, (pair, _) in pairs.items()}, rule)
     names = {name for verdict in found.values() for name in verdict}
     for name in annotators:
@@ -166,10 +168,15 @@ def read_judged(
         raise CorpusError(
             "no pair is left: the selections, the corpora and the answers do not meet"
         )
+    named: dict[str, dict[str, int]] = defaultdict(dict)
+    for answer in given:
+        if answer.annotator in chosen:
+            named[answer.key][answer.annotator] = answer.answer
     return Judged(
         pairs=tuple(pairs[key][0] for key in judged),
         folders=tuple(pairs[key][1] for key in judged),
         verdicts=tuple(wanted[key] for key in judged),
+        named=tuple(named[key] for key in judged),
         unjudged=len(wanted) - len(judged),
         annotators=tuple(sorted(chosen)),
     )

@@ -28,7 +28,8 @@ from fl_privacy_audit.metrics.semsim import HEADER, load_eye, to_tensors
 
 from .calibration import Calibration, calibration
 from .calibration import markdown as calibration_tables
-from .evaluation import evaluate
+from .evaluation import RIVALS, evaluate, measure
+from .evidence import see
 from .examples import FIELDS, Judged, Selection
 from .eye_training import (
     EyeSettings,
@@ -37,10 +38,9 @@ from .eye_training import (
     folded,
     folds_of,
     kinds_of,
-    see_certain,
-    see_judged,
     train_eye,
 )
+from .ratings import RATINGS, write_ratings
 from .report import markdown as evaluation_page
 
 FEW = 50
@@ -57,6 +57,7 @@ def train(
     start: Path | None,
     published: Path | None,
     others: Path | None,
+    evidence: Path | None,
     without: Sequence[Selection],
     notes: Sequence[str],
     bootstraps: int,
@@ -65,10 +66,11 @@ def train(
     """Train the eye's head and write weights, card and the pages of two cross-validations.
 
     The backbone is that of `start`, the shipped eye if None, or the `published` one. `others` is a
-    folder with pictures of further domains, for pairs whose answer needs no judge.
+    folder with pictures of further domains, for pairs whose answer needs no judge. `evidence` is a file
+    for what the backbone saw, which takes most of the time; a later training reads it.
 
     Raises:
-        ConfigError: The folder holds weights already.
+        ConfigError: The folder holds weights already, or `evidence` is of other pairs.
         CorpusError: All pairs are recognised, or none; a picture cannot be read.
     """
     weights = out_dir / "eye.safetensors"
@@ -80,9 +82,15 @@ def train(
     backbone = _backbone(start, published)
     eye = Eye()
     eye.backbone = backbone
-    seen = see_judged(judged, eye.eval(), progress)
-    more = torch.zeros(0, 3, SMALL, SMALL) if others is None else _pictures(others)
-    certain, apart = see_certain(judged, more, eye, settings=settings, progress=progress)
+    seen, certain, apart = see(
+        judged,
+        torch.zeros(0, 3, SMALL, SMALL) if others is None else _pictures(others),
+        eye.eval(),
+        weight=settings.certain,
+        seed=settings.seed,
+        kept=evidence,
+        progress=progress,
+    )
     foreign = certain.take(apart)
     fold = folds_of(judged, settings.folds, settings.seed)
     share = seen.share.double().numpy()
@@ -107,6 +115,7 @@ def train(
     counts = Counter(kind for each in kinds for kind in each)
     often = sorted(kind for kind, count in counts.items() if count >= FEW)
     files, tables, aucs = [weights], {}, {}
+    values, _ = measure(judged, RIVALS, progress=progress)
     by_kind = held_back([np.array([kind in each for each in kinds]) for kind in often])
     for name, title, (pair, original, times) in (
         ("originals", "Originals held back", (mine, own, np.ones(len(fold), np.int64))),
@@ -123,7 +132,10 @@ def train(
             *_by_kind(chance, recognised[rows], [kinds[row] for row in rows], often),
         ]
         some = judged.take(rows.tolist())
-        found = evaluate(some, known=lost, bootstraps=bootstraps, progress=progress)
+        known = {"semsim": lost} | {metric: found[rows] for metric, found in values.items()}
+        if name == "originals" and write_ratings(out_dir / RATINGS, some, known):
+            files.append(out_dir / RATINGS)
+        found = evaluate(some, known=known, bootstraps=bootstraps, progress=progress)
         page = out_dir / f"{name}.md"
         page.write_text(
             evaluation_page(found, name=title)

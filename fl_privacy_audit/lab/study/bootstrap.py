@@ -16,7 +16,7 @@ from fl_privacy_audit.core.errors import StudyError
 from fl_privacy_audit.lab.pages import number
 
 from .rank import ratio
-from .table import Floats
+from .table import Bools, Floats, Ints
 
 LEVEL = 0.95
 FEWEST = 100
@@ -120,7 +120,10 @@ def differences(found: Mapping[str, tuple[Floats, ...]]) -> tuple[Difference, ..
     )
 
 
-def share(hits: Floats, cases: Floats, draws: Draws) -> Estimate:
-    """A share of cases, from the hits and cases of each original, ``(O,)`` both."""
+def share(hits: NDArray[np.generic], cases: Bools, original: Ints, draws: Draws) -> Estimate:
+    """A share of cases, each of an original: hits, cases and originals are ``(P,)``."""
     weight = draws.originals.astype(np.float64)
+    count = weight.shape[1]
+    hits = np.bincount(original[cases], weights=hits[cases].astype(np.float64), minlength=count)
+    cases = np.bincount(original[cases], minlength=count)
     return estimate(ratio(hits.sum(), cases.sum()), ratio(weight @ hits, weight @ cases))

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bootstrap import Draws, Estimate, share
-from .rank import pair_signs
-from .table import Ratings
+from .table import Floats, Ratings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,25 +47,25 @@ class Contradictions:
 
 def contradictions(ratings: Ratings, draws: Draws) -> Contradictions:
     """Compare orders pair by pair, intervals over originals."""
-    first, second = np.triu_indices(len(ratings.settings), 1)
+    pairs = ratings.pairs
     n_right = ratings.right.sum(axis=1)
-    gap = ratings.grid(n_right)[first] - ratings.grid(n_right)[second]
-    paired = ~np.isnan(gap)
-    gap = np.where(paired, gap, 0.0)
-    clear = np.abs(gap) >= ratings.majority
-    people = np.sign(gap).astype(np.int8)
-    orders = {name: pair_signs(ratings.grid(ratings.leakage(name))) for name in ratings.metrics}
+    clear = np.abs(n_right[pairs.first] - n_right[pairs.second]) >= ratings.majority
+    people = pairs.order(n_right)
+    every = np.ones(len(people), dtype=bool)
+    orders = {name: pairs.order(ratings.leakage(name)) for name in ratings.metrics}
+    first, second = np.triu_indices(len(ratings.settings), 1)
+    images = np.bincount(ratings.setting)
 
-    def setting_order(values: NDArray[np.generic]) -> NDArray[np.int8]:
-        return pair_signs(np.nanmean(ratings.grid(values), axis=1, keepdims=True))
+    def setting_order(values: NDArray[np.generic]) -> Floats:
+        means = np.bincount(ratings.setting, weights=values) / images
+        return np.asarray(np.sign(means[first] - means[second]))
 
     by_people = setting_order(n_right)
 
     def opposed(
         order: NDArray[np.int8], other: NDArray[np.int8], cases: NDArray[np.bool_]
     ) -> Estimate:
-        hits = (order * other < 0) & cases
-        return share(hits.sum(axis=0), cases.sum(axis=0), draws)
+        return share(order * other < 0, cases, pairs.original, draws)
 
     against = {
         name: AgainstPeople(
@@ -77,12 +76,12 @@ def contradictions(ratings: Ratings, draws: Draws) -> Contradictions:
         for name, order in orders.items()
     }
     return Contradictions(
-        pairs=int(paired.sum()),
+        pairs=len(people),
         any_gap_pairs=int((people != 0).sum()),
         clear_gap_pairs=int(clear.sum()),
         clear_gap=ratings.majority,
         between=tuple(
-            BetweenMetrics(first=a, second=b, share=opposed(orders[a], orders[b], paired))
+            BetweenMetrics(first=a, second=b, share=opposed(orders[a], orders[b], every))
             for a, b in combinations(orders, 2)
         ),
         people=against,

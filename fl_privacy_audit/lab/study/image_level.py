@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .bootstrap import Difference, Draws, Estimate, differences, estimate, share
-from .rank import auc, mean_of_defined, pair_signs
+from .rank import auc, mean_of_defined
 from .table import Floats, Ratings
 
 
@@ -43,25 +43,27 @@ class ImageLevel:
 def image_level(ratings: Ratings, draws: Draws) -> ImageLevel:
     """Judge each metric as a predictor of recognition, intervals over originals."""
     recognised = ratings.recognised
-    verdicts = pair_signs(ratings.grid(recognised))
+    pairs = ratings.pairs
+    verdicts = pairs.order(recognised)
+    told = verdicts != 0
     rankings: dict[str, Ranking] = {}
     pooled: dict[str, tuple[Floats, ...]] = {}
     for name in ratings.metrics:
         leakage = ratings.leakage(name)
         drawn = auc(leakage, recognised, draws.originals, ratings.original)
         pooled[name] = (auc(leakage, recognised), drawn)
-        wins = (1 + verdicts * pair_signs(ratings.grid(leakage))) / 2 * (verdicts != 0)
+        wins = (1 + verdicts * pairs.order(leakage)) / 2
         rankings[name] = Ranking(
             pooled=estimate(*pooled[name]),
             within_setting=_within_setting(ratings, leakage, draws),
-            same_original=share(wins.sum(axis=0), (verdicts != 0).sum(axis=0), draws),
+            same_original=share(wins, told, pairs.original, draws),
         )
     per_setting = np.bincount(ratings.setting, weights=recognised) / np.bincount(ratings.setting)
     return ImageLevel(
         threshold=ratings.majority,
         recognised=float(recognised.mean()),
         settings_used=int(((per_setting > 0) & (per_setting < 1)).sum()),
-        pairs_used=int((verdicts != 0).sum()),
+        pairs_used=int(told.sum()),
         rankings=rankings,
         pooled_differences=differences(pooled),
     )

@@ -16,38 +16,50 @@ _CELLS = 2**20
 
 
 def pearson(x: Floats, y: Floats) -> Floats:
-    """Pearson's r along the last axis.
+    """Pearson's r along the last axis; places where either is NaN are left out.
 
-    >>> float(pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])).round(6))
+    >>> float(pearson(np.array([1.0, 2.0, 3.0, np.nan]), np.array([2.0, 4.0, 6.0, 1.0])).round(6))
     1.0
     """
-    varies = (np.ptp(x, axis=-1) > 0) & (np.ptp(y, axis=-1) > 0)
-    x = x - x.mean(axis=-1, keepdims=True)
-    y = y - y.mean(axis=-1, keepdims=True)
-    size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    return ratio((x * y).sum(axis=-1), np.where(varies, size, 0.0))
+    there = ~(np.isnan(x) | np.isnan(y))
+    x, y = _centred(x, there), _centred(y, there)
+    return ratio((x * y).sum(axis=-1), np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1)))
 
 
 def spearman(x: Floats, y: Floats) -> Floats:
-    """Spearman's rho along the last axis; ties share their mean rank."""
-    return pearson(rankdata(x, axis=-1), rankdata(y, axis=-1))
+    """Spearman's rho along the last axis; ties share their mean rank, and NaN is left out."""
+    missing = np.isnan(x) | np.isnan(y)
+    ranks = [rankdata(np.where(missing, np.nan, one), axis=-1, nan_policy="omit") for one in (x, y)]
+    return pearson(*ranks)
 
 
 def kendall(x: Floats, y: Floats) -> Floats:
-    """Kendall's tau-b (1945) along the last axis, every pair compared.
+    """Kendall's tau-b (1945) along the last axis, every pair compared; NaN is left out.
 
     >>> float(kendall(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])).round(6))
     0.333333
     """
-    first, second = np.triu_indices(x.shape[-1], 1)
-    xs, ys = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    missing = np.isnan(x) | np.isnan(y)
+    length = x.shape[-1]
+    xs, ys = (np.where(missing, np.nan, one).reshape(-1, length) for one in (x, y))
     tau = np.empty(len(xs))
-    for chunk in _chunks(len(xs), len(first)):
-        dx = np.sign(xs[chunk][:, first] - xs[chunk][:, second])
-        dy = np.sign(ys[chunk][:, first] - ys[chunk][:, second])
-        size = np.sqrt((dx * dx).sum(axis=1) * (dy * dy).sum(axis=1))
-        tau[chunk] = ratio((dx * dy).sum(axis=1), size)
+    for chunk in _chunks(len(xs), length * length):
+        above_x, above_y = (one[chunk, :, None] > one[chunk, None, :] for one in (xs, ys))
+        alike = (above_x & above_y).sum(axis=(1, 2))
+        apart = (above_x & above_y.transpose(0, 2, 1)).sum(axis=(1, 2))
+        untied = above_x.sum(axis=(1, 2)).astype(np.float64) * above_y.sum(axis=(1, 2))
+        tau[chunk] = ratio(alike - apart, np.sqrt(untied))
     return tau.reshape(x.shape[:-1])
+
+
+def _centred(x: Floats, there: Bools) -> Floats:
+    """Less its mean, 0 where nothing is there, and 0 throughout where nothing varies."""
+    low = np.where(there, x, np.inf).min(axis=-1, keepdims=True)
+    high = np.where(there, x, -np.inf).max(axis=-1, keepdims=True)
+    count = there.sum(axis=-1, keepdims=True)
+    mean = np.where(there, x, 0.0).sum(axis=-1, keepdims=True) / np.maximum(count, 1)
+    centred: Floats = np.where(there & (high > low), x - mean, 0.0)
+    return centred
 
 
 def auc(
@@ -80,28 +92,13 @@ def auc(
     up_to = np.searchsorted(score[low], score[high], side="right")
     areas = np.empty(len(weight))
     for chunk in _chunks(len(weight), len(score)):
-        part = weight[chunk].astype(np.float64)
-        high_weight = part[:, unit[high]]
+        part = weight[chunk]
+        high_weight = part[:, unit[high]].astype(np.float64)
         passed = np.zeros((len(part), len(low) + 1))
-        np.cumsum(part[:, unit[low]], axis=1, out=passed[:, 1:])
+        np.cumsum(part[:, unit[low]], axis=1, dtype=np.float64, out=passed[:, 1:])
         wins = 0.5 * np.einsum("bn,bn->b", high_weight, passed[:, below] + passed[:, up_to])
         areas[chunk] = ratio(wins, high_weight.sum(axis=1) * passed[:, -1])
     return areas
-
-
-def pair_signs(grid: Floats) -> NDArray[np.int8]:
-    """Which of two settings scores higher on the same original.
-
-    `grid` is ``(S, O)``, NaN where a setting lacks an original.
-
-    Returns:
-        ``(P, O)``, one row for each of the S (S - 1) / 2 pairs in the order of
-        ``np.triu_indices``: 1 if the first is higher, -1 if the second is, 0 for a tie or where
-        either is missing.
-    """
-    first, second = np.triu_indices(len(grid), 1)
-    signs = np.sign(grid[first] - grid[second])
-    return np.nan_to_num(signs, nan=0.0).astype(np.int8)
 
 
 def mean_of_defined(values: Floats) -> Floats:

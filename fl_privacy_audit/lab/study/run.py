@@ -1,15 +1,17 @@
 """The study from end to end: a table in, a page, data and figures out."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fl_privacy_audit.core.errors import StudyError
+from fl_privacy_audit.core.tables import column_name, read_table
 from fl_privacy_audit.lab.progress import Stages
 
 from .agreement import agreement
+from .beside import write as write_beside
 from .bootstrap import draw
 from .ceiling import ceiling
 from .contradictions import contradictions
@@ -17,7 +19,48 @@ from .image_level import image_level
 from .model_level import model_level
 from .report import write
 from .result import Source, StudyResult
-from .table import Direction, read_ratings
+from .table import REQUIRED, Direction, read_ratings
+
+
+def run_studies(
+    tables: Sequence[Path],
+    out_dir: Path,
+    *,
+    leaks_when: Mapping[str, Direction] | None = None,
+    **options: Any,
+) -> tuple[list[StudyResult], tuple[Path, ...]]:
+    """`run_study` of one table; of several in a folder each, and a page that sets them side by side.
+
+    Returns:
+        The studies, and the files of that page.
+
+    Raises:
+        StudyError: As `run_study`; two tables of one name.
+    """
+    if len(tables) == 1:
+        return [run_study(tables[0], out_dir, leaks_when=leaks_when, **options)], ()
+    names = [table.name.partition(".")[0] for table in tables]
+    for name in names:
+        if names.count(name) > 1:
+            raise StudyError(
+                f"two tables are called {name!r}; rename one, so that pages can name them"
+            )
+    known = [_of(table, leaks_when or {}) for table in tables]
+    for name in leaks_when or {}:
+        if not any(name in directions for directions in known):
+            raise StudyError(f"a direction is given for `{name}`, a metric in none of the tables")
+    read = [read_ratings(table, leaks_when=of) for table, of in zip(tables, known, strict=True)]
+    results = [
+        run_study(table, out_dir / name, leaks_when=of, **options)
+        for table, name, of in zip(tables, names, known, strict=True)
+    ]
+    return results, write_beside(list(zip(names, read, results, strict=True)), out_dir)
+
+
+def _of(table: Path, known: Mapping[str, Direction]) -> dict[str, Direction]:
+    """Directions of columns that this table has."""
+    header, _ = read_table(table, REQUIRED, StudyError)
+    return {name: direction for name, direction in known.items() if column_name(name) in header}
 
 
 def run_study(

@@ -46,6 +46,21 @@ _RATER = re.compile(r"rater([1-9]\d*)")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """P pairs of rows of the same original."""
+
+    first: Ints  # ``(P,)`` rows
+    second: Ints  # ``(P,)`` rows
+    original: Ints  # ``(P,)`` index of the original
+
+    def order(self, values: NDArray[np.generic]) -> NDArray[np.int8]:
+        """``(P,)`` from a value a row: 1 if the first has more, -1 if the second has, 0 for a tie."""
+        column = values.astype(np.float64)
+        order: NDArray[np.int8] = np.sign(column[self.first] - column[self.second]).astype(np.int8)
+        return order
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ratings:
     """A checked table of N reconstructions judged by R annotators."""
 
@@ -80,6 +95,12 @@ class Ratings:
         """``(N,)`` values signed so that higher means more leakage."""
         values = self.metrics[metric]
         return values if self.leaks_when[metric] == "high" else -values
+
+    @property
+    def pairs(self) -> "Pairs":
+        """Every two reconstructions of one original."""
+        first, second = pairs_within(self.original)
+        return Pairs(first=first, second=second, original=self.original[first])
 
     def grid(self, values: NDArray[np.generic]) -> Floats:
         """``(S, O)`` layout of a column, NaN where a setting lacks an original."""
@@ -170,6 +191,20 @@ def index_names(names: Sequence[str]) -> tuple[Ints, tuple[str, ...]]:
     places: dict[str, int] = {}
     index = np.array([places.setdefault(name, len(places)) for name in names])
     return index, tuple(places)
+
+
+def pairs_within(unit: Ints) -> tuple[Ints, Ints]:
+    """Every two rows of the same unit, ``(P,)`` each: the rows of the first and of the second.
+
+    >>> [rows.tolist() for rows in pairs_within(np.array([0, 1, 0, 0]))]
+    [[0, 0, 2], [2, 3, 3]]
+    """
+    order = np.argsort(unit, kind="stable")
+    ends = np.cumsum(np.bincount(unit))
+    groups = [rows for rows in np.split(order, ends[:-1]) if len(rows) > 1]
+    pairs = [rows[np.stack(np.triu_indices(len(rows), 1))] for rows in groups]
+    first, second = np.concatenate([np.zeros((2, 0), dtype=np.int64), *pairs], axis=1)
+    return first, second
 
 
 def _check_rows(

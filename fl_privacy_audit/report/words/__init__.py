@@ -197,7 +197,7 @@ REASONS: Final[Mapping[str, str]] = {
     "no truth to pair runs": (
         "a run has no published truth, so nobody can tell if the images are the same"
     ),
-    "too few pictures": "{pictures} pictures were kept, and {needed} are needed",
+    "too few pictures": "there are {pictures} pictures, and {needed} are needed",
     "different counts": "settings have different numbers of scored records; compare counts first",
     "damaged line": "{path}: line {line} is damaged ({problem})",
     "more damaged lines": "{path}: {lines} more lines are damaged",
