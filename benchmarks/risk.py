@@ -5,8 +5,8 @@
 Each federation has clients with 1 to 64 images of DATA (``cifar10/*test*.webp``), batches of up to 4, 16 or
 64, 1, 2 or 5 epochs, and labels of 1 to 10 classes. All are attacked as `auto` would for so many seconds,
 told each client's own training; the worst client is that with the highest mean PSNR by any attack. The
-choice sees the updates, and `num-examples` unless `--silent`: the line says at which place of it the worst
-client came, and the last lines what that is in comparison with chance.
+choice sees the updates alone (*silent*), or `num-examples` too (*told*): each line says at which place of
+either the worst client came, and the last lines what that is in comparison with chance.
 """
 
 import statistics
@@ -40,6 +40,8 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], float]] = {
     "lenet": (LeNet, 0.1),
 }
 """Network -> what makes it, and the clients' learning rate."""
+MINE = 800
+"""Images before this one are the clients'; the others may train the network before."""
 FIRST_SEED = 100
 """Those below were used while the score was written."""
 
@@ -50,7 +52,8 @@ class Outcome:
 
     images: int
     steps: int
-    risk: Risk | None
+    silent: Risk | None
+    told: Risk | None
     decibels: float
     milliseconds: float
 
@@ -61,8 +64,6 @@ def attacked(
     pictures: Tensor,
     seconds: float,
     rng: np.random.Generator,
-    *,
-    silent: bool,
 ) -> Outcome:
     """One client of a federation; its images, batches, epochs and labels are drawn."""
     count = round(2 ** rng.uniform(0, 6))
@@ -87,9 +88,9 @@ def attacked(
         for network in (model, trained)
     )
     began = time.process_time()
-    told = None if silent else count
-    risk = risk_of(lambda: sent, lambda: returned, TrainingConfig(), told)
+    silent = risk_of(lambda: sent, lambda: returned, TrainingConfig(), None)
     took = time.process_time() - began
+    told = risk_of(lambda: sent, lambda: returned, TrainingConfig(), count)
     seen = observe(model, sent, returned, image=image, training=training)
     choices = choose(all_attacks(), seen, seconds)
     best = 0.0
@@ -99,14 +100,22 @@ def attacked(
         made = attack.reconstruct(seen, rng=torch.Generator().manual_seed(0), seconds=seconds)
         best = max(best, decibels(made.images, truth))
     return Outcome(
-        images=count, steps=len(batches), risk=risk, decibels=best, milliseconds=1000 * took
+        images=count,
+        steps=len(batches),
+        silent=silent,
+        told=told,
+        decibels=best,
+        milliseconds=1000 * took,
     )
 
 
-def place_of_worst(clients: list[Outcome]) -> int:
+def place_of_worst(clients: list[Outcome], risks: list[Risk | None]) -> int:
     """At which place of the choice the client that leaks most comes, from 1."""
-    order = sorted(clients, key=lambda c: (c.risk is None, () if c.risk is None else c.risk.order))
-    return 1 + order.index(max(clients, key=lambda c: c.decibels))
+    worst = max(range(len(clients)), key=lambda number: clients[number].decibels)
+    order = sorted(
+        range(len(clients)), key=lambda n: (np.inf,) if (r := risks[n]) is None else r.order
+    )
+    return 1 + order.index(worst)
 
 
 @click.command
@@ -116,7 +125,6 @@ def place_of_worst(clients: list[Outcome]) -> int:
 @click.option("--clients", default=8)
 @click.option("--seconds", default=3.0, help="For each attack on a client.")
 @click.option("--trained", default=0, help="Steps that the network was trained for before.")
-@click.option("--silent", is_flag=True, help="Clients do not say how many images they have.")
 @click.option("--first", default=FIRST_SEED)
 @click.option("--table", is_flag=True, help="A line for each client too.")
 def main(
@@ -126,7 +134,6 @@ def main(
     clients: int,
     seconds: float,
     trained: int,
-    silent: bool,
     first: int,
     table: bool,
 ) -> None:
@@ -134,7 +141,8 @@ def main(
     torch.set_num_threads(1)
     pictures = tiles(min((data / "cifar10").glob("*test*.webp")), 32)
     make, rate = NETWORKS[network]
-    places, took = [], []
+    places: dict[str, list[int]] = {"silent": [], "told": []}
+    took: list[float] = []
     for seed in range(first, first + federations):
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
@@ -142,12 +150,10 @@ def main(
         if isinstance(model, LeNet):
             for parameter in model.parameters():
                 nn.init.uniform_(parameter, -0.5, 0.5)
-        train(model, pictures[-1000:], rate, trained)
-        found = [
-            attacked(model, rate, pictures[:-1000], seconds, rng, silent=silent)
-            for _ in range(clients)
-        ]
-        places.append(place_of_worst(found))
+        train(model, pictures[MINE:], rate, trained)
+        found = [attacked(model, rate, pictures[:MINE], seconds, rng) for _ in range(clients)]
+        places["silent"].append(place_of_worst(found, [one.silent for one in found]))
+        places["told"].append(place_of_worst(found, [one.told for one in found]))
         took += [one.milliseconds for one in found]
         if table:
             for one in found:
@@ -155,14 +161,14 @@ def main(
         worst = max(found, key=lambda c: c.decibels)
         click.echo(
             f"federation {seed}: worst has {worst.images} images, {worst.steps} steps, "
-            f"{worst.decibels:.1f} dB; place {places[-1]} of {clients}"
+            f"{worst.decibels:.1f} dB; place {places['silent'][-1]} silent, {places['told'][-1]} told"
         )
-    for most in (1, 2):
-        share = statistics.mean(place <= most for place in places)
+    for which, most in ((which, most) for which in places for most in (1, 2)):
+        share = statistics.mean(place <= most for place in places[which])
         chance = most / clients
         click.echo(
-            f"worst among the {most} chosen: {share:.2f}, by chance {chance:.2f}: "
-            f"{share / chance:.1f} times as often"
+            f"{which}: worst among the {most} chosen in {share:.2f} of federations, by chance "
+            f"{chance:.2f}: {share / chance:.1f} times as often"
         )
     click.echo(f"milliseconds a client: {statistics.median(took):.1f} (most {max(took):.1f})")
 
