@@ -22,8 +22,8 @@ from .measuring import decibels
 
 def of_torchvision() -> nn.Module:
     """For 64x64: 64 patches, 4 layers, 192 numbers a token; a head that is not zero."""
-    model = TorchvisionTransformer(64, 8, 4, 4, 192, 384, num_classes=CLASSES)
-    nn.init.normal_(model.heads[-1].weight, std=0.02)
+    model: nn.Module = TorchvisionTransformer(64, 8, 4, 4, 192, 384, num_classes=CLASSES)
+    nn.init.normal_(model.get_parameter("heads.head.weight"), std=0.02)
     return model
 
 

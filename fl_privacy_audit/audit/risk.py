@@ -1,9 +1,11 @@
 """Which updates look as if they tell most: a cheap score from the update alone, for `choose = "risk"`.
 
-The gradient of a linear layer is a sum over the images, so its rank says how many there are, as far as the
-layer has rows; several local steps raise it too. It takes milliseconds and runs no network. Never the truth.
+The update of a linear layer is a sum of terms of rank one, one for each image in each step: what has few terms
+tells most of each. Its rank counts them, as far as the layer has rows. It takes milliseconds and runs no network.
+Never the truth.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,10 +19,10 @@ from fl_privacy_audit.core.types import LocalTraining
 
 ROWS, COLUMNS, MOST_ROWS = 64, 2048, 1024
 """Of a layer: the longest rows that are looked at, and how many columns; of how many rows they are."""
-SMALLEST: Final = 1e-4
-"""A singular value below this share of the largest is not counted."""
-UNIT: Final = 2.0**-24
-"""Relative rounding of weights in float32."""
+UNIT: Final = 2.0**-23 / 12**0.5
+"""Standard deviation of the rounding of a weight in float32, at most, relative to it."""
+EPSILON: Final = 1e-7
+"""Share of the largest singular value that is rounding of the computation here."""
 
 Matrix = NDArray[np.float64]
 
@@ -30,20 +32,20 @@ class Risk:
     """What an update shows of how much it may tell.
 
     Attributes:
-        images: How many images it seems to hold, at least 1: the rank of its first and last linear layer
-            (their geometric mean), or what the client says, whichever is less.
-        rank: Effective rank of these layers, from 1 (Roy and Vetterli 2007): tells equals apart.
-        length: Of the update of the last of them.
+        terms: Rank of the update of its first and last linear layer (their geometric mean), at least 1.
+        images: By the settings and the client's word; infinite where nobody says. Only tells equals apart,
+            which all are where noise fills the updates.
+        spread: Effective rank of these layers, from 1 (Roy and Vetterli 2007); likewise.
     """
 
+    terms: float
     images: float
-    rank: float
-    length: float
+    spread: float
 
     @property
     def order(self) -> tuple[float, float, float]:
         """Sorts what may tell most to the front."""
-        return self.images, self.rank, -self.length
+        return self.terms, self.images, self.spread
 
 
 def risk_of(
@@ -67,22 +69,19 @@ def risk_of(
         return None
     if not spectra:
         return None
-    images = _geometric_mean([float(len(spectrum)) for spectrum in spectra])
-    told = _told(training, num_examples)
     return Risk(
-        images=images if told is None else min(images, float(told)),
-        rank=_geometric_mean([_effective_rank(spectrum) for spectrum in spectra]),
-        length=float(np.sqrt(np.square(spectra[-1]).sum())),
+        terms=_geometric_mean([len(spectrum) for spectrum in spectra]),
+        images=_told(training, num_examples),
+        spread=_geometric_mean([_effective_rank(spectrum) for spectrum in spectra]),
     )
 
 
-def _told(training: LocalTraining, num_examples: int | None) -> int | None:
-    """Images by the settings and the client's word, which lowers a count and never raises it."""
+def _told(training: LocalTraining, num_examples: int | None) -> float:
     if num_examples is None or num_examples < 1:
-        return None
+        return math.inf
     if training.images is None and training.steps is None and training.epochs is None:
-        return num_examples
-    return count_images(training.for_client(num_examples), num_examples)
+        return float(num_examples)
+    return float(count_images(training.for_client(num_examples), num_examples))
 
 
 def _linear_layers(sent: Arrays, returned: Arrays) -> list[tuple[Matrix, Matrix]]:
@@ -124,9 +123,9 @@ def _spectrum(sent: Matrix, returned: Matrix) -> Matrix:
         update, weights = update[longest], returned[longest]
         squares = np.linalg.eigvalsh(update @ update.T)[::-1]
         found = np.sqrt(np.clip(squares, 0, None))
-    # The largest singular value of a matrix of independent errors, and as much again.
-    rounding = UNIT * np.abs(weights).max() * (np.sqrt(update.shape).sum()) * 2
-    return np.asarray(found[found > max(rounding, SMALLEST * found[0])])
+    # The largest singular value of a matrix of independent errors, and half as much again.
+    rounding = 1.5 * UNIT * np.sqrt(np.square(weights).mean()) * np.sqrt(update.shape).sum()
+    return np.asarray(found[found > max(rounding, EPSILON * found[0])])
 
 
 def _effective_rank(spectrum: Matrix) -> float:
@@ -135,4 +134,4 @@ def _effective_rank(spectrum: Matrix) -> float:
 
 
 def _geometric_mean(values: Sequence[float]) -> float:
-    return float(np.exp(np.mean(np.log(values))))
+    return math.exp(sum(map(math.log, values)) / len(values))

@@ -266,7 +266,7 @@ def _most_at_risk(
             "chosen by risk",
             place=place,
             clients=len(replies),
-            **({} if risk is None else {"images": risk.images, "rank": risk.rank}),
+            **({} if risk is None else {"terms": risk.terms, "spread": risk.spread}),
         )
         for place, (*_, client, risk) in enumerate(scored[:most], start=1)
     }

@@ -110,9 +110,9 @@ def seen_of(model: nn.Module, images: Tensor = PHOTO, labels: Tensor = LABEL) ->
 def torchvision_transformer() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = VisionTransformer(SIZE, 4, 2, 4, 48, 96, num_classes=CLASSES)
+        model: nn.Module = VisionTransformer(SIZE, 4, 2, 4, 48, 96, num_classes=CLASSES)
         # Its head begins at zero, which tells nothing in the first round.
-        nn.init.normal_(model.heads[-1].weight, std=0.1)
+        nn.init.normal_(model.get_parameter("heads.head.weight"), std=0.1)
     return model
 
 
