@@ -291,6 +291,7 @@ def _why_not(
             "only the release is audited" if only_release else "only canaries are audited"
         )
     if reply.client not in chosen:
-        code = "less at risk" if config.choose == "risk" else "not chosen"
-        return Reason.of(code, chosen=len(chosen), clients=clients)
+        if config.choose == "risk":
+            return Reason.of("less at risk", chosen=len(chosen), clients=clients)
+        return Reason.of("not chosen", chosen=len(chosen), clients=clients)
     return None
