@@ -99,7 +99,9 @@ def test_the_clients_word_tells_equals_apart_and_nothing_else(tmp_path: Path) ->
     def noisy(images: int, number: int) -> ClientReply:
         """Noise that fills every update."""
         rng = np.random.default_rng(number)
-        arrays = {n: a + rng.normal(size=a.shape) for n, a in to_arrays(wide_net()).items()}
+        arrays = {
+            n: np.float32(a) + rng.normal(size=a.shape) for n, a in to_arrays(wide_net()).items()
+        }
         return reply_of(1, number, returned=lambda: arrays, num_examples=images)
 
     assert chosen([noisy(8, 0), noisy(3, 1), noisy(9, 2)], tmp_path) == [1]
