@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .choice import Choice, choose, order_of
     from .engine.many import needed_seconds, reconstruct_each, refusal, shares_steps
     from .papers.analytic import first_linear
+    from .papers.april import april
     from .papers.class_fishing import class_fishing, with_class_fishing
     from .papers.deep_image_prior import deep_image_prior, latent_search
     from .papers.dlg import dlg
@@ -43,6 +44,7 @@ else:
             "choice": "Choice choose order_of",
             "engine.many": "needed_seconds reconstruct_each refusal shares_steps",
             "papers.analytic": "first_linear",
+            "papers.april": "april",
             "papers.class_fishing": "class_fishing with_class_fishing",
             "papers.deep_image_prior": "deep_image_prior latent_search",
             "papers.dlg": "dlg",
@@ -70,6 +72,7 @@ __all__ = [
     "Choice",
     "Needs",
     "all_attacks",
+    "april",
     "choose",
     "class_fishing",
     "deep_image_prior",
@@ -262,6 +265,19 @@ ATTACKS: dict[str, AttackEntry] = {
         cost="hundreds of linear programmes",
         auto=0,
         suits=_paper("feature_unmixing", "complete"),
+    ),
+    "april": AttackEntry(
+        factory=_paper("april"),
+        paper="Lu 2022, arXiv:2112.14087, changed",
+        threat_model="A",
+        needs=Needs(
+            update="gradient",
+            most_images=1,
+            model="learned positional embedding added to the patches, at most as many as a token is wide",
+            fits=_paper("april", "embedded"),
+        ),
+        cost="one singular value decomposition of the embedding's gradient",
+        auto=0,
     ),
     "imprint": AttackEntry(
         factory=_paper("imprint"),

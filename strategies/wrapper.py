@@ -162,9 +162,10 @@ class Wrapper:
     def _log_settings(self) -> None:
         config = self.auditor.config
         clients = "all" if config.clients_per_round is None else config.clients_per_round
+        chosen = " by risk" if config.choose == "risk" else ""
         log.info("\t├──> Privacy audit:")
         log.info("\t│\t├── attacks: %s", ", ".join(a.name for a in config.attacks))
-        log.info("\t│\t├── every %d rounds, %s clients", config.every, clients)
+        log.info("\t│\t├── every %d rounds, %s clients%s", config.every, clients, chosen)
         log.info("\t│\t├── at most %g seconds a round", config.seconds_per_round)
         log.info("\t│\t└── ledger: %s", self.auditor.ledger.path)
 

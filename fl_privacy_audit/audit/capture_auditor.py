@@ -249,6 +249,7 @@ def _record(
         round=slot.round,
         view=slot.view,
         reason=reason,
+        chosen=slot.chosen if reason is None else None,
         threat_model=_threat_model(config, slot, target) if returned else None,
         update_norm=None if target is None else update_norm(target.seen.update),
         truth_digest=None if truth is None else truth_digest(truth),

@@ -185,6 +185,7 @@ class CaptureWriter:
             "view": slot.view,
             "replies": [self._reply(slot, reply) for reply in slot.replies],
             "reason": None if slot.reason is None else slot.reason.model_dump(mode="json"),
+            "chosen": None if slot.chosen is None else slot.chosen.model_dump(mode="json"),
         }
         if slot.replay is not None:
             stated["replay"] = self._replay(slot)
@@ -306,6 +307,7 @@ def read_capture(folder: Path, elsewhere: Elsewhere | None = None) -> Capture:
                 selected_by=release["selected_by"],
             ),
             reason=reason,
+            chosen=_as_reason(one.get("chosen")),
             replay=replay and elsewhere and elsewhere(_as_errand(folder, replay)),
         )
 

@@ -6,7 +6,7 @@ ledger, whether it is attacked or not.
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,8 @@ from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth, View
+
+from .risk import risk_of
 
 RELEASE = "all clients"
 """What a release is filed under, in place of a client."""
@@ -131,6 +133,7 @@ class Slot:
         replies: The client's reply; for a release those of all clients in it.
         release: What was released; None in the other views.
         reason: Why it is not attacked; None if it is.
+        chosen: Why it was chosen among the clients of the round; None if by chance, or if all are.
         replay: Makes the reply of a canary; None once it is made. Until then the reply only says who it
             is, and how many images a real client has.
     """
@@ -140,6 +143,7 @@ class Slot:
     replies: tuple[ClientReply, ...]
     release: Release | None = None
     reason: Reason | None = None
+    chosen: Reason | None = None
     replay: Replayer | None = None
 
     @property
@@ -194,6 +198,7 @@ def schedule(
             view="server",
             replies=(reply,),
             reason=_why_not(config, server_round, reply, chosen, len(replies)),
+            chosen=chosen.get(reply.client),
         )
         for reply in replies
     ]
@@ -222,22 +227,56 @@ def _release_slot(
     return Slot(round=server_round, view="release", replies=members, release=release, reason=reason)
 
 
-def _choose(config: AuditConfig, server_round: int, replies: Sequence[ClientReply]) -> set[Client]:
+def _choose(
+    config: AuditConfig, server_round: int, replies: Sequence[ClientReply]
+) -> dict[Client, Reason | None]:
+    """Who is attacked, and why they were chosen; None if by chance, or if all are."""
     if not is_due(config, server_round):
-        return set()
-    clients = [reply.client for reply in replies if reply.is_readable]
-    clients.sort(key=lambda c: (c.partition is None, c.partition or 0, c.node_id))
+        return {}
+    readable = [reply for reply in replies if reply.is_readable]
+    readable.sort(key=lambda r: _place(r.client))
     most = config.clients_per_round
-    if most is None or most >= len(clients):
-        return set(clients)
-    return set(random.Random(f"{config.seed}/{server_round}").sample(clients, most))
+    if most is None or most >= len(readable):
+        return dict.fromkeys(reply.client for reply in readable)
+    if config.choose == "risk" and "server" in config.views:
+        return _most_at_risk(config, readable, most)
+    clients = [reply.client for reply in readable]
+    return dict.fromkeys(random.Random(f"{config.seed}/{server_round}").sample(clients, most))
+
+
+def _place(client: Client) -> tuple[bool, int, int]:
+    """Of a client among those of a round, in whatever order they replied."""
+    return client.partition is None, client.partition or 0, client.node_id
+
+
+def _most_at_risk(
+    config: AuditConfig, replies: Sequence[ClientReply], most: int
+) -> dict[Client, Reason | None]:
+    """So many whose updates may tell most; each update is decoded and let go in turn.
+
+    Those that cannot be read come last, in the order given.
+    """
+    scored = []
+    for reply in replies:
+        risk = risk_of(reply.sent, reply.returned, config.training, reply.num_examples)
+        scored.append((risk is None, () if risk is None else risk.order, reply.client, risk))
+    scored.sort(key=lambda one: one[:2])
+    return {
+        client: Reason.of(
+            "chosen by risk",
+            place=place,
+            clients=len(replies),
+            **({} if risk is None else {"terms": risk.terms, "spread": risk.spread}),
+        )
+        for place, (*_, client, risk) in enumerate(scored[:most], start=1)
+    }
 
 
 def _why_not(
     config: AuditConfig,
     server_round: int,
     reply: ClientReply,
-    chosen: set[Client],
+    chosen: Collection[Client],
     clients: int,
 ) -> Reason | None:
     if not reply.is_released:
@@ -252,5 +291,7 @@ def _why_not(
             "only the release is audited" if only_release else "only canaries are audited"
         )
     if reply.client not in chosen:
+        if config.choose == "risk":
+            return Reason.of("less at risk", chosen=len(chosen), clients=clients)
         return Reason.of("not chosen", chosen=len(chosen), clients=clients)
     return None

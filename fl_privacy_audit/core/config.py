@@ -55,6 +55,7 @@ class AttackConfig(Chosen):
 DP_SGD = ("max_grad_norm", "noise_multiplier")
 """Figures of DP-SGD, both of training and of the defence."""
 Executor = Literal["inline", "process", "ray"]
+Choose = Literal["random", "risk"]
 Mechanism = Literal["dp-sgd", "local-gaussian", "central-gaussian"]
 Span = Literal["run", "round"]
 Neighbours = Literal["add-or-remove", "replace-one"]
@@ -150,7 +151,9 @@ class AuditConfig(Checked):
         metrics: Which scores to compute, by name; see `fl-privacy-audit metrics`.
         every: Attack every N rounds, starting with round 1.
         clients_per_round: Number of clients to attack in such a round; ``"all"`` or None for all.
-        seed: Chooses the clients and seeds the attacks.
+        choose: Which clients those are: drawn at ``"random"``, or those whose updates look as if they tell
+            most, by ``"risk"``; what is found of the latter holds for no others.
+        seed: Draws the clients and seeds the attacks.
         seconds_per_round: Time budget of one round, shared evenly by clients and attacks: for attacks,
             controls, scores and the replay check. What is not done by then is left out, and the record
             says so. An attack from elsewhere that does not return cannot be stopped.
@@ -188,6 +191,7 @@ class AuditConfig(Checked):
     metrics: tuple[str, ...] = ("semsim", "recognised", "lpips", "mse", "psnr", "ssim")
     every: int = Field(default=1, ge=1)
     clients_per_round: int | None = Field(default=1, ge=1)
+    choose: Choose = "random"
     seed: int = Field(default=0, ge=0)
     seconds_per_round: float = Field(default=60.0, gt=0)
     device: str = "auto"

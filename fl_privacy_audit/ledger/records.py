@@ -121,6 +121,7 @@ class Stated(_Read):
     defence: _Named | None = None
     every: int = 1
     clients_per_round: int | None = None
+    choose: str = "random"
     seconds_per_round: float | None = None
     profile: str | None = None
     tester: str | None = None
@@ -334,6 +335,9 @@ class AuditRecord(_Line):
     # Whether the client returned an update.
     client_status: Literal["returned", "failed", "timed out"] = "returned"
     reason: Why | None = None  # why nothing was attacked; None if something was
+    chosen: Reason | None = (
+        None  # why it was chosen among the round's clients; None if by chance or all
+    )
     threat_model: ThreatModel | None = None  # None only where the client returned nothing
     # Euclidean norm of the weight difference; None if it could not be read.
     update_norm: float | None = None

@@ -100,6 +100,8 @@ def budget(setting: SettingSummary) -> str:
     stated = setting.stated
     clients, every = stated.clients_per_round, stated.every
     who = "all clients" if clients is None else count(clients, "client")
+    if clients is not None and stated.choose == "risk":
+        who += " that looked most at risk"
     rounds = sorted({record.round for record in setting.records})
     rounds_ = "every round" if every == 1 else f"one round of {every}"
     if rounds and every != 1:

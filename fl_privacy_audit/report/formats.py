@@ -201,6 +201,19 @@ def profile_text(profile: str | None, changes: Sequence[str]) -> str:
     return profile + (f", changed: {', '.join(changes)}" if changes else "")
 
 
+def sample_text(by_risk: bool) -> str:
+    """Of which clients the figures are, where these were chosen by risk; empty where they were not.
+
+    >>> sample_text(True)
+    'of clients whose updates looked most at risk, which is no random sample of the federation'
+    """
+    if not by_risk:
+        return ""
+    return (
+        "of clients whose updates looked most at risk, which is no random sample of the federation"
+    )
+
+
 def covers(check: ClaimCheck | None, view: View) -> bool:
     """Whether a setting's epsilon says anything of this view: central noise comes after the server."""
     return not (check and check.mechanism == "central-gaussian" and view != "release")

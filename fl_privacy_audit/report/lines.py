@@ -12,7 +12,7 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.recognition import Recognisable
 from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
 
-from .formats import covers, epsilon, epsilon_in_view, over_rounds, profile_text
+from .formats import covers, epsilon, epsilon_in_view, over_rounds, profile_text, sample_text
 from .sentences import say_why
 from .summary import AuditSummary, SettingSummary
 
@@ -32,6 +32,7 @@ class Line:
     number: int  # of the setting, from 1; the same in every table and plot
     setting: str  # the run's word for itself
     profile: str  # of its settings, and what was changed; empty where it has none
+    sample: str  # of which clients the figures are, where not of a random sample
     smoke: bool  # whether it is a smoke run, which gets no verdict
     word: Word  # the verdict
     reason: str  # why, without figures that stand beside it
@@ -88,6 +89,7 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         number=number,
         setting=setting.setting,
         profile="" if verdict is None else profile_text(verdict.profile, verdict.profile_changes),
+        sample="" if verdict is None else sample_text(verdict.by_risk),
         smoke=verdict is not None and verdict.profile == SMOKE,
         word=word,
         reason=say_why(verdict.reason if verdict else Reason.of("view not audited"), brief=True),

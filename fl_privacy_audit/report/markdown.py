@@ -158,6 +158,7 @@ def _verdicts(summary: AuditSummary, view: View) -> str:
         net = line.net + (f" ({line.interval})" if line.interval else "")
         epsilon = "; ".join([line.epsilon_in_effect, *line.epsilon_notes])
         lead = f"Profile {line.profile}. " if line.profile else ""
+        lead += f"Figures are {line.sample}. " if line.sample else ""
         why = f"{lead}{LEADS[line.word]} {line.reason[:1].upper()}{line.reason[1:]}."
         word = f"{SYMBOLS[line.word]} {line.word}"
         facts = (net, line.accuracy, epsilon, line.epsilon_reported, line.worst or no_worst)

@@ -197,6 +197,7 @@ def _setting_verdict(verdict: SettingVerdict, labels: Mapping[str, str]) -> Sett
         replay=None if few else shown(verdict.replay),
         profile=shown(verdict.profile),
         profile_changes=shown(verdict.profile_changes),
+        by_risk=verdict.by_risk,
     )
 
 

@@ -27,6 +27,7 @@ from .formats import (
     markdown_text,
     measured_texts,
     profile_text,
+    sample_text,
     when,
 )
 from .identified import identified_notes, set_lines
@@ -342,6 +343,8 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
         lines.append(f"{where}: {setting.word}: {say_why(setting.reason)}{end}")
         if profile := profile_text(setting.profile, setting.profile_changes):
             lines.append(f"  profile {profile}")
+        if sample := sample_text(setting.by_risk):
+            lines.append(f"  figures {sample}")
         if setting.replay is not None and setting.replay.fitting == setting.replay.records:
             lines.append(f"  {say_fit(setting.replay)}")
         for one in setting.attacks:

@@ -238,6 +238,9 @@ class ViewFacts:
         self.ran: set[str] = set()
         self.clients: set[str] = set()
         self.replays = Replays()
+        self.by_risk = (
+            False  # whether records were chosen because their updates seemed to tell most
+        )
         self._none = AttackFacts(AUTO)  # of an attack that has only what `auto` left
 
     def of(self, attack: str) -> AttackFacts:
@@ -252,6 +255,7 @@ class ViewFacts:
     def add(self, record: AuditRecord) -> None:
         """Take the next record."""
         self.clients.add(sys.intern(record.client))
+        self.by_risk |= record.chosen is not None
         if record.replay is not None:
             self.replays.add(record.replay)
         by_name = {outcome.attack: outcome for outcome in record.attacks}

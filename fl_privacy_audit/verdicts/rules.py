@@ -56,6 +56,7 @@ def _judge_view(run: GatheredRun, view: View) -> SettingVerdict:
         replay=replay_fit(facts.replays),
         profile=run.run.stated.profile,
         profile_changes=run.run.profile_changes,
+        by_risk=facts.by_risk,
     )
 
 
@@ -286,7 +287,7 @@ LOST: Final[Mapping[AttackStatus, str]] = {
 """Status of a record without scores -> code of what became of it; first what matters most."""
 
 AS_SCHEDULED = (
-    *("not due", "not chosen"),
+    *("not due", "not chosen", "less at risk"),
     *("only the release is audited", "only canaries are audited"),
 )
 """Codes of records that were never to be attacked."""

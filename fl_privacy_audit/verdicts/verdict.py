@@ -162,6 +162,8 @@ class SettingVerdict(_Model):
         replay: Whether the description fits the clients; None where no true batch is known.
         profile: The profile of the run's settings; None where it has none.
         profile_changes: Settings that differ from those of the profile.
+        by_risk: Whether records were chosen because their updates seemed to tell most: no random sample,
+            so no figure of them is one of the federation.
     """
 
     setting: str
@@ -174,3 +176,4 @@ class SettingVerdict(_Model):
     replay: ReplayFit | None = None
     profile: str | None = None
     profile_changes: list[str] = []
+    by_risk: bool = False

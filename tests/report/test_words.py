@@ -75,7 +75,7 @@ NOTHING_TO_DO = {
     "model fits", "second derivatives", "attack fits", "attack has time", "enough batches",
     "truth given", "clients publish", "app audits", "replayed",
     # Which attacks run.
-    "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
+    "chosen by risk", "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # What had to be assumed.
     "as recorded", "optimiser unknown", "steps unknown", "steps taken as one", "learning rate unknown",
     "mode unknown", "dropout unknown", "one image in eval mode", "last image left out",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import with_class_fishing, with_imprint, with_quantile_biases
@@ -44,6 +45,28 @@ class BatchNormNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         scores: Tensor = self.head(self.body(inputs).flatten(1))
+        return scores
+
+
+class TinyTransformer(nn.Module):
+    """A vision transformer of torch's own encoder: class token, learned positions, norms first."""
+
+    def __init__(self, width: int = 64, patch: int = 4) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.first = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + (SIZE // patch) ** 2, width))
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.patches(inputs).flatten(2).mT
+        first = self.first.expand(len(tokens), -1, -1)
+        mixed = self.encoder(torch.cat([first, tokens], dim=1) + self.positions)
+        scores: Tensor = self.head(mixed[:, 0])
         return scores
 
 
@@ -107,6 +130,7 @@ CASES: dict[str, Case] = {
     "spear": Case(model=lambda: seeded(Perceptron), draws=False),
     "unmixing": Case(model=lambda: seeded(Perceptron), draws=False, batches=((0,),) * 5),
     "feature_unmixing": Case(model=lambda: seeded(Rectified)),
+    "april": Case(model=lambda: seeded(TinyTransformer), draws=False),
     "imprint": Case(model=imprinted, draws=False),
     "quantile_biases": Case(model=biased, draws=False),
     "class_fishing": replace(search(10, 200), model=fished),

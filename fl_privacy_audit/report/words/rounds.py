@@ -12,6 +12,7 @@ STEPS: Final[Mapping[str, str]] = {
     "time up": "give it more time: `seconds_per_round`",
     "no time to explain": "give it more time: `seconds_per_round`",
     "not chosen": "attack more clients: `clients_per_round`",
+    "less at risk": "attack more clients: `clients_per_round`",
     "only the release is audited": 'audit the server view too: `views = ["server", "release"]`',
     "failed": "see in the log of the clients why they fail",
     "timed out": "give clients more time, or see in their logs why they do not reply",
@@ -75,6 +76,12 @@ REASONS: Final[Mapping[str, str]] = {
     "not due": "not due: every {every} rounds",
     "only the release is audited": "only the release is audited",
     "not chosen": "not chosen: {chosen} of {clients} clients are attacked",
+    "less at risk": (
+        "not chosen: {chosen} of {clients} clients are attacked, those whose updates look most at risk"
+    ),
+    "chosen by risk": (
+        "chosen because its update looked as if it told most ({place} of {clients}); no random sample"
+    ),
     "failed": "the client failed",
     "timed out": "no reply in time",
     "client error": "error {number}: {message}",
