@@ -25,8 +25,8 @@ STRATEGY, SPENT = "the strategy", "epsilon spent"
 """Under which name, beside clients, stands what a strategy's own accountant counts; and its metric."""
 PROMISED = {"delta", "epsilon", "epsilon_covers", "neighbours", "accountant", "sampling"}
 """Fields of a claim that say what is promised, and not by which mechanism."""
-REPLAYED = "the clients' app"
-"""Whose epsilon canaries measure."""
+REPLAYED, RELEASED = "the clients' app", "the released model"
+"""Whose epsilon canaries measure: images that are canaries, and clients that are."""
 KAPPA = 0.01
 """The corridor is drawn for picking the right one of a hundred candidates."""
 
@@ -245,13 +245,16 @@ def _comparable(run: Run, settings: ClaimConfig) -> dict[str, list[MeasuredEpsil
     """What canaries showed, as far as it may be held against the claim."""
     if run.measured is None or _why_not_comparable(run, settings):
         return {}
-    return {REPLAYED: [run.measured.of_a_round, run.measured.over_rounds]}
+    bounds = [run.measured.of_a_round, run.measured.over_rounds]
+    return {RELEASED if bounds[0].unit == "client" else REPLAYED: bounds}
 
 
 def _why_not_comparable(run: Run, settings: ClaimConfig) -> str:
     """Why a measurement says nothing against the claim, whatever it is; empty where it may."""
     measured = run.measured
     assert measured is not None
+    if measured.of_a_round.unit == "client":
+        return _why_no_client_compares(settings)
     if settings.mechanism == "central-gaussian":
         return "the claim is for the released model, and the replay shows what a client sends"
     if settings.mechanism == "local-gaussian" and settings.neighbours == "add-or-remove":
@@ -271,6 +274,14 @@ def _why_not_comparable(run: Run, settings: ClaimConfig) -> str:
             f"the replayed client held {measured.records} images and real ones up to {most}, among "
             "which sampling hides more"
         )
+    return ""
+
+
+def _why_no_client_compares(settings: ClaimConfig) -> str:
+    if settings.mechanism != "central-gaussian":
+        return "canary clients show what the released model tells, and the claim is of what a client sends"
+    if settings.sampling == "poisson" and settings.sample_rate < 1:
+        return "canary clients are in every round, and the claim counts on clients that are sampled"
     return ""
 
 

@@ -146,11 +146,21 @@ RIGHT: dict[str, tuple[DpClaim, Observed]] = {
 SHOWN = MeasuredEpsilon(
     gauss=30.0, steinke=2.0, ceiling=2.3, canaries=64, rounds=8, delta=DELTA, confidence=0.95
 )
+BY_CLIENTS = dataclasses.replace(SHOWN, unit="client")
+RIGHT["central DP, canary clients below it"] = (
+    CENTRAL,
+    Observed(measured={"all": [dataclasses.replace(BY_CLIENTS, gauss=15.0)]}),
+)
 
 WRONG: dict[str, tuple[DpClaim, Observed, set[str]]] = {
     "canaries show twice the claim": (
         DP_SGD,
         Observed(measured={"a": [SHOWN]}),
+        {"measured-above-claim"},
+    ),
+    "canary clients show more than the noise stated gives": (
+        change(CENTRAL, epsilon=40.0),
+        Observed(measured={"all": [BY_CLIENTS]}),
         {"measured-above-claim"},
     ),
     "less noise than was typed": (
