@@ -362,14 +362,15 @@ class EvaluationRecord(_Line):
 
 
 class MeasurementRecord(_Line):
-    """Epsilon as canaries measured it, in replays of a client up to this round."""
+    """Epsilon as canaries measured it up to this round, in replays of a client or as clients themselves."""
 
     kind: Literal["measurement"] = "measurement"
     run: str  # the run it belongs to
-    round: Count  # the last round that was replayed
-    records: Count  # images that the replayed client trained on in that round
+    round: Count  # the last round that was measured
+    # Images that the replayed client trained on in that round; replies, where clients are the canaries.
+    records: Count
     of_a_round: MeasuredEpsilon
-    over_rounds: MeasuredEpsilon  # over all rounds that were replayed
+    over_rounds: MeasuredEpsilon  # over all rounds that were measured
 
 
 class GapRecord(_Line):
