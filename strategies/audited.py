@@ -25,7 +25,7 @@ from fl_privacy_audit.verdicts.rules import judge_run
 from .canary_clients import CanaryClients
 from .canary_replay import Replay
 from .capture import Sent, capture, copy_record, decoder, release, snapshot
-from .claims_read import read_claim, spent_by
+from .claims_read import probe_federation, read_claim, spent_by
 from .flower_log import through_flower
 from .messages import copy_message
 from .named_app import NamedApp
@@ -87,6 +87,12 @@ class AuditedStrategy(Wrapper, Strategy):
         """
         with self._guard("what the strategy says of its privacy could not be read"):
             self.auditor.claim_read = read_claim(self.strategy, self.auditor.client_app)
+        with self._guard("what clips and adds noise could not be probed"):
+            self.auditor.probed = probe_federation(
+                self.strategy,
+                self.auditor.client_app,
+                claimed=self.auditor.config.claim is not None,
+            )
         self._begin(*self._flower_run(args, kwargs))
         with through_flower(), self._listening():
             self._log_settings()

@@ -33,6 +33,7 @@ from fl_privacy_audit.ledger.records import (
     AuditRecord,
     EvaluationRecord,
     MeasurementRecord,
+    ProbedMechanism,
     Record,
     RunRecord,
 )
@@ -141,6 +142,7 @@ class Auditor:
         self._backlog: Backlog | None = None
         self._continues = run
         self.claim_read: dict[str, float | int | str] = {}
+        self.probed: list[ProbedMechanism] = []
         self._begun = False
 
     def begin(self, flower_run: int | None = None, fab_hash: str | None = None) -> None:
@@ -172,6 +174,7 @@ class Auditor:
             versions=versions(),
             arrays=array_types(self._model),
             claim_read=self.claim_read,
+            probed=self.probed,
         )
         record = continued(self.ledger.path, record, self._continues)
         self.run = self._work.run = record.run

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import MeasuredEpsilon
 
 from .case import EPSILON_TOLERANCE, Case, Check, Finding, figure_text, finding, some
@@ -56,6 +57,23 @@ def _typed(case: Case) -> Iterator[Finding]:
 
 def _alike(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=EPSILON_TOLERANCE)
+
+
+def _probed(case: Case) -> Iterator[Finding]:
+    """What known updates showed of the mods or the strategy, against what these state."""
+    for by, faults in case.seen.probed.items():
+        for fault in faults:
+            stated, measured = (figure_text(_number(fault, n)) for n in ("stated", "measured"))
+            yield finding(
+                f"Known updates through {by} contradict what is stated: {fault.code} "
+                f"({stated} stated, {measured} measured). "
+                "`fl-privacy-audit probe` shows more."
+            )
+
+
+def _number(fault: Reason, name: str) -> float:
+    value = fault.figures.get(name)
+    return float(value) if isinstance(value, int | float) else math.inf
 
 
 def _unequal(case: Case) -> Iterator[Finding]:
@@ -159,6 +177,7 @@ def _rounds(count: int) -> str:
 
 OBSERVED_CHECKS: dict[FlagCode, Check] = {
     "typed-claim-differs": _typed,
+    "probe-contradicts": _probed,
     "unequal-noise": _unequal,
     "noise-tells-size": _tells_size,
     "measured-above-claim": _measured,

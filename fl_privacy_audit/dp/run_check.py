@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import MeasuredEpsilon
 from fl_privacy_audit.ledger.records import EvaluationRecord, MeasurementRecord, RunRecord
 from fl_privacy_audit.ledger.runs import Reply
 
 from .bounds import RiskCorridor, risk_corridor
+from .case import below
 from .claims import ClaimCheck, check_claim
 from .dp_claim import DpClaim, Observed
 
@@ -87,7 +89,8 @@ def check_run(run: Run) -> ClaimCheck | None:
             ),
         )
     corridor = _corridor(claim, check.noise_multiplier, run)
-    return replace(check, assumed=tuple(assumed), corridor=corridor)
+    probed = tuple(run.run.probed)
+    return replace(check, assumed=tuple(assumed), corridor=corridor, probed=probed)
 
 
 def _with_read(run: RunRecord) -> dict[str, Any] | None:
@@ -219,7 +222,24 @@ def _observed(run: Run, settings: ClaimConfig) -> Observed:
         rates=_told(run, "rate"),
         batch_size=run.run.stated.training.batch_size,
         measured=_comparable(run, settings),
+        probed=_contradicted(run.run, settings),
     )
+
+
+def _contradicted(run: RunRecord, settings: ClaimConfig) -> dict[str, list[Reason]]:
+    """Mods or layers -> what known updates showed that is not as they state, or as is claimed."""
+    view = "release" if settings.mechanism == "central-gaussian" else "server"
+    found: dict[str, list[Reason]] = {}
+    for probed in run.probed:
+        faults = list(probed.faults)
+        low, value, _ = probed.epsilon
+        most = settings.epsilon
+        comparable = probed.view == view and settings.mechanism != "dp-sgd"
+        if comparable and most is not None and probed.delta >= settings.delta and below(most, low):
+            code = "epsilon of a round is above the one claimed"
+            faults.append(Reason.of(code, stated=most, measured=value))
+        found[", ".join(probed.by)] = faults
+    return found
 
 
 def _stated(run: Run) -> dict[str, Any]:

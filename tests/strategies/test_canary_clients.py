@@ -113,6 +113,9 @@ def test_half_of_the_noise_is_found_and_said_everywhere(tmp_path: Path) -> None:
     assert check is not None and check.refuted and run.measured is not None
     message = next(f.message for f in check.flags if f.code == "measured-above-claim")
     assert f"{CANARIES} canary clients" in message and "what the noise stated gives" in message
+    # The probe at the start of the run has found it too.
+    assert [fault.code for fault in run.run.probed[0].faults] == ["less noise than stated"]
+    assert "probe-contradicts" in [flag.code for flag in check.flags]
     figure = epsilon(run.measured.over_rounds.highest)
     shown = " ".join(CliRunner().invoke(cli, ["show", str(tmp_path)]).output.split())
     assert f"at least {figure} over {ROUNDS} rounds" in shown
@@ -122,6 +125,7 @@ def test_half_of_the_noise_is_found_and_said_everywhere(tmp_path: Path) -> None:
         render_markdown(summarise([tmp_path])),
     ):
         assert f"at least {figure}" in page and "training was changed" in page
+        assert "one update changes what leaves the strategy by" in page
     rows = {
         row["metric"]: row
         for row in records_table(tmp_path)

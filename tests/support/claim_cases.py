@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.dp import (
     DpClaim,
     MeasuredEpsilon,
@@ -162,6 +163,11 @@ WRONG: dict[str, tuple[DpClaim, Observed, set[str]]] = {
         change(CENTRAL, epsilon=40.0),
         Observed(measured={"all": [BY_CLIENTS]}),
         {"measured-above-claim"},
+    ),
+    "known updates show less noise than is stated": (
+        CENTRAL,
+        Observed(probed={"mod": [Reason.of("less noise than stated", stated=1.0, measured=0.5)]}),
+        {"probe-contradicts"},
     ),
     "less noise than was typed": (
         CENTRAL,
