@@ -292,7 +292,7 @@ def measured_by_clients(gauss: float) -> MeasurementRecord:
 def test_canary_clients_refute_claims_of_the_released_model_alone(
     tmp_path: Path, claim: dict[str, Any], refuted: bool, why: str
 ) -> None:
-    ledger = [run_line(claim=claim), *lines(1), measured_by_clients(20.0)]
+    ledger: list[Record] = [run_line(claim=claim), *lines(1), measured_by_clients(20.0)]
     check = check_run(kept(tmp_path, ledger))
     assert check is not None
     assert (check.refuted, check.epsilon_measured) == (refuted, 20.0)
