@@ -25,6 +25,8 @@ SHAPES: Final = {
     "fc.bias": (20,),
 }
 """Of what is sent through a federation's mechanism: noise on 1,924 numbers, eight times, is known to 1%."""
+MOST_CLIENTS: Final = 100
+"""Of a strategy that is probed when a run begins, in seconds; `fl-privacy-audit probe` takes any number."""
 log = logging.getLogger("fl_privacy_audit")
 
 Claim = dict[str, float | int | str]
@@ -105,6 +107,11 @@ def probe_federation(
     with contextlib.suppress(ConfigError):
         mods = chain_of(app)[0] if isinstance(app, ClientApp) else ()
     central = _central(strategy)
+    if central and int(central["sampled_clients"]) > MOST_CLIENTS:
+        log.info(
+            "privacy audit: a strategy of over %d clients is not probed by itself", MOST_CLIENTS
+        )
+        return []
     try:
         if central and (mods or central["clipped_by"] == "server"):
             return [_recorded(probe_strategy(cast(Strategy, strategy), mods, arrays=_few()))]

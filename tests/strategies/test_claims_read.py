@@ -150,6 +150,8 @@ def test_what_adds_noise_is_probed_when_a_run_begins(tmp_path: Path) -> None:
     )
     assert released.epsilon[1] == pytest.approx(4.377, rel=0.02)
     assert len(probe_federation(client, app_with(fixedclipping_mod), claimed=False)) == 1
+    many = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 0.5, 101)
+    assert probe_federation(many, None, claimed=False) == []
     # Who clips is not known; nothing is stated or claimed; there is nothing to probe.
     assert probe_federation(client, None, claimed=True) == []
     assert probe_federation(FedAvg(), app_with(audit_mod), claimed=False) == []
