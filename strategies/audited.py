@@ -8,7 +8,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -23,9 +23,10 @@ from fl_privacy_audit.dp.run_check import SPENT
 from fl_privacy_audit.verdicts.facts import gather_ledger
 from fl_privacy_audit.verdicts.rules import judge_run
 
+from .canary_clients import CanaryClients
 from .canary_replay import Replay
-from .capture import capture, copy_record, decoder, release, snapshot
-from .claims_read import read_claim, spent_by
+from .capture import Sent, capture, copy_record, decoder, release, snapshot
+from .claims_read import probe_federation, read_claim, spent_by
 from .flower_log import through_flower
 from .measure import EpsilonMeter, is_claimed
 from .messages import copy_message
@@ -43,10 +44,10 @@ MOST_JUDGED = 50_000_000
 class AuditedStrategy(Wrapper, Strategy):
     """Wraps any Message-API strategy and hands each round to an auditor.
 
-    Aggregation is delegated untouched, and runs before any attack. An audit that goes wrong is
-    logged and recorded; it never reaches training unless ``fail_fast`` is set. The wrapped
-    strategy runs by its own `start`; its attributes and methods are read and set through the
-    wrapper.
+    Aggregation is delegated untouched, unless the settings ask for canary clients, and runs before
+    any attack. An audit that goes wrong is logged and recorded; it never reaches training unless
+    ``fail_fast`` is set. The wrapped strategy runs by its own `start`; its attributes and methods
+    are read and set through the wrapper.
 
     Example::
 
@@ -89,6 +90,12 @@ class AuditedStrategy(Wrapper, Strategy):
         """
         with self._guard("what the strategy says of its privacy could not be read"):
             self.auditor.claim_read = read_claim(self.strategy, self.auditor.client_app)
+        with self._guard("what clips and adds noise could not be probed"):
+            self.auditor.probed = probe_federation(
+                self.strategy,
+                self.auditor.client_app,
+                claimed=self.auditor.config.claim is not None,
+            )
         self._begin(*self._flower_run(args, kwargs))
         with through_flower(), self._listening():
             self._log_settings()
@@ -141,14 +148,21 @@ class AuditedStrategy(Wrapper, Strategy):
         """
         replies = repeatable(replies)
         captured: list[ClientReply] = []
+        sent = self._sent.pop(server_round, [])
         with self._guard(f"round {server_round} could not be captured"):
-            captured = capture(
-                self._sent.pop(server_round, []), replies, self._reading(server_round)
-            )
+            captured = capture(sent, replies, self._reading(server_round))
+        if self.auditor.config.canary.clients is not None:
+            replies = list(replies)
+            with self._guard(f"round {server_round} has no canary clients"):
+                self._put_canary_clients(server_round, sent, replies)
         aggregate = partial(
             self._original("aggregate_train"), server_round, replies, *args, **kwargs
         )
         aggregated = self._aggregated(server_round, captured, aggregate)
+        if self._canary_clients is not None:
+            with self._guard(f"canary clients of round {server_round} could not be measured"):
+                if measured := self._canary_clients.measure(server_round, aggregated[0]):
+                    self.auditor.record(measured)
         with self._guard(f"what round {server_round} spent could not be read"):
             if (spent := spent_by(self.strategy)) is not None:
                 self._record_evaluation(server_round, "server", {SPENT: spent})
@@ -174,6 +188,22 @@ class AuditedStrategy(Wrapper, Strategy):
         metrics = aggregate(server_round, replies, *args, **kwargs)
         self._record_evaluation(server_round, "clients", metrics)
         return cast(MetricRecord | None, metrics)
+
+    def _put_canary_clients(
+        self, server_round: int, sent: Sequence[Sent], replies: Sequence[Message]
+    ) -> None:
+        """In the place of some replies, before anything is made of those."""
+        clients = self.auditor.config.canary.clients
+        if self._canary_clients is None and clients is not None:
+            self._canary_clients = CanaryClients(self.auditor, clients)
+        assert self._canary_clients is not None
+        reading = self._reading(server_round)
+        why = self._canary_clients.replace(server_round, self.strategy, sent, replies, reading)
+        if why is not None:
+            log.warning(
+                "privacy audit: round %d has no canary clients: %s %s",
+                *(server_round, why.code, why.figures),
+            )
 
     def _remember_to_replay(self, server_round: int, messages: Iterable[Message]) -> None:
         """Keep copies of what some clients are sent: strategies change their messages later."""

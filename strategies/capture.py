@@ -110,7 +110,7 @@ def capture(
     for reply in replies:
         match = None
         try:
-            match = _answered(reply, by_id)
+            match = question_of(reply, by_id)
             node = _node(reply) if match is None else match.message.metadata.dst_node_id
             captured.append(_reply(node, match, reply, reading))
         except Exception as error:  # noqa: BLE001  # one odd reply must not hide the others
@@ -126,7 +126,7 @@ def capture(
     return told_apart(captured, reading.holders)
 
 
-def _answered(reply: Message, sent: Mapping[str, Sent]) -> Sent | None:
+def question_of(reply: Message, sent: Mapping[str, Sent]) -> Sent | None:
     """The message that a client was sent and answers; nobody answers what another was asked."""
     answers = reply.metadata.reply_to_message_id
     match = sent.get(answers) if isinstance(answers, str) else None
@@ -237,8 +237,8 @@ def read_content(
     if isinstance(side, ConfigRecord):
         numbers |= as_numbers({name: side[name] for name in (NOISE, RATE) if name in side})
     examples = numbers.pop(NUM_EXAMPLES, math.nan)
-    before = None if told is None else _weights(told.arrays, "sent", reading)
-    after = _weights(_copies(content), "returned", reading)
+    before = None if told is None else weights_record(told.arrays, "sent", reading)
+    after = weights_record(_copies(content), "returned", reading)
     return ClientReply(
         client=Client(node, None if told is None else _whole(partition)),
         reason=_why_not(before, after, reading),
@@ -267,7 +267,7 @@ def _published(side: object, reading: Reading) -> Callable[[], Truth] | Reason:
     return lambda: side_channel.read(folder, wanted, reading.image)
 
 
-def _weights(
+def weights_record(
     records: Mapping[str, ArrayRecord], direction: str, reading: Reading
 ) -> ArrayRecord | Reason:
     """The record of the model's weights among those of a message.

@@ -28,6 +28,7 @@ from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import Bulyan, FedMedian, FedTrimmedAvg, Krum, Strategy
 
 from fl_privacy_audit.audit import Auditor, ClientReply, Release
+from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client
 
@@ -85,6 +86,7 @@ class AuditedLegacyStrategy(Wrapper, Strategy):
 
     Raises:
         TypeError: `strategy` is not of the legacy API.
+        ConfigError: The settings ask for canary clients.
     """
 
     strategy: Strategy
@@ -95,6 +97,11 @@ class AuditedLegacyStrategy(Wrapper, Strategy):
                 "Argument `strategy` must be a flwr.server.strategy.Strategy, but got "
                 f"{type(strategy).__module__}.{type(strategy).__name__}; strategies of "
                 "flwr.serverapp.strategy go into AuditedStrategy"
+            )
+        if auditor.config.canary.clients is not None:
+            raise ConfigError(
+                "`canary.clients` needs a strategy of Flower's Message API, flwr.serverapp.strategy; "
+                "leave it out"
             )
         super().__init__(strategy, auditor)
 

@@ -16,6 +16,7 @@ from fl_privacy_audit.core.private_folders import remove_leftovers
 from fl_privacy_audit.core.process_state import process_state_kept
 
 from . import side_channel
+from .canary_clients import CanaryClients
 from .capture import MOST_NUMBERS, Reading, as_numbers, layers
 from .doctor import Plan, examine
 
@@ -24,7 +25,7 @@ log = logging.getLogger("fl_privacy_audit")
 OWN = frozenset(
     {
         *("strategy", "auditor", "_sent", "_before", "_folders", "_holders", "_originals"),
-        *("_audited", "_to_replay"),
+        *("_audited", "_to_replay", "_canary_clients"),
     }
 )
 """Attributes of the wrapper itself; all others are the wrapped strategy's."""
@@ -52,6 +53,7 @@ class Wrapper:
         self._originals: dict[str, Callable[..., Any]] = {}
         self._audited = 0
         self._to_replay: dict[int, Replayer] = {}
+        self._canary_clients: CanaryClients | None = None
 
     def _begin(self, flower_run: int | None = None, fab_hash: str | None = None) -> None:
         """Open the ledger, and remove what an audit that was killed left behind.
@@ -120,7 +122,9 @@ class Wrapper:
             replay = self._to_replay.pop(server_round, None)
             self.auditor.audit_round(server_round, captured, released, replay)
             self._audited += 1
-            if replay is not None and self.auditor.meter is not None:
+            # A run has canaries of one kind: of a client's records, or clients.
+            clients = self.auditor.config.canary.clients
+            if replay is not None and clients is None and self.auditor.meter is not None:
                 with self._guard(f"epsilon could not be measured in round {server_round}"):
                     most = max((reply.num_examples or 0 for reply in captured), default=0)
                     self.auditor.measure(server_round, replay, most)
@@ -167,6 +171,10 @@ class Wrapper:
         log.info("\t│\t├── attacks: %s", ", ".join(a.name for a in config.attacks))
         log.info("\t│\t├── every %d rounds, %s clients%s", config.every, clients, chosen)
         log.info("\t│\t├── at most %g seconds a round", config.seconds_per_round)
+        if config.canary.clients is not None:
+            log.warning(
+                "\t│\t├── CANARY CLIENTS CHANGE TRAINING: %d a round", config.canary.clients
+            )
         log.info("\t│\t└── ledger: %s", self.auditor.ledger.path)
 
     def _log_what_lacks(self, rounds: int | None, sent: Arrays | None) -> None:

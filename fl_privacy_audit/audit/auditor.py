@@ -32,6 +32,7 @@ from fl_privacy_audit.ledger.reading import continued
 from fl_privacy_audit.ledger.records import (
     AuditRecord,
     EvaluationRecord,
+    ProbedMechanism,
     Record,
     RunRecord,
 )
@@ -142,6 +143,7 @@ class Auditor:
         self._backlog: Backlog | None = None
         self._continues = run
         self.claim_read: dict[str, float | int | str] = {}
+        self.probed: list[ProbedMechanism] = []
         self._begun = False
 
     def begin(self, flower_run: int | None = None, fab_hash: str | None = None) -> None:
@@ -173,10 +175,11 @@ class Auditor:
             versions=versions(),
             arrays=array_types(self._model),
             claim_read=self.claim_read,
+            probed=self.probed,
         )
         record = continued(self.ledger.path, record, self._continues)
         self.run = self._work.run = record.run
-        self._write(record)
+        self.record(record)
         self._begun = True
         if not self._inline and any(spools(self.ledger.directory)):
             self._open_backlog()
@@ -255,7 +258,7 @@ class Auditor:
         capture = captured(self.run, server_round, plans)
         if not (capture.targets and self._spool(capture, slots, records)):
             for slot, record in self._work.audit(capture):
-                self._write(record, sync=record.reason is None)
+                self.record(record, sync=record.reason is None)
                 records[id(slot)] = record
         records |= {id(slot): self._skip(slot) for each in others for slot in each}
         made = [records[id(slot)] for slot in slots if id(slot) in records]
@@ -281,9 +284,9 @@ class Auditor:
         """Measure epsilon by one more replay, where attacks run; for its arguments see `slot_of`."""
         slot, backlog = slot_of(server_round, replay, num_examples), self._open_backlog()
         if backlog is not None and self._is_told(replay):
-            self._write(*backlog.measure(slot))
+            self.record(*backlog.measure(slot))
         elif self.meter is not None:
-            self._write(self.meter.record(slot, self.observer, self.run))
+            self.record(self.meter.record(slot, self.observer, self.run))
 
     def _spool(
         self, capture: Capture, slots: Sequence[Slot], records: dict[int, AuditRecord]
@@ -360,7 +363,7 @@ class Auditor:
 
     def _record(self, records: Sequence[Record]) -> None:
         """Write down what a worker made of a capture."""
-        self._write(*records)
+        self.record(*records)
         audits = [record for record in records if isinstance(record, AuditRecord)]
         seconds = sum(outcome.seconds for record in audits for outcome in record.attacks)
         if audits:
@@ -369,7 +372,7 @@ class Auditor:
     def _skip(self, slot: Slot) -> AuditRecord:
         assert slot.reason is not None
         record = not_attacked(self.config, self.run, slot, slot.reason)
-        self._write(record, sync=False)
+        self.record(record, sync=False)
         return record
 
     def record_evaluation(
@@ -380,10 +383,10 @@ class Auditor:
         record = EvaluationRecord(
             time=now(), run=self.run, round=server_round, source=source, metrics=dict(metrics)
         )
-        self._write(record, sync=False)
+        self.record(record, sync=False)
 
-    def _write(self, *records: Record, sync: bool = True) -> None:
-        """What cannot be written costs these records alone; the ledger counts them."""
+    def record(self, *records: Record, sync: bool = True) -> None:
+        """Append records; what cannot be written costs these alone, and the ledger counts them."""
         try:
             self.ledger.append(records, sync=sync)
         except LedgerError as error:

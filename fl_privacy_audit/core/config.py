@@ -121,11 +121,14 @@ class CanaryConfig(Checked):
         replays: Replays in each round that is due, each on images of its own.
         images: Images that a replayed client holds; by default as many as one trains on in a round, as
             far as that is known, and at most 256.
+        clients: Clients of each round whose updates are replaced by canary clients, to measure what
+            central differential privacy gives. **It changes training**; by default none are.
     """
 
     folder: Path | None = None
     replays: int = Field(default=2, ge=1, le=1000)
     images: int | None = Field(default=None, ge=1)
+    clients: int | None = Field(default=None, ge=8, le=1000)
 
     @field_validator("folder", mode="after")
     @classmethod

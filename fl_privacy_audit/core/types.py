@@ -337,7 +337,7 @@ class Client:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredEpsilon:
-    """Lower bounds on epsilon (add-or-remove) from canaries of one client.
+    """Lower bounds on epsilon (add-or-remove) from canaries of one client, or from canary clients.
 
     Attributes:
         gauss: If the noise is normal.
@@ -347,6 +347,9 @@ class MeasuredEpsilon:
         rounds: Over how many rounds their scores were added.
         delta: At which the bounds hold.
         confidence: With which both hold together; each has half of the doubt.
+        unit: What a canary is, and so what the epsilon protects.
+        estimate: If the noise is normal, as likely too high as too low; None where canaries may show
+            less than the worst case, and only bounds hold.
     """
 
     gauss: float
@@ -356,6 +359,8 @@ class MeasuredEpsilon:
     rounds: int
     delta: float
     confidence: float
+    unit: Literal["image", "client"] = "image"
+    estimate: float | None = None
 
     @property
     def highest(self) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fl_privacy_audit.core.config import Mechanism, Neighbours, Span
 from fl_privacy_audit.core.types import MeasuredEpsilon
+from fl_privacy_audit.ledger.records import ProbedMechanism
 
 from .bounds import RiskCorridor
 from .case import Case
@@ -35,6 +36,8 @@ class ClaimCheck:
     corridor: RiskCorridor | None = None
     # What canaries showed of a round and over several; empty if none were used.
     measured: tuple[MeasuredEpsilon, ...] = ()
+    # What known updates showed of the mods or the strategy when the run began.
+    probed: tuple[ProbedMechanism, ...] = ()
 
     @property
     def epsilon_measured(self) -> float | None:

@@ -17,6 +17,7 @@ from fl_privacy_audit.core.arguments import (
     refuse,
 )
 from fl_privacy_audit.core.config import Accountant, Clipper, Mechanism, Neighbours, Sampling, Span
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import MeasuredEpsilon
 
 from .gaussian import DELTA_HINT, classic_sigma
@@ -166,6 +167,8 @@ class Observed(CheckedFields):
     batch_size: Whole | None = None
     # Client -> lower bounds on its epsilon that canaries showed, of a round or over several.
     measured: Mapping[str, Sequence[MeasuredEpsilon]] = field(default_factory=dict)
+    # Mods, or layers of the strategy -> where known updates showed something else than is stated.
+    probed: Mapping[str, Sequence[Reason]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,6 +19,7 @@ FLAGS: dict[FlagCode, str] = {
     "unequal-weights": "clients weigh differently in the mean than the noise was scaled to",
     "epsilon-understated": "the epsilon claimed is below the one in effect",
     "typed-claim-differs": "what is typed is not what the strategy, the mods or the clients' accountants say",
+    "probe-contradicts": "known updates show something else than is stated",
     "unequal-noise": "clients add different noise",
     "noise-tells-size": "the noise tells how many records there are, and so whether one is missing",
     "measured-above-claim": "the claim is false: more was measured than is claimed",

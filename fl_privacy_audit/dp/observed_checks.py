@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.core.types import MeasuredEpsilon
+
 from .case import EPSILON_TOLERANCE, Case, Check, Finding, figure_text, finding, some
 from .flags import FlagCode
 from .gaussian import gaussian_epsilon
@@ -54,6 +57,23 @@ def _typed(case: Case) -> Iterator[Finding]:
 
 def _alike(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=EPSILON_TOLERANCE)
+
+
+def _probed(case: Case) -> Iterator[Finding]:
+    """What known updates showed of the mods or the strategy, against what these state."""
+    for by, faults in case.seen.probed.items():
+        for fault in faults:
+            stated, measured = (figure_text(_number(fault, n)) for n in ("stated", "measured"))
+            yield finding(
+                f"Known updates through {by} contradict what is stated: {fault.code} "
+                f"({stated} stated, {measured} measured). "
+                "`fl-privacy-audit probe` shows more."
+            )
+
+
+def _number(fault: Reason, name: str) -> float:
+    value = fault.figures.get(name)
+    return float(value) if isinstance(value, int | float) else math.inf
 
 
 def _unequal(case: Case) -> Iterator[Finding]:
@@ -111,27 +131,32 @@ def _expected(records: int, batch_size: int) -> int:
 
 
 def _measured(case: Case) -> Iterator[Finding]:
-    """What canaries showed against what is claimed, and against what the client itself reported."""
+    """What canaries showed against what is claimed, what the client reported, or what noise was stated."""
     claim = case.claim
     for client, bounds in case.seen.measured.items():
         own = claim.reported_epsilon.get(client)
         reports = claim.reported_epsilon.values() if own is None else [own]
-        refuted = []
+        refuted: list[tuple[float, MeasuredEpsilon, str, float]] = []
         for bound in bounds:
             if bound.delta < claim.delta:
                 continue  # it holds at a smaller delta, and says nothing at this one
             comparable = bound.rounds <= (claim.rounds if claim.epsilon_covers == "run" else 1)
             if claim.epsilon is not None and comparable and bound.highest > claim.epsilon:
                 refuted.append((bound.highest / claim.epsilon, bound, "claimed", claim.epsilon))
-            after = [each[bound.rounds - 1] for each in reports if len(each) >= bound.rounds]
-            stated = max(after, default=math.inf)
+            if bound.unit == "client":
+                stated = case.planned.figure(
+                    "run" if bound.rounds > 1 else "round", claim.neighbours
+                )
+                how = "what the noise stated gives"
+            else:
+                after = [each[bound.rounds - 1] for each in reports if len(each) >= bound.rounds]
+                stated, how = max(after, default=math.inf), "reported"
             if 0 < stated < bound.highest:
-                refuted.append((bound.highest / stated, bound, "reported", stated))
+                refuted.append((bound.highest / stated, bound, how, stated))
         if refuted:
             _, bound, how, stated = max(refuted, key=lambda each: each[0])
             yield finding(
-                f"Epsilon {figure_text(stated)} is {how}, but {bound.canaries} canaries in a replay of "
-                f"{client!r} show at least {figure_text(bound.highest)} over {_rounds(bound.rounds)}: "
+                f"Epsilon {figure_text(stated)} is {how}, but {_canaries(client, bound)} show at least {figure_text(bound.highest)} over {_rounds(bound.rounds)}: "
                 f"{figure_text(bound.gauss)} if the noise is normal, {figure_text(bound.steinke)} whatever it "
                 f"is (of at most {figure_text(bound.ceiling)} that so many can show), at "
                 f"{bound.confidence:.0%} confidence and delta {bound.delta:g}. The claim is false: "
@@ -140,12 +165,19 @@ def _measured(case: Case) -> Iterator[Finding]:
             )
 
 
+def _canaries(client: str, bound: MeasuredEpsilon) -> str:
+    if bound.unit == "client":
+        return f"{bound.canaries} canary clients"
+    return f"{bound.canaries} canaries in a replay of {client!r}"
+
+
 def _rounds(count: int) -> str:
     return "one round" if count == 1 else f"{count} rounds"
 
 
 OBSERVED_CHECKS: dict[FlagCode, Check] = {
     "typed-claim-differs": _typed,
+    "probe-contradicts": _probed,
     "unequal-noise": _unequal,
     "noise-tells-size": _tells_size,
     "measured-above-claim": _measured,

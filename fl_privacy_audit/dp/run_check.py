@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from fl_privacy_audit.core.config import ClaimConfig
 from fl_privacy_audit.core.errors import ConfigError
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import MeasuredEpsilon
 from fl_privacy_audit.ledger.records import EvaluationRecord, MeasurementRecord, RunRecord
 from fl_privacy_audit.ledger.runs import Reply
 
 from .bounds import RiskCorridor, risk_corridor
+from .case import below
 from .claims import ClaimCheck, check_claim
 from .dp_claim import DpClaim, Observed
 
@@ -25,8 +27,8 @@ STRATEGY, SPENT = "the strategy", "epsilon spent"
 """Under which name, beside clients, stands what a strategy's own accountant counts; and its metric."""
 PROMISED = {"delta", "epsilon", "epsilon_covers", "neighbours", "accountant", "sampling"}
 """Fields of a claim that say what is promised, and not by which mechanism."""
-REPLAYED = "the clients' app"
-"""Whose epsilon canaries measure."""
+REPLAYED, RELEASED = "the clients' app", "the released model"
+"""Whose epsilon canaries measure: images that are canaries, and clients that are."""
 KAPPA = 0.01
 """The corridor is drawn for picking the right one of a hundred candidates."""
 
@@ -87,7 +89,8 @@ def check_run(run: Run) -> ClaimCheck | None:
             ),
         )
     corridor = _corridor(claim, check.noise_multiplier, run)
-    return replace(check, assumed=tuple(assumed), corridor=corridor)
+    probed = tuple(run.run.probed)
+    return replace(check, assumed=tuple(assumed), corridor=corridor, probed=probed)
 
 
 def _with_read(run: RunRecord) -> dict[str, Any] | None:
@@ -219,7 +222,24 @@ def _observed(run: Run, settings: ClaimConfig) -> Observed:
         rates=_told(run, "rate"),
         batch_size=run.run.stated.training.batch_size,
         measured=_comparable(run, settings),
+        probed=_contradicted(run.run, settings),
     )
+
+
+def _contradicted(run: RunRecord, settings: ClaimConfig) -> dict[str, list[Reason]]:
+    """Mods or layers -> what known updates showed that is not as they state, or as is claimed."""
+    view = "release" if settings.mechanism == "central-gaussian" else "server"
+    found: dict[str, list[Reason]] = {}
+    for probed in run.probed:
+        faults = list(probed.faults)
+        low, value, _ = probed.epsilon
+        most = settings.epsilon
+        comparable = probed.view == view and settings.mechanism != "dp-sgd"
+        if comparable and most is not None and probed.delta >= settings.delta and below(most, low):
+            code = "epsilon of a round is above the one claimed"
+            faults.append(Reason.of(code, stated=most, measured=value))
+        found[", ".join(probed.by)] = faults
+    return found
 
 
 def _stated(run: Run) -> dict[str, Any]:
@@ -245,13 +265,16 @@ def _comparable(run: Run, settings: ClaimConfig) -> dict[str, list[MeasuredEpsil
     """What canaries showed, as far as it may be held against the claim."""
     if run.measured is None or _why_not_comparable(run, settings):
         return {}
-    return {REPLAYED: [run.measured.of_a_round, run.measured.over_rounds]}
+    bounds = [run.measured.of_a_round, run.measured.over_rounds]
+    return {RELEASED if bounds[0].unit == "client" else REPLAYED: bounds}
 
 
 def _why_not_comparable(run: Run, settings: ClaimConfig) -> str:
     """Why a measurement says nothing against the claim, whatever it is; empty where it may."""
     measured = run.measured
     assert measured is not None
+    if measured.of_a_round.unit == "client":
+        return _why_no_client_compares(settings)
     if settings.mechanism == "central-gaussian":
         return "the claim is for the released model, and the replay shows what a client sends"
     if settings.mechanism == "local-gaussian" and settings.neighbours == "add-or-remove":
@@ -271,6 +294,14 @@ def _why_not_comparable(run: Run, settings: ClaimConfig) -> str:
             f"the replayed client held {measured.records} images and real ones up to {most}, among "
             "which sampling hides more"
         )
+    return ""
+
+
+def _why_no_client_compares(settings: ClaimConfig) -> str:
+    if settings.mechanism != "central-gaussian":
+        return "canary clients show what the released model tells, and the claim is of what a client sends"
+    if settings.sampling == "poisson" and settings.sample_rate < 1:
+        return "canary clients are in every round, and the claim counts on clients that are sampled"
     return ""
 
 

@@ -159,10 +159,12 @@ class _Rows:
         }
         if isinstance(epsilon := claim.get("epsilon"), int | float):
             values["epsilon_claimed"] = float(epsilon)
+        if bounds.estimate is not None:
+            values["epsilon_estimate"] = bounds.estimate
         row: Row = {
             "time": measured.time,
             "round": measured.round,
-            "view": "canary",
+            "view": "release" if bounds.unit == "client" else "canary",
             "run": measured.run,
             "setting": run and run.setting,
             "num_examples": measured.records,

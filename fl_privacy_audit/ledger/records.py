@@ -139,6 +139,22 @@ def _refuse_odd_numbers(value: Any) -> None:
         raise ValueError("holds a number that no setting can have")
 
 
+Measured = tuple[float, float, float]
+"""A figure between the ends of its 95% interval."""
+
+
+class ProbedMechanism(_Recorded):
+    """What client mods, or a strategy, did to known updates when the run began."""
+
+    view: View  # ``"server"``: of what leaves a client; ``"release"``: of what leaves the strategy
+    by: list[str]  # mods and layers, outermost first
+    sensitivity: Measured  # length by which one update changes what leaves
+    noise: Measured  # standard deviation on each number
+    epsilon: Measured  # of one round, add-or-remove, if the noise is normal
+    delta: float
+    faults: list[Why]  # where what they state of themselves does not hold
+
+
 class RunRecord(_Line):
     """First line of a run: how it was audited. It stands once more where the run was taken up again."""
 
@@ -146,9 +162,7 @@ class RunRecord(_Line):
     run: str  # random id of the run; every later line of the run carries it
     setting: str  # the user's word for it
     config: dict[str, Any]  # the whole `AuditConfig`
-    model: dict[
-        str, str | Count
-    ]  # class name, parameter count and a fingerprint of names and shapes
+    model: dict[str, str | Count]  # class name, parameter count, fingerprint of names and shapes
     versions: dict[str, str]  # of Python and the packages that matter
     flower_run: Count | None = None  # Flower's id of the run; None where it is not known
     # Settings that differ from those of the profile in `config`, where there is one.
@@ -160,6 +174,7 @@ class RunRecord(_Line):
     # What the strategy and the clients' app state of differential privacy, in terms of a claim; ``by``
     # names them.
     claim_read: dict[str, float | Count | str] = Field(default_factory=dict)
+    probed: list[ProbedMechanism] = Field(default_factory=list)
 
     @property
     def stated(self) -> Stated:
@@ -367,14 +382,15 @@ class EvaluationRecord(_Line):
 
 
 class MeasurementRecord(_Line):
-    """Epsilon as canaries measured it, in replays of a client up to this round."""
+    """Epsilon as canaries measured it up to this round, in replays of a client or as clients themselves."""
 
     kind: Literal["measurement"] = "measurement"
     run: str  # the run it belongs to
-    round: Count  # the last round that was replayed
-    records: Count  # images that the replayed client trained on in that round
+    round: Count  # the last round that was measured
+    # Images that the replayed client trained on in that round; replies, where clients are the canaries.
+    records: Count
     of_a_round: MeasuredEpsilon
-    over_rounds: MeasuredEpsilon  # over all rounds that were replayed
+    over_rounds: MeasuredEpsilon  # over all rounds that were measured
 
 
 class GapRecord(_Line):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fl_privacy_audit.dp import FLAGS, ClaimCheck, ClientEpsilon
+from fl_privacy_audit.ledger.records import ProbedMechanism
 
 from . import formats
 from .background import MECHANISMS
@@ -111,6 +112,7 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ("Epsilon in effect", _epsilon(setting.epsilon_in_effect)),
         *_difference(setting, check),
         ("Epsilon measured", "; ".join(formats.measured_texts(check)) or "not measured"),
+        ("Mechanism as probed", "; ".join(map(_probed, check.probed)) or "not probed"),
         ("Delta", _stated(f"{check.delta:g}", found, "delta-too-large")),
         ("Neighbours of the claim", NEIGHBOURS.get(check.neighbours, check.neighbours)),
         ("Noise multiplier in effect", f"{noise:.3g}" if math.isfinite(noise) else "not known"),
@@ -126,6 +128,17 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ),
         ("Random generator of the noise", "not checked"),
         ("Floating point and timing", "not checked"),
+    )
+
+
+def _probed(probed: ProbedMechanism) -> str:
+    """What known updates showed when the run began."""
+    what = "leaves the strategy" if probed.view == "release" else "leaves a client"
+    low, epsilon, high = map(formats.epsilon, probed.epsilon)
+    return (
+        f"one update changes what {what} by {probed.sensitivity[1]:.3g}, noise {probed.noise[1]:.3g}: "
+        f"epsilon {epsilon} a round [{low}, {high}] if the noise is normal (delta {probed.delta:g}, "
+        "add-or-remove)"
     )
 
 

@@ -5,10 +5,10 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fl_privacy_audit.core.texts import clean
-from fl_privacy_audit.core.types import View
+from fl_privacy_audit.core.types import MeasuredEpsilon, View
 from fl_privacy_audit.dp import ClaimCheck
 
 GROUP = "\N{NARROW NO-BREAK SPACE}"
@@ -102,6 +102,13 @@ def epsilon(value: float) -> str:
     return f"{rounded:,.0f}".replace(",", GROUP)
 
 
+CANARIES: Final = {
+    "image": "canaries put in or left out by fair coins in a replay of the clients' app",
+    "client": "canary clients put in or left out by fair coins, in place of real ones: training was changed",
+}
+"""What measured epsilon, by what a canary is."""
+
+
 def measured_texts(check: ClaimCheck) -> list[str]:
     """What canaries showed: in a round, and over all that were replayed where there are several."""
     shown = (
@@ -109,11 +116,15 @@ def measured_texts(check: ClaimCheck) -> list[str]:
     )
     return [
         f"at least {epsilon(one.highest)} {over_rounds(one.rounds)}, with {one.confidence:.0%} "
-        f"confidence, by {one.canaries} canaries put in or left out by fair coins in a replay of the "
-        f"clients' app (delta {one.delta:g}, add-or-remove): {epsilon(one.gauss)} if the noise is normal, "
-        f"{epsilon(one.steinke)} whatever it is, of at most {epsilon(one.ceiling)} that so many can show"
+        f"confidence, by {one.canaries} {CANARIES[one.unit]} (delta {one.delta:g}, add-or-remove): "
+        f"{epsilon(one.gauss)} if the noise is normal, {epsilon(one.steinke)} whatever it is, of at most "
+        f"{epsilon(one.ceiling)} that so many can show{_estimate(one)}"
         for one in shown
     ]
+
+
+def _estimate(one: MeasuredEpsilon) -> str:
+    return "" if one.estimate is None else f"; estimated: {epsilon(one.estimate)}"
 
 
 def over_rounds(rounds: int) -> str:

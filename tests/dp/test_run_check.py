@@ -1,6 +1,7 @@
 """DP claims read from ledgers: planted mistakes are flagged, right configurations never."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import pytest
 
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import check_run
-from fl_privacy_audit.ledger.records import AuditRecord, Record
+from fl_privacy_audit.ledger.records import AuditRecord, MeasurementRecord, Record
 from fl_privacy_audit.report.terminal import dp_lines
 from fl_privacy_audit.verdicts.compare import compare
 from tests.support.builders import ONE_STEP, audit_line, kept, outcome, run_line, write_ledger
-from tests.support.claim_cases import GROWING
+from tests.support.claim_cases import BY_CLIENTS, GROWING
 
 DP_SGD = {
     "delta": 1e-5,
@@ -269,3 +270,30 @@ def test_infinite_epsilons_are_read_back_from_json(tmp_path: Path) -> None:
     assert check.corridor is not None
     assert check.clients[0].cumulative.pld == check.corridor.psnr == math.inf
     assert type(comparison).model_validate_json(comparison.model_dump_json()) == comparison
+
+
+def measured_by_clients(gauss: float) -> MeasurementRecord:
+    bound = replace(BY_CLIENTS, gauss=gauss, rounds=1, estimate=gauss)
+    return MeasurementRecord(
+        time="then", run="run", round=1, records=2, of_a_round=bound, over_rounds=bound
+    )
+
+
+@pytest.mark.parametrize(
+    ("claim", "refuted", "why"),
+    [
+        (CENTRAL, True, ""),
+        ({**CENTRAL, "sample_rate": 0.2, "sampling": "fixed"}, True, ""),
+        ({**CENTRAL, "sample_rate": 0.2, "sampling": "poisson"}, False, "clients that are sampled"),
+        (LOCAL, False, "of what a client sends"),
+        (DP_SGD, False, "of what a client sends"),
+    ],
+)
+def test_canary_clients_refute_claims_of_the_released_model_alone(
+    tmp_path: Path, claim: dict[str, Any], refuted: bool, why: str
+) -> None:
+    ledger: list[Record] = [run_line(claim=claim), *lines(1), measured_by_clients(20.0)]
+    check = check_run(kept(tmp_path, ledger))
+    assert check is not None
+    assert (check.refuted, check.epsilon_measured) == (refuted, 20.0)
+    assert why in " ".join(check.unchecked)

@@ -54,13 +54,13 @@ def asked(browser: WebDriver) -> set[str]:
     return found
 
 
-def test_it_opens_at_both_widths(browser: WebDriver, tmp_path: Path) -> None:
+def test_it_opens_at_every_width(browser: WebDriver, tmp_path: Path) -> None:
     first, *rest = SWEEP
     settings = (replace(first, pictures=True), replace(rest[8], name=EVIL), *rest[9:])
     report = tmp_path / "report.html"
     report.write_text(render_html(summarise(write_sweep(tmp_path, settings))), encoding="utf-8")
     asked(browser)
-    for width, mobile in ((1200, False), (390, True)):
+    for width, mobile in ((1280, False), (1920, False), (390, True)):
         screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": mobile}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         browser.get(report.as_uri())
@@ -84,6 +84,11 @@ def test_it_opens_at_both_widths(browser: WebDriver, tmp_path: Path) -> None:
             ".map(t => t.getBoundingClientRect().height))"
         )
         assert browser.execute_script(letters) >= 9
+    axe = pytest.importorskip("axe_core_python.selenium", reason="needs axe (extra `test`)").Axe()
+    for width in (1280, 390):
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**screen, "width": width})
+        broken = axe.run(browser)["violations"]
+        assert [(each["id"], len(each["nodes"])) for each in broken] == []
 
 
 def test_a_picture_for_the_readme(

@@ -1,5 +1,6 @@
 """Claims are read off strategies, mods and accountants; what is typed is held against them."""
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fl_privacy_audit.strategies import audit_mod
 from fl_privacy_audit.strategies.accountant import persistent_accountant
 from fl_privacy_audit.strategies.canary_replay import in_some_run
 from fl_privacy_audit.strategies.capture import Reading, read_content
-from fl_privacy_audit.strategies.claims_read import read_claim, spent_by
+from fl_privacy_audit.strategies.claims_read import probe_federation, read_claim, spent_by
 from tests.support.builders import IMAGE, audit_line, outcome, run_line, tiny_net, write_ledger
 from tests.support.canary_apps import Mod
 
@@ -135,3 +136,47 @@ def test_clients_of_different_noise_are_flagged(tmp_path: Path) -> None:
     assert codes(tmp_path / "unlike", claim, (1.0, 2.0)) == ["unequal-noise"]
     typed = {**claim, "noise_multiplier": 2.0}
     assert codes(tmp_path / "typed", typed, (1.0, 2.0)) == ["typed-claim-differs", "unequal-noise"]
+
+
+def test_what_adds_noise_is_probed_when_a_run_begins(tmp_path: Path) -> None:
+    server = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 0.5, 2)
+    client = DifferentialPrivacyClientSideFixedClipping(FedAvg(), 1.0, 0.5, 2)
+    scaled_to_less = app_with(audit_mod, LocalDpMod(1.0, 1e-4, 10.0, 1e-5))
+    (released,) = probe_federation(server, None, claimed=False)
+    assert (released.view, released.by, released.faults) == (
+        "release",
+        ["DifferentialPrivacyServerSideFixedClipping"],
+        [],
+    )
+    assert released.epsilon[1] == pytest.approx(4.377, rel=0.02)
+    assert len(probe_federation(client, app_with(fixedclipping_mod), claimed=False)) == 1
+    many = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 0.5, 101)
+    assert probe_federation(many, None, claimed=False) == []
+    # Who clips is not known; nothing is stated or claimed; there is nothing to probe.
+    assert probe_federation(client, None, claimed=True) == []
+    assert probe_federation(FedAvg(), app_with(audit_mod), claimed=False) == []
+    assert probe_federation(FedAvg(), None, claimed=True) == []
+    (sent,) = probe_federation(FedAvg(), scaled_to_less, claimed=False)
+    assert (sent.view, sent.epsilon[0] > 1e8) == ("server", True)
+    faults = [fault.code for fault in sent.faults]
+    assert faults[0] == "noise is scaled to less than the sensitivity"
+    # In the ledger it is held against what is claimed too, where that is of the same.
+    (unstated,) = probe_federation(FedAvg(), app_with(audit_mod), claimed=True)
+    for probed, claim, found in (
+        (released, {**CLAIM, "epsilon": 40.0}, False),
+        (released, {**CLAIM, "epsilon": 4.0}, True),
+        (unstated, {**CLAIM, "epsilon": 4.0}, False),
+        (
+            unstated,
+            {"mechanism": "local-gaussian", "delta": 1e-5, "epsilon": 9.0, "sigma": 1.0},
+            True,
+        ),
+    ):
+        run = run_line(claim={"clipping_norm": 0.1, **claim}).model_copy(
+            update={"probed": [probed]}
+        )
+        check = check_run(
+            last_run(read_ledger(write_ledger(tmp_path / secrets.token_hex(4), [run])))
+        )
+        assert check is not None and check.probed == (probed,)
+        assert ("probe-contradicts" in [flag.code for flag in check.flags]) == found

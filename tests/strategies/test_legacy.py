@@ -29,6 +29,7 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg as MessageFedAvg
 
 from fl_privacy_audit import Auditor, Truth, read_ledger
+from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.records import AuditRecord
@@ -40,7 +41,7 @@ from fl_privacy_audit.strategies import (
 )
 from fl_privacy_audit.strategies.legacy import _node
 from fl_privacy_audit.strategies.mods import KEY
-from tests.support.builders import audit_config, trained
+from tests.support.builders import audit_config, real_auditor, trained
 from tests.support.grid import FIRST_NODE, InProcessGrid
 from tests.support.judged_cases import open_net, picture
 
@@ -308,6 +309,8 @@ def test_a_strategy_of_the_other_api_is_refused_with_a_hint(tmp_path: Path) -> N
         AuditedLegacyStrategy(MessageFedAvg(), auditor=auditor)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="AuditedLegacyStrategy"):
         AuditedStrategy(made(), auditor=auditor)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"`canary\.clients`.*Message API"):
+        AuditedLegacyStrategy(made(), auditor=real_auditor(tmp_path, canary={"clients": 8}))
 
 
 def test_what_the_server_measures_is_written_down(tmp_path: Path) -> None:

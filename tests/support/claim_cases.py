@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.dp import (
     DpClaim,
     MeasuredEpsilon,
@@ -146,12 +147,27 @@ RIGHT: dict[str, tuple[DpClaim, Observed]] = {
 SHOWN = MeasuredEpsilon(
     gauss=30.0, steinke=2.0, ceiling=2.3, canaries=64, rounds=8, delta=DELTA, confidence=0.95
 )
+BY_CLIENTS = dataclasses.replace(SHOWN, unit="client")
+RIGHT["central DP, canary clients below it"] = (
+    CENTRAL,
+    Observed(measured={"all": [dataclasses.replace(BY_CLIENTS, gauss=15.0)]}),
+)
 
 WRONG: dict[str, tuple[DpClaim, Observed, set[str]]] = {
     "canaries show twice the claim": (
         DP_SGD,
         Observed(measured={"a": [SHOWN]}),
         {"measured-above-claim"},
+    ),
+    "canary clients show more than the noise stated gives": (
+        change(CENTRAL, epsilon=40.0),
+        Observed(measured={"all": [BY_CLIENTS]}),
+        {"measured-above-claim"},
+    ),
+    "known updates show less noise than is stated": (
+        CENTRAL,
+        Observed(probed={"mod": [Reason.of("less noise than stated", stated=1.0, measured=0.5)]}),
+        {"probe-contradicts"},
     ),
     "less noise than was typed": (
         CENTRAL,

@@ -13,6 +13,8 @@ STEPS: Final[Mapping[str, str]] = {
     ),
     "not replayed yet": "`fl-privacy-audit doctor` replays once, and so does the first round",
     "no time to replay": "give it more time: `seconds_per_round`",
+    "no central clip": "wrap the strategy in one of Flower's central DP strategies, or leave `canary.clients` out",
+    "too few replies for canary clients": "ask more clients in a round, or fewer `canary.clients`",
     "canaries not taken": (
         "load images in the app by `canary(context) or load_data(...)`, or by `canary_loaders`"
     ),
@@ -37,6 +39,8 @@ REASONS: Final[Mapping[str, str]] = {
         "no time was left for a replay: the last one took {needed} s, and replays get half of what is "
         "left of {budget} s a round"
     ),
+    "no central clip": "no part of the strategy says to what length it clips updates",
+    "too few replies for canary clients": "{replies} replies can be replaced, and {clients} are to be",
     "canaries not taken": (
         "the app did not ask for the canaries: whatever it trained on, it was not these"
     ),

@@ -56,6 +56,7 @@ STEPS: Final[Mapping[str, str]] = {
     "noise is scaled to less than the sensitivity": "set the sensitivity to the clipping norm",
     "less noise than stated": "find what takes it away: a mod that works after it, or a seed",
     "epsilon of a round is above the one stated": "claim what is measured, or add noise",
+    "epsilon of a round is above the one claimed": "claim what is measured, or add noise",
 }
 """Code -> what to do."""
 
@@ -124,6 +125,9 @@ REASONS: Final[Mapping[str, str]] = {
     "less noise than stated": "the noise is {measured}; stated is {stated}",
     "epsilon of a round is above the one stated": (
         "epsilon of a round is {measured}; stated is {stated}"
+    ),
+    "epsilon of a round is above the one claimed": (
+        "epsilon of a round is {measured}; claimed is {stated}"
     ),
 }
 """Code -> its words."""
