@@ -30,6 +30,8 @@ from fl_privacy_audit.verdicts.compare import Comparison, compare
 from tests.support.builders import outcome
 from tests.support.report_builders import SWEEP, dp_sgd, write_setting
 
+PLACES = ("place", "strategy", "variable", "attacked", "clients", "rounds")
+"""Figures of what `doctor` advises."""
 NET: dict[str, Figure] = {
     "metric": "psnr",
     "mean": 3.2,
@@ -74,6 +76,7 @@ NOTHING_TO_DO = {
     # Before the first round.
     "model fits", "second derivatives", "attack fits", "attack has time", "enough batches",
     "truth given", "clients publish", "app audits", "replayed",
+    "trial leaks",
     # Which attacks run.
     "chosen by risk", "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # What had to be assumed.
@@ -83,7 +86,7 @@ NOTHING_TO_DO = {
     "buffer shape differs", "buffer not finite", "prefix of Opacus", "weights without names",
     "weights not sent", "weights not returned", "frozen for the Auditor alone",
     "returned but never sent", "taken as frozen", "release taken as mean", "sent but not replayed",
-    "read from the message",
+    "read from the message", "reported by clients",
     # Notes of a comparison or a ledger.
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
     "records lost", "more damaged lines", "run line missing", "records of no run", "captures removed",
@@ -101,7 +104,7 @@ def test_every_reason_that_decides_nothing_says_what_to_do() -> None:
     assert REASONS.keys() - CAUSES.keys() - STEPS.keys() == NOTHING_TO_DO
     assert not CAUSES.keys() & STEPS.keys()
     for code in CAUSES.keys() | STEPS.keys():
-        figures = dict.fromkeys(("needed", "enough", "seconds", "fewer", "wrapper"), 5)
+        figures = dict.fromkeys(("needed", "enough", "seconds", "fewer", "wrapper", *PLACES), 5)
         assert "?" not in advise(Reason.of(code, **figures)) != ""
     for cause, _ in CAUSES.values():
         assert cause in MEANINGS["inconclusive"][0]
