@@ -25,6 +25,7 @@ STEPS: Final[Mapping[str, str]] = {
         "see that the clients' app runs beside the server: its files, its `run_config`, and its images by "
         "`canary(context) or ...`"
     ),
+    "epsilon not measured": "see that the clients' app can be replayed: `fl-privacy-audit doctor` does it once",
 }
 """Code -> what to do."""
 
