@@ -1,6 +1,7 @@
 """Before the first round: whether an audit as it is set can come to a verdict, and what it lacks."""
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ in_some_run, rehearsal = Later(REPLAY, "in_some_run"), Later(REPLAY, "rehearsal"
 State = Literal["well", "unknown", "missing"]
 LEGACY: Final = "flwr.server.strategy"
 """Where an app of Flower's legacy API has its strategy from."""
+NO_INSTALLATION: Final = "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"
+"""Variable by which Flower runs an app in the environment that is there."""
 STEPS_REHEARSED: Final = 33
 """Local steps of the client that is made up, at most: one more than any attack replays."""
 FEW_IMAGES: Final = 8
@@ -90,7 +93,8 @@ def examine(
     attacks = _Attacks(auditor.config, plan, rehearsal, batches).findings()
     findings = [*_model(rehearsal), *attacks]
     if app is not None:
-        findings += [*_description(auditor.config, app), _wrapper(app)]
+        findings += [*_description(auditor.config, app), *_kept(auditor.config, plan, app)]
+        findings += [_wrapper(app), *_environment(app)]
     if {*auditor.config.views} != {"canary"}:
         findings += [batches, _truth(auditor, app)]
     if "canary" in auditor.config.views:
@@ -206,11 +210,20 @@ def _batches(config: AuditConfig, plan: Plan) -> Finding:
     # Clients are drawn anew in each round, so some come twice.
     different = plan.clients * (1 - (1 - each / plan.clients) ** due)
     batches = int(different) if repeats else each * due
-    code = "enough batches" if batches >= FEWEST else "too few batches to come"
-    if repeats and code != "enough batches":
+    code, needed = "enough batches", FEWEST
+    if batches < FEWEST and repeats:
         code = "too few clients" if plan.clients < FEWEST else "too few clients attacked"
+    elif batches < FEWEST:
+        needed = min(-(-FEWEST // due), plan.clients)
+        code = "too few rounds to come" if needed * due < FEWEST else "too few batches to come"
     reason = Reason.of(
-        code, batches=batches, needed=FEWEST, rounds=plan.rounds, clients=plan.clients
+        code,
+        batches=batches,
+        needed=FEWEST,
+        rounds=plan.rounds,
+        clients=plan.clients,
+        attacked=needed,
+        enough=-(-FEWEST // needed),
     )
     state: State = "well" if batches >= FEWEST else "missing"
     return Finding(about="batches", state=state, reason=reason)
@@ -250,11 +263,33 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def _kept(config: AuditConfig, plan: Plan, app: AppSource) -> Iterator[Finding]:
+    """Whether clients keep arrays from round to round, which the server does not send."""
+    spot = app.spots.get("keep")
+    if spot is None or plan.rounds is None or config.every >= plan.rounds:
+        return
+    reason = Reason.of("clients keep arrays", spot=str(spot), rounds=plan.rounds, needed=FEWEST)
+    yield Finding(about="description", state="unknown", reason=reason)
+
+
+def _environment(app: AppSource) -> Iterator[Finding]:
+    """Whether Flower makes the app an environment in which there is no audit."""
+    if app.dependencies is None or os.environ.get(NO_INSTALLATION) == "1":
+        return
+    names = [named.lower().replace("_", "-") for named in app.dependencies]
+    if not any(name.startswith("fl-privacy-audit") for name in names):
+        reason = Reason.of("audit is no dependency", variable=NO_INSTALLATION)
+        yield Finding(about="environment", state="unknown", reason=reason)
+
+
 def _wrapper(app: AppSource) -> Finding:
     if app.names & {"AuditedStrategy", "AuditedLegacyStrategy", "audit_round"}:
         return Finding(about="wrapper", state="well", reason=Reason.of("app audits"))
     wrapper = "AuditedLegacyStrategy" if LEGACY in app.names else "AuditedStrategy"
-    reason = Reason.of("wrapper missing", app=str(app.folder), wrapper=wrapper)
+    spot = app.spots.get("start")
+    figures = {"wrapper": wrapper, "strategy": "strategy" if spot is None else spot.name}
+    place = "the server" if spot is None else str(spot)
+    reason = Reason.of("wrapper missing", app=str(app.folder), place=place, **figures)
     return Finding(about="wrapper", state="missing", reason=reason)
 
 
@@ -268,7 +303,11 @@ def _truth(auditor: Auditor, app: AppSource | None) -> Finding:
         return Finding(about="truth", state="well", reason=Reason.of("clients publish"))
     alone = {"audit_mod": "mod missing", "publish_batch": "publish call missing"}
     code = "nothing is published" if len(lacking) == 2 else alone[lacking[0]]
-    reason = Reason.of(code, app=str(app.folder))
+    spot = app.spots.get("train")
+    place = "the train function"
+    if spot is not None:
+        place = f"`{spot.name}` above {spot}, with `context` as one more argument"
+    reason = Reason.of(code, app=str(app.folder), place=place)
     state: State = "unknown" if "canary" in auditor.config.views else "missing"
     return Finding(about="truth", state=state, reason=reason)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -13,18 +14,22 @@ import torch
 from torch import nn
 
 from fl_privacy_audit.audit import Auditor
-from fl_privacy_audit.core.config import RUN_CONFIG_PREFIX, AuditConfig
+from fl_privacy_audit.core.config import DP_SGD, RUN_CONFIG_PREFIX, AuditConfig
 from fl_privacy_audit.core.console import print_rows, standard_output
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.named_object import find_model, find_named
 from fl_privacy_audit.strategies.app_source import read_app
 from fl_privacy_audit.strategies.doctor import Finding, Plan, State, examine
+from fl_privacy_audit.strategies.trial import strength
 
 from .sentences import advise, say
 from .words import EXAMINED
 
 SOMETHING_LACKS = 3
 """Exit code where a verdict cannot come."""
+SETTING: Final = re.compile(r"`([a-z_]+)((?:\.[a-z_]+)?)(?: = ([^`]+))?`")
+"""A setting in a sentence, with its value or without."""
+NAME: Final = re.compile(r"\w+")
 MARKS: Final[Mapping[State, str]] = {"well": "✓", "unknown": "?", "missing": "✗"}
 
 
@@ -56,6 +61,12 @@ class NoSettingsError(ConfigError):
 @click.option("--rounds", type=click.IntRange(1), help="Of the run; by default the app's own.")
 @click.option("--clients", type=click.IntRange(1), help="That take part.")
 @click.option("--examples", type=click.IntRange(1), help="Training images of one client.")
+@click.option(
+    "--try",
+    "seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Attack public pictures without a defence for so many seconds, to see if anything shows.",
+)
 def doctor_command(
     app: Path,
     model: str,
@@ -63,12 +74,13 @@ def doctor_command(
     rounds: int | None,
     clients: int | None,
     examples: int | None,
+    seconds: float | None,
 ) -> None:
     """Say whether the audit of APP can come to a verdict, and what it lacks.
 
     APP is the folder of a Flower app whose run config has the settings of the audit, or a TOML file
-    of them. Nothing is written, and nothing is trained but one replay on canaries. Exit code 3 if
-    something is missing.
+    of them. Nothing is written, and nothing is trained but one replay on canaries, and what `--try` tries. Exit
+    code 3 if something is missing.
     """
     folder = app if app.is_dir() else app.parent
     clients_model = find_model(model, folder)
@@ -91,7 +103,11 @@ def doctor_command(
     )
     source = read_app(app, own) if app.is_dir() else None
     findings = examine(auditor, plan, app=source, replay=True)
-    print_rows(standard_output(), ("what", "found", "what to do"), map(_row, findings))
+    findings += strength(config, clients_model, plan.num_examples, seconds)
+    rows = map(_row, findings)
+    if any(key.startswith(RUN_CONFIG_PREFIX) for key in own):
+        rows = (tuple(map(in_run_config, row)) for row in rows)
+    print_rows(standard_output(), ("what", "found", "what to do"), rows)
     if any(finding.state == "missing" for finding in findings):
         sys.exit(SOMETHING_LACKS)
 
@@ -99,6 +115,25 @@ def doctor_command(
 def _row(finding: Finding) -> tuple[str, str, str]:
     step = "" if finding.state == "well" else advise(finding.reason)
     return f"{MARKS[finding.state]} {EXAMINED[finding.about]}", say(finding.reason), step
+
+
+def in_run_config(sentence: str) -> str:
+    """Settings in a sentence as a run config has them, to be pasted.
+
+    >>> in_run_config('`every = 1`, `training.batch_size`; `views = ["server", "canary"]`')
+    '`audit.every = 1`, `audit.training.batch-size`; `audit.views = "server, canary"`'
+    """
+
+    def written(found: re.Match[str]) -> str:
+        room, below, value = found.groups()
+        if room not in AuditConfig.model_fields:
+            return found[0]
+        if value is not None and value.startswith("["):
+            value = '"' + ", ".join(NAME.findall(value)) + '"'
+        key = f"{RUN_CONFIG_PREFIX}{room}{below}".replace("_", "-")
+        return f"`{key}`" if value is None else f"`{key} = {value}`"
+
+    return SETTING.sub(written, sentence)
 
 
 def read_settings(app: Path) -> tuple[AuditConfig, Mapping[str, Any]]:
@@ -151,15 +186,18 @@ def _own_client_app(app: Path) -> str | None:
 
 def suggest(app: Path, model: nn.Module) -> str:
     """Settings of an audit for an app that has none, as far as its source and its model say them."""
+    source = read_app(app, flattened(_flower_app(app).get("config", {})))
     told = {
         "image.shape": _shape_of(model),
         "image.mean": NOT_SAID,
         "image.std": NOT_SAID,
         "training.optimizer": "sgd",
         "training.batch_size": 1,
-        **read_app(app, flattened(_flower_app(app).get("config", {}))).told,
+        **source.told,
         "training.mode": "train",
     }
+    if "make_private" in source.names:
+        told = dict.fromkeys((f"training.{name}" for name in DP_SGD), NOT_SAID) | told
     if not told.keys() & {"training.steps", "training.epochs"}:
         told["training.epochs"] = 1
     for key in ("image.mean", "image.std"):

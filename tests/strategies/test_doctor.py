@@ -1,6 +1,7 @@
 """What an audit lacks for a verdict is found before anything is trained."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,11 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from fl_privacy_audit import AuditConfig, Auditor, Truth
-from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.report.doctor import (
     SOMETHING_LACKS,
     doctor_command,
     read_settings,
-    suggest,
 )
 from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.report.words import EXAMINED
@@ -96,7 +95,8 @@ def test_what_is_well_needs_nothing(tmp_path: Path) -> None:
     ("plan", "settings", "code", "remedy"),
     [
         (Plan(), {}, "run not known", "--rounds"),
-        (Plan(rounds=4, clients=9), {}, "too few batches to come", "more rounds"),
+        (Plan(rounds=4, clients=9), {}, "too few batches to come", "clients_per_round = 2"),
+        (Plan(rounds=4, clients=1), {}, "too few rounds to come", "at least 5 rounds"),
         (Plan(rounds=9, clients=9), {"every": 2}, "enough batches", ""),
         (
             Plan(rounds=5, clients=9),
@@ -108,7 +108,7 @@ def test_what_is_well_needs_nothing(tmp_path: Path) -> None:
             Plan(rounds=9, clients=2, num_examples=1),
             {"clients_per_round": "all"},
             "too few clients",
-            "at least 5 clients",
+            "num-supernodes=5",
         ),
     ],
 )
@@ -266,39 +266,6 @@ def test_a_description_like_the_apps_source_is_not_mentioned(tmp_path: Path) -> 
     assert "description" not in examined(tmp_path, Plan(), app=app)
 
 
-def test_an_app_without_settings_gets_them_to_paste(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text(
-        "[tool.flwr.app.config]\nlearning-rate = 0.5\nlocal-epochs = 2\n"
-    )
-    (tmp_path / "task.py").write_text("Normalize((0.5,), (0.25,))\nSGD(p, momentum=0.9)\n")
-    arguments = [str(tmp_path), "--model", "tests.strategies.test_doctor:Thumbnails"]
-    refused = CliRunner().invoke(doctor_command, arguments)
-    head, _, block = str(refused.exception).partition("\n\n")
-    assert "[tool.flwr.app.config]" in head
-    with (tmp_path / "pyproject.toml").open("a") as file:
-        file.write(block)
-    config, _ = read_settings(tmp_path)
-    assert config.image.model_dump() == {"shape": (1, 28, 28), "mean": (0.5,), "std": (0.25,)}
-    training = config.training
-    assert (training.learning_rate, training.momentum, training.epochs) == (0.5, 0.9, 2)
-
-
-def test_a_normalisation_that_nobody_said_is_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text("[tool.flwr.app.config]\nlearning-rate = 0.5\n")
-    block = suggest(tmp_path, Thumbnails())
-    with (tmp_path / "pyproject.toml").open("a") as file:
-        file.write(block)
-    with pytest.raises(ConfigError, match=r"image\.mean"):
-        read_settings(tmp_path)
-
-
-class Thumbnails(nn.Sequential):
-    """Takes images of 1x28x28 alone."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(28 * 28, 10))
-
-
 def test_the_example_is_well() -> None:
     config, run_config = read_settings(EXAMPLE)
     assert run_config["num-server-rounds"] == 3
@@ -329,10 +296,13 @@ def test_command_says_what_to_do_and_ends_with_a_code(tmp_path: Path) -> None:
     assert "MODULE:NAME" in str(wrong.exception)
 
 
-def test_everything_that_is_looked_at_has_a_name(tmp_path: Path) -> None:
-    app = app_of(tmp_path, "", **{"learning-rate": 0.5})
+def test_everything_that_is_looked_at_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", raising=False)
+    app = replace(app_of(tmp_path, "", **{"learning-rate": 0.5}), dependencies=())
     found = examined(tmp_path, Plan(), app=app, views=["server", "canary"])
-    assert {*found, "spool"} == set(EXAMINED)
+    assert {*found, "spool", "strength"} == set(EXAMINED)
     assert "spool" not in found
 
 

@@ -15,32 +15,59 @@ STEPS: Final[Mapping[str, str]] = {
     ),
     "examples not known": "say `--examples`",
     "described otherwise": "make them the same, unless clients do not train by what the app says there",
-    "noise not told": "say `training.max_grad_norm` and `training.noise_multiplier`: attacks adapt to them",
+    "noise not told": (
+        "say `training.max_grad_norm` and `training.noise_multiplier`, of clients that differ the least: "
+        "attacks adapt to them"
+    ),
+    "not tried yet": "`--try 60` tries it on public pictures, for up to 60 s a size of client",
+    "trial failed": "see that the audit's settings fit the model",
+    "trial leaks with fewer": (
+        "for a verdict let each client of a simulation train on {fewer} images, or try for longer "
+        "(`--try`), and then say `seconds_per_round`"
+    ),
+    "trial shows nothing": (
+        "try for longer (`--try`), name another attack, or audit another model: *withstood* needs an "
+        "undefended copy that leaks"
+    ),
+    "clients keep arrays": (
+        "if these go into the model, audit the first round alone, in which clients train what they were "
+        "sent: `every = {rounds}`, and `clients_per_round = {needed}`"
+    ),
+    "audit is no dependency": (
+        "`export {variable}=1` before `flwr run`, and end a `flower-superlink` that runs already; or let "
+        "the app's `dependencies` name `fl-privacy-audit`"
+    ),
     "wrapper missing": (
-        "in the server: `auditor = Auditor(AuditConfig.from_run_config(context.run_config), "
-        "model=Net())`, and `{wrapper}(strategy, auditor=auditor)` in place of the strategy"
+        "in {place} write `{wrapper}({strategy}, auditor=auditor)` in place of `{strategy}`; above it "
+        "`auditor = Auditor(AuditConfig.from_run_config(context.run_config), model=Net())`; and "
+        "`from fl_privacy_audit import AuditConfig, Auditor`, `from fl_privacy_audit.strategies import "
+        "{wrapper}`"
     ),
     "attack refuses": "choose another attack, or `auto`",
     "run not known": "say `--rounds` and `--clients`",
-    "too few batches to come": (
-        "audit more rounds (`every`, the run's rounds) or more clients (`clients_per_round`)"
+    "too few batches to come": "`clients_per_round = {attacked}`, or more rounds (`every`)",
+    "too few rounds to come": (
+        "`every = 1`, `clients_per_round = {attacked}`, and at least {enough} rounds"
     ),
     "too few clients attacked": "`clients_per_round = {needed}`: one client again adds nothing",
-    "too few clients": "spread the images over at least {needed} clients, in a simulation",
+    "too few clients": (
+        "spread the images over at least {needed} clients, in a simulation: `flwr run . "
+        "--federation-config 'num-supernodes={needed}'`"
+    ),
     "app not given": "give the app's folder; in a deployment use canaries: `client_app=`",
     "mod missing": (
         "in a simulation put it first, `@app.train(mods=[audit_mod])` or `ClientApp(client_fn, "
         "mods=[audit_mod])`; in a deployment use canaries: `client_app=`"
     ),
     "publish call missing": (
-        "in a simulation call `publish_batch(context, images, labels, normalised=True)` in the train "
-        "function for each batch that is trained on; in a deployment use canaries: `client_app=`"
+        "in a simulation, for each batch that is trained on, in {place}: `publish_batch(context, images, "
+        "labels, normalised=True)`; in a deployment use canaries: `client_app=`"
     ),
     "nothing is published": (
         "in a simulation: `from fl_privacy_audit.strategies import audit_mod, publish_batch`; "
-        "`@app.train(mods=[audit_mod])`, or `ClientApp(client_fn, mods=[audit_mod])`; and in the train "
-        "function, for each batch, `publish_batch(context, images, labels, normalised=True)`; in a "
-        "deployment use canaries: `client_app=`"
+        "`@app.train(mods=[audit_mod])`, or `ClientApp(client_fn, mods=[audit_mod])`; and for each batch, "
+        "in {place}: `publish_batch(context, images, labels, normalised=True)`; in a deployment use "
+        "canaries: `client_app=`"
     ),
     # What the probe of a mechanism finds.
     "updates are not clipped": "clip before noise is added: without a clip no epsilon holds",
@@ -79,12 +106,36 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "described otherwise": "`{key}`: the app says {said}, the audit is told {told}",
     "noise not told": "the app trains by Opacus (`make_private`), the audit is told of no noise",
+    "not tried yet": (
+        "nobody knows whether attacks show anything of {images} images, even where there is no defence"
+    ),
+    "trial failed": "no client could be tried: {cause}",
+    "trial leaks": "without a defence {attack} shows public pictures of a client with {images} images",
+    "trial leaks with fewer": (
+        "without a defence, in {took} s, nothing clear shows of a client with {images} images, and "
+        "{attack} shows {fewer}: *withstood* cannot come, *leaked* hardly"
+    ),
+    "trial shows nothing": (
+        "without a defence, in {took} s, nothing clear shows of a client, down to {fewer} images: "
+        "{cause}"
+    ),
+    "clients keep arrays": (
+        "clients put arrays into their state ({spot}), which the server never sends: trained from those, "
+        "an update does not fit the description"
+    ),
+    "audit is no dependency": (
+        "`flwr run` installs what the app's `dependencies` name into an environment of its own, and "
+        "`fl-privacy-audit` is not among them"
+    ),
     "app audits": "the app wraps its strategy",
     "wrapper missing": "no module of {app} names `{wrapper}`: nothing would be audited",
     "attack refuses": "{attack} will not run: {cause}",
     "run not known": "nobody knows yet how many rounds and clients there will be",
     "enough batches": "{batches} in {rounds} rounds; a verdict needs {needed}",
     "too few batches to come": "{batches} in {rounds} rounds, and a verdict needs {needed}",
+    "too few rounds to come": (
+        "{batches} in {rounds} rounds of {clients} clients, and a verdict needs {needed}"
+    ),
     "too few clients attacked": (
         "clients train on all their images in every round, which count once: {batches}, and a "
         "verdict needs {needed}"
