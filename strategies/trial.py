@@ -80,8 +80,11 @@ def strength(
         )
         return
     figures["attack"] = last.verdict.attack
-    if not last.leaked:
-        reason = Reason.of("trial shows nothing", last.verdict.reason, **figures)
+    if last.verdict.word == "not tested":
+        reason = Reason.of("trial failed", last.verdict.reason, **figures)
+        yield Finding(about="strength", state="missing", reason=reason)
+    elif not last.leaked:
+        reason = Reason.of("trial shows nothing", **figures)
         yield Finding(about="strength", state="missing", reason=reason)
     elif last.images < images:
         reason = Reason.of("trial leaks with fewer", **figures)

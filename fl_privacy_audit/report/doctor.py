@@ -207,9 +207,10 @@ def suggest(app: Path, model: nn.Module) -> str:
 
 
 def _setting(key: str, value: Any) -> str:
+    unsaid = "  # the app's source does not say it" if value == NOT_SAID else ""
     text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
     shown = f'"{text}"' if isinstance(text, str) else text
-    return f"{RUN_CONFIG_PREFIX}{key.replace('_', '-')} = {shown}"
+    return f"{RUN_CONFIG_PREFIX}{key.replace('_', '-')} = {shown}{unsaid}"
 
 
 def _shape_of(model: nn.Module) -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ def test_one_image_and_a_linear_layer_leak(tmp_path: Path) -> None:
 def test_an_attack_that_cannot_run_shows_nothing(tmp_path: Path) -> None:
     settings = config(tmp_path, {**STEP, "batch_size": 2}, attacks=["rgap"])
     (found,) = strength(settings, tiny_net(), None, 5.0)
-    assert (found.state, found.reason.code) == ("missing", "trial shows nothing")
+    assert (found.state, found.reason.code) == ("missing", "trial failed")
     assert advise(found.reason)
 
 

@@ -10,7 +10,8 @@ STEPS: Final[Mapping[str, str]] = {
     ),
     "attack lacks time": "`seconds_per_round = {seconds}`, or another attack",
     "attack lacks time for so many images": (
-        "let each client of a simulation hold {fewer} images or fewer, which also leak more; or "
+        "let each client of a simulation hold {fewer} images or fewer, which also leak more, "
+        "`partition.select(range({fewer}))` say; or "
         "`seconds_per_round = {seconds}`"
     ),
     "examples not known": "say `--examples`",
@@ -22,8 +23,8 @@ STEPS: Final[Mapping[str, str]] = {
     "not tried yet": "`--try 60` tries it on public pictures, for up to 60 s a size of client",
     "trial failed": "see that the audit's settings fit the model",
     "trial leaks with fewer": (
-        "for a verdict let each client of a simulation train on {fewer} images, or try for longer "
-        "(`--try`), and then say `seconds_per_round`"
+        "for a verdict let each client of a simulation train on {fewer} images, "
+        "`partition.select(range({fewer}))` say; or try for longer (`--try`)"
     ),
     "trial shows nothing": (
         "try for longer (`--try`), name another attack, or audit another model: *withstood* needs an "
@@ -116,8 +117,7 @@ REASONS: Final[Mapping[str, str]] = {
         "{attack} shows {fewer}: *withstood* cannot come, *leaked* hardly"
     ),
     "trial shows nothing": (
-        "without a defence, in {took} s, nothing clear shows of a client, down to {fewer} images: "
-        "{cause}"
+        "without a defence, in {took} s, nothing clear shows of a client with {images} images, down to {fewer}"
     ),
     "clients keep arrays": (
         "clients put arrays into their state ({spot}), which the server never sends: trained from those, "
