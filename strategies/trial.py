@@ -28,6 +28,8 @@ from .doctor import Finding
 
 FREE: Final[tuple[ControlKind, ...]] = ("other client", "grey")
 """Null controls that cost no attack."""
+CLIENTS: Final = 2 * FEWEST
+"""Clients that are tried: among twice as many as a verdict needs, weak leaks show too."""
 FEWER: Final = (32, 8, 4, 1)
 """Images of a client that are tried where its own are too many."""
 
@@ -71,7 +73,12 @@ def strength(
         return
     tried = list(trials(config, model, images, seconds=seconds))
     last = tried[-1]
-    figures: dict[str, Figure] = {"images": images, "fewer": last.images, "took": seconds}
+    figures: dict[str, Figure] = {
+        "images": images,
+        "fewer": last.images,
+        "took": seconds,
+        "clients": CLIENTS,
+    }
     if isinstance(last.verdict, Reason):
         yield Finding(
             about="strength",
@@ -105,7 +112,7 @@ def trials(
         config: Of the audit. Its defence and the noise of its training are left out.
         model: With the weights that are sent.
         images: Of one client in a round.
-        seconds: For each try: all attacks on `FEWEST` clients.
+        seconds: For each try: all attacks on `CLIENTS` clients.
     """
     epochs = config.training.epochs is not None
     own = [images] if images <= MOST_IMAGES or not epochs else []
@@ -139,7 +146,7 @@ def _tried(
         seen = auditor.rehearse(num_examples=images).seen
         if isinstance(seen, Reason):
             return seen
-        replies = [_client(auditor, model, seen, number) for number in range(FEWEST)]
+        replies = [_client(auditor, model, seen, number) for number in range(CLIENTS)]
         auditor.audit_round(1, replies)
         auditor.finish()
         (verdict,) = judge_run(last_run(read_ledger(settings.directory)))

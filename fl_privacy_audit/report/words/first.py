@@ -24,11 +24,12 @@ STEPS: Final[Mapping[str, str]] = {
     "trial failed": "see that the audit's settings fit the model",
     "trial leaks with fewer": (
         "for a verdict let each client of a simulation train on {fewer} images, "
-        "`partition.select(range({fewer}))` say; or try for longer (`--try`)"
+        "`partition.select(range({fewer}))` say, and attack {clients} clients "
+        "(`clients_per_round = {clients}`); or try for longer (`--try`)"
     ),
     "trial shows nothing": (
-        "try for longer (`--try`), name another attack, or audit another model: *withstood* needs an "
-        "undefended copy that leaks"
+        "try for longer (`--try`), or name another attack: *withstood* needs an undefended copy that "
+        "leaks"
     ),
     "clients keep arrays": (
         "if these go into the model, audit the first round alone, in which clients train what they were "
