@@ -30,6 +30,11 @@ SENT_ALONG: Mapping[str, tuple[str, ...]] = {
     "proximal_mu": ("proximal-mu", "proximal_mu"),
 }
 """Setting of local training -> under which names servers send it to clients."""
+REPORTED: Mapping[str, tuple[str, ...]] = {
+    "max_grad_norm": ("max_grad_norm", "max-grad-norm"),
+    "noise_multiplier": ("noise_multiplier", "noise-multiplier"),
+}
+"""Setting of DP-SGD -> under which names clients, each with its own, report it to the server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +205,9 @@ def training_told(
 ) -> tuple[LocalTraining, list[Reason]]:
     """Local training, with what the server sent along in place of what the settings say.
 
+    Where these name DP-SGD, what a client reports of its own goes before them too. One that does not
+    say the truth does not pass the replay check.
+
     Args:
         training: As the settings have it.
         replies: Of one client, or of all in a release; what differs between them is not used.
@@ -224,6 +232,12 @@ def training_told(
         changes[name] = value
         instead = {} if stated in (None, value) else {"stated": stated}
         notes.append(Reason.of("read from the message", setting=name, value=value, **instead))
+    for name, keys in REPORTED.items():
+        told = {_told(reply.reported, keys) for reply in replies}
+        value, stated = told.pop() if len(told) == 1 else None, getattr(training, name)
+        if stated and value and value != stated:
+            changes[name] = value
+            notes.append(Reason.of("reported by clients", setting=name, value=value, stated=stated))
     return training.replace(**changes), notes
 
 

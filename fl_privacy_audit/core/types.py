@@ -176,13 +176,18 @@ class LocalTraining(Checked):
         return self.optimizer in ("adam", "adamw")
 
     def for_client(self, num_examples: int | None) -> Self:
-        """The same with `epochs` counted out in steps, where the client said how many images."""
+        """The same with `epochs` counted out in steps, where the client said how many images.
+
+        A batch of an epoch holds no more than all of them, which is what DP-SGD divides its noise by.
+        """
         if self.epochs is None or not num_examples or num_examples < 1:
             return self
         whole, left = divmod(num_examples, self.batch_size)
         steps = self.epochs * (whole if self.drop_last and whole else whole + bool(left))
         images = self.images or num_examples
-        return self.model_copy(update={"epochs": None, "steps": steps, "images": images})
+        batch = min(self.batch_size, num_examples)
+        changes = {"epochs": None, "steps": steps, "images": images, "batch_size": batch}
+        return self.model_copy(update=changes)
 
     def minimised(self) -> ClassLoss:
         """Cross-entropy as it is set here."""

@@ -102,8 +102,9 @@ def doctor_command(
         run_config=own,
     )
     source = read_app(app, own) if app.is_dir() else None
-    findings = examine(auditor, plan, app=source, replay=True)
-    findings += strength(config, clients_model, plan.num_examples, seconds)
+    # Tried first, closed forms have a time that is known.
+    tried = list(strength(config, clients_model, plan.num_examples, seconds))
+    findings = [*examine(auditor, plan, app=source, replay=True), *tried]
     rows = map(_row, findings)
     if any(key.startswith(RUN_CONFIG_PREFIX) for key in own):
         rows = (tuple(map(in_run_config, row)) for row in rows)

@@ -210,3 +210,11 @@ def test_more_images_than_a_machine_has_room_for_are_refused() -> None:
     training = ONE_STEP.replace(steps=None, epochs=1)
     with pytest.raises(UpdateError, match="see what the client reports as `num-examples`"):
         seen_by(tiny_net(), to_arrays(tiny_net(seed=1)), training=training, num_examples=2**53)
+
+
+@pytest.mark.parametrize(("images", "steps", "batch"), [(5, 1, 5), (32, 1, 32), (70, 3, 32)])
+def test_a_batch_of_an_epoch_holds_no_more_than_all_images(
+    images: int, steps: int, batch: int
+) -> None:
+    told = TrainingConfig(optimizer="sgd", epochs=1, batch_size=32).for_client(images)
+    assert (told.steps, told.batch_size) == (steps, batch)

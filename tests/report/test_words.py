@@ -74,6 +74,7 @@ NOTHING_TO_DO = {
     # Before the first round.
     "model fits", "second derivatives", "attack fits", "attack has time", "enough batches",
     "truth given", "clients publish", "app audits", "replayed",
+    "trial leaks",
     # Which attacks run.
     "chosen to solve", "chosen to search", "chosen as fastest", "explained already",
     # What had to be assumed.
@@ -83,7 +84,7 @@ NOTHING_TO_DO = {
     "buffer shape differs", "buffer not finite", "prefix of Opacus", "weights without names",
     "weights not sent", "weights not returned", "frozen for the Auditor alone",
     "returned but never sent", "taken as frozen", "release taken as mean", "sent but not replayed",
-    "read from the message",
+    "read from the message", "reported by clients",
     # Notes of a comparison or a ledger.
     "no truth to pair runs", "different counts", "damaged line", "several runs", "ledger was replaced",
     "records lost", "more damaged lines", "run line missing", "records of no run", "captures removed",

@@ -13,9 +13,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as shipped
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fl_privacy_audit import Auditor, TrainingConfig, read_ledger
+from fl_privacy_audit import Auditor, Client, ClientReply, TrainingConfig, read_ledger
+from fl_privacy_audit.audit.targets import training_told
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.records import AuditRecord
+from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.strategies import AuditedStrategy
 from tests.support.builders import ONE_STEP, assumed, audit_config, make_truth, tiny_net, trained
 from tests.support.grid import InProcessGrid
@@ -241,3 +243,21 @@ def test_of_a_single_client_every_selection_is_its_update(tmp_path: Path) -> Non
 def test_a_mean_is_attacked_as_one(tmp_path: Path) -> None:
     records, _ = run(tmp_path, shipped.FedAvgM(**COMMON), client(), views=["release"])
     assert records[-1].reason is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "reported", "used"),
+    [(1.0, 1.5, 1.5), (1.0, 1.0, 1.0), (None, 1.5, None), (1.0, float("nan"), 1.0)],
+)
+def test_noise_that_a_client_reports_goes_before_the_settings(
+    stated: float | None, reported: float, used: float | None
+) -> None:
+    training = ONE_STEP.replace(max_grad_norm=1.0, noise_multiplier=stated)
+    reply = ClientReply(client=Client(1), reported={"noise_multiplier": reported})
+    told, notes = training_told(training, [reply])
+    assert told.noise_multiplier == used
+    assert [say(note) for note in notes] == (
+        ["noise_multiplier 1.5 was reported by the client, in place of 1 in the settings"]
+        if used == 1.5
+        else []
+    )

@@ -100,6 +100,7 @@ REASONS: Final[Mapping[str, str]] = {
         "weights that are not by the number of images, would change it"
     ),
     "sent but not replayed": "the server sends {setting} {value}, which is not replayed",
+    "reported by clients": "{setting} {value} was reported by the client{instead}",
     "read from the message": "{setting} {value} was read from the message to the client{instead}",
 }
 """Code -> its words."""
