@@ -83,12 +83,14 @@ def examine(
         sent: The weights that the server will send; by default those of the audited model.
         app: What the Flower app says of itself: whether it audits, whether its clients publish what
             they train on, and whether they train as described.
-        replay: Whether to replay the clients' app once, where the auditor has it. That trains a model.
+        replay: Whether there is time to replay the clients' app once, where the auditor has it, which trains
+            a model, and to run closed forms.
 
     Returns:
         What was found, in the order in which it is needed.
     """
-    rehearsal = auditor.rehearse(sent=sent, num_examples=_rehearsed(auditor.config, plan))
+    examples = _rehearsed(auditor.config, plan)
+    rehearsal = auditor.rehearse(sent=sent, num_examples=examples, closed_forms=replay)
     batches = _batches(auditor.config, plan)
     attacks = _Attacks(auditor.config, plan, rehearsal, batches).findings()
     findings = [*_model(rehearsal), *attacks]

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import AuditError, LedgerError
-from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
 from fl_privacy_audit.core.protocols import Attack, Sink, TruthProvider
@@ -180,18 +179,12 @@ class Auditor:
         if not self._inline and any(spools(self.ledger.directory)):
             self._open_backlog()
 
-    def rehearse(self, *, sent: Arrays | None = None, num_examples: int | None = None) -> Rehearsal:
-        """See `fl_privacy_audit.audit.rehearsal.rehearse`; nothing is written."""
+    def rehearse(self, **known: Any) -> Rehearsal:
+        """See `fl_privacy_audit.audit.rehearsal.rehearse`, which has the arguments; nothing is written."""
+        observer, lineup = self._work.observer, self._work.lineup
         with cpu_threads(self.config.threads):
             made = self._guard.result(
-                "a rehearsal",
-                lambda: rehearse(
-                    self._work.observer,
-                    self._work.lineup,
-                    self.config,
-                    sent=sent,
-                    num_examples=num_examples,
-                ),
+                "a rehearsal", lambda: rehearse(observer, lineup, self.config, **known)
             )
         return Rehearsal(seen=made) if isinstance(made, Reason) else made
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_privacy_audit.attacks import needed_seconds, refusal
+from fl_privacy_audit.attacks import needed_seconds, reconstruct_each, refusal
+from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import TimeUpError
 from fl_privacy_audit.core.exchange import Arrays
@@ -23,7 +24,7 @@ from .schedule import ClientReply, Slot
 from .targets import Observer, Target
 
 PATIENCE = 5.0
-"""Seconds that the local training of a client who is made up may take."""
+"""Seconds that the local training of a client who is made up may take, and a closed form on its update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def rehearse(
     *,
     sent: Arrays | None = None,
     num_examples: int | None = None,
+    closed_forms: bool = False,
 ) -> Rehearsal:
     """Make up a client that trains on noise as it is told, and ask who would attack its update.
 
@@ -76,6 +78,8 @@ def rehearse(
         config: Of the audit.
         sent: Weights that the server will send; by default the model's own.
         num_examples: Images that a client has, where they are known.
+        closed_forms: Whether to run them, to see what they take: up to `PATIENCE` seconds each, and twice,
+            as the first time some prepare what later ones use.
     """
     seen = _observed(replace(observer, truth=None), sent, num_examples)
     if isinstance(seen, Reason):
@@ -91,6 +95,11 @@ def rehearse(
         attack, entry = turn.attack.attack, turn.attack.entry
         refused = refusal(attack, seen, None if entry is None else entry.needs)
         needed = None if refused else needed_seconds(attack, seen)
+        for _ in range(2):
+            if closed_forms and not refused and not isinstance(attack, OptimisationAttack):
+                rng = torch.Generator().manual_seed(0)
+                reconstruct_each(attack, [seen], rngs=[rng], seconds=PATIENCE)
+                needed = needed_seconds(attack, seen)
         attacks.append(
             Rehearsed(
                 attack=turn.attack.config.name,

@@ -195,7 +195,10 @@ class Case:
             return "inconclusive", Reason.of("no positive control", why, **figures)
         copies = Reason.of("undefended copies", **_figures(positive))
         if not self._leaks("undefended"):
-            return "inconclusive", Reason.of("attack too weak", copies, **self._allowed())
+            enough = self._enough_to_leak("undefended")
+            if enough is None or self._allowed():
+                return "inconclusive", Reason.of("attack too weak", copies, **self._allowed())
+            return "inconclusive", Reason.of("copies leak on average", copies, enough=enough)
         if self.reached:
             reached = Reason.of("some records reached", **figures, **self._reached())
             return "inconclusive", reached
@@ -218,6 +221,19 @@ class Case:
         for count in range(self.batches + 1, MOST_ADVISED + 1):
             width = self._width(count)
             if any(mean + above * width <= self.margin for mean, above in ends):
+                return count
+        return None
+
+    def _enough_to_leak(self, side: Side) -> int | None:
+        """How many batches would do for *leaked* by the interval, if more of them are like these."""
+        ends = [
+            (n.mean, (n.mean - n.low) / self._width(n.batches))
+            for n in self.nets(side)
+            if n.low is not None
+        ]
+        for count in range(self.batches + 1, MOST_ADVISED + 1 if ends else 0):
+            width = self._width(count)
+            if all(mean - below * width > self.margin for mean, below in ends):
                 return count
         return None
 

@@ -78,6 +78,10 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
             "from one that leaks"
         ),
     ),
+    "copies leak on average": (
+        "too few batches to be sure that the attack works without defence",
+        "audit more rounds or clients until there are {enough} batches",
+    ),
     "some records reached": (
         "a single image that came half as close as without defence",
         "look at the worst record, and audit more batches: luck does not repeat",
@@ -174,6 +178,10 @@ REASONS: Final[Mapping[str, str]] = {
     ),
     "no positive control": "not clearly leaked, and no positive control{because}",
     "attack too weak": "the attack is too weak here, it fails without defence{time}",
+    "copies leak on average": (
+        "without defence images show on average, and the batches are too few to be sure; about {enough} like "
+        "these would tell"
+    ),
     "some records reached": "{reached} of {records} came half as far as without defence",
     "unclear": "neither clearly more than the null controls nor clearly no more",
     "unclear, more batches would tell": (
@@ -273,6 +281,7 @@ DETAILS: Final[Mapping[str, str]] = {
     "no more than a null control": ": {net}; {batches}; {cause}",
     "no positive control": ": {net}; {batches}",
     "attack too weak": "; {cause}",
+    "copies leak on average": "; {cause}",
     "some records reached": "; on average {net}; {batches}",
     "unclear": ": {net}; {batches}",
     "unclear, more batches would tell": ": {net}; {batches}",
