@@ -105,9 +105,9 @@ def doctor_command(
     # Tried first, closed forms have a time that is known.
     tried = list(strength(config, clients_model, plan.num_examples, seconds))
     findings = [*examine(auditor, plan, app=source, replay=True), *tried]
-    rows = map(_row, findings)
+    rows = list(map(_row, findings))
     if any(key.startswith(RUN_CONFIG_PREFIX) for key in own):
-        rows = (tuple(map(in_run_config, row)) for row in rows)
+        rows = [(name, in_run_config(said), in_run_config(step)) for name, said, step in rows]
     print_rows(standard_output(), ("what", "found", "what to do"), rows)
     if any(finding.state == "missing" for finding in findings):
         sys.exit(SOMETHING_LACKS)

@@ -231,7 +231,9 @@ class Case:
             for n in self.nets(side)
             if n.low is not None
         ]
-        for count in range(self.batches + 1, MOST_ADVISED + 1 if ends else 0):
+        if all(n.against == "grey" for n in self.nets(side)):
+            return None
+        for count in range(self.batches + 1, MOST_ADVISED + 1):
             width = self._width(count)
             if all(mean - below * width > self.margin for mean, below in ends):
                 return count

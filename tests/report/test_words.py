@@ -30,6 +30,8 @@ from fl_privacy_audit.verdicts.compare import Comparison, compare
 from tests.support.builders import outcome
 from tests.support.report_builders import SWEEP, dp_sgd, write_setting
 
+PLACES = ("place", "strategy", "variable", "attacked", "clients", "rounds")
+"""Figures of what `doctor` advises."""
 NET: dict[str, Figure] = {
     "metric": "psnr",
     "mean": 3.2,
@@ -102,7 +104,7 @@ def test_every_reason_that_decides_nothing_says_what_to_do() -> None:
     assert REASONS.keys() - CAUSES.keys() - STEPS.keys() == NOTHING_TO_DO
     assert not CAUSES.keys() & STEPS.keys()
     for code in CAUSES.keys() | STEPS.keys():
-        figures = dict.fromkeys(("needed", "enough", "seconds", "fewer", "wrapper"), 5)
+        figures = dict.fromkeys(("needed", "enough", "seconds", "fewer", "wrapper", *PLACES), 5)
         assert "?" not in advise(Reason.of(code, **figures)) != ""
     for cause, _ in CAUSES.values():
         assert cause in MEANINGS["inconclusive"][0]
