@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fl_privacy_audit.ledger.records import AuditRecord
-from fl_privacy_audit.report.sentences import say
+from fl_privacy_audit.report.sentences import advise, say
 from fl_privacy_audit.verdicts.rules import judge
 from fl_privacy_audit.verdicts.verdict import FEWEST, LEVEL, Verdict
 from tests.support.builders import audit_line, outcome
@@ -293,3 +293,13 @@ def test_more_attacks_share_the_confidence() -> None:
     assert one.net is not None and three.net is not None
     assert three.net.low is not None and one.net.low is not None
     assert three.net.low <= one.net.low
+
+
+def test_copies_that_leak_on_average_say_how_many_batches_would_tell() -> None:
+    shows = [0.15, 0.2, 0.01, 0.12, 0.2, 0.02]
+    few = [record(i, attack=0.02, noise=0.02, undefended=shown) for i, shown in enumerate(shows)]
+    verdict = judge("a", "server", NAME, few)
+    assert (verdict.word, verdict.reason.code) == ("inconclusive", "copies leak on average")
+    enough = verdict.reason.figures["enough"]
+    assert isinstance(enough, int) and enough > len(few)
+    assert f"until there are {enough} batches" in advise(verdict.reason)
