@@ -99,7 +99,8 @@ def _identified(
 def _without_repeats(originals: Tensor) -> tuple[Tensor, Tensor]:
     """Each picture once, in order of first appearance, and where each of ``(N, C, H, W)`` is among them."""
     places: dict[bytes, int] = {}
-    own, first = [], []
+    own: list[int] = []
+    first: list[int] = []
     for row, picture in enumerate(originals.detach().cpu().contiguous()):
         place = places.setdefault(picture.numpy().tobytes(), len(places))
         own.append(place)

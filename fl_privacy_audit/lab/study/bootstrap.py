@@ -123,7 +123,8 @@ def differences(found: Mapping[str, tuple[Floats, ...]]) -> tuple[Difference, ..
 def share(hits: NDArray[np.generic], cases: Bools, original: Ints, draws: Draws) -> Estimate:
     """A share of cases, each of an original: hits, cases and originals are ``(P,)``."""
     weight = draws.originals.astype(np.float64)
-    count = weight.shape[1]
-    hits = np.bincount(original[cases], weights=hits[cases].astype(np.float64), minlength=count)
-    cases = np.bincount(original[cases], minlength=count)
-    return estimate(ratio(hits.sum(), cases.sum()), ratio(weight @ hits, weight @ cases))
+    won, total = (
+        np.bincount(original[cases], weights=each[cases], minlength=weight.shape[1])
+        for each in (hits.astype(np.float64), cases.astype(np.float64))
+    )
+    return estimate(ratio(won.sum(), total.sum()), ratio(weight @ won, weight @ total))
