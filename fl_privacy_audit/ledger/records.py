@@ -171,8 +171,7 @@ class RunRecord(_Line):
     # Every array of the model's state -> its dtype, ``"float32"``; what Flower's own noise is added
     # to. Empty in ledgers of version 1.
     arrays: dict[str, str] = Field(default_factory=dict)
-    # What the strategy and the clients' app state of differential privacy, in terms of a claim; ``by``
-    # names them.
+    # What strategy and clients' app (``by``) state of differential privacy, in terms of a claim.
     claim_read: dict[str, float | Count | str] = Field(default_factory=dict)
     probed: list[ProbedMechanism] = Field(default_factory=list)
 
@@ -280,8 +279,7 @@ class AttackOutcome(_Outcome):
     needed_seconds: float | None = None
     # Share of labels recovered, as a multiset; None where it is not known.
     labels_right: float | None = None
-    # Among how many pictures `ranks` are, the true one included: true images of the round, or of a
-    # canary public pictures.
+    # Among how many pictures `ranks` are, with the true one: of the round, of a canary public ones.
     candidates: Count = 0
     # Metrics without a score here, and a picture that could not be kept: why.
     unavailable: dict[str, Why] = Field(default_factory=dict)
@@ -350,9 +348,7 @@ class AuditRecord(_Line):
     # Whether the client returned an update.
     client_status: Literal["returned", "failed", "timed out"] = "returned"
     reason: Why | None = None  # why nothing was attacked; None if something was
-    chosen: Reason | None = (
-        None  # why it was chosen among the round's clients; None if by chance or all
-    )
+    chosen: Reason | None = None  # why it among the round's clients; None if by chance or all
     threat_model: ThreatModel | None = None  # None only where the client returned nothing
     # Euclidean norm of the weight difference; None if it could not be read.
     update_norm: float | None = None
@@ -387,8 +383,7 @@ class MeasurementRecord(_Line):
     kind: Literal["measurement"] = "measurement"
     run: str  # the run it belongs to
     round: Count  # the last round that was measured
-    # Images that the replayed client trained on in that round; replies, where clients are the canaries.
-    records: Count
+    records: Count  # images of the replayed client; replies, where clients are the canaries
     of_a_round: MeasuredEpsilon
     over_rounds: MeasuredEpsilon  # over all rounds that were measured
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from fl_privacy_audit.core.ray_jobs import RETRIES, RayJobs
 STAND_IN = """
 import os, pickle, sys
 from pathlib import Path
+from typing import Any
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.jobs import answered, asked
 
@@ -97,7 +99,8 @@ def test_this_process_outlives_its_cluster(monkeypatch: pytest.MonkeyPatch) -> N
         while (done := jobs.done(1.0)) is None:
             pass
         assert done.result == 8
-        cluster.head_node.kill_gcs_server()
+        head: Any = cluster.head_node
+        head.kill_gcs_server()
         while jobs.gone is None:
             jobs.done(1.0)
         assert jobs.pending == 0
