@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import ray
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
 
@@ -33,8 +34,8 @@ STARTED_AGAIN = ("server with worker", "worker", "attack")
 CHANGED = "trainings that end otherwise than without audit"
 ROUNDS, CLIENTS, MOST_KILLS, MOST_SECONDS = 4, 2, 3, 12.0
 Executor = Literal["process", "ray"]
-WORKERS = ("fl_privacy_audit.audit.worker", "ray::")
-"""What the command line of a worker says, or of the process of Ray that has started it."""
+WORKERS = ("fl_privacy_audit.audit.worker", "ray::", "fl_privacy_audit.core.ray_jobs")
+"""What the command line of a worker says, of the process of Ray that has started it, or of who talks to Ray."""
 
 
 def run(count: int, seed: int) -> Tally:
@@ -44,13 +45,15 @@ def run(count: int, seed: int) -> Tally:
     trials: Counter[str] = Counter(tally.trials)
     broken = defaultdict(list, {name: [*cases] for name, cases in tally.broken.items()})
     rng, kinds = random.Random(seed), ("process", "ray")
+    if on > 1:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)  # that all trials join
     for number in range(on):
         kind: Executor = kinds[number % 2]  # type: ignore[assignment]
         one = rng.randrange(10**6)
         for promise, cases in _trained_on(kind, one).items():
             broken[promise] += [f"{kind}, seed {one}: {case}" for case in cases]
         trials[f"worker, training goes on ({kind})"] += 1
-    _end_ray()
+    ray.shutdown()
     return Tally(promise=tally.promise, trials=trials, broken={CHANGED: [], **broken})
 
 
@@ -124,10 +127,3 @@ def _workers(parent: int) -> Iterator[int]:
             ours = above == parent and process != parent and not idle
             if ours and any(name in words for name in WORKERS):
                 yield process
-
-
-def _end_ray() -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
