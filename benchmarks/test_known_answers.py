@@ -27,7 +27,13 @@ from fl_privacy_audit.attacks import (
 from fl_privacy_audit.attacks.papers.imprint import ImprintBlock, empirical, expected_alone
 from fl_privacy_audit.attacks.parts import labels
 from fl_privacy_audit.core.config_text import read_options
-from fl_privacy_audit.lab.corpus.networks import Cnn6, Perceptron, QuickStartNet, SmallConvNet
+from fl_privacy_audit.lab.corpus.networks import (
+    Cnn6,
+    Perceptron,
+    QuickStartNet,
+    SmallConvNet,
+    VisionTransformer,
+)
 from fl_privacy_audit.lab.corpus.networks import seeded as corpus_weights
 from tests.support.cases import CLASSES, LeNet, image_config, observation, photos, seeded
 
@@ -65,6 +71,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ResNet20": partial(corpus_weights, ResNet20),
     "perceptron": partial(corpus_weights, Perceptron),
     "quick-start net": partial(corpus_weights, QuickStartNet),
+    "vision transformer": partial(corpus_weights, VisionTransformer),
     "Cnn6": partial(corpus_weights, partial(Cnn6, size=16)),
 }
 
