@@ -310,10 +310,8 @@ def test_two_workers_make_the_same_corpus(tmp_path: Path) -> None:
     assert one == two
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.exhaustive)],
-)
+@pytest.mark.exhaustive  # a few in every run: tests/reliability/kills.py
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_killed_process_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
     """SIGKILL at whatever moment, twice, then to the end."""
     command = [sys.executable, "-m", "fl_privacy_audit", "corpus", "build", str(tmp_path / "c")]

@@ -230,7 +230,7 @@ def test_the_command_tells_how_far_it_is(
     assert "[1/1] no: finished before" in CliRunner().invoke(cli, arguments).output
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # a few in every run: tests/reliability/kills.py
 def test_killed_in_the_middle_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """The sweep alone is killed, as `kill -9` does it; its workers notice and end."""
     plan = {
