@@ -13,7 +13,7 @@ LOWER_BOUND: Final = (
 )
 
 IDENTIFIED: Final = (
-    "Identified: how often, among true images of the run, the one that a reconstruction is most like is its own "
+    "Identified: how often, among true images of the round, the one that a reconstruction is most like is its own "
     "(correlation of pixels)."
 )
 
