@@ -16,8 +16,7 @@ from typing import Final, final
 
 import torch
 
-from fl_privacy_audit.attacks.parts import closed_form, labels
-from fl_privacy_audit.core.errors import UnmetNeedError
+from fl_privacy_audit.attacks.parts import closed_form
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction
 
@@ -68,12 +67,8 @@ class FirstLinearAttack:
         flat = layer.bias @ layer.weight / power if alive else torch.zeros_like(layer.weight[0])
         mixed = layer.weight - torch.outer(layer.bias, flat)
         misfit = float(mixed.norm() / layer.weight.norm().clamp_min(1e-300))
-        try:
-            label = labels.analytic(seen, rng).classes()
-        except UnmetNeedError:
-            label = None
         inputs = flat.reshape(1, *seen.image.shape)
-        objective = misfit if label is None else closed_form.residual(seen, inputs, label)
+        label, objective = closed_form.judged(seen, inputs, rng, misfit)
         if progress is not None:
             progress(1, 1)
         return Reconstruction(

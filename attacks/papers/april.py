@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fl_privacy_audit.attacks.parts import closed_form, labels, replay
+from fl_privacy_audit.attacks.parts import closed_form, replay
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.models import copy_model
@@ -100,11 +100,7 @@ class April:
         else:
             patches, misfit, missing = _from_attention(seen, tokens, gradient)
         inputs = _image(tokens.places, patches, seen)
-        try:
-            label = labels.analytic(seen, rng).classes()
-        except UnmetNeedError:
-            label = None
-        objective = misfit if label is None else closed_form.residual(seen, inputs, label)
+        label, objective = closed_form.judged(seen, inputs, rng, misfit)
         if progress is not None:
             progress(1, 1)
         return Reconstruction(

@@ -11,7 +11,7 @@ from fl_privacy_audit.core.errors import AttackError, UnmetNeedError
 from fl_privacy_audit.core.models import copy_model
 from fl_privacy_audit.core.types import Observation, Update
 
-from . import replay
+from . import labels, replay
 from .randomness import own_random_numbers
 
 GOOD_ENOUGH = 1e-3
@@ -165,20 +165,36 @@ def layer_on_image(seen: Observation, gradient: Update, attack: str) -> FirstLin
     )
 
 
-def residual(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+def residual(seen: Observation, inputs: Tensor, classes: Tensor) -> float:
     """Length of replayed minus observed gradient over that of the observed: 0 is a perfect fit.
 
     The best scale is divided out where the length of the observed gradient means nothing.
     """
     wide = replay.local_training(replay.cast(seen, torch.float64))
     with torch.enable_grad(), own_random_numbers(0, [seen.device]):
-        y = F.one_hot(labels, seen.num_classes).double()
+        y = F.one_hot(classes, seen.num_classes).double()
         replayed = wide(inputs.detach().double(), y)
     guess = torch.cat([replayed[n].detach().flatten() for n in wide.observed])
     goal = torch.cat([t.flatten() for t in wide.observed.values()])
     if not seen.gradient_scale_known:
         guess = guess * (guess @ goal) / guess.square().sum().clamp_min(1e-300)
     return float((guess - goal).norm() / goal.norm().clamp_min(1e-300))
+
+
+def judged(
+    seen: Observation, inputs: Tensor, rng: torch.Generator, misfit: float
+) -> tuple[Tensor | None, float]:
+    """The label, where it can be read, and how well solved inputs explain the update.
+
+    Returns:
+        ``(1,)`` classes or None; the `residual`, or without a label `misfit`, what the attack's own equation
+        leaves over.
+    """
+    try:
+        label = labels.analytic(seen, rng).classes()
+    except UnmetNeedError:
+        return None, misfit
+    return label, residual(seen, inputs, label)
 
 
 def pixels(seen: Observation, inputs: Tensor) -> Tensor:
