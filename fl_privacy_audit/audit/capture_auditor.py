@@ -200,8 +200,7 @@ class CaptureAuditor:
         made = steps.step(f"{slot.view}: replaying {place}", make)
         if isinstance(made, Slot):
             return made
-        how = ", ".join(map(str, made.figures.values()))
-        why = Reason.of("replay ended its worker", how=f"{made.code}: {how}")
+        why = Reason.of("replay ended its worker", how=f"{made.code}: {made.said}")
         failed = replace(slot.replies[0], status="failed", reason=why)
         return replace(slot, replies=(failed,), reason=why, replay=None)
 

@@ -115,8 +115,8 @@ class Workers:
             seat.end()
             if seat.is_stopped:
                 raise StoppedError
-            figures = ", ".join(map(str, answer.reason.figures.values()))
-            log.warning("privacy audit: %s (%s) at %s", answer.reason.code, figures, task.capture)
+            why = answer.reason
+            log.warning("privacy audit: %s (%s) at %s", why.code, why.said, task.capture)
             if not note_death(task.capture, answer.reason, whole=answer.hung):
                 return answer.reason
 

@@ -45,8 +45,7 @@ def _called(do: bytes, task: Any, seat: Seat) -> Any:
     answer = child.frame()
     if isinstance(answer, Ended):
         seat.end()
-        how = ", ".join(map(str, answer.reason.figures.values()))
-        raise AuditError(f"a process that was at work has ended: {how}")
+        raise AuditError(f"a process that was at work has ended: {answer.reason.said}")
     is_error, value = pickle.loads(answer)
     if is_error:
         raise value

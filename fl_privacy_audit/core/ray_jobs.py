@@ -160,8 +160,7 @@ class RayJobs(Generic[T, R]):
 
 
 def _lost(ended: Ended) -> AuditError:
-    how = ", ".join(map(str, ended.reason.figures.values()))
-    return AuditError(f"the Ray cluster was lost ({how})")
+    return AuditError(f"the Ray cluster was lost ({ended.reason.said})")
 
 
 def _joined_address() -> str | None:

@@ -76,6 +76,15 @@ class Reason(BaseModel):
         figures = ((k, tuple(v) if isinstance(v, list) else v) for k, v in self.figures.items())
         return hash((self.code, self.cause, frozenset(figures)))
 
+    @property
+    def said(self) -> str:
+        """The figures alone, for a line of a log or an error.
+
+        >>> Reason.of("worker died", how="exit code 1").said
+        'exit code 1'
+        """
+        return ", ".join(map(str, self.figures.values()))
+
     @classmethod
     def of(cls, code: str, cause: "Reason | None" = None, /, **figures: Figure) -> "Reason":
         """Shorthand: ``Reason.of("not due", every=10)``."""
