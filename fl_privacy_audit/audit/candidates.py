@@ -19,7 +19,7 @@ from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.types import Truth
 from fl_privacy_audit.metrics.ranks import distinct
 
-from .schedule import ClientReply, Slot
+from .schedule import Slot, place_of
 from .truth import as_pixels, is_pixels
 
 CANDIDATES: Final = 100
@@ -51,7 +51,7 @@ def of_round(
     """
     most = min(CANDIDATES, MOST_BYTES // (4 * math.prod(config.image.shape)))
     readable = [slot for slot in slots if slot.replies[0].is_readable]
-    readable.sort(key=lambda slot: _place(slot.replies[0]))
+    readable.sort(key=lambda slot: place_of(slot.replies[0].client))
     random.Random(f"{config.seed}/{slots[0].round}/candidates").shuffle(readable)
     found: list[Tensor] = []
     for slot in readable[:most]:
@@ -63,16 +63,11 @@ def of_round(
     return distinct(torch.cat(found), most=most) if found else None
 
 
-def _place(reply: ClientReply) -> tuple[bool, int, int]:
-    client = reply.client
-    return client.partition is None, client.partition or 0, client.node_id
-
-
 def _images(
     slot: Slot, known: Truth | None, config: AuditConfig, truth: TruthProvider | None
 ) -> Tensor | None:
     (reply,) = slot.replies
-    found = known or (truth(slot.round, reply.client) if truth else reply.truth())
+    found = known or reply.true_batch(slot.round, truth)
     if found is None:
         return None
     images = as_pixels(found.images, config.image.shape)

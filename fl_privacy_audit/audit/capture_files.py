@@ -237,7 +237,7 @@ class CaptureWriter:
         provider = self.truth if slot.view in ("server", "release") else None
 
         def asked() -> Truth | None:
-            found = provider(slot.round, reply.client) if provider else reply.truth()
+            found = reply.true_batch(slot.round, provider)
             if found is None:
                 return None
             images = as_pixels(found.images, self.config.image.shape)

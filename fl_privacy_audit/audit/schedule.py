@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.exchange import Arrays
+from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client, ImageSpec, Truth, View
 
@@ -61,6 +62,10 @@ class ClientReply:
     def is_readable(self) -> bool:
         """Whether there is an update to attack."""
         return self.is_released and not self.masked
+
+    def true_batch(self, server_round: int, provider: TruthProvider | None) -> Truth | None:
+        """The client's images and labels, for scoring only: asked of a provider where there is one."""
+        return provider(server_round, self.client) if provider else self.truth()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +239,7 @@ def _choose(
     if not is_due(config, server_round):
         return {}
     readable = [reply for reply in replies if reply.is_readable]
-    readable.sort(key=lambda r: _place(r.client))
+    readable.sort(key=lambda r: place_of(r.client))
     most = config.clients_per_round
     if most is None or most >= len(readable):
         return dict.fromkeys(reply.client for reply in readable)
@@ -244,7 +249,7 @@ def _choose(
     return dict.fromkeys(random.Random(f"{config.seed}/{server_round}").sample(clients, most))
 
 
-def _place(client: Client) -> tuple[bool, int, int]:
+def place_of(client: Client) -> tuple[bool, int, int]:
     """Of a client among those of a round, in whatever order they replied."""
     return client.partition is None, client.partition or 0, client.node_id
 

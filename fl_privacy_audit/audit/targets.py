@@ -151,7 +151,7 @@ class Observer:
         provider: TruthProvider | None,
     ) -> Truth | Reason:
         def provided() -> Truth | None:
-            truth = provider(server_round, reply.client) if provider else reply.truth()
+            truth = reply.true_batch(server_round, provider)
             return None if truth is None else check_truth(truth, self.config.image, classes)
 
         truth = self.guard.result("the truth provider", provided)
