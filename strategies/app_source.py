@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from fl_privacy_audit.core.config import DP_SGD
+
 MOST_MODULES: Final = 500
 """Modules of an app that are looked at; a folder that holds more is no app."""
 
@@ -32,8 +34,6 @@ OF_OPTIMISERS: Final = {
     "weight_decay": "weight_decay",
 }
 """Argument of those -> setting of training."""
-OF_OPACUS: Final = ("max_grad_norm", "noise_multiplier")
-"""Arguments of Opacus's ``make_private``, and settings of training."""
 LEGACY_STARTS: Final = ("ServerAppComponents", "LegacyContext")
 """What Flower's legacy API is handed a strategy in."""
 
@@ -188,7 +188,7 @@ def _told_by_call(call: ast.Call, constants: Mapping[str, ast.expr]) -> Iterator
             if argument in keywords:
                 yield from _literal(f"training.{setting}", keywords[argument], constants)
     elif name == "make_private":
-        for setting in OF_OPACUS:
+        for setting in DP_SGD:  # Opacus calls them so too
             if setting in keywords:
                 yield from _literal(f"training.{setting}", keywords[setting], constants)
     elif name == "DataLoader" and "shuffle" in keywords and "batch_size" in keywords:

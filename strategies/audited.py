@@ -73,7 +73,9 @@ class AuditedStrategy(Wrapper, Strategy):
             )
         super().__init__(strategy, auditor)
         auditor.elsewhere = NamedApp.of(auditor)
-        auditor.meter = MeasuredHere(EpsilonMeter()) if is_claimed(auditor.config) else None
+        # A run has canaries of one kind: of a client's records, or clients.
+        by_replay = is_claimed(auditor.config) and auditor.config.canary.clients is None
+        auditor.meter = MeasuredHere(EpsilonMeter()) if by_replay else None
 
     def summary(self) -> None:
         """Log what is audited, then the wrapped strategy's own summary."""

@@ -122,9 +122,7 @@ class Wrapper:
             replay = self._to_replay.pop(server_round, None)
             self.auditor.audit_round(server_round, captured, released, replay)
             self._audited += 1
-            # A run has canaries of one kind: of a client's records, or clients.
-            clients = self.auditor.config.canary.clients
-            if replay is not None and clients is None and self.auditor.meter is not None:
+            if replay is not None and self.auditor.meter is not None:
                 with self._guard(f"epsilon could not be measured in round {server_round}"):
                     most = max((reply.num_examples or 0 for reply in captured), default=0)
                     self.auditor.measure(server_round, replay, most)

@@ -156,7 +156,8 @@ def _measured(case: Case) -> Iterator[Finding]:
         if refuted:
             _, bound, how, stated = max(refuted, key=lambda each: each[0])
             yield finding(
-                f"Epsilon {figure_text(stated)} is {how}, but {_canaries(client, bound)} show at least {figure_text(bound.highest)} over {_rounds(bound.rounds)}: "
+                f"Epsilon {figure_text(stated)} is {how}, but {_canaries(client, bound)} show at least "
+                f"{figure_text(bound.highest)} over {_rounds(bound.rounds)}: "
                 f"{figure_text(bound.gauss)} if the noise is normal, {figure_text(bound.steinke)} whatever it "
                 f"is (of at most {figure_text(bound.ceiling)} that so many can show), at "
                 f"{bound.confidence:.0%} confidence and delta {bound.delta:g}. The claim is false: "
