@@ -238,9 +238,8 @@ class ViewFacts:
         self.ran: set[str] = set()
         self.clients: set[str] = set()
         self.replays = Replays()
-        self.by_risk = (
-            False  # whether records were chosen because their updates seemed to tell most
-        )
+        # Whether records were chosen because their updates seemed to tell most.
+        self.by_risk = False
         self._none = AttackFacts(AUTO)  # of an attack that has only what `auto` left
 
     def of(self, attack: str) -> AttackFacts:
