@@ -29,7 +29,7 @@ from .attacker import Progress
 from .capture import Capture
 from .capture_auditor import CaptureAuditor, not_attacked
 from .capture_files import earlier_records, read_capture
-from .epsilon import as_record
+from .epsilon import UNMEASURED, as_record
 from .handover import Handover
 from .schedule import Slot
 from .spool import RECORDS, Spool
@@ -350,7 +350,7 @@ def _measures(capture: Path) -> bool:
 
 
 def recorded(directory: Path, run: str) -> Counter[Key]:
-    """How many records each target of a run has in a ledger; of what was measured, each round."""
+    """How many records each target of a run has in a ledger; of epsilon, measured or not, each round."""
     if not (directory / FILE_NAME).exists():
         return Counter()
     lines = (line for line in read_lines(directory, quick=True) if not isinstance(line, Damage))
@@ -360,6 +360,10 @@ def recorded(directory: Path, run: str) -> Counter[Key]:
             found[key_of(line)] += 1
         elif line.kind == "measurement" and line.run == run:
             found[run, line.round, EPSILON, ""] += 1
+        elif line.kind == "gap" and line.run == run and line.reason.code == UNMEASURED:
+            number = line.reason.figures.get("round")
+            if isinstance(number, int):
+                found[run, number, EPSILON, ""] += 1
     return found
 
 

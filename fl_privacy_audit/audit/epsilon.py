@@ -26,6 +26,8 @@ FIGURES: Final = "figures"
 """In a capture that was measured: what it leaves for later rounds."""
 EARLIER: Final = "earlier-"
 """In a capture, before the number of a round: what that has left."""
+UNMEASURED: Final = "epsilon not measured"
+"""Code of the gap that a round leaves in a ledger."""
 NAMES: Final = ("gram", "products")
 Measured = tuple[MeasurementRecord, Arrays]
 """What is measured over all rounds so far; what this round leaves for those after it, by `NAMES`."""
@@ -133,5 +135,5 @@ def as_record(
         return measured
     what = "privacy audit: epsilon was not measured in round %d: %s %s"
     log.warning(what, slot.round, measured.code, measured.figures)
-    why = Reason.of("epsilon not measured", measured, round=slot.round)
+    why = Reason.of(UNMEASURED, measured, round=slot.round)
     return GapRecord(time=now(), run=run, reason=why)

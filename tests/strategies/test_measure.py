@@ -13,9 +13,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
+from fl_privacy_audit.audit.backlog import EPSILON, recorded
 from fl_privacy_audit.audit.capture_auditor import CaptureAuditor
 from fl_privacy_audit.audit.capture_files import read_capture
+from fl_privacy_audit.audit.epsilon import as_record
 from fl_privacy_audit.audit.journal import Journal, note_death
+from fl_privacy_audit.audit.schedule import Slot
 from fl_privacy_audit.audit.spool import Spool
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.local_training import Chance, train_locally
@@ -37,7 +40,7 @@ from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.strategies import canary
 from fl_privacy_audit.strategies.measure import EpsilonMeter
 from fl_privacy_audit.strategies.named_app import NamedApp
-from tests.support.builders import IMAGE, made
+from tests.support.builders import IMAGE, made, run_line, write_ledger
 from tests.support.canary_apps import reply_to, run
 from tests.support.judged_cases import picture
 
@@ -213,6 +216,15 @@ def test_what_a_round_leaves_is_all_that_the_next_needs_and_a_death_costs_one(
         "epsilon was not measured in round 3: the worker that was at it ended: exit code 7"
     )
     assert [line for line in caplog.messages if "epsilon was not measured in round 3" in line]
+
+
+def test_what_was_not_measured_is_recorded_once(tmp_path: Path) -> None:
+    """A server that is killed after the line, and before the capture is gone, writes no second one."""
+    slot = Slot(round=3, view="canary", replies=())
+    gap = as_record("run", slot, Reason.of("no client app"))
+    write_ledger(tmp_path, [run_line(), gap])
+    assert recorded(tmp_path, "run") == {("run", 3, EPSILON, ""): 1}
+    assert recorded(tmp_path, "another") == {}
 
 
 APP = """
