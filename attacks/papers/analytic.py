@@ -103,7 +103,7 @@ def _batch(
         if len(chosen) < seen.num_images and not bool(alike[row, chosen].any()):
             chosen.append(row)
     found = rows[chosen]
-    fitted = torch.linalg.lstsq(found.T, layer.weight.T).solution if chosen else None
+    fitted = closed_form.least_squares(found.T, layer.weight.T) if chosen else None
     left = layer.weight if fitted is None else layer.weight - fitted.T @ found
     if progress is not None:
         progress(1, 1)

@@ -95,7 +95,7 @@ class Spear:
             drawn += now
             if mixing is not None and share > agreement:
                 agreement = share
-                solved = torch.linalg.lstsq(mixing, v).solution.view_as(grey)
+                solved = closed_form.least_squares(mixing, v).view_as(grey)
                 guessed = _labels(seen, layer.name, solved, (u @ mixing).T)
                 misfit = closed_form.residual(seen, solved, guessed)
                 if misfit < objective:
@@ -167,10 +167,10 @@ class _Problem:
     def judge(self, columns: Tensor) -> tuple[Tensor, float]:
         """``Q`` with its lengths, and the share of neurons whose ReLU is open where R is not 0."""
         mixing = columns.T
-        lengths = torch.linalg.lstsq(self.u @ mixing, self.bias[:, None]).solution[:, 0]
+        lengths = closed_form.least_squares(self.u @ mixing, self.bias[:, None])[:, 0]
         shut = _zeros(self.u, columns)
         mixing = mixing * lengths
-        before = torch.linalg.lstsq(mixing, self.scores.T).solution + self.offset
+        before = closed_form.least_squares(mixing, self.scores.T) + self.offset
         return mixing, float(((before > 0) != shut).double().mean())
 
 

@@ -181,6 +181,17 @@ def residual(seen: Observation, inputs: Tensor, classes: Tensor) -> float:
     return float((guess - goal).norm() / goal.norm().clamp_min(1e-300))
 
 
+def least_squares(matrix: Tensor, goal: Tensor) -> Tensor:
+    """The shortest ``(n, k)`` solution of ``matrix (m, n) @ solution = goal (m, k)``; full rank on a GPU.
+
+    Not by torch's own choice: on a CPU that starts from memory nobody has set, and answers differently
+    each time, at worst wrongly (PyTorch's issues 92537 and 187411).
+    """
+    driver = "gelsd" if matrix.device.type == "cpu" else "gels"
+    solution: Tensor = torch.linalg.lstsq(matrix, goal, driver=driver).solution
+    return solution
+
+
 def judged(
     seen: Observation, inputs: Tensor, rng: torch.Generator, misfit: float
 ) -> tuple[Tensor | None, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks.papers.inverting_gradients import tenfold_drops
 from fl_privacy_audit.attacks.parts import (
+    closed_form,
     constraints,
     distances,
     labels,
@@ -271,3 +272,13 @@ def test_the_noise_floor_is_the_distance_that_dp_sgd_leaves() -> None:
     assert floor == pytest.approx(distances.cosine(clean, noisy).item(), abs=0.02)
     drowned = known.replace(noise_multiplier=100.0)
     assert noise.floor(replace(seen, gradient=noisy, training=drowned)) == 1.0
+
+
+def test_least_squares_do_not_depend_on_what_lay_in_memory() -> None:
+    matrix = torch.eye(5, dtype=torch.float64)
+    matrix[0] = 0
+    goal = torch.ones(5, 1, dtype=torch.float64)
+    for written in range(20):
+        left_behind = [torch.full((size,), written, dtype=torch.int32) for size in (1, 2, 4, 5, 8)]
+        del left_behind
+        torch.testing.assert_close(closed_form.least_squares(matrix, goal), matrix @ goal)
