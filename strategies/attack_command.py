@@ -140,7 +140,7 @@ def _attack(
 
     work = CaptureAuditor(config, model=net, run=run)
     backlog = Backlog(
-        make_workers(config, handed.packed(), count=workers, nice=0), handed, write, work
+        make_workers(config, handed.packed(), count=workers, stand_back=False), handed, write, work
     )
     try:
         backlog.attack(spool, captures, run=run, config=config)

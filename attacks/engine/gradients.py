@@ -22,6 +22,7 @@ from torch.func import grad_and_value, vmap
 
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.attacks.parts.replay import Differentiate, by_autograd, by_transform
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.types import Update
@@ -137,10 +138,10 @@ class Begun(ByHand):
 
     def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
         super().__init__(recipe, guesses)
-        started = time.monotonic()
+        started = clock.now()
         with _own_chance(guesses):
             self._first: Step | None = super().__call__(guesses)
-        self.seconds = time.monotonic() - started
+        self.seconds = clock.now() - started
 
     def __call__(self, guesses: Guesses) -> Step:
         """The step at hand, then one after the other."""
@@ -287,21 +288,21 @@ def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend
             )
         return BACKENDS[recipe.backend](recipe, guesses)
     exact = "by_hand" if recipe.distance is distances.cosine else "sequential"
-    if recipe.dtype != torch.float32 or recipe.steps < FEWEST_STEPS or time.monotonic() > deadline:
+    if recipe.dtype != torch.float32 or recipe.steps < FEWEST_STEPS or clock.now() > deadline:
         return BACKENDS[exact](recipe, guesses)
     facts = calibration.facts_of(recipe, guesses)
     seconds = calibration.recall(facts)
     names = [exact, *_others(guesses)]
     if seconds is None and len(names) > 1:
         begun = Begun(recipe, guesses)
-        if begun.seconds * CALLS * len(names) > MOST_MEASURED * (deadline - time.monotonic()):
+        if begun.seconds * CALLS * len(names) > MOST_MEASURED * (deadline - clock.now()):
             return begun
         seconds = calibration.settle(facts, lambda: _measure(recipe, guesses, names))
     name = calibration.choose(
         seconds or {},
         exact=exact,
         steps=recipe.steps,
-        left=deadline - time.monotonic(),
+        left=deadline - clock.now(),
         compiler=can_compile(guesses.values.device),
     )
     return (Watched if name == "bfloat16" else BACKENDS[name])(recipe, guesses)
@@ -331,16 +332,16 @@ def _time(backend: Backend, guesses: Guesses) -> float:
     """The least of some calls: of the processor's time, which other work does not touch."""
     backend(guesses)
     cuda = guesses.values.is_cuda
-    clock = time.perf_counter if cuda else time.process_time
+    timer = time.perf_counter if cuda else time.process_time
     best = float("inf")
     for _ in range(CALLS - 1):
         if cuda:
             torch.cuda.synchronize(guesses.values.device)
-        started = clock()
+        started = timer()
         backend(guesses)
         if cuda:
             torch.cuda.synchronize(guesses.values.device)
-        best = min(best, clock() - started)
+        best = min(best, timer() - started)
     return best
 
 

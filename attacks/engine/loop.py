@@ -5,7 +5,6 @@ the gradients of a step are computed is chosen in `gradients`; the loop does not
 """
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
 from fl_privacy_audit.attacks.parts.replay import cast
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import AttackError, TimeUpError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction
@@ -103,14 +103,14 @@ class OptimisationAttack(Recipe):
         seconds: float,
         progress: Progress | None,
     ) -> list[Reconstruction | Exception]:
-        started = time.monotonic()
+        started = clock.now()
         deadline = started + seconds
         guesses: list[tuple[int, Guesses]] = []
         for index, (observed, rng) in enumerate(zip(observations, rngs, strict=True)):
             seen = cast(observed, self.dtype)
             for number in range(self.restarts):
                 # To evaluate a guess takes about as long as to draw it.
-                if not guesses or time.monotonic() < started + seconds / 2:
+                if not guesses or clock.now() < started + seconds / 2:
                     drawn = Guesses.draw(self, seen, self.replay(seen), rng, number)
                     guesses.append((index, drawn))
         # Guesses that cannot share an optimiser run one after the other.
@@ -131,7 +131,7 @@ class OptimisationAttack(Recipe):
                 short[index] -= restart.converged or restart.steps == self.steps
                 if index not in best or bool(restart.distance < best[index].distance):
                     best[index] = restart
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 break
         return [
             self._result(seen, best.get(index), taken[index], short[index] > 0, describe)
@@ -168,7 +168,7 @@ class OptimisationAttack(Recipe):
     def _run(
         self, guesses: Guesses, deadline: float, report: Callable[[int], None]
     ) -> "list[_Restart]":
-        began = time.monotonic()
+        began = clock.now()
         backend = choose_backend(self, guesses, deadline)
         leaves = guesses.leaves()
         optimiser = self.optimiser(list(leaves.values()))
@@ -179,7 +179,7 @@ class OptimisationAttack(Recipe):
 
         def evaluate() -> Tensor:
             nonlocal took
-            started = time.monotonic()
+            started = clock.now()
             if took is not None and started > deadline:
                 raise _TimeUp
             step = backend(guesses)
@@ -188,7 +188,7 @@ class OptimisationAttack(Recipe):
             gradients = {**step.gradients, "values": pulled}
             for name, leaf in leaves.items():
                 leaf.grad = self.gradient_rule(gradients[name])
-            took = time.monotonic() - started
+            took = clock.now() - started
             return step.objectives.sum()
 
         step, converged = 0, False
@@ -202,7 +202,7 @@ class OptimisationAttack(Recipe):
                 with torch.no_grad():
                     guesses.values.copy_(self.constrain(guesses.values, guesses.seen.image))
                 report(step)
-                stamps = [*stamps[:1], time.monotonic()]
+                stamps = [*stamps[:1], clock.now()]
                 # What is left must do for the last iterate.
                 if stamps[-1] + (took or 0.0) > deadline:
                     break
@@ -225,7 +225,7 @@ def _pace(began: float, stamps: Sequence[float], steps: int) -> float:
         steps: How many were taken.
     """
     if len(stamps) < 2:
-        return (stamps[0] if stamps else time.monotonic()) - began
+        return (stamps[0] if stamps else clock.now()) - began
     return (stamps[1] - stamps[0]) / (steps - 1)
 
 

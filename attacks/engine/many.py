@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeGuard
@@ -10,6 +9,7 @@ from typing import TypeGuard
 import torch
 
 from fl_privacy_audit.attacks.needs import Needs
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import AttackError, TimeUpError
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.observe import private_copy
@@ -102,7 +102,7 @@ def reconstruct_each(
     Returns:
         A result or the exception for each, in order.
     """
-    deadline = time.monotonic() + seconds
+    deadline = clock.now() + seconds
     owners = range(len(observations)) if owners is None else owners
     guard = guard or Guard()
     results: dict[int, Reconstruction | Exception] = {}
@@ -117,14 +117,14 @@ def reconstruct_each(
         results |= {i: error for i, error in failed.items() if isinstance(error, Exception)}
         going = [i for i in chunk if i not in results]
         least = sum(MEASURED.get(kind_of(attack.name, observations[i]), 0.0) for i in going)
-        if time.monotonic() + least >= deadline and (seconds < 0 or ran):
+        if clock.now() + least >= deadline and (seconds < 0 or ran):
             results |= {i: TimeUpError(NO_TURN) for i in going}
             continue
         if not going:
             continue
         ran = True
         to_come = len(observations) - len(results)
-        share = max(deadline - time.monotonic(), 0.0) * len(going) / to_come
+        share = max(deadline - clock.now(), 0.0) * len(going) / to_come
         targets, their_rngs = [observations[i] for i in going], [rngs[i] for i in going]
         reconstructions = _attack(attack, targets, their_rngs, share, progress, guard)
         results |= dict(zip(going, reconstructions, strict=True))
@@ -145,21 +145,21 @@ def _attack(
         if isinstance(attack, OptimisationAttack):
             return attack.reconstruct_many(targets, rngs=rngs, seconds=seconds, progress=progress)
         (target,), (rng,) = targets, rngs
-        started = time.monotonic()
+        started = clock.now()
         seen = private_copy(target)
         result = attack.reconstruct(seen, rng=rng, seconds=seconds, progress=progress)
         if isinstance(result, Reconstruction) and result.stopped != "out of time":
-            MEASURED[kind_of(attack.name, target)] = time.monotonic() - started
+            MEASURED[kind_of(attack.name, target)] = clock.now() - started
         return [result]
 
-    started, states = time.monotonic(), [rng.get_state() for rng in rngs]
+    started, states = clock.now(), [rng.get_state() for rng in rngs]
     results = guard.call(f"attack {attack.name}", run)
     if not isinstance(results, Exception):
         return results
     if len(targets) == 1 or guard.fail_fast:
         return [results] * len(targets)
     log.warning("attack %s takes targets one by one: %s", attack.name, message_of(results))
-    left = max(seconds - (time.monotonic() - started), 0.0) / len(targets)
+    left = max(seconds - (clock.now() - started), 0.0) / len(targets)
     for rng, state in zip(rngs, states, strict=True):
         rng.set_state(state)
     alone = zip(targets, rngs, strict=True)

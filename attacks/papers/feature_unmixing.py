@@ -21,7 +21,6 @@ Pictures come from certified features by ridge regression, fitted on random fiel
 photographs, or on pictures of one's own, sent through the convolutions that the server sent.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -34,6 +33,7 @@ from scipy.optimize import linprog
 from fl_privacy_audit.attacks.parts import closed_form
 from fl_privacy_audit.attacks.parts.feature_decoder import FIELDS, decoded, read_pictures, through
 from fl_privacy_audit.attacks.parts.lookalikes import lookalikes
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction
@@ -144,14 +144,14 @@ class FeatureUnmixing:
             AttackError: The update is not finite.
             ConfigError: The folder of pictures holds none.
         """
-        deadline = time.monotonic() + seconds
+        deadline = clock.now() + seconds
         head = rectified_head(seen)
         search = Search(seen, head, np.random.default_rng(_seed(rng)))
         idle = steps = 0
         while len(search.finds) < seen.num_images and idle < self.walks:
             idle = 0 if search.walk() else idle + 1
             steps += 1
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 break
             if progress is not None:
                 progress(len(search.finds), seen.num_images)

@@ -18,7 +18,6 @@ but for ``t`` and a sign; the only negative entry of ``r`` is the label, and ``t
 of their residual, since two can fit (always so for K = 2); the replayed gradient decides.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, final
@@ -33,6 +32,7 @@ from fl_privacy_audit.attacks.parts import closed_form
 from fl_privacy_audit.attacks.parts.chain import Layer, chain
 from fl_privacy_audit.attacks.parts.closed_form import GOOD_ENOUGH
 from fl_privacy_audit.attacks.parts.layer_system import LayerSystem, needed_bytes
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction, Update
@@ -99,7 +99,7 @@ class RGap:
             AttackError: The gradient is not finite.
         """
         del rng
-        deadline = time.monotonic() + seconds
+        deadline = clock.now() + seconds
         layers = walkable(seen)
         gradient = closed_form.one_gradient(seen, self.name)
         starts = _starts(layers[-1], gradient)
@@ -107,7 +107,7 @@ class RGap:
         best: Reconstruction | None = None
         taken, late, pace = 0, False, 0.0
         for number, (start, setting) in enumerate(attempts):
-            began = time.monotonic()
+            began = clock.now()
             late = best is not None and began + pace > deadline
             if late or (best is not None and best.objective < GOOD_ENOUGH):
                 break
@@ -131,7 +131,7 @@ class RGap:
                     details={"last layer misfit": start.misfit, **missing},
                 )
             taken += len(layers)
-            pace = time.monotonic() - began
+            pace = clock.now() - began
         assert best is not None, "there is a start for each sign"
         if progress is not None:
             progress(len(attempts) * len(layers), len(attempts) * len(layers))

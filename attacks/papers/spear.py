@@ -14,7 +14,6 @@ Wrong columns give almost no zeros. The bias gradient, the sum of the columns of
 lengths.
 """
 
-import time
 from dataclasses import dataclass
 from typing import final
 
@@ -26,6 +25,7 @@ from torch.func import functional_call
 from fl_privacy_audit.attacks.parts import closed_form
 from fl_privacy_audit.attacks.parts.closed_form import GOOD_ENOUGH
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.models import copy_model
 from fl_privacy_audit.core.protocols import Progress
@@ -73,7 +73,7 @@ class Spear:
             UnmetNeedError: Too many images, several steps, or no such layer.
             AttackError: The gradient is not finite.
         """
-        deadline = time.monotonic() + seconds
+        deadline = clock.now() + seconds
         count, layer = seen.num_images, wide_layer(seen)
         u, s, v = torch.linalg.svd(layer.weight, full_matrices=False)
         u, v = u[:, :count], s[:count, None] * v[:count]
@@ -100,7 +100,7 @@ class Spear:
                 misfit = closed_form.residual(seen, solved, guessed)
                 if misfit < objective:
                     inputs, labels, objective = solved, guessed, misfit
-            late = objective > GOOD_ENOUGH and time.monotonic() > deadline
+            late = objective > GOOD_ENOUGH and clock.now() > deadline
             if progress is not None:
                 progress(self.draws if objective <= GOOD_ENOUGH else drawn, self.draws)
         return Reconstruction(
@@ -222,7 +222,7 @@ def _select(problem: _Problem, pool: Tensor, deadline: float) -> tuple[Tensor | 
             if index not in chosen
         ]
         for swap in swaps:
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 return mixing, agreement
             if float(torch.linalg.svdvals(pool[swap])[-1]) > 1e-3:
                 other, share = problem.judge(pool[swap])

@@ -16,7 +16,6 @@ Adam nearly do, so that its rank says nothing; one step of Adam leaves signs, wh
 """
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.attacks.parts import closed_form
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import ImageSpec, Observation, Reconstruction
@@ -66,7 +66,7 @@ class Unmixing:
             UnmetNeedError: No such layer, fewer neurons than images, or no sum over the images.
             AttackError: The update is not finite.
         """
-        deadline = time.monotonic() + seconds
+        deadline = clock.now() + seconds
         layer = mixing_layer(seen)
         left, values, _ = torch.linalg.svd(layer.weight, full_matrices=False)
         rank = rank_of(values, layer.weight.shape)
@@ -82,7 +82,7 @@ class Unmixing:
             steps += 1
             if float((1 - (turn * before).sum(dim=1).abs()).max()) < SETTLED:
                 break
-            late = steps < self.iterations and time.monotonic() > deadline
+            late = steps < self.iterations and clock.now() > deadline
             if progress is not None:
                 progress(steps, self.iterations)
         unmixer = turn @ whitener

@@ -1,7 +1,6 @@
 """One attack on the targets of a round and on their controls, side by side."""
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from fl_privacy_audit.attacks import (
     refusal,
     shares_steps,
 )
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import TimeUpError
@@ -230,7 +230,7 @@ def attack_targets(
     Raises:
         Exception: Whatever went wrong, only with ``fail_fast``.
     """
-    started = time.monotonic()
+    started = clock.now()
     deadline = started + seconds
     seeds = [_seed(attack, target, config) for target in targets]
     needs = None if attack.entry is None else attack.entry.needs
@@ -277,14 +277,14 @@ def attack_targets(
         [*(targets[at].seen for at in to_come), *(seen for _, seen in extra)],
         whose,
         # Where no target has run yet one does, however late.
-        max(deadline - time.monotonic(), 0.0 if to_come and seconds >= 0 else -1.0),
+        max(deadline - clock.now(), 0.0 if to_come and seconds >= 0 else -1.0),
         [*range(len(to_come)), *(to_come.index(at) for at, _ in extra)] if to_come else None,
     )
     if config.fail_fast:
         _raise_first(results)
     own |= dict(zip(to_come, results[: len(to_come)], strict=True))
     attacked = max(len(targets) + len(extra), 1)
-    taken = (time.monotonic() - started) / attacked
+    taken = (clock.now() - started) / attacked
     of_controls = iter(results[len(to_come) :])
     attempts = []
     for at, target in enumerate(targets):
@@ -366,7 +366,7 @@ def _control(
     config: AuditConfig,
     deadline: float,
 ) -> Control:
-    if kind in ("noise", "undefended") and time.monotonic() > deadline:
+    if kind in ("noise", "undefended") and clock.now() > deadline:
         raise TimeUpError("there was no time left to make this control")
     if kind == "noise":
         seed = _seed(attack, target, config, "noise")

@@ -1,7 +1,6 @@
 """All attacks on the targets of a view, in turn, within the seconds that there are."""
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Final
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.reasons import Reason, message_of
@@ -46,7 +46,7 @@ class _Run:
 
     Attributes:
         steps: Do it.
-        until: For how long, by `time.monotonic`.
+        until: For how long, by `clock.now`.
         first: Whether no other has run on these targets: it gets a first step, however late.
         pools: Candidates of each target of the view.
     """
@@ -112,7 +112,7 @@ class Attacker:
         """Attack and score targets of one view, each until it is explained.
 
         Args:
-            deadline: For attacks, scores and the replay check, by `time.monotonic`.
+            deadline: For attacks, scores and the replay check, by `clock.now`.
             targets: At least one.
             spares: Clients that are not attacked themselves.
             steps: Do each step.
@@ -126,9 +126,9 @@ class Attacker:
         if OTHER in self.config.controls:
             partners = find_partners(targets, spares, partial(self._observe_spare, steps))
         truths = [target for target in targets if target.truth is not None]
-        deadline -= self.reserve.seconds("replay", len(truths), deadline - time.monotonic())
+        deadline -= self.reserve.seconds("replay", len(truths), deadline - clock.now())
         attacked = len(targets) * times_attacked(self.config)
-        each = max(deadline - time.monotonic(), 0.0) / attacked
+        each = max(deadline - clock.now(), 0.0) / attacked
         turns, unfit = self.lineup.turns([target.seen for target in targets], each)
         outcomes = [[unfit[at]] if at in unfit else [] for at in range(len(targets))]
         solved: dict[int, Reason] = {}
@@ -188,7 +188,7 @@ class Attacker:
         attacked, name = list(targets.values()), turn.attack.config.name
         images = sum(len(target.truth.images) for target in attacked if target.truth is not None)
         pairs = images * (1 + len(self.config.controls))
-        left = run.until - time.monotonic()
+        left = run.until - clock.now()
         kept = self.reserve.seconds("scoring", pairs, left)
         attempts = attack_targets(
             turn.attack,
@@ -271,5 +271,5 @@ def attack_step(view: View, attack: str, places: Iterable[int]) -> str:
 
 def share(deadline: float, parts: int) -> float:
     """When the first of so many equal parts of the time left ends."""
-    now = time.monotonic()
+    now = clock.now()
     return now + max(deadline - now, 0.0) / parts

@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import logging
 import secrets
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AttackConfig, AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import LedgerError
@@ -238,7 +238,7 @@ class Auditor:
         Raises:
             AuditError: Only with ``fail_fast``.
         """
-        started = time.monotonic()
+        started = clock.now()
         self.begin()
         plans = schedule(self.config, server_round, replies, release)
         if "canary" in self.config.views:
@@ -258,7 +258,7 @@ class Auditor:
         if len(made) < len(slots):
             log.info("audit round %d: %d captured", server_round, len(slots) - len(made))
         else:
-            log_round(server_round, made, time.monotonic() - started)
+            log_round(server_round, made, clock.now() - started)
         while self._backlog is not None and self._backlog.collect():
             pass
         return made

@@ -34,11 +34,13 @@ from .handover import Handover
 from .schedule import Slot
 from .spool import RECORDS, Spool
 from .steps import Steps
-from .workers import NICE, Done, Task, Workers
+from .workers import Done, Task, Workers
 
 log = logging.getLogger("fl_privacy_audit")
 
 POLL_SECONDS: Final = 0.2
+STAND_BACK = True
+"""Training has its processors first."""
 NO_WORKER: Final = "privacy audit: no worker can be had, so attacks run in the round: %s"
 LOST: Final = "privacy audit: the capture %s is lost: %s"
 EPSILON: Final = "epsilon"
@@ -71,7 +73,7 @@ class Doers(Protocol):
 
 
 def make_workers(
-    config: AuditConfig, handed: bytes, *, count: int = 1, nice: int | None = None
+    config: AuditConfig, handed: bytes, *, count: int = 1, stand_back: bool | None = None
 ) -> Doers:
     """Those that the settings name.
 
@@ -79,10 +81,12 @@ def make_workers(
         config: Settings.
         handed: See `Handover.packed`.
         count: How many at a time; a cluster has as many as there is room for.
-        nice: How much they stand back for others; None for what is right beside training.
+        stand_back: Whether they leave the processors to others; None for what is right beside training.
     """
     if config.executor != "ray":
-        return Workers(handed, count=count, nice=NICE if nice is None else nice)
+        return Workers(
+            handed, count=count, stand_back=STAND_BACK if stand_back is None else stand_back
+        )
     from .ray_workers import RayWorkers
 
     return RayWorkers(handed, address=config.ray_address, gpus=config.ray_gpus)

@@ -5,7 +5,6 @@ Which images, how many and until when is decided here; the replay itself is Flow
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import TruthError
@@ -77,7 +77,7 @@ class Canaries:
             server_round: From 1.
             replies: Of the real clients, who say how many images they have.
             replay: Makes one; None where there is no app, or nothing was sent to anybody.
-            deadline: For replays and attacks, by `time.monotonic`.
+            deadline: For replays and attacks, by `clock.now`.
             replays: How many; by default as the settings say.
         """
         counts = [reply.num_examples for reply in replies if reply.num_examples]
@@ -104,14 +104,14 @@ class Canaries:
 
         Args:
             slot: Of a plan; one that has no replay stays as it is.
-            until: For replays, by `time.monotonic`; see `half`.
+            until: For replays, by `clock.now`; see `half`.
             first: Whether it is the first of its round: a round gets one, whatever the last one took.
         """
         if slot.replay is None:
             return slot
         (reply,) = slot.replies
         needed = 0.0 if first else self._took[-1]
-        if time.monotonic() + needed < until:
+        if clock.now() + needed < until:
             made = self._replayed(slot.round, reply.client.node_id, reply.num_examples, slot.replay)
         else:
             budget = self.config.seconds_per_round
@@ -135,13 +135,13 @@ class Canaries:
     def _replayed(
         self, server_round: int, number: int, num_examples: int | None, replay: Replayer
     ) -> ClientReply:
-        started = time.monotonic()
+        started = clock.now()
         drawn = self.drawn(server_round, number, num_examples)
         if isinstance(drawn, Reason):
             return ClientReply(client=Client(number), status="failed", reason=drawn)
         with cpu_threads(self.config.threads):
             reply = self.guard.result("the replay of the clients' app", partial(replay, drawn))
-        self._took[:] = [time.monotonic() - started]
+        self._took[:] = [clock.now() - started]
         if isinstance(reply, Reason):
             why = Reason.of("replay failed", **_told(reply))
             reply = ClientReply(client=Client(number), status="failed", reason=why)
@@ -262,7 +262,7 @@ class Canaries:
 
 def half(deadline: float) -> float:
     """Until when replays may begin: half of the time is for the attacks on them."""
-    now = time.monotonic()
+    now = clock.now()
     return now + max(deadline - now, 0.0) / 2
 
 

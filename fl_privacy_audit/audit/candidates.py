@@ -56,21 +56,21 @@ def of_round(
     found: list[Tensor] = []
     for slot in readable[:most]:
         batch = (known or {}).get(id(slot.replies[0]))
-        ask = partial(_images, slot, batch, config, truth)
+        ask = partial(_images, slot, batch, config, truth, max(1, most // len(readable)))
         images = guard.call("the truth provider", ask)
         if isinstance(images, Tensor):
-            found.append(images[: max(1, most // len(readable))])
+            found.append(images)
     return distinct(torch.cat(found), most=most) if found else None
 
 
 def _images(
-    slot: Slot, known: Truth | None, config: AuditConfig, truth: TruthProvider | None
+    slot: Slot, known: Truth | None, config: AuditConfig, truth: TruthProvider | None, most: int
 ) -> Tensor | None:
     (reply,) = slot.replies
     found = known or reply.true_batch(slot.round, truth)
     if found is None:
         return None
-    images = as_pixels(found.images, config.image.shape)
+    images = as_pixels(found.images[:most], config.image.shape)
     return images.clamp(0, 1) if is_pixels(images) else None
 
 

@@ -1,8 +1,9 @@
 """What an audit of a round needs: taken in the round, and attacked now or elsewhere later."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from fl_privacy_audit.core import clock
 
 from .candidates import Others
 from .schedule import Slot, ViewPlan
@@ -49,7 +50,7 @@ class Capture:
 
 def captured(run: str, server_round: int, plans: Sequence[ViewPlan]) -> Capture:
     """What is to be attacked of the plans of a round; nothing is decoded yet."""
-    now = time.monotonic()
+    now = clock.now()
     views = [
         CapturedView(
             targets=[slot for slot in plan.slots if slot.reason is None],

@@ -5,7 +5,6 @@ round, in a worker, or later on another machine.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads, pick_device
 from fl_privacy_audit.core.guard import Guard
@@ -127,7 +127,7 @@ class CaptureAuditor:
         Raises:
             AuditError: Only with ``fail_fast``.
         """
-        started = time.monotonic()
+        started = clock.now()
         for view in capture.views:
             yield from self._audit_view(view, started + view.seconds, steps or Steps())
 

@@ -65,7 +65,7 @@ def undefended(seen: Observation, truth: Truth, *, deadline: float = float("inf"
     Args:
         seen: What was really observed; its training settings are those of the copy.
         truth: The batch, ``(N, C, H, W)`` in ``[0, 1]``, N at least 1.
-        deadline: When to give up, by `time.monotonic`.
+        deadline: When to give up, by `clock.now`.
 
     Raises:
         TimeUpError: Training takes longer.

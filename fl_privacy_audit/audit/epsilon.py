@@ -5,12 +5,12 @@ wait in the spool until the last is measured; so it does not matter which worker
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Client
 from fl_privacy_audit.ledger.ledger import now
@@ -83,9 +83,9 @@ class MeasuredHere:
         took, self._took = self._took, 0.0
         if took > budget / 2:
             return Reason.of("no time to replay", needed=took, budget=budget)
-        started = time.monotonic()
+        started = clock.now()
         measured = _guarded(self.meter, slot, observer, run, self._earlier)
-        self._took = time.monotonic() - started
+        self._took = clock.now() - started
         if isinstance(measured, Reason):
             return measured
         record, figures = measured

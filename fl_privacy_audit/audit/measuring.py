@@ -1,7 +1,6 @@
 """What the metrics say of attempts beside the truth: of all at once, and where that fails of each alone."""
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import AuditError, MetricUnavailable
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.reasons import Reason, message_of
@@ -77,7 +77,7 @@ def measure(
         answers: All of one image shape.
         metrics: Names in `METRICS`.
         device: Where metrics are computed.
-        deadline: When no further lot is begun, by `time.monotonic`.
+        deadline: When no further lot is begun, by `clock.now`.
         guard: Stands around each metric; says whether an error that it did not foresee is raised.
 
     Returns:
@@ -91,8 +91,8 @@ def measure(
     found = {name: [torch.empty(len(turns)).double() for _, turns in paired] for name in metrics}
     unavailable: list[dict[str, Reason]] = [{} for _ in paired]
     until, took = 0, 0.0
-    while until < ends and (until == 0 or time.monotonic() + took < deadline):
-        started = time.monotonic()
+    while until < ends and (until == 0 or clock.now() + took < deadline):
+        started = clock.now()
         within = [(until <= turns) & (turns < until + lot) for _, turns in paired]
         pairs = [(g[w], o[w]) for ((g, o), _), w in zip(paired, within, strict=True)]
         for name in metrics:
@@ -103,7 +103,7 @@ def measure(
                     unavailable[at][name] = values
                 else:
                     found[name][at][within[at]] = values
-        until, took = min(until + lot, ends), time.monotonic() - started
+        until, took = min(until + lot, ends), clock.now() - started
     measured = [
         Measured(
             scores={

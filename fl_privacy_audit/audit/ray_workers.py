@@ -97,7 +97,7 @@ def _opened(packed: tuple[Path, str, dict[str, Any]]) -> Sent:
 @lru_cache(maxsize=1)
 def _workers(handed: bytes) -> Workers:
     """Kept from task to task, as long as Ray keeps this process: one takes seconds to start."""
-    return Workers(handed, nice=0)
+    return Workers(handed, stand_back=False)
 
 
 def attack_files(handed: bytes, sent: Sent) -> tuple[dict[str, bytes], dict[str, Any] | None]:

@@ -1,6 +1,5 @@
 """Before the first round: what the audit would do with the update of a client that is made up."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks import needed_seconds, reconstruct_each, refusal
 from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import TimeUpError
 from fl_privacy_audit.core.exchange import Arrays
@@ -145,7 +145,7 @@ def _trained_on_noise(seen: Observation) -> Observation:
     labels = (torch.arange(seen.num_images) % seen.num_classes).to(seen.device)
     try:
         honest = undefended(
-            seen, Truth(images=images, labels=labels), deadline=time.monotonic() + PATIENCE
+            seen, Truth(images=images, labels=labels), deadline=clock.now() + PATIENCE
         )
     except TimeUpError:
         return seen

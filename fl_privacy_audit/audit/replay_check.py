@@ -134,7 +134,7 @@ def check_replay(
         seed: Seed for what is drawn by chance.
         apply: The declared defence, where this package can apply it; else it is imitated from what
             is known of it.
-        deadline: Until when, by `time.monotonic`. With less time fewer clients are simulated, which
+        deadline: Until when, by `clock.now`. With less time fewer clients are simulated, which
             widens the bounds, and fewer explanations tried.
 
     Returns:

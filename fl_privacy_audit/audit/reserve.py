@@ -1,9 +1,10 @@
 """What is kept of a round for the work after the attacks: scoring, and the replay check."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
+
+from fl_privacy_audit.core import clock
 
 Work = Literal["scoring", "replay"]
 
@@ -29,9 +30,9 @@ class Reserve:
     @contextmanager
     def measured(self, work: Work, pieces: int) -> Iterator[None]:
         """Remember what so many pieces take."""
-        started = time.monotonic()
+        started = clock.now()
         try:
             yield
         finally:
             if pieces:
-                self._seconds[work] = (time.monotonic() - started) / pieces
+                self._seconds[work] = (clock.now() - started) / pieces

@@ -5,11 +5,11 @@ ledger, whether it is attacked or not.
 """
 
 import random
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.protocols import TruthProvider
@@ -166,7 +166,7 @@ class ViewPlan:
 
     Attributes:
         slots: In the order of the replies.
-        deadline: Until when attacks may run, by `time.monotonic`.
+        deadline: Until when attacks may run, by `clock.now`.
     """
 
     slots: Sequence[Slot]
@@ -194,7 +194,7 @@ def schedule(
     The server view is always there, so that every client has a record. Canaries come after them: see
     `fl_privacy_audit.audit.canary`.
     """
-    start = time.monotonic()
+    start = clock.now()
     share = config.seconds_per_round / len(config.views)
     chosen = _choose(config, server_round, replies)
     clients = [

@@ -5,7 +5,6 @@ for a target and its controls.
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.devices import cpu_threads
 from fl_privacy_audit.core.errors import (
@@ -74,7 +74,7 @@ def score_round(
         attempts: One for each target; at least one, all of one image shape.
         config: The audit's settings; with ``fail_fast`` errors are raised, not recorded.
         pictures: For each, where its picture goes; None to keep none.
-        deadline: Until when, by `time.monotonic`; what is scored by then is in the outcomes.
+        deadline: Until when, by `clock.now`; what is scored by then is in the outcomes.
         guard: Stands around metrics; None for one of its own.
         candidates: For each, pictures among which the true one is to be picked; none by default.
 
@@ -134,9 +134,9 @@ def _most_matched(attempts: Sequence[Attempts], deadline: float) -> int:
     originals, images = max(tries, key=lambda pair: len(pair[0]), default=(nothing, nothing))
     if len(originals) <= MATCHED_AT_ONCE or deadline == float("inf"):
         return len(originals)
-    started = time.monotonic()
+    started = clock.now()
     match(images.detach().cpu(), originals[:MATCHED_AT_ONCE])
-    now = time.monotonic()
+    now = clock.now()
     times = max(deadline - now, 0.0) / 2 / (len(tries) * (now - started))
     return max(MATCHED_AT_ONCE, int(MATCHED_AT_ONCE * times**0.5))
 

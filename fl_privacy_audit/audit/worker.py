@@ -1,4 +1,4 @@
-"""The process that attacks captures: ``python -m fl_privacy_audit.audit.worker PARENT NICE``.
+"""The process that attacks captures: ``python -m fl_privacy_audit.audit.worker PARENT STAND_BACK``.
 
 It is handed what it needs on its standard input, then a line of JSON for each capture, and answers by
 lines of JSON on what was its standard output. It ends with its parent.
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.reasons import Reason
@@ -69,6 +70,8 @@ def end_with(parent: int) -> None:
 def main() -> None:
     """Attack one capture after the other."""
     end_with(int(sys.argv[1]))
+    if sys.argv[2] == "1":
+        clock.stand_back()
     channel = Channel()
     logger = logging.getLogger("fl_privacy_audit")
     logger.addHandler(_Logged(channel))
@@ -84,7 +87,6 @@ def main() -> None:
         channel.say(broken=Reason.of_error(error).model_dump(mode="json"))
         return
     del packed
-    os.nice(int(sys.argv[2]))
     channel.say(ready=True)
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(source, tasks), daemon=True).start()

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,8 +24,6 @@ START_SECONDS = 300.0
 """How long a worker may take to import what it needs."""
 MARGIN_SECONDS = 60.0
 """Beyond ``seconds_per_round`` a worker has as much again, and at least this, before it is killed."""
-NICE: Final = 10
-"""Training has its processors first."""
 STARTS: Final = 2
 """So often in a row a worker may end before it is ready."""
 
@@ -72,14 +69,14 @@ class Workers:
 
     Args:
         handed: See `Handover.packed`.
-        nice: How much they stand back for others.
+        stand_back: Whether they leave the processors to others.
         count: How many at a time.
     """
 
-    def __init__(self, handed: bytes, *, nice: int, count: int = 1) -> None:
+    def __init__(self, handed: bytes, *, stand_back: bool, count: int = 1) -> None:
         self.broken: Reason | None = None
         self.progress: Progress | None = None
-        self._handed, self._nice = handed, nice
+        self._handed, self._stand_back = handed, stand_back
         self._seats: Seats[Task, Reason | None] = Seats(self._do, count)
 
     @property
@@ -127,12 +124,12 @@ class Workers:
             if self.broken is not None:
                 return self.broken
             try:
-                worker = seat.start([*COMMAND, str(os.getpid()), str(self._nice)])
+                worker = seat.start([*COMMAND, str(os.getpid()), str(int(self._stand_back))])
             except OSError as error:
                 self.broken = Reason.of_error(error)
                 return self.broken
             worker.write(framed(self._handed))
-            answer = worker.line(time.monotonic() + START_SECONDS)
+            answer = worker.line(worker.now() + START_SECONDS)
             line = answer if isinstance(answer, Ended) else json.loads(answer)
             if isinstance(line, dict) and "ready" in line:
                 return worker
@@ -150,7 +147,7 @@ class Workers:
         config = task.config.model_dump(mode="json")
         asked = {"capture": str(task.capture), "run": task.run, "config": config}
         worker.write(json.dumps(asked).encode() + b"\n")
-        deadline = time.monotonic() + task.seconds
+        deadline = worker.now() + task.seconds
         while True:
             answer = worker.line(deadline)
             if isinstance(answer, Ended):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import IO, Any, Final, Generic, Protocol, TypeVar
 
+from . import clock
 from .reasons import Reason
 
 T = TypeVar("T")
@@ -264,8 +265,12 @@ class Child:
             self._process.stdin.write(data)
             self._process.stdin.flush()
 
+    def now(self) -> float:
+        """Seconds as of `time.monotonic`, without those in which it waited for a processor."""
+        return time.monotonic() - clock.kept_waiting(self._process.pid)
+
     def line(self, deadline: float = inf) -> bytes | Ended:
-        """The next line, or how it ended; it is killed if it is silent beyond the deadline."""
+        """The next line, or how it ended; it is killed if it is silent beyond the deadline, by `now`."""
         began = time.monotonic()
         while b"\n" not in self._rest:
             if (ended := self._wait(began, deadline)) is not None:
@@ -292,7 +297,7 @@ class Child:
 
     def _wait(self, began: float, deadline: float) -> Ended | None:
         """Read what there is, for a while."""
-        left = deadline - time.monotonic()
+        left = deadline - self.now()
         ready, _, _ = select.select([self._source], [], [], min(max(left, 0.0), POLL_SECONDS))
         part = os.read(self._source, 1 << 16) if ready else b""
         if part:

@@ -3,7 +3,6 @@
 Nothing is differentiated through here; attacks replay training by `attacks/parts/replay.py`.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from . import clock
 from .errors import TimeUpError
 from .losses import ClassLoss
 from .models import copy_model, is_dropout
@@ -76,7 +76,7 @@ def train_locally(
         training: How; unknown steps count as one, an unknown optimiser as SGD.
         chance: What is drawn; by default batches are taken in order, without dropout and noise.
         loss: What is minimised; by default cross-entropy as `training` has it.
-        deadline: When to give up, by `time.monotonic`.
+        deadline: When to give up, by `clock.now`.
 
     Raises:
         TimeUpError: It would take longer.
@@ -93,7 +93,7 @@ def train_locally(
 
     gradient: dict[str, Tensor] = {}
     for batch in batches(len(inputs), training, chance):
-        if time.monotonic() > deadline:
+        if clock.now() > deadline:
             raise TimeUpError("there was no time left to train as the client did")
         gradient = _gradient(batch_loss, weights, inputs[batch], labels[batch], training, chance)
         for name, tensor in weights.items():

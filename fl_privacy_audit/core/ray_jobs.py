@@ -12,7 +12,6 @@ import pickle
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic
 
@@ -112,7 +111,7 @@ class RayJobs(Generic[T, R]):
     def _started(self) -> Child:
         child = self._seat.start(COMMAND)
         child.write(self._setup)
-        answer = child.frame(time.monotonic() + START_SECONDS)
+        answer = child.frame(child.now() + START_SECONDS)
         error = _lost(answer) if isinstance(answer, Ended) else pickle.loads(answer)
         if error is not None:
             self._seat.end()

@@ -137,8 +137,8 @@ def test_an_attack_that_runs_out_of_time(tmp_path: Path) -> None:
 def test_the_time_is_shared_evenly(spied: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     for module in ("auditor", "attacker", "schedule"):
-        fake = SimpleNamespace(monotonic=lambda: clock[0])
-        monkeypatch.setattr(f"fl_privacy_audit.audit.{module}.time", fake)
+        fake = SimpleNamespace(now=lambda: clock[0])
+        monkeypatch.setattr(f"fl_privacy_audit.audit.{module}.clock", fake)
     auditor, _ = spied(seconds_per_round=60, clients_per_round=None, attacks=["one", "two"])
 
     def slow() -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_a_control_that_there_is_no_time_to_make_says_so(
     spied: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = itertools.count(step=1000)
-    monkeypatch.setattr(attack_round, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(attack_round, "clock", SimpleNamespace(now=lambda: next(ticks)))
     auditor, _ = spied(controls=ALL)
     (outcome,) = only(auditor.audit_round(1, [make_reply()])).attacks
     assert outcome.status == "scored"
@@ -230,8 +230,8 @@ class Ticking:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        fake = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr(local_training, "time", fake)
+        fake = SimpleNamespace(now=lambda: self.now)
+        monkeypatch.setattr(local_training, "clock", fake)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             result = replay_truth(*args, **kwargs)
@@ -309,7 +309,7 @@ def test_an_attack_that_gave_nothing_tells_nothing_of_what_scoring_takes(spied: 
 
 def test_what_is_kept_back_is_what_the_work_took(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([5.0, 5.04])
-    monkeypatch.setattr(reserve_module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(reserve_module, "clock", SimpleNamespace(now=lambda: next(ticks)))
     reserve = Reserve()
     assert reserve.seconds("scoring", 10, 60.0) == pytest.approx(6.0)
     assert reserve.seconds("scoring", 0, 60.0) == 0

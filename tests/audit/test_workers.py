@@ -36,7 +36,7 @@ from tests.support.builders import (
 @pytest.fixture(autouse=True)
 def as_fast_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers do not stand back: on a busy machine they would hardly get a turn."""
-    monkeypatch.setattr(backlog, "NICE", 0)
+    monkeypatch.setattr(backlog, "STAND_BACK", False)
 
 
 TIMES = ("time", "run", "seconds", "budget_seconds", "needed_seconds")
