@@ -14,11 +14,10 @@ from flwr.app import Context
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fl_privacy_audit.audit.published import join
 from fl_privacy_audit.audit.truth import as_classes, as_pixels
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ImageSpec, Truth
-
-from .side_channel import join
 
 MARK = "fl-privacy-audit-canary"
 """Key in ``context.node_config`` of a replay; its value means something in this process alone."""
@@ -47,9 +46,7 @@ class Held:
         if not self.asked:
             return Reason.of("canaries not taken")
         if self.published:
-            return join(
-                [one.images for one in self.published], [one.labels for one in self.published]
-            )
+            return join(self.published)
         if self.taken is None:
             return self.truth
         rows = sorted(self.taken)

@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, MultiKrum,
 from numpy.typing import NDArray
 
 from fl_privacy_audit.audit import ClientReply, Release
+from fl_privacy_audit.core.errors import TruthError
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.numbers import LARGEST
 from fl_privacy_audit.core.reasons import Reason
@@ -264,7 +265,10 @@ def _published(side: object, reading: Reading) -> Callable[[], Truth] | Reason:
     if not isinstance(names, list) or not names:
         return Reason.of("nothing published")
     wanted = list(dict.fromkeys(map(str, names)))
-    return lambda: side_channel.read(folder, wanted, reading.image)
+    try:
+        return side_channel.batches(folder, wanted, reading.image)
+    except TruthError as error:
+        return Reason.of_error(error)
 
 
 def weights_record(

@@ -9,26 +9,20 @@ clients left there whose replies were lost or late; where the server was killed,
 
 import contextlib
 import json
-import os
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from fl_privacy_audit.audit.truth import as_classes, as_pixels
+from fl_privacy_audit.audit.published import PublishedBatches, write_batch
 from fl_privacy_audit.core.errors import TruthError
-from fl_privacy_audit.core.files import open_plain, write_whole
+from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.core.private_folders import (
     close_folder,
     is_name,
     open_folder,
     open_folders,
 )
-from fl_privacy_audit.core.types import ImageSpec, Truth
+from fl_privacy_audit.core.types import ImageSpec
 
 _NOTE = "wanted.json"
 
@@ -82,70 +76,23 @@ def write(folder: Path, images: object, labels: object, *, normalised: bool) -> 
         TruthError: These are not ``(N, C, H, W)`` floats with ``(N,)`` class indices.
         OSError: The folder is gone, or cannot be written.
     """
-    pixels = as_pixels(images)
-    classes = as_classes(labels, len(pixels))
     name = secrets.token_hex(16)
-    path = folder / f"{name}.npz"
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file,
-                images=pixels.numpy(),
-                labels=classes.numpy(),
-                normalised=np.array(normalised),
-            )
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    write_batch(_file(folder, name), images, labels, normalised=normalised)
     return name
 
 
-def read(folder: Path, names: Iterable[str], spec: ImageSpec) -> Truth:
-    """Read batches and join them.
-
-    An image used in several steps counts once; one that is several times in a batch counts as often.
+def batches(folder: Path, names: Iterable[str], spec: ImageSpec) -> PublishedBatches:
+    """Batches by their names, which are not read yet.
 
     Raises:
-        TruthError: A name is not one of ours, or its file is not here.
+        TruthError: A name is not one of ours.
     """
-    images, labels = [], []
-    for name in names:
+    wanted = list(names)
+    for name in wanted:
         if not is_name(name):
             raise TruthError(f"{name[:40]!r} is not the name of a published batch")
-        try:
-            with (
-                open_plain(folder / f"{name}.npz", links=False) as file,
-                np.load(file, allow_pickle=False) as stored,
-            ):
-                pixels = torch.from_numpy(stored["images"])
-                images.append(spec.denormalise(pixels) if stored["normalised"] else pixels)
-                labels.append(torch.from_numpy(stored["labels"]))
-        except (OSError, KeyError, ValueError) as error:
-            raise TruthError(
-                f"the batch that a client published cannot be read ({error})"
-            ) from error
-    return join(images, labels)
+    return PublishedBatches(files=[_file(folder, name) for name in wanted], spec=spec)
 
 
-def join(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Truth:
-    """Batches as one: an image used in several steps counts once.
-
-    Args:
-        images: ``(N, C, H, W)`` of each batch.
-        labels: ``(N,)`` of each.
-    """
-    first: dict[tuple[bytes, int], int] = {}
-    joined, classes = torch.cat([*images]), torch.cat([*labels])
-    at = 0
-    for batch in images:
-        copies: Counter[bytes] = Counter()
-        for image in batch:
-            pixels = image.numpy().tobytes()
-            first.setdefault((pixels, copies[pixels]), at)
-            copies[pixels] += 1
-            at += 1
-    kept = list(first.values())
-    if len(kept) == at:
-        return Truth(images=joined, labels=classes)
-    return Truth(images=joined[kept], labels=classes[kept])
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npz"

@@ -19,6 +19,7 @@ from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.types import Truth
 from fl_privacy_audit.metrics.ranks import distinct
 
+from .published import PublishedBatches
 from .schedule import Slot, place_of
 from .truth import as_pixels, is_pixels
 
@@ -67,6 +68,8 @@ def _images(
     slot: Slot, known: Truth | None, config: AuditConfig, truth: TruthProvider | None, most: int
 ) -> Tensor | None:
     (reply,) = slot.replies
+    if known is None and truth is None and isinstance(reply.truth, PublishedBatches):
+        known = reply.truth.first(most)
     found = known or reply.true_batch(slot.round, truth)
     if found is None:
         return None

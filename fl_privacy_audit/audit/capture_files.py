@@ -17,15 +17,16 @@ import torch
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.files import open_plain
+from fl_privacy_audit.core.files import open_plain, share_file
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason
-from fl_privacy_audit.core.types import Client, Truth
+from fl_privacy_audit.core.types import Client, ImageSpec, Truth
 from fl_privacy_audit.ledger.spools import CAPTURE
 
 from .candidates import Others, of_round
 from .capture import Capture, CapturedView
+from .published import PublishedBatches
 from .schedule import ClientReply, Elsewhere, Errand, Release, Slot
 from .tensors import Arrays, bytes_of, read_arrays, write_arrays, write_private
 from .truth import as_classes, as_pixels, share_images
@@ -111,7 +112,7 @@ class CaptureWriter:
             stated["earlier"] = self.earlier[who]
             self.earlier[who] += 1
         spares = []
-        if with_spare and any(slot.view != "release" for slot in kept):
+        if with_spare and view.spares and any(slot.view != "release" for slot in kept):
             spares = self._spares(kept, view.spares)
         return {
             "seconds": view.seconds,
@@ -122,8 +123,8 @@ class CaptureWriter:
 
     def _candidates(self, view: CapturedView, kept: Sequence[Slot]) -> dict[str, Any] | None:
         """True images of the round; None where no target has any, or there is no room for them."""
-        known = [self._truths.get(id(slot.replies[0])) for slot in kept if slot.view == "server"]
-        if not any(known):
+        server = [self._places[id(slot.replies[0])] for slot in kept if slot.view == "server"]
+        if not any(self._replies[place]["truth"] for place in server):
             return None
         truths = {reply: truth for reply, truth in self._truths.items() if truth is not None}
         clients = (*view.targets, *view.spares)
@@ -137,7 +138,7 @@ class CaptureWriter:
 
     def _spares(self, targets: Sequence[Slot], spares: Sequence[Slot]) -> list[dict[str, Any]]:
         """The first client for each target that trained on other images, as far as is known."""
-        wanted = [t for slot in targets if (t := self._truths.get(id(slot.replies[0])))]
+        wanted = [t for slot in targets if (t := self._read(slot))]
         found = []
         for slot in spares:
             if not wanted:
@@ -145,7 +146,7 @@ class CaptureWriter:
             reply = slot.replies[0]
             if slot.view == "release" or not reply.is_readable:
                 continue
-            own = self._published(slot, reply)[0]
+            own = self._read(slot)
             left = [truth for truth in wanted if own is not None and share_images(truth, own)]
             if len(left) == len(wanted):
                 continue
@@ -154,6 +155,13 @@ class CaptureWriter:
                 found.append(written)
                 wanted = left
         return found
+
+    def _read(self, slot: Slot) -> Truth | None:
+        """The true batch of a client, read once."""
+        reply = slot.replies[0]
+        if id(reply) not in self._truths and slot.view != "release":
+            self._published(slot, reply)
+        return self._truths.get(id(reply))
 
     def _kept(self, slot: Slot) -> dict[str, Any] | Reason:
         size, files, replies = self.bytes, self._files, len(self._replies)
@@ -208,11 +216,7 @@ class CaptureWriter:
     def _reply(self, slot: Slot, reply: ClientReply) -> int:
         place = self._places.get(id(reply))
         if place is None:
-            truth, no_truth = self._published(slot, reply)
-            stored = None
-            if truth is not None:
-                arrays = {"images": truth.images.numpy(), "labels": truth.labels.numpy()}
-                stored = self._weights(partial(dict, arrays))
+            stored, no_truth = self._true_batch(slot, reply)
             self._replies.append(
                 {
                     "node": reply.client.node_id,
@@ -231,6 +235,38 @@ class CaptureWriter:
             self._replies[place]["sent"] = self._weights(reply.sent, sent=True)
             self._replies[place]["returned"] = self._weights(reply.returned)
         return place
+
+    def _true_batch(
+        self, slot: Slot, reply: ClientReply
+    ) -> tuple[dict[str, Any] | None, Reason | None]:
+        """Where the true batch of a reply was written, or why there is none."""
+        if self.truth is None and isinstance(reply.truth, PublishedBatches):
+            size, files = self.bytes, self._files
+            try:
+                if (taken := self._taken_over(reply.truth, reply.num_examples)) is not None:
+                    return taken, None
+            except OSError:  # of one client alone: what is wrong with it is said where it is read
+                self._undo(size, files, len(self._replies))
+        truth, no_truth = self._published(slot, reply)
+        if truth is None:
+            return None, no_truth
+        arrays = {"images": truth.images.numpy(), "labels": truth.labels.numpy()}
+        return self._weights(partial(dict, arrays)), None
+
+    def _taken_over(self, batches: PublishedBatches, images: int | None) -> dict[str, Any] | None:
+        """Files of a client as they are; None where they hold its images several times.
+
+        Raises:
+            OSError: A file is not here, or the disk is full.
+        """
+        if images is None or not batches.hold_at_most(images):
+            return None
+        numbers = [*range(self._files, self._files + len(batches.files))]
+        self._claim(batches.size)
+        self._files += len(numbers)
+        for number, path in zip(numbers, batches.files, strict=True):
+            share_file(path, self.folder / str(number))
+        return {"batches": numbers, "image": batches.spec.model_dump(mode="json")}
 
     def _published(self, slot: Slot, reply: ClientReply) -> tuple[Truth | None, Reason | None]:
         """The true batch of a reply, or why there is none; nobody is asked for that of another view."""
@@ -257,16 +293,18 @@ class CaptureWriter:
         arrays = read()
         if sent and self._sent is not None and _same(arrays, self._sent[0]()):
             return self._sent[1]
-        needed = bytes_of(arrays)
-        if needed > self.room - self.bytes:
-            raise _FullError(needed)
+        self._claim(bytes_of(arrays))
         write_arrays(self.folder / str(self._files), arrays)
         stated = {"file": self._files, "names": list(arrays)}
         self._files += 1
-        self.bytes += needed
         if sent and self._sent is None:
             self._sent = read, stated
         return stated
+
+    def _claim(self, needed: int) -> None:
+        if needed > self.room - self.bytes:
+            raise _FullError(needed)
+        self.bytes += needed
 
 
 def _same(one: Arrays, other: Arrays) -> bool:
@@ -362,6 +400,9 @@ def _as_errand(folder: Path, stated: Mapping[str, Any]) -> Errand:
 
 
 def _as_truth(folder: Path, stated: Mapping[str, Any]) -> Truth:
+    if "batches" in stated:
+        spec = ImageSpec.model_validate(stated["image"])
+        return PublishedBatches(files=[folder / str(n) for n in stated["batches"]], spec=spec)()
     arrays = _reader(folder, stated)()
     return Truth(
         images=torch.from_numpy(arrays["images"]), labels=torch.from_numpy(arrays["labels"])

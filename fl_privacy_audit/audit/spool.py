@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.errors import ConfigError
-from fl_privacy_audit.core.files import FORK_SECONDS, lock, open_plain, write_whole
+from fl_privacy_audit.core.files import FORK_SECONDS, lock, open_plain, share_file, write_whole
 from fl_privacy_audit.core.guard import Guard
 from fl_privacy_audit.core.protocols import TruthProvider
 from fl_privacy_audit.core.reasons import Reason, message_of
@@ -208,10 +208,7 @@ class Spool:
             there = capture / f"{EARLIER}{number}"
             if int(number) >= server_round or there.exists():
                 continue
-            try:
-                there.hardlink_to(path)  # takes no time, however much it is
-            except OSError:
-                shutil.copy2(path, there)
+            share_file(path, there)
 
     def keep_figures(self, capture: Path, server_round: int) -> None:
         """Keep what a round has left, until the run ends or is taken up no more."""

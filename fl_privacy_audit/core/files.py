@@ -11,6 +11,7 @@ import functools
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -156,6 +157,18 @@ def lock(folder: Path, patience: float = 0.0) -> int | None:
         if time.monotonic() > deadline:
             return None
         time.sleep(0.02)
+
+
+def share_file(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where that cannot be. A link stays a link.
+
+    Raises:
+        OSError: It is not there, the target is, or the disk is full.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 @contextlib.contextmanager

@@ -176,7 +176,7 @@ def _changed(audit: Path) -> list[str]:
 def _check_client(place: Path, acknowledged: list[str]) -> Broken:
     """The server reads what was acknowledged; after its round nothing is there."""
     (folder,) = [path for path in (place / "truth").iterdir() if path.is_dir()]
-    truth = side_channel.read(folder, acknowledged, IMAGE) if acknowledged else None
+    truth = side_channel.batches(folder, acknowledged, IMAGE)() if acknowledged else None
     side_channel.close_round(folder)
     return {
         LOST: [] if truth is None or len(truth.images) == 64 * len(acknowledged) else ["images"]
