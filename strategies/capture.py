@@ -15,7 +15,6 @@ from flwr.serverapp.strategy import Bulyan, FedMedian, FedTrimmedAvg, MultiKrum,
 from numpy.typing import NDArray
 
 from fl_privacy_audit.audit import ClientReply, Release
-from fl_privacy_audit.core.errors import TruthError
 from fl_privacy_audit.core.exchange import Arrays
 from fl_privacy_audit.core.numbers import LARGEST
 from fl_privacy_audit.core.reasons import Reason
@@ -264,11 +263,7 @@ def _published(side: object, reading: Reading) -> Callable[[], Truth] | Reason:
         return Reason.of("no shared folder")
     if not isinstance(names, list) or not names:
         return Reason.of("nothing published")
-    wanted = list(dict.fromkeys(map(str, names)))
-    try:
-        return side_channel.batches(folder, wanted, reading.image)
-    except TruthError as error:
-        return Reason.of_error(error)
+    return side_channel.batches(folder, map(str, names), reading.image)
 
 
 def weights_record(

@@ -22,6 +22,7 @@ from fl_privacy_audit.core.private_folders import (
     open_folder,
     open_folders,
 )
+from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import ImageSpec
 
 _NOTE = "wanted.json"
@@ -81,16 +82,14 @@ def write(folder: Path, images: object, labels: object, *, normalised: bool) -> 
     return name
 
 
-def batches(folder: Path, names: Iterable[str], spec: ImageSpec) -> PublishedBatches:
-    """Batches by their names, which are not read yet.
-
-    Raises:
-        TruthError: A name is not one of ours.
-    """
-    wanted = list(names)
+def batches(folder: Path, names: Iterable[str], spec: ImageSpec) -> PublishedBatches | Reason:
+    """Batches by their names, which are not read yet; why they are none, where a name is not one of ours."""
+    wanted = dict.fromkeys(names)
     for name in wanted:
         if not is_name(name):
-            raise TruthError(f"{name[:40]!r} is not the name of a published batch")
+            return Reason.of_error(
+                TruthError(f"{name[:40]!r} is not the name of a published batch")
+            )
     return PublishedBatches(files=[_file(folder, name) for name in wanted], spec=spec)
 
 

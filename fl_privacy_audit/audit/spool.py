@@ -26,7 +26,7 @@ from fl_privacy_audit.ledger.spools import CAPTURE, FOLDER, RECORDED, RUN
 
 from .attack_round import OTHER
 from .capture import Capture
-from .capture_files import CaptureWriter
+from .capture_writer import CaptureWriter
 from .epsilon import EARLIER, FIGURES
 from .journal import FILE as JOURNAL
 from .schedule import Slot

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fl_privacy_audit.audit.published import PublishedBatches
 from fl_privacy_audit.core.errors import AuditError
 from fl_privacy_audit.core.private_folders import DIRECTORY_VARIABLE
 from fl_privacy_audit.core.tables import read_table, write_table
@@ -176,7 +177,9 @@ def _changed(audit: Path) -> list[str]:
 def _check_client(place: Path, acknowledged: list[str]) -> Broken:
     """The server reads what was acknowledged; after its round nothing is there."""
     (folder,) = [path for path in (place / "truth").iterdir() if path.is_dir()]
-    truth = side_channel.batches(folder, acknowledged, IMAGE)() if acknowledged else None
+    batches = side_channel.batches(folder, acknowledged, IMAGE)
+    assert isinstance(batches, PublishedBatches)
+    truth = batches() if acknowledged else None
     side_channel.close_round(folder)
     return {
         LOST: [] if truth is None or len(truth.images) == 64 * len(acknowledged) else ["images"]
