@@ -40,6 +40,7 @@ from .attacker import Attacker, Progress, share
 from .canary import Canaries, half
 from .candidates import Others, of_round
 from .capture import Capture, CapturedView
+from .described import Part
 from .epsilon import Meter, as_record, measure_capture
 from .lineup import Lineup, skipped
 from .replay_check import check_replay
@@ -47,7 +48,7 @@ from .reserve import Reserve
 from .schedule import Slot
 from .scoring import check_metrics
 from .steps import Steps
-from .targets import Observer, Target, training_told
+from .targets import Observer, Target, parts_of, training_told
 from .truth import truth_digest, truth_sketch
 
 log = logging.getLogger("fl_privacy_audit")
@@ -208,11 +209,14 @@ class CaptureAuditor:
         if target.truth is None or not len(target.truth.images):
             return None
         seed = seed_of(self.config.seed, target.slot.round, target.name, "replay")
-        defence = self.observer.defence
-        apply = None
-        if isinstance(defence, AppliedDefence) and target.slot.view != "release":
-            apply = defence.apply
-        check = partial(check_replay, target.seen, target.truth, seed=seed, apply=apply)
+        defence, known = self.observer.defence, target.seen.defence
+        apply = defence.apply if isinstance(defence, AppliedDefence) else None
+        clients: Sequence[Part] = ()
+        if len(target.counts) > 1 and known and (apply or known.clip_norm is not None):
+            clients = parts_of(target, self.config.training)
+        check = partial(
+            check_replay, target.seen, target.truth, seed=seed, apply=apply, clients=clients
+        )
         with cpu_threads(self.config.threads), self.reserve.measured("replay", 1):
             replay = self.guard.result("the replay check", partial(check, deadline=deadline))
         if isinstance(replay, Reason):

@@ -10,12 +10,11 @@ the weights. Where they are so wide that another training would fit as well, nob
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from scipy import stats
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_privacy_audit.attacks.parts.randomness import own_random_numbers
@@ -27,7 +26,8 @@ from fl_privacy_audit.core.reasons import Figure, Reason
 from fl_privacy_audit.core.types import LocalTraining, Mode, Observation, Truth, Update
 from fl_privacy_audit.ledger.records import ReplayCheck
 
-from .controls import assumed_training, replay_truth
+from .controls import assumed_training
+from .described import Apply, Described, Part
 
 DRAWS, FEWEST_DRAWS = 24, 6
 DRAWN_BYTES = 1_000_000_000
@@ -47,10 +47,6 @@ LENGTH_ALIKE = 0.02
 """A cosine from which on two updates point the same way, and how far their lengths may be apart to be
 the same, whatever chance could have done."""
 MOST_STEPS_TRIED = 64
-
-
-Apply = Callable[[Update, torch.Generator], Mapping[str, Tensor]]
-"""A defence at work: an update and where its noise comes from -> the defended update."""
 
 
 @dataclass(frozen=True)
@@ -88,42 +84,13 @@ class _Bounds:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Client:
-    """The client as it is described."""
-
-    seen: Observation
-    truth: Truth
-    training: LocalTraining
-    apply: Apply | None
-    seed: int
-    deadline: float
-
-    def update(self, chance: Chance | None = None) -> Update:
-        """What it would have sent, before any defence."""
-        until = self.deadline
-        return replay_truth(self.seen, self.truth, self.training, chance, deadline=until).update
-
-    def defended(self, update: Update, number: int) -> Update:
-        """What its defence makes of an update."""
-        rng = torch.Generator().manual_seed(self.seed + number)
-        if self.apply is not None:
-            return self.apply(update, rng)
-        return _by_what_is_known(self.seen, update, rng)
-
-    def knows_length(self) -> bool:
-        """Whether the description says how long the update is."""
-        signs = self.seen.defence is not None and self.seen.defence.signs_only
-        known = self.training.learning_rate is not None and self.training.optimizer != "unknown"
-        return known and not (signs and self.apply is None)
-
-
 def check_replay(
     seen: Observation,
     truth: Truth,
     *,
     seed: int,
     apply: Apply | None = None,
+    clients: Sequence[Part] = (),
     deadline: float = math.inf,
 ) -> ReplayCheck:
     """Compare the observed update with a replay of the true batch.
@@ -134,6 +101,7 @@ def check_replay(
         seed: Seed for what is drawn by chance.
         apply: The declared defence, where this package can apply it; else it is imitated from what
             is known of it.
+        clients: Those of a release whose updates are defended one by one; none to take them as one.
         deadline: Until when, by `clock.now`. With less time fewer clients are simulated, which
             widens the bounds, and fewer explanations tried.
 
@@ -144,19 +112,25 @@ def check_replay(
         TimeUpError: There is no time for the least that it takes.
     """
     told = assumed_training(seen)
-    client = _Client(
-        seen=seen, truth=truth, training=told, apply=apply, seed=seed, deadline=deadline
+    client = Described(
+        seen=seen,
+        truth=truth,
+        training=told,
+        apply=apply,
+        seed=seed,
+        deadline=deadline,
+        clients=clients,
     )
     with own_random_numbers(seed, [seen.device]):
         return _check(client)
 
 
-def _check(client: _Client) -> ReplayCheck:
+def _check(client: Described) -> ReplayCheck:
     seen = client.seen
-    plain = client.update()
-    defended = client.defended(plain, 0)
+    updates = client.updates()
+    plain, defended = client.mean(updates), client.defended(updates, 0)
     # A defence that draws nothing is compared number by number, noise by how far it moves things.
-    again = client.defended(plain, 1)
+    again = client.defended(updates, 1)
     noise = not all(torch.equal(defended[name], again[name]) for name in plain)
     expected = plain if noise else defended
     as_told = likeness = _compare(seen.update, expected)
@@ -185,27 +159,6 @@ def _check(client: _Client) -> ReplayCheck:
         fits=fits,
         hint=hint,
     )
-
-
-def _by_what_is_known(seen: Observation, update: Update, rng: torch.Generator) -> Update:
-    """A defence imitated from what an attacker knows of it."""
-    known = seen.defence
-    if known is None:
-        return update
-    defended = dict(update)
-    if known.clip_norm is not None:
-        length = update_norm(update)
-        shrink = min(1.0, known.clip_norm / length) if length else 1.0
-        defended = {name: tensor * shrink for name, tensor in defended.items()}
-    if known.noise_std:
-        for name, tensor in defended.items():
-            drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
-            defended[name] = tensor + (known.noise_std * drawn).to(tensor)
-    if known.zeros_hide:
-        defended = {name: tensor * (seen.update[name] != 0) for name, tensor in defended.items()}
-    if known.signs_only:
-        defended = {name: tensor.sign() for name, tensor in defended.items()}
-    return defended
 
 
 def _compare(observed: Update, replayed: Update) -> _Likeness:
@@ -240,7 +193,7 @@ class _Drawn:
         return self.order or self.dropout or self.noise
 
 
-def _chance(client: _Client) -> _Drawn:
+def _chance(client: Described) -> _Drawn:
     training, model = client.training, client.seen.model
     return _Drawn(
         order=(training.steps or 1) > 1 and training.batch_size < len(client.truth.images),
@@ -250,7 +203,7 @@ def _chance(client: _Client) -> _Drawn:
 
 
 def _among_draws(
-    client: _Client, chance: _Drawn, exact: _Bounds, *, noise: bool
+    client: Described, chance: _Drawn, exact: _Bounds, *, noise: bool
 ) -> tuple[_Likeness, _Bounds, _Likeness]:
     """The update beside the mean of simulated clients, its bounds, and what is usual.
 
@@ -261,12 +214,12 @@ def _among_draws(
     size = sum(tensor.nbytes for tensor in client.seen.update.values())
     for number in range(min(DRAWS, max(FEWEST_DRAWS, DRAWN_BYTES // size))):
         try:
-            drawn = client.update(_drawing(client, chance, number))
+            updates = client.updates(_drawing(client, chance, number))
         except TimeUpError:
             if number < FEWEST_DRAWS:
                 raise
             break
-        defended = client.defended(drawn, number)
+        drawn, defended = client.mean(updates), client.defended(updates, number)
         draws.append((defended, drawn if noise else defended))
     total = {
         name: torch.stack([drawn[name] for _, drawn in draws]).sum(0) for name in client.seen.update
@@ -290,7 +243,7 @@ def _among_draws(
     return _compare(client.seen.update, mean), bounds, usual
 
 
-def _drawing(client: _Client, chance: _Drawn, number: int) -> Chance:
+def _drawing(client: Described, chance: _Drawn, number: int) -> Chance:
     """The chance of one simulated client."""
     rng = torch.Generator().manual_seed(client.seed + number)
     torch.manual_seed(client.seed + number)
@@ -304,22 +257,23 @@ def _drawing(client: _Client, chance: _Drawn, number: int) -> Chance:
     )
 
 
-def _hint_in_time(client: _Client, expected: Update, likeness: _Likeness) -> Reason:
+def _hint_in_time(client: Described, expected: Update, likeness: _Likeness) -> Reason:
     try:
         return _hint(client, expected, likeness)
     except TimeUpError:
         return Reason.of("no time to explain", cosine=likeness.cosine)
 
 
-def _hint(client: _Client, expected: Update, likeness: _Likeness) -> Reason:
+def _hint(client: Described, expected: Update, likeness: _Likeness) -> Reason:
     """What would explain the difference, most certain first."""
+    client = replace(client, clients=())
     seen, truth, told = client.seen, client.truth, client.training
     if likeness.cosine >= ALIKE and abs(likeness.ratio - 1) > RATIO_TOLERANCE:
         rate = (told.learning_rate or 0.0) * likeness.ratio
         return Reason.of("scale differs", ratio=likeness.ratio, rate=rate)
     for name, value, training in _alternatives(told, likeness.ratio, len(truth.images)):
         other = replace(client, seen=_in_mode(seen, training.mode), training=training)
-        found = _compare(seen.update, other.defended(other.update(), 0))
+        found = _compare(seen.update, other.defended(other.updates(), 0))
         if found.cosine >= max(ALIKE, likeness.cosine) and 0.98 <= found.ratio <= 1.02:
             return Reason.of("fits with", option=name, value=value, cosine=found.cosine)
     inputs = truth.images.to(device=seen.device, dtype=seen.dtype)
@@ -328,7 +282,7 @@ def _hint(client: _Client, expected: Update, likeness: _Likeness) -> Reason:
         ("pixels published as normalised", seen.image.normalise(inputs)),
     ):
         other = replace(client, truth=Truth(images=images, labels=truth.labels))
-        found = _compare(seen.update, other.defended(other.update(), 0))
+        found = _compare(seen.update, other.defended(other.updates(), 0))
         if found.cosine >= ALIKE:
             return Reason.of(code, cosine=found.cosine)
     odd = _odd_tensors(seen.update, expected)

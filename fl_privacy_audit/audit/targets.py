@@ -44,14 +44,16 @@ class Target:
     Attributes:
         slot: The client or release it was observed of.
         seen: What the attack gets.
-        truth: The true batch, or None.
+        truth: The true batch, of all clients in order, or None.
         no_truth: Why there is none.
+        counts: Images of each client in it.
     """
 
     slot: Slot
     seen: Observation
     truth: Truth | None
     no_truth: Reason | None
+    counts: Sequence[int] = ()
 
     @property
     def name(self) -> str:
@@ -93,10 +95,15 @@ class Observer:
         if not update_norm(seen.update) > 0:
             unchanged = "weights unchanged" if slot.release is None else "global model unchanged"
             return Reason.of(unchanged)
-        truth = self._truth(slot, seen.num_classes)
-        if isinstance(truth, Reason):
-            return Target(slot=slot, seen=seen, truth=None, no_truth=truth)
-        return Target(slot=slot, seen=seen, truth=truth, no_truth=None)
+        batches = self._batches(slot, seen.num_classes)
+        if isinstance(batches, Reason):
+            return Target(slot=slot, seen=seen, truth=None, no_truth=batches)
+        truth = Truth(
+            images=torch.cat([batch.images for batch in batches]),
+            labels=torch.cat([batch.labels for batch in batches]),
+        )
+        counts = [len(batch.labels) for batch in batches]
+        return Target(slot=slot, seen=seen, truth=truth, no_truth=None, counts=counts)
 
     def count_classes(self) -> int:
         """Of the model.
@@ -127,8 +134,8 @@ class Observer:
         told = replace(seen, assumptions=(*seen.assumptions, *notes))
         return without_frozen(inform(told, self.defence))
 
-    def _truth(self, slot: Slot, classes: int) -> Truth | Reason:
-        """The true batch of a client, the union of all in a release, or why there is none."""
+    def _batches(self, slot: Slot, classes: int) -> list[Truth] | Reason:
+        """The true batch of a client, of each in a release, or why there is none."""
         batches = []
         for reply in slot.replies:
             provider = None if slot.view == "canary" else self.truth
@@ -138,10 +145,7 @@ class Observer:
                     return batch
                 return Reason.of("no truth of a client", batch, client=str(reply.client))
             batches.append(batch)
-        return Truth(
-            images=torch.cat([batch.images for batch in batches]),
-            labels=torch.cat([batch.labels for batch in batches]),
-        )
+        return batches
 
     def _batch(
         self,
@@ -198,6 +202,20 @@ def observe_release(
         gradient_scale_known=seen.gradient_scale_known and not (odd and len(replies) > 1),
         assumptions=(*seen.assumptions, *notes, assumed),
     )
+
+
+def parts_of(target: Target, training: LocalTraining) -> list[tuple[Truth, LocalTraining]]:
+    """The clients of a release, each with its batch and its training as the settings have it."""
+    assert target.truth is not None
+    told = training_told(training, target.slot.replies)[0]
+    if target.seen.gradient is not None:
+        told = told.replace(steps=1)
+    counts = [*target.counts]
+    each = zip(target.truth.images.split(counts), target.truth.labels.split(counts), strict=True)
+    return [
+        (Truth(images=images, labels=labels), _together(told, [len(labels)]))
+        for images, labels in each
+    ]
 
 
 def training_told(
