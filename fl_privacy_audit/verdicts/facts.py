@@ -27,7 +27,7 @@ from fl_privacy_audit.ledger.runs import LastRun, Reply, RunHead, read_run
 from fl_privacy_audit.metrics import METRICS
 
 from .batches import BatchNames
-from .identified import Identifications, count_identified
+from .identified import Identifications, Identified
 
 
 class Column:
@@ -120,6 +120,7 @@ class AttackFacts:
         self.control_reasons: list[tuple[int, ControlKind, Reason]] = []
         self.allowed: list[tuple[int, float]] = []
         self.pictures: dict[int, str] = {}
+        self.identified = Identified()
         self._from_auto: set[int] = set()
         self.replays = Replays()
         self.unchecked: Counter[Reason] = Counter()
@@ -165,6 +166,7 @@ class AttackFacts:
             self.chosen[chosen] = None
         if self.options is None and outcome.attack == self.attack:
             self.options = outcome.options
+        self.identified.add(outcome)
         noise = outcome.control("noise")
         if outcome.objective is not None and noise and noise.objective is not None:
             self.objectives.extend((outcome.objective, noise.objective))
@@ -280,17 +282,25 @@ class RunFacts:
         self.views: dict[View, ViewFacts] = {view: ViewFacts() for view in get_args(View)}
         self.replies: list[Reply] = []
         self.chosen: dict[tuple[str, Reason], None] = {}  # attacks that `auto` chose, and why
-        self.identified: Identifications = {}
         self._last_chosen: dict[str, Reason] = {}
         for record in records:
             self.add(record)
+
+    @property
+    def identified(self) -> Identifications:
+        """Of each view and attack whose images were ranked."""
+        return {
+            (view, name): attack.identified
+            for view, facts in self.views.items()
+            for name, attack in facts.attacks.items()
+            if attack.identified.images
+        }
 
     def add(self, record: AuditRecord) -> None:
         """Take the next record."""
         self.replies.append(Reply.of(record))
         self.views[record.view].add(record)
         for outcome in record.attacks:
-            count_identified(self.identified, record.view, outcome)
             why = outcome.chosen
             if why is not None and self._last_chosen.get(outcome.attack) != why:
                 self._last_chosen[outcome.attack] = why

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from scipy import stats
+
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import clopper_pearson
 from fl_privacy_audit.ledger.records import NULLS, AttackOutcome
@@ -28,7 +31,9 @@ class Identified:
     candidates: tuple[int, int] = (0, 0)
 
     def add(self, outcome: AttackOutcome) -> None:
-        """Count the images of an outcome."""
+        """Count the images of an outcome, where they were ranked."""
+        if not outcome.ranks or not outcome.candidates:
+            return
         count = outcome.candidates
         least, most = self.candidates if self.images else (count, count)
         self.candidates = (min(least, count), max(most, count))
@@ -43,6 +48,21 @@ class Identified:
     def interval(self) -> tuple[float, float]:
         """Of the share of images that are picked out, with 95 % (Clopper and Pearson 1934)."""
         return clopper_pearson(successes=self.first, trials=self.images)
+
+    def beats_chance(self, confidence: float) -> bool:
+        """Whether more images are picked out than chance allows, and than the null control does.
+
+        By the exact tests of Bernoulli trials and of two shares (Fisher 1935), one-sided. What a
+        reconstruction is compared with may favour it a little, and favours the null control as much.
+        """
+        if not self.null_images:
+            return False
+        own = [self.first, self.images - self.first]
+        null = [self.null_first, self.null_images - self.null_first]
+        chance = self.by_chance / self.images
+        over_chance = stats.binomtest(self.first, self.images, chance, alternative="greater").pvalue
+        over_null = stats.fisher_exact(np.array([own, null]), alternative="greater").pvalue
+        return bool(max(over_chance, over_null) < 1 - confidence)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -59,9 +79,3 @@ class Identified:
 
 Identifications = dict[tuple[View, str], Identified]
 """View and attack -> its images."""
-
-
-def count_identified(counts: Identifications, view: View, outcome: AttackOutcome) -> None:
-    """Count the images of an outcome, where they were ranked."""
-    if outcome.ranks and outcome.candidates > 0:
-        counts.setdefault((view, outcome.attack), Identified()).add(outcome)

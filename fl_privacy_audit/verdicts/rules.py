@@ -125,8 +125,9 @@ def judge(
     forbids *withstood*, and is named.
 
     *Withstood*: the undefended copies leaked by the first two of these; against some null control the
-    whole interval lies at or below the margin; no record came as far as `REACH`; and no other
-    metric says *leaked*. Nor may a record be among them whose real update is not what its true
+    whole interval lies at or below the margin; no record came as far as `REACH`; no other
+    metric says *leaked*; and reconstructions do not pick out their true images among others more often
+    than chance and null controls do. Nor may a record be among them whose real update is not what its true
     batch, trained as described, would give, nor one of which nobody found out: it is no evidence,
     unless it leaks all the same.
 
@@ -171,6 +172,11 @@ def _judge(setting: str, view: View, attack: str, of_view: ViewFacts, *, attacks
     if word == "withstood these attacks" and others:
         word = agreement[judge_by] = "inconclusive"
         reason = Reason.of("metrics disagree", metric=judge_by, leaking=others)
+    found = facts.identified
+    if word == "withstood these attacks" and found.beats_chance(confidence):
+        word = agreement[judge_by] = "inconclusive"
+        picked: dict[str, Figure] = {"first": found.first, "images": found.images}
+        reason = Reason.of("images are picked out", chance=found.by_chance, **picked)
     fit = replay_fit(facts.replays)
     if word != "leaked" and fit is not None and fit.fitting < fit.records:
         word = agreement[judge_by] = "inconclusive"

@@ -32,7 +32,7 @@ def updates(seeds: tuple[int, ...] = (0, 1, 2, 3)) -> Updates:
     before = to_arrays(tiny_net())
     return [
         {
-            name: torch.from_numpy(after - before[name])
+            name: torch.tensor(after) - torch.tensor(before[name])
             for name, after in to_arrays(trained(tiny_net(), make_truth(count, seed))).items()
         }
         for count, seed in zip(COUNTS, seeds, strict=True)

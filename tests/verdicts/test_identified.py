@@ -2,16 +2,20 @@
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.ledger.export import records_table
-from fl_privacy_audit.ledger.records import ControlOutcome
+from fl_privacy_audit.ledger.records import AuditRecord, ControlOutcome
 from fl_privacy_audit.report.html import render_html
 from fl_privacy_audit.report.markdown import render_markdown
+from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.verdicts.compare import compare
+from fl_privacy_audit.verdicts.rules import judge
 from tests.support.builders import audit_line, outcome, run_line, write_ledger
+from tests.support.ledger_cases import NAME, record
 
 
 def ledger(folder: Path) -> Path:
@@ -60,3 +64,35 @@ def test_without_ranks_nothing_is_said(tmp_path: Path) -> None:
     assert compare([folder]).rows[0].identified is None
     assert "dentified" not in CliRunner().invoke(cli, ["show", str(folder)]).output
     assert "picked out" not in render_html(summarise([folder]), pictures=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "null_first", "word"),
+    [
+        (15, 4, "inconclusive"),
+        (6, 4, "withstood these attacks"),  # of 20, where chance gives 5
+        (15, 14, "withstood these attacks"),  # what favours null controls as much says nothing
+    ],
+)
+def test_images_that_are_picked_out_forbid_withstood(
+    first: int, null_first: int, word: str
+) -> None:
+    def line(number: int) -> AuditRecord:
+        made = record(number, attack=0.02, noise=0.0, grey=0.1, undefended=0.9)
+        (scored,) = made.attacks
+        controls = [
+            c.model_copy(update={"ranks": [1.0 if number < null_first else 3.0]})
+            if c.kind == "noise"
+            else c
+            for c in scored.controls
+        ]
+        ranks = {"ranks": [1.0 if number < first else 3.0], "candidates": 4, "controls": controls}
+        return made.model_copy(update={"attacks": [scored.model_copy(update=ranks)]})
+
+    verdict = judge("a", "server", NAME, [line(number) for number in range(20)])
+    assert verdict.word == word
+    if word == "inconclusive":
+        assert say(verdict.reason) == (
+            "nobody would recognise the images, but 15 of 20 are picked out among others by their "
+            "reconstruction, where chance gives 5"
+        )

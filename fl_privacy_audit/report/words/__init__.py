@@ -94,6 +94,10 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
         "figures too uncertain to tell",
         "audit more rounds or clients until there are {enough} batches",
     ),
+    "images are picked out": (
+        "reconstructions that pick out their true images",
+        "take it for a leak of who is in the data: stronger noise, or fewer images that only one client has",
+    ),
     "metrics disagree": (
         "metrics that disagree",
         "look at the worst record (`keep_pictures = true`), and take it for a leak until you have",
@@ -187,6 +191,10 @@ REASONS: Final[Mapping[str, str]] = {
     "unclear, more batches would tell": (
         "neither clearly more than the null controls nor clearly no more, about {enough} batches "
         "like these would tell"
+    ),
+    "images are picked out": (
+        "nobody would recognise the images, but {first} of {images} are picked out among others by their "
+        "reconstruction, where chance gives {chance}"
     ),
     "metrics disagree": "the metrics disagree: {leaking} says leaked, {metric} does not",
     "description does not fit": (
