@@ -24,6 +24,7 @@ from .records import (
     MeasurementRecord,
     Record,
     RunRecord,
+    Stated,
 )
 from .spools import waiting
 
@@ -297,3 +298,9 @@ class _Last(Generic[C]):
             model={},
             versions={},
         )
+
+
+def is_defended(stated: Stated) -> bool:
+    """Whether anything protects a run: a defence, clipping in training, or a claim."""
+    named = stated.defence is not None and stated.defence.name != "none"
+    return named or stated.training.max_grad_norm is not None or bool(stated.claim)

@@ -8,6 +8,7 @@ from typing import get_args
 from fl_privacy_audit.core.profiles import SMOKE
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
+from fl_privacy_audit.ledger.runs import is_defended
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.recognition import Recognisable
 from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
@@ -33,6 +34,7 @@ class Line:
     setting: str  # the run's word for itself
     profile: str  # of its settings, and what was changed; empty where it has none
     sample: str  # of which clients the figures are, where not of a random sample
+    defended: bool  # whether anything protects it
     smoke: bool  # whether it is a smoke run, which gets no verdict
     word: Word  # the verdict
     reason: str  # why, without figures that stand beside it
@@ -90,6 +92,7 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         setting=setting.setting,
         profile="" if verdict is None else profile_text(verdict.profile, verdict.profile_changes),
         sample="" if verdict is None else sample_text(verdict.by_risk),
+        defended=is_defended(setting.stated),
         smoke=verdict is not None and verdict.profile == SMOKE,
         word=word,
         reason=say_why(verdict.reason if verdict else Reason.of("view not audited"), brief=True),
@@ -115,6 +118,7 @@ def others_of(one: Verdict | None) -> list[tuple[str, Word]]:
 def headline(lines: list[Line]) -> str:
     """How many settings have which verdict, worst first; and how many images are recognisable.
 
+    Without a defence beside the setting with fewest, or in the one with most where all are defended.
     Smoke runs are only counted: they have no verdict.
     """
     smoke = sum(line.smoke for line in lines)
@@ -129,9 +133,14 @@ def headline(lines: list[Line]) -> str:
         (line for line in lines if line.recognisable.images),
         key=lambda line: -line.recognisable.expected / line.recognisable.images,
     )
-    named = f"{judged[0].setting}: " if len(lines) > 1 and judged else ""
-    most = "Most recognisable" if named else "Recognisable"
-    end = f" {most}: {named}{judged[0].recognisable}." if judged else ""
+    shown = judged[:1]
+    if (undefended := [line for line in judged if not line.defended]) and len(judged) > 1:
+        least = next(line for line in reversed(judged) if line is not undefended[0])
+        shown = [undefended[0], least]
+    named = [f"{line.setting}: " if len(lines) > 1 else "" for line in shown]
+    most = "Most recognisable" if len(shown) == 1 and len(lines) > 1 else "Recognisable"
+    texts = [f"{name}{line.recognisable}" for name, line in zip(named, shown, strict=True)]
+    end = f" {most}: {'; '.join(texts)}." if shown else ""
     return f"{total}: {', '.join(parts)}.{end}"
 
 

@@ -30,6 +30,7 @@ from fl_privacy_audit.ledger.records import (
     Stated,
     ThreatModel,
 )
+from fl_privacy_audit.ledger.runs import is_defended
 from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.verdicts.compare import (
     Comparison,
@@ -391,9 +392,6 @@ def _reasons(facts: AttackFacts, status: AttackStatus) -> list[LeftOut]:
 
 def _baseline_then_leakage(setting: SettingSummary) -> tuple[bool, float]:
     """Sorts settings: without any defence first, then by net leakage in the first view, most first."""
-    stated = setting.stated
-    named = stated.defence is not None and stated.defence.name != "none"
-    defended = named or stated.training.max_grad_norm is not None or bool(stated.claim)
     attacks = [a for v in setting.verdicts[:1] for a in v.attacks if a.attack == v.attack]
     nets = [attack.net.mean for attack in attacks if attack.net]
-    return defended, -max(nets, default=-math.inf)
+    return is_defended(setting.stated), -max(nets, default=-math.inf)
