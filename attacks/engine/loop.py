@@ -25,6 +25,7 @@ from .consistency import GroupConsistency
 from .cost import MEASURED, kind_of
 from .gradients import choose_backend
 from .recipe import Recipe
+from .regularisation import regularised
 
 Stopped = Literal["finished", "converged", "out of time"]
 NO_TURN = "the time was up before this update's turn; allow more seconds"
@@ -182,7 +183,7 @@ class OptimisationAttack(Recipe):
             started = clock.now()
             if took is not None and started > deadline:
                 raise _TimeUp
-            step = backend(guesses)
+            step = regularised(backend, guesses, self.regularisation, self.ahead)
             best.update(step.distances)
             pulled = consistency(guesses.values.detach(), step.gradients["values"])
             gradients = {**step.gradients, "values": pulled}

@@ -67,6 +67,8 @@ class Recipe:
         optimiser: Moves the guess.
         separable: Whether the optimiser treats every number by itself (Adam does, L-BFGS does
             not), so that several guesses can share one.
+        regularisation: Share of the gradient that is taken ahead, in [0, 1]: see `regularisation`.
+        ahead: How far, as the root mean square over the guess's numbers; uphill if above 0.
         gradient_rule: Applied to the gradient first.
         constrain: Applied after each step.
         consistency: Pulls the restarts of a target to their mean: see `consistency`.
@@ -92,6 +94,8 @@ class Recipe:
     separable: bool = True
     priors: tuple[tuple[Weight, Prior], ...] = ()
     balanced: bool = False
+    regularisation: float = 0.0
+    ahead: float = 0.01
     gradient_rule: GradientRule = lambda gradient: gradient
     constrain: Constraint = lambda guesses, spec: guesses
     decode: Decode = lambda guess, seen: guess
@@ -110,8 +114,13 @@ class Recipe:
         """Check the numbers.
 
         Raises:
-            ValueError: Steps or restarts are not whole numbers of one or more.
+            ValueError: Steps or restarts are not whole numbers of one or more, or the regularisation
+                is no share.
         """
         for name, value in (("steps", self.steps), ("restarts", self.restarts)):
             if type(value) is not int or value < 1:
                 raise ValueError(f"`{name}` must be a whole number from 1, but got {value!r}")
+        if not 0 <= self.regularisation <= 1:
+            raise ValueError(
+                f"`regularisation` must be from 0 to 1, but got {self.regularisation!r}"
+            )

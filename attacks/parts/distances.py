@@ -1,6 +1,7 @@
 """How unlike two updates are."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +65,43 @@ class _ByHand(torch.autograd.Function):
             c.addcmul(g, along, value=-1).mul_(factor) for c, g in zip(chords, guess, strict=True)
         ]
         return tuple(t for one in slopes for t in (one, None))
+
+
+def partial(
+    distance: Callable[[Update, Update], Tensor], share: float
+) -> Callable[[Update, Update], Tensor]:
+    """The distance over a share of each tensor's numbers: the largest of the guess, at each step.
+
+    Partial gradient matching (Fan et al. 2025, arXiv:2506.08435). Which numbers are compared is taken as
+    given: it has no slope.
+
+    Args:
+        distance: What is taken of them.
+        share: In (0, 1]; at 1 the distance itself.
+
+    Raises:
+        ValueError: No such share.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"`share` must be above 0 and at most 1, but got {share!r}")
+    if share == 1:
+        return distance
+
+    def of_largest(guess: Update, observed: Update) -> Tensor:
+        kept = {name: largest(tensor, share) for name, tensor in guess.items()}
+        return distance(
+            {name: guess[name] * kept[name] for name in observed},
+            {name: tensor * kept[name] for name, tensor in observed.items()},
+        )
+
+    return of_largest
+
+
+def largest(tensor: Tensor, share: float) -> Tensor:
+    """Which numbers are this share of a tensor, rounded up, by their size; equals of the last too."""
+    sizes = tensor.detach().abs()
+    place = sizes.numel() - math.ceil(share * sizes.numel()) + 1
+    return sizes >= sizes.flatten().kthvalue(place).values
 
 
 def _length(tensors: Sequence[Tensor]) -> Tensor:
