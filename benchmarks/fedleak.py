@@ -36,7 +36,7 @@ UPHILL: Mapping[str, Any] = {"regularisation": 0.3, "ahead": 0.1}
 
 
 def ways(steps: int) -> dict[str, OptimisationAttack]:
-    """Name -> attack, in the plain loop; all but partial matching take as many gradients."""
+    """Name -> attack, in the plain loop; all take as many gradients."""
     swept, modern = (plain(name, steps) for name in ("swept_inversion", "modern_inversion"))
     whole = plain("swept_inversion", 2 * steps)
     halved = replace(whole, distance=partial(whole.distance, 0.5))
@@ -45,6 +45,7 @@ def ways(steps: int) -> dict[str, OptimisationAttack]:
         "the same, half of the numbers": halved,
         "the same, regularised downhill": replace(swept, **DOWNHILL),
         "the same, regularised uphill": replace(swept, **UPHILL),
+        "`fedleak`, which is half and downhill": plain("fedleak", steps),
         "`modern_inversion`": plain("modern_inversion", 2 * steps),
         "the same, regularised so": replace(modern, **DOWNHILL),
     }

@@ -52,12 +52,10 @@ def test_the_partial_distance_is_the_plain_one_of_the_largest(
     distance: Distance, seed: int, share: float
 ) -> None:
     guess, observed = drawn(seed), drawn(seed + 1)
-    places = {
-        name: sorted(range(t.numel()), key=lambda at, t=t: -abs(t.flatten()[at].item()))[
-            : math.ceil(share * t.numel())
-        ]
-        for name, t in guess.items()
-    }
+    places = {}
+    for name, tensor in guess.items():
+        sizes = [(-abs(number), at) for at, number in enumerate(tensor.flatten().tolist())]
+        places[name] = [at for _, at in sorted(sizes)[: math.ceil(share * len(sizes))]]
     short = [{n: t.flatten()[places[n]] for n, t in part.items()} for part in (guess, observed)]
     found = distances.partial(distance, share)(guess, observed)
     assert found.item() == pytest.approx(distance(*short).item())

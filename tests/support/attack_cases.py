@@ -124,6 +124,7 @@ CASES: dict[str, Case] = {
     "modern_inversion": search(10, 300),
     "surrogate_model_extension": replace(search(20, 400), batches=((0,),) * 5),
     "order_invariant": replace(search(20, 400), batches=((0,),) * 2),
+    "fedleak": search(10, 100),
     "deep_image_prior": search(10, 300),
     "first_linear": Case(model=lambda: seeded(Perceptron), draws=False),
     "rgap": Case(draws=False),
