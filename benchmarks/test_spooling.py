@@ -76,7 +76,7 @@ def test_a_quick_start_with_and_without_audit(
     benchmark: BenchmarkFixture, tmp_path: Path, quick: bool
 ) -> None:
     """Seconds of Flower's quick start by `flwr run`, as it logs them: 3 rounds of 2 clients, each due."""
-    images, labels = small_images(200 if quick else 10_000)
+    images, labels = small_images(200 if quick else 50_000)
     np.savez(tmp_path / "images.npz", images=images, labels=labels)
     homes = (tmp_path / f"home {number}" for number in itertools.count())
     seconds: dict[str, list[float]] = {"with": [], "without": []}
@@ -97,7 +97,7 @@ def test_a_quick_start_with_and_without_audit(
             (said,) = re.findall(r"Strategy execution finished in ([\d.]+)s", log)
             took.append(float(said))
 
-    benchmark.pedantic(one_of_each, rounds=1 if quick else 5)
+    benchmark.pedantic(one_of_each, rounds=1 if quick else 4)
     ratios = [a / b for a, b in zip(seconds["with"], seconds["without"], strict=True)]
     benchmark.extra_info |= {**seconds, "with over without, median": statistics.median(ratios)}
 
