@@ -67,14 +67,21 @@ def _facts(models: list[ThreatModel]) -> list[str]:
         "It is given no labels and no image of the clients.",
         f"It knows that clients train by DP-SGD: {each(_dp_sgd)}." if each(_dp_sgd) else "",
     ]
-    defences = dict.fromkeys(map(_defence, models))
-    facts += [text for text in defences if text]
+    # The noise of quantisation is another in each update: one sentence has the range.
+    noises: dict[str, list[float]] = {}
+    for model in models:
+        noises.setdefault(_defence(model), []).append(
+            model.defence.noise_std if model.defence else 0
+        )
+    facts += [text.replace(NOISE, _range(found)) for text, found in noises.items() if text]
     facts += dict.fromkeys(
         f"Assumed: {say(note)}." for model in models for note in model.assumptions
     )
     return [fact for fact in facts if fact]
 
 
+NOISE = "{noise}"
+"""Stands for the figures until all records of a setting are read."""
 _WITHOUT_A_WORD = ("images", "epochs", "max_grad_norm", "noise_multiplier")
 """Settings of training that stand empty where they do not apply."""
 
@@ -119,6 +126,11 @@ def _images(model: ThreatModel) -> str:
     return "an unknown number of images" if number is None else count(number, "image")
 
 
+def _range(values: list[float]) -> str:
+    least, most = (f"{end(values):.3g}" for end in (min, max))
+    return least if least == most else f"{least} to {most}"
+
+
 def _defence(model: ThreatModel) -> str:
     known = model.defence
     if known is None or known.name == "none":
@@ -126,7 +138,7 @@ def _defence(model: ThreatModel) -> str:
     chosen = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in known.options.items())
     facts = {
         f"It knows the defence, {known.name}{f' ({chosen})' if chosen else ''}, and adapts": True,
-        f"noise of standard deviation {known.noise_std:.3g} a number": known.noise_std > 0,
+        f"noise of standard deviation {NOISE} a number": known.noise_std > 0,
         f"updates no longer than {known.clip_norm or 0:.3g}": known.clip_norm is not None,
         "a zero may stand for anything": known.zeros_hide,
         "signs alone are left": known.signs_only,
