@@ -14,7 +14,8 @@ LOWER_BOUND: Final = (
 
 IDENTIFIED: Final = (
     "Identified: how often, among true images of the round, the one that a reconstruction is most like is its own "
-    "(correlation of pixels)."
+    "(correlation of pixels). Where a batch has several images its reconstructions are matched to them first, those of a "
+    "null control too, which helps both: what counts is more than the null control."
 )
 
 JUDGES: Final = (
