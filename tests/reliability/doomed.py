@@ -27,6 +27,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy_audit import Auditor
+from fl_privacy_audit.audit import backlog
 from fl_privacy_audit.audit.capture import Capture
 from fl_privacy_audit.audit.capture_files import read_capture
 from fl_privacy_audit.audit.spool import RECORDS, Spool
@@ -272,6 +273,17 @@ def start(forks: ForkServerContext, kind: str, place: Path, seed: int) -> BasePr
     return process
 
 
+@contextmanager
+def workers_at_once() -> Iterator[None]:
+    """Workers do not stand back: on a busy machine they would hardly get a turn."""
+    before, backlog.STAND_BACK = backlog.STAND_BACK, False
+    try:
+        yield
+    finally:
+        backlog.STAND_BACK = before
+
+
+@workers_at_once()
 def run_job(kind: str, place: Path, seed: int) -> None:
     """Do a job until it is killed; each acknowledgement is a line in ``acknowledged``."""
     os.environ[DIRECTORY_VARIABLE] = str(place / "truth")

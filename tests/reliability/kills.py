@@ -37,6 +37,7 @@ from .doomed import (
     federate,
     identity,
     start,
+    workers_at_once,
 )
 from .tally import Tally
 
@@ -49,6 +50,7 @@ PATIENCE_SECONDS = 300.0
 Broken = dict[str, list[str]]
 
 
+@workers_at_once()
 def run(count: int, seed: int, kinds: Sequence[str] = ()) -> Tally:
     """Kill `count` processes, all kinds in turn or only some, at points drawn from `seed`."""
     rng = random.Random(seed)

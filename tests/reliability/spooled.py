@@ -27,7 +27,7 @@ from tests.support.grid import InProcessGrid
 from tests.support.publishing import client, publish
 
 from . import kills
-from .doomed import identity
+from .doomed import identity, workers_at_once
 from .tally import Tally
 
 STARTED_AGAIN = ("server with worker", "worker", "attack")
@@ -38,6 +38,7 @@ WORKERS = ("fl_privacy_audit.audit.worker", "ray::", "fl_privacy_audit.core.ray_
 """What the command line of a worker says, of the process of Ray that has started it, or of who talks to Ray."""
 
 
+@workers_at_once()
 def run(count: int, seed: int) -> Tally:
     """Kill so many processes, all kinds in turn, at points drawn from `seed`."""
     again, on = count - count // 2, count // 2
