@@ -108,7 +108,9 @@ NEVER_TESTED: Final[tuple[str, ...]] = (
 """What no audit of this kind looks at."""
 
 RESIDUAL_RISK: Final = (
-    "Whatever the verdicts, a risk remains. Stronger attacks are published every year, and an "
+    "Where a setting leaked: treat what its clients have sent as known to the attacker of that view. For the next "
+    "training take a setting that withstood, more noise in training (DP-SGD), or more images in each update, and audit "
+    "again; accuracy and epsilon stand beside the verdicts so that the price is seen. Whatever the verdicts, a risk remains. Stronger attacks are published every year, and an "
     "update that was sent cannot be called back. Whether the remaining risk is acceptable depends "
     "on the data, on who may become the attacker, and on the harm to the people in the images. "
     "That judgement is not made here. This report is evidence for it."
@@ -118,12 +120,16 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "accuracy": "Share of test images that the trained model classifies correctly. What the defence costs.",
     "attack": "Here: a program that tries to rebuild training images from what a client sent.",
     "batch": "The images that a client trained on when it made one update.",
+    "canary": "An image that is nobody's, put into a replay of a client so that its leakage can be measured.",
+    "clipping": "Making an update, or one image's part in it, no longer than a norm, so that noise can hide it.",
     "control": "The same attack on something else, for comparison. See null control and positive "
     "control.",
     "defence": "Whatever changes an update before others see it: noise, clipping, pruning.",
+    "cosine and length ratio": "How far two updates point the same way, 1 at most, and how long one is beside the other.",
     "delta": "The small chance with which a differential-privacy promise may fail altogether.",
     "differential privacy": "A promise, with noise behind it, that nobody can tell much better than "
     "before whether one image (or one client) took part.",
+    "DP-SGD": "Training in which each image's part is clipped and noise is added to every step.",
     "epsilon": "The strength of that promise. Smaller is stronger. Each round spends some more. "
     "Above ten or so it promises little.",
     "federated learning": "Clients train a model on their own data and send updates of the model, "
@@ -147,6 +153,9 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "recognisable": JUDGES,
     "reconstruction": "The picture that an attack made.",
     "round": "One turn of federated learning: clients train, the server averages.",
+    "SemSim": "Distance of two pictures as a network sees it that was trained on judgements of what is recognisable: 0 is the "
+    "same, 2 is nothing in common.",
+    "setting": "One way to run the federation: its defence and how its clients train.",
     "update": "The change of the model's weights that a client sends back.",
 }
 
