@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit import Auditor, Truth
-from fl_privacy_audit.audit import attack_round, measuring, replay_check, scoring
+from fl_privacy_audit.audit import attack_round, described, measuring, scoring
 from fl_privacy_audit.audit import reserve as reserve_module
 from fl_privacy_audit.audit.attack_round import Attempts
 from fl_privacy_audit.audit.controls import replay_truth
@@ -238,7 +238,7 @@ class Ticking:
             self.now += 1
             return result
 
-        monkeypatch.setattr(replay_check, "replay_truth", counted)
+        monkeypatch.setattr(described, "replay_truth", counted)
 
 
 def dropping() -> tuple[Observation, Truth]:
