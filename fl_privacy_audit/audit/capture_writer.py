@@ -254,10 +254,11 @@ class CaptureWriter:
         Raises:
             OSError: A file is not here, or the disk is full.
         """
-        if images is None or not batches.hold_at_most(images):
+        needed = batches.size
+        if images is None or needed > batches.size_of(images):
             return None
         numbers = [*range(self._files, self._files + len(batches.files))]
-        self._claim(batches.size)
+        self._claim(needed)
         self._files += len(numbers)
         for number, path in zip(numbers, batches.files, strict=True):
             share_file(path, self.folder / str(number))

@@ -66,9 +66,9 @@ class PublishedBatches:
         """
         return sum(path.lstat().st_size for path in self.files)
 
-    def hold_at_most(self, images: int) -> bool:
-        """Whether so many images would be as large; a second epoch publishes each once more."""
-        return self.size <= OVERHEAD * (images + 1) * PIXEL_BYTES * math.prod(self.spec.shape)
+    def size_of(self, images: int) -> float:
+        """Bytes of so many images at most; a second epoch publishes each once more."""
+        return OVERHEAD * (images + 1) * PIXEL_BYTES * math.prod(self.spec.shape)
 
     def __call__(self) -> Truth:
         """All of them.
@@ -84,12 +84,13 @@ class PublishedBatches:
         Raises:
             TruthError: As for all.
         """
-        read: list[Truth] = []
-        for path in self.files:
-            read.append(self._read(path))
-            if len(join(read).images) >= most:
+        earliest, *others = self.files
+        joined = self._read(earliest)
+        for path in others:
+            if len(joined.images) >= most:
                 break
-        return join(read)
+            joined = join([joined, self._read(path)])
+        return joined
 
     def _read(self, path: Path) -> Truth:
         try:
