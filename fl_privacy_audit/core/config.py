@@ -144,6 +144,7 @@ class AuditConfig(Checked):
         directory: Where the ledger goes; ``~`` is your home. Inside ``flwr run`` give an absolute
             path: the working directory is that of the first SuperLink, not yours.
         setting: Label of this run in tables: ``"no defence"``, ``"DP-SGD z=1"``.
+        data: What the clients' images show, in a few words; it stands in the report.
         tester: Who tests: a person or a body; it stands in the report.
         retest_days: After how many days the report says to test again.
         profile: ``"smoke"``, ``"standard"`` or ``"thorough"`` fix attacks, rounds, controls and seed
@@ -187,6 +188,7 @@ class AuditConfig(Checked):
     image: ImageSpec
     directory: Path = Path("audit")
     setting: str = "audit"
+    data: str | None = None
     tester: str | None = None
     retest_days: int = Field(default=365, ge=1, le=36500)
     profile: Profile | None = None

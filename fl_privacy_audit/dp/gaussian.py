@@ -5,7 +5,7 @@ A release of sensitivity ``S`` with noise of standard deviation ``sigma`` is exa
 ``mu * sqrt(T)``-GDP. Everything here is a function of ``mu``.
 """
 
-from math import exp, log, sqrt
+from math import exp, inf, isinf, log, sqrt
 
 from scipy.optimize import brentq
 from scipy.special import erfcx, ndtr, ndtri
@@ -70,6 +70,32 @@ def gaussian_epsilon(*, mu: float, delta: float) -> float:
     highest = -float(ndtri(delta)) + 1e-6  # where the first term alone is below delta
     t = brentq(lambda t: _delta(mu, t) - delta, lowest, highest, xtol=1e-14)
     return mu * t + mu * mu / 2
+
+
+def epsilons_between(
+    sensitivity: tuple[float, float, float], noise: tuple[float, float, float], *, delta: float
+) -> tuple[float, float, float]:
+    """Epsilon of one release whose sensitivity and noise (standard deviation) are known from measurement.
+
+    All three are a figure between the ends of its interval, as low, value, high. The least sensitivity goes with the
+    most noise. Without noise epsilon is infinite, without sensitivity zero.
+
+    >>> [round(epsilon, 2) for epsilon in epsilons_between((0.9, 1.0, 1.0), (1.0, 1.0, 1.1), delta=1e-5)]
+    [3.49, 4.38, 4.38]
+    """
+    low, value, high = (
+        _epsilon(length, spread, delta)
+        for length, spread in zip(sensitivity, reversed(noise), strict=True)
+    )
+    return low, value, high
+
+
+def _epsilon(length: float, spread: float, delta: float) -> float:
+    if length == 0:
+        return 0.0
+    if isinf(length) or spread == 0:
+        return inf
+    return gaussian_epsilon(mu=length / spread, delta=delta)
 
 
 def mu_from_epsilon(*, epsilon: float, delta: float) -> float:

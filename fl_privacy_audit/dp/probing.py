@@ -20,7 +20,7 @@ from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.seeds import seed_of
 
-from .gaussian import DELTA_HINT, gaussian_epsilon
+from .gaussian import DELTA_HINT, epsilons_between
 
 Floats = NDArray[np.float64]
 Update = Mapping[str, Floats]
@@ -129,8 +129,8 @@ def measure_mechanism(
     return MeasuredMechanism(
         sensitivity=added,
         noise=noise,
-        epsilon=_epsilon(added, noise, delta),
-        epsilon_replaced=_epsilon(replaced, noise, delta),
+        epsilon=Interval(*epsilons_between(added, noise, delta=delta)),
+        epsilon_replaced=Interval(*epsilons_between(replaced, noise, delta=delta)),
         delta=delta,
         numbers=int(moved.sum()),
         repeatable=repeatable,
@@ -260,17 +260,3 @@ def _not_normal(draws: Floats) -> Iterator[Reason]:
     """For other noise epsilon by the Gaussian formula does not hold."""
     if float(normaltest(draws[0] - draws[1]).pvalue) < RARE:
         yield Reason.of("noise is not normal")
-
-
-def _epsilon(sensitivity: Interval, noise: Interval, delta: float) -> Interval:
-    """The least of sensitivity goes with the most of noise."""
-    pairs = zip(sensitivity, reversed(noise), strict=True)
-    return Interval(*(_exact(length, spread, delta) for length, spread in pairs))
-
-
-def _exact(length: float, spread: float, delta: float) -> float:
-    if length == 0:
-        return 0.0
-    if isinf(length) or spread == 0:
-        return inf
-    return gaussian_epsilon(mu=length / spread, delta=delta)

@@ -124,6 +124,7 @@ class Stated(_Read):
     choose: str = "random"
     seconds_per_round: float | None = None
     profile: str | None = None
+    data: str | None = None
     tester: str | None = None
     retest_days: int | None = None
 

@@ -9,9 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from fl_privacy_audit.core.types import View
+from fl_privacy_audit.metrics import METRICS
+from fl_privacy_audit.verdicts.verdict import WORST_FIRST, SettingVerdict, Word
+
 from .attackers import attackers
 from .conditions import retest, testers
-from .formats import count, epsilon, when
+from .formats import count, epsilon, settings, when
 from .lines import deciding, net_with_interval, numbered, verdict_of, views, worst_text
 from .summary import AuditSummary, SettingSummary
 
@@ -19,6 +23,8 @@ WORDING: Final = (
     "This annex is evidence only for the attacks listed as in scope. It determines neither anonymity "
     "nor compliance, and it was not made by or for any of the bodies named in it."
 )
+
+_YOURS: Final = "to be added by whoever answers for the federation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,13 @@ class AnnexRow:
     asks: str  # what it asks, in our words
     in_scope: bool  # whether records of these audits say something about it
     found: str  # what they say; else what is lacking, or who has to add it
+
+    @property
+    def scope(self) -> str:
+        """In a word or two; no audit can tell what the reader has to add."""
+        if self.in_scope:
+            return "in scope"
+        return "for you to add" if self.found == _YOURS else "not in scope"
 
 
 def annex(summary: AuditSummary) -> list[AnnexRow]:
@@ -109,20 +122,51 @@ def _measures(summary: AuditSummary) -> str:
     return f"Clients' defences, told to the attacker: {', '.join(sorted(known))}" if known else ""
 
 
-def _risk(summary: AuditSummary) -> str:
-    """Net leakage on average and of the worst record, for each setting and view."""
+def _residual(summary: AuditSummary) -> str:
+    """Which settings have which verdict, by view."""
     parts = []
-    for number, setting in numbered(summary):
-        for view in views(summary):
-            verdict = verdict_of(setting, view)
-            one = deciding(verdict)
-            if verdict is None or one is None or one.metric is None:
-                continue
-            worst = worst_text(verdict) or ("withheld" if summary.public else "")
-            if worst:
-                average = net_with_interval(one.net)
-                parts.append(f"setting {number}, {view} view: average {average}, worst {worst}")
+    for view in views(summary):
+        words: dict[Word, list[int]] = {}
+        for number, verdict in _judged(summary, view):
+            words.setdefault(verdict.word, []).append(number)
+        said = [f"{settings(words[word])} {word}" for word in WORST_FIRST if word in words]
+        parts += [f"{view} view: {', '.join(said)}"] * bool(said)
     return "; ".join(parts)
+
+
+def _risk(summary: AuditSummary) -> str:
+    """The highest average net leakage of a setting, and the worst record of all, by view."""
+    if summary.primary is None:
+        return ""
+    parts, sign = [], METRICS[summary.primary].sign
+    for view in views(summary):
+        judged = dict(_judged(summary, view))
+        nets = {n: one.net for n, v in judged.items() if (one := deciding(v)) and one.net}
+        worst = {n: v.worst for n, v in judged.items() if v.worst}
+        if not nets or not (worst or summary.public):
+            continue
+        most = max(nets, key=lambda number: nets[number].mean)
+        first = "withheld"
+        if worst:
+            number = max(worst, key=lambda number: sign * worst[number].score)
+            first = f"setting {number}, {worst_text(judged[number])}"
+        parts.append(
+            f"{view} view: highest average net leakage {net_with_interval(nets[most])} in setting {most}; "
+            f"worst record: {first}"
+        )
+    return ". ".join(parts)
+
+
+def _judged(summary: AuditSummary, view: View) -> list[tuple[int, SettingVerdict]]:
+    """Settings that were judged by the metric that most are, with their verdict."""
+    return [
+        (number, verdict)
+        for number, setting in numbered(summary)
+        if (verdict := verdict_of(setting, view)) is not None
+        and (one := deciding(verdict)) is not None
+        and one.metric is not None
+        and one.metric == summary.primary
+    ]
 
 
 def _adversary(summary: AuditSummary) -> str:
@@ -158,7 +202,6 @@ def _epsilon(summary: AuditSummary) -> str:
 Row = tuple[str, str, Callable[[AuditSummary], str], str]
 _EDPB, _ISO, _NIST = "EDPB opinion 28/2024", "ISO/IEC 27559", "NIST SP 800-226"
 _NO_RECORDS: Final = "no record of these audits was attacked and scored"
-_YOURS: Final = "to be added by whoever answers for the federation"
 _ROWS: Final[tuple[Row, ...]] = (
     (f"{_EDPB}, § 46", "To whom the model is released", _release_context, _NO_RECORDS),
     (f"{_EDPB}, § 55", "Attribute inference", _never, "not tested here"),
@@ -173,7 +216,7 @@ _ROWS: Final[tuple[Row, ...]] = (
     (f"{_EDPB}, § 58", "Impact assessment, or why there is none", _never, _YOURS),
     (f"{_EDPB}, § 58", "Measures taken", _measures, "no defence is on record"),
     (f"{_EDPB}, § 58", "Ratio of data to parameters", _never, _YOURS),
-    (f"{_EDPB}, § 58", "Residual risk", _risk, _NO_RECORDS),
+    (f"{_EDPB}, § 58", "Residual risk", _residual, _NO_RECORDS),
     (_ISO, "Maximum and average risk", _risk, _NO_RECORDS),
     (_ISO, "Adversarial testing", _reconstruction, _NO_RECORDS),
     (_ISO, "What triggers a new assessment", _triggers, _YOURS),

@@ -79,6 +79,40 @@ def _records(left: Sequence[LeftOut]) -> int:
     return sum(one.records for one in left)
 
 
+def what_was_tested(summary: AuditSummary) -> str:
+    """What was attacked, by what and how often, in one sentence for readers who begin here."""
+    names = dict.fromkeys(one.attack for s in summary.settings for one in s.attacks if one.scored)
+    scored = [
+        f"{count(number, 'record')} in the {view} view"
+        for view in VIEW_ORDER
+        if (
+            number := sum(
+                one.scored for s in summary.settings for one in s.attacks if one.view == view
+            )
+        )
+    ]
+    if not scored:
+        return "Nothing was attacked and scored."
+    budgets = "; ".join(dict.fromkeys(budget(setting) for setting in summary.settings))
+    images = "; ".join(dict.fromkeys(_images(setting) for setting in summary.settings))
+    return (
+        f"Tested: whether {', '.join(names)} can rebuild the clients' images ({images}) from what they send. "
+        f"{count(len(summary.settings), 'setting')}; {' and '.join(scored)} "
+        f"({budgets})."
+    )
+
+
+def _images(setting: SettingSummary) -> str:
+    """What the clients' images show, as far as the settings say, and their size."""
+    stated = setting.stated
+    shows = stated.data or "what they show was not stated"
+    if stated.image is None:
+        return shows
+    channels, *size = stated.image.shape
+    colour = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
+    return f"{shows}; {' x '.join(map(str, size))} pixels, {colour}"
+
+
 def attack_notes(summary: AuditSummary) -> list[tuple[str, str]]:
     """Each attack that was tried: its paper and what it takes the attacker for."""
     table = all_attacks()

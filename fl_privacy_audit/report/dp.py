@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fl_privacy_audit.dp import FLAGS, ClaimCheck, ClientEpsilon
+from fl_privacy_audit.dp.gaussian import epsilons_between
 from fl_privacy_audit.ledger.records import ProbedMechanism
 
 from . import formats
@@ -63,6 +64,25 @@ def dp_sections(summary: AuditSummary) -> list[DpSection]:
     ]
 
 
+def joint_checklist(sections: Sequence[DpSection]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each question once, with its answers: for which settings, nothing where for all, and what."""
+    asked: dict[str, dict[str, list[int]]] = {}
+    for section in sections:
+        for question, answer in section.checklist:
+            asked.setdefault(question, {}).setdefault(answer, []).append(section.number)
+    everyone = [section.number for section in sections]
+    return [
+        (
+            question,
+            [
+                ("" if numbers == everyone else formats.settings(numbers).capitalize(), answer)
+                for answer, numbers in answers.items()
+            ],
+        )
+        for question, answers in asked.items()
+    ]
+
+
 def _section(number: int, setting: SettingSummary, check: ClaimCheck) -> DpSection:
     clients = sorted(check.clients, key=lambda c: -c.cumulative.pld)
     rows = _rows(clients, setting)
@@ -112,7 +132,10 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
         ("Epsilon in effect", _epsilon(setting.epsilon_in_effect)),
         *_difference(setting, check),
         ("Epsilon measured", "; ".join(formats.measured_texts(check)) or "not measured"),
-        ("Mechanism as probed", "; ".join(map(_probed, check.probed)) or "not probed"),
+        (
+            "Mechanism as probed",
+            "; ".join(probed_text(one, check.delta) for one in check.probed) or "not probed",
+        ),
         ("Delta", _stated(f"{check.delta:g}", found, "delta-too-large")),
         ("Neighbours of the claim", NEIGHBOURS.get(check.neighbours, check.neighbours)),
         ("Noise multiplier in effect", f"{noise:.3g}" if math.isfinite(noise) else "not known"),
@@ -131,13 +154,14 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
     )
 
 
-def _probed(probed: ProbedMechanism) -> str:
-    """What known updates showed when the run began."""
+def probed_text(probed: ProbedMechanism, delta: float) -> str:
+    """What known updates showed when the run began; epsilon at the claim's delta, as all beside it."""
     what = "leaves the strategy" if probed.view == "release" else "leaves a client"
-    low, epsilon, high = map(formats.epsilon, probed.epsilon)
+    epsilons = epsilons_between(probed.sensitivity, probed.noise, delta=delta)
+    low, epsilon, high = map(formats.epsilon, epsilons)
     return (
         f"one update changes what {what} by {probed.sensitivity[1]:.3g}, noise {probed.noise[1]:.3g}: "
-        f"epsilon {epsilon} a round [{low}, {high}] if the noise is normal (delta {probed.delta:g}, "
+        f"epsilon {epsilon} a round [{low}, {high}] if the noise is normal (delta {delta:g}, "
         "add-or-remove)"
     )
 

@@ -24,8 +24,9 @@ from .conditions import (
     software,
     testers,
     tried,
+    what_was_tested,
 )
-from .dp import EPSILON_HEADS, dp_sections
+from .dp import EPSILON_HEADS, dp_sections, joint_checklist
 from .formats import escaped, json_text, markdown_table, markdown_text, when
 from .frontier import Frontier
 from .frontier import markdown as frontier_tables
@@ -91,7 +92,7 @@ def render_markdown(summary: AuditSummary, frontier: Frontier | None = None) -> 
     seen = views(summary)
     parts = ["# Privacy audit of a federation", f"Made on {markdown_text(when(summary.made))}."]
     parts += [f"**{v.capitalize()} view: {headline(lines_of(summary, v))}**" for v in seen]
-    parts += [f"> {summary.lower_bound}", "## Verdicts"]
+    parts += [markdown_text(what_was_tested(summary)), f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
         if found := identified_texts(summary, view):
@@ -138,10 +139,7 @@ def render_markdown(summary: AuditSummary, frontier: Frontier | None = None) -> 
 
 
 def _annex(summary: AuditSummary) -> str:
-    rows = [
-        (one.source, one.asks, "in scope" if one.in_scope else "not in scope", one.found)
-        for one in annex(summary)
-    ]
+    rows = [(one.source, one.asks, one.scope, one.found) for one in annex(summary)]
     return markdown_table(["Source", "Asks for", "Scope", "This audit"], rows)
 
 
@@ -176,8 +174,14 @@ def _tried(summary: AuditSummary, view: View) -> str:
 
 
 def _dp(summary: AuditSummary) -> list[str]:
-    parts = []
-    for one in dp_sections(summary):
+    sections, parts = dp_sections(summary), []
+    if sections:
+        rows = (
+            (question, "; ".join(": ".join(filter(None, answer)) for answer in answers))
+            for question, answers in joint_checklist(sections)
+        )
+        parts += [markdown_table(["Question", "Answer"], rows)]
+    for one in sections:
         parts += [
             f"### {one.number} {markdown_text(one.setting)}",
             f"**{markdown_text(one.verdict)}**",
@@ -187,7 +191,6 @@ def _dp(summary: AuditSummary) -> list[str]:
                 f"{s.capitalize()}: {markdown_text(w)}. {markdown_text(m)}" for s, w, m in one.flags
             )
         ]
-        parts += [markdown_table(["Question", "Answer"], one.checklist)]
         if one.epsilons:
             parts += [markdown_table(EPSILON_HEADS, one.epsilons)]
         parts += [_list(map(markdown_text, [*one.corridor, *one.notes]))]

@@ -42,11 +42,19 @@ def test_what_records_show_is_in_scope_and_nothing_else(summary: AuditSummary) -
     lacking = {"Measures taken", "By whom it was tested"}
     assert {row.asks for row in rows} - in_scope(rows) == NEVER | lacking
     found = {row.asks: row.found for row in rows}
+    scopes = {row.asks: row.scope for row in rows}
+    assert scopes["Residual risk"] == "in scope"
+    assert scopes["Exfiltration"] == "not in scope"
+    assert (
+        scopes["Roles and responsibilities"] == scopes["By whom it was tested"] == "for you to add"
+    )
     assert "swept_inversion" in found["Model inversion and reconstruction"]
     assert found["To whom the model is released"].endswith(
         "the server of the federation and by anyone who gets its model"
     )
-    assert "average" in found["Residual risk"] and "worst round" in found["Residual risk"]
+    assert "server view: setting 1 withstood these attacks" in found["Residual risk"]
+    risk = found["Maximum and average risk"]
+    assert "highest average net leakage" in risk and "worst record: setting 1, round" in risk
     assert "epsilon in effect" in found["Epsilon, and its unit of privacy"]
 
 

@@ -14,11 +14,13 @@ from fl_privacy_audit.attacks import THREAT_MODELS
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import KnownDefence
+from fl_privacy_audit.dp.gaussian import gaussian_epsilon
+from fl_privacy_audit.ledger.records import ProbedMechanism
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.background import THREATS
-from fl_privacy_audit.report.conditions import gaps, ledger_digest
-from fl_privacy_audit.report.dp import dp_sections
+from fl_privacy_audit.report.conditions import gaps, ledger_digest, what_was_tested
+from fl_privacy_audit.report.dp import dp_sections, joint_checklist, probed_text
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
 from fl_privacy_audit.report.lines import MINUS, headline, lines_of
@@ -247,6 +249,54 @@ def test_what_is_not_stated_is_not_called_faultless(tmp_path: Path) -> None:
     (section,) = dp_sections(one(tmp_path, setting))
     checklist = dict(section.checklist)
     assert checklist["Sampling"] == checklist["Counted over all rounds"] == "not stated"
+
+
+def test_a_question_that_all_claims_answer_alike_is_answered_once(summary: AuditSummary) -> None:
+    sections = dp_sections(summary)
+    joint = dict(joint_checklist(sections))
+    assert len(sections) > 1
+    assert joint["Floating point and timing"] == [("", "not checked")]
+    noises = joint["Noise multiplier in effect"]
+    assert len(noises) > 1 and all(where.startswith("Setting") for where, _ in noises)
+    for section in sections:
+        for question, answer in section.checklist:
+            wheres = [where for where, given in joint[question] if given == answer]
+            assert len(wheres) == 1
+
+
+def test_a_probe_is_told_at_the_delta_of_the_claim() -> None:
+    probed = ProbedMechanism(
+        view="server",
+        by=["mod"],
+        sensitivity=(1.0, 1.0, 1.0),
+        noise=(1.0, 1.0, 1.0),
+        epsilon=(4.38, 4.38, 4.38),
+        delta=1e-5,
+        faults=[],
+    )
+    assert "epsilon 4.38 a round [4.38, 4.38]" in probed_text(probed, 1e-5)
+    at_claim = f"{gaussian_epsilon(mu=1.0, delta=1e-3):.3g}"
+    assert f"epsilon {at_claim} a round" in probed_text(probed, 1e-3)
+    assert "(delta 0.001," in probed_text(probed, 1e-3)
+
+
+def test_the_first_lines_say_what_was_tested(summary: AuditSummary, page: Page) -> None:
+    sentence = what_was_tested(summary)
+    assert sentence in page.text
+    assert "swept_inversion" in sentence and "16 x 16 pixels, colour" in sentence
+    assert "what they show was not stated" in sentence
+    shown = [
+        setting.model_copy(update={"config": {**setting.config, "data": "moles of the skin"}})
+        for setting in summary.settings
+    ]
+    assert "(moles of the skin; 16 x 16" in what_was_tested(
+        summary.model_copy(update={"settings": shown})
+    )
+    empty = [setting.model_copy(update={"attacks": []}) for setting in summary.settings]
+    assert (
+        what_was_tested(summary.model_copy(update={"settings": empty}))
+        == "Nothing was attacked and scored."
+    )
 
 
 def test_clients_with_the_same_figures_share_a_line(summary: AuditSummary) -> None:

@@ -23,8 +23,9 @@ from fl_privacy_audit.report.conditions import (
     software,
     testers,
     tried,
+    what_was_tested,
 )
-from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections
+from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections, joint_checklist
 from fl_privacy_audit.report.formats import when
 from fl_privacy_audit.report.frontier import Frontier, answer
 from fl_privacy_audit.report.identified import identified_texts
@@ -76,12 +77,14 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "attack_notes": attack_notes(summary),
         "budgets": list(dict.fromkeys(budget(s) for s in summary.settings)),
         "gaps": gaps(summary),
-        "dp": dp_sections(summary),
+        "dp": (sections := dp_sections(summary)),
+        "checklist": joint_checklist(sections),
         "epsilon_heads": EPSILON_HEADS,
         "annex": annex(summary),
         "annex_wording": ANNEX_WORDING,
         "origins": origins(summary),
         "software": software(summary),
+        "tested": what_was_tested(summary),
         "testers": testers(summary),
         "retest": retest(summary),
         "seal": unsealed([setting.head for setting in summary.settings]),

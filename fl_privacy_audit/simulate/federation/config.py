@@ -8,6 +8,11 @@ from fl_privacy_audit.core.types import ImageSpec, LocalTraining
 
 IMAGE = ImageSpec(shape=(3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """The images, whatever the dataset, and how clients normalise them."""
+DATA = {
+    "photos": "crops of the photographs that scikit-image ships",
+    "cifar10": "CIFAR-10",
+}
+"""Dataset -> what its images show, for reports."""
 
 
 class FederationConfig(BaseModel):

@@ -17,7 +17,7 @@ from fl_privacy_audit.core.config import AUTO, AuditConfig
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.core.types import OPTIONS, Checked, Option, Options
 from fl_privacy_audit.defences import DEFENCES, make_defence
-from fl_privacy_audit.simulate.federation.config import IMAGE, FederationConfig
+from fl_privacy_audit.simulate.federation.config import DATA, IMAGE, FederationConfig
 
 UPDATE_UNITS = ("std", "scale", "norm", "clip_norm", "clipping_norm", "sensitivity")
 """Options of defences that are lengths in the units of the update."""
@@ -127,6 +127,7 @@ def _run(plan: Plan, defence: DefencePlan, seed: int) -> Run:
     federation = FederationConfig.model_validate(values | _defence_keys(defence.name, options))
     audit = AuditConfig.build(
         {
+            "data": DATA[base.dataset],
             **plan.audit,
             "setting": defence.label,
             "image": IMAGE,
