@@ -3,7 +3,7 @@
 import itertools
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -200,12 +200,21 @@ def _shown(one: Leakage | None) -> tuple[str, str, str]:
     return share, f"{one.worst_psnr:.1f} dB", found
 
 
+FIGURES = ("Recognisable images", "Best reconstruction, PSNR", "Reconstructions that identify")
+
+
+def places(frontier: Frontier) -> Iterator[tuple[str, ...]]:
+    """Batch size, row and the figures of each place, as text."""
+    for row in frontier.rows:
+        for batch in frontier.batches:
+            yield (str(batch), f"{row:g}", *_shown(frontier.at(Place(batch=batch, row=row))))
+
+
 def markdown(frontier: Frontier, *, level: int = 1) -> str:
     """The answer and three tables, one's own place in bold, under headings from this level."""
     rows = frontier.strength or "local steps"
-    titles = ("Recognisable images", "Best reconstruction, PSNR", "Reconstructions that identify")
     lines = [f"{'#' * level} Frontier", "", answer(frontier), ""]
-    for number, title in enumerate(titles):
+    for number, title in enumerate(FIGURES):
         heads = " | ".join(f"batch {batch}" for batch in frontier.batches)
         lines += [
             f"{'#' * (level + 1)} {title}",

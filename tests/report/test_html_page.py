@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -23,9 +24,12 @@ from fl_privacy_audit.report.conditions import gaps, ledger_digest, what_was_tes
 from fl_privacy_audit.report.dp import dp_sections, joint_checklist, probed_text
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
-from fl_privacy_audit.report.lines import MINUS, headline, lines_of
+from fl_privacy_audit.report.html.plots import draw_distribution, draw_recognisable, draw_tradeoff
+from fl_privacy_audit.report.html.plots_series import draw_rounds
+from fl_privacy_audit.report.lines import MINUS, headline, lines_of, score_text
 from fl_privacy_audit.report.summary import AuditSummary, LeftOut, summarise
 from fl_privacy_audit.report.words import LEADS, LOWER_BOUND
+from fl_privacy_audit.verdicts.recognition import Recognisable
 from tests.support.report_builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
 
 EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"
@@ -302,6 +306,43 @@ def test_the_first_lines_say_what_was_tested(summary: AuditSummary, page: Page) 
 def test_clients_with_the_same_figures_share_a_line(summary: AuditSummary) -> None:
     section = next(s for s in dp_sections(summary) if s.setting == "DP-SGD z=0.3")
     assert [row[0] for row in section.epsilons] == ["partitions 0-2"]
+
+
+def test_every_chart_has_its_figures_as_a_table(summary: AuditSummary, page: Page) -> None:
+    assert page.tags.count("svg") == page.tags.count("details") >= 6
+    for view in ("server", "release"):
+        rounds, spread, tradeoff = (
+            draw(summary, view) for draw in (draw_rounds, draw_distribution, draw_tradeoff)
+        )
+        assert rounds is not None and spread is not None and tradeoff is not None
+        for plot in (rounds, spread, tradeoff):
+            assert {len(row) for row in plot.data.rows} == {len(plot.data.heads)}
+        primary = summary.primary
+        assert primary is not None
+        for number, setting in enumerate(summary.settings, start=1):
+            mine = [r for r in setting.records if r.view == view]
+            images = [value for r in mine for value in r.each[primary]]
+            row = next(row for row in spread.data.rows if row[0] == str(number))
+            assert row[2] == str(len(images))
+            assert row[5] == score_text(primary, float(np.median(images)))
+            of_rounds = [row for row in rounds.data.rows if row[0] == str(number)]
+            assert [int(row[2]) for row in of_rounds] == sorted({r.round for r in mine})
+            assert sum(int(row[3]) for row in of_rounds) == len(mine)
+
+
+def test_the_first_picture_shows_how_many_are_recognisable(summary: AuditSummary) -> None:
+    assert draw_recognisable(summary, "server") is None  # nothing here was scored by a chance
+    (first, *rest) = summary.settings
+    verdict = next(v for v in first.verdicts if v.view == "server")
+    found = Recognisable()
+    found.add([0.5, 1.0, 1.0, 0.0])
+    counted = first.model_copy(update={"recognisable": {("server", verdict.attack): found}})
+    shown = summary.model_copy(update={"settings": [counted, *rest]})
+    plot = draw_recognisable(shown, "server")
+    assert plot is not None and draw_recognisable(shown, "release") is None
+    assert [row[3] for row in plot.data.rows] == ["2.5"] and plot.data.rows[0][5] == "4"
+    assert "2.5 of 4 attacked images" in plot.alt
+    assert 'aria-label="Recognisable images, server view.' in render_html(shown)
 
 
 def test_origins_name_seed_run_and_digest(summary: AuditSummary, page: Page) -> None:

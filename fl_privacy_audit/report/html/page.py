@@ -36,7 +36,7 @@ from fl_privacy_audit.report.summary import AuditSummary
 from fl_privacy_audit.verdicts.verdict import FEWEST, WORST_FIRST
 
 from .pictures import LEFT_OUT, OFF, pictures_of
-from .plots import draw_distribution, draw_tradeoff
+from .plots import draw_distribution, draw_recognisable, draw_tradeoff
 from .plots_frontier import plot_frontier
 from .plots_series import draw_corridor, draw_rounds
 
@@ -108,6 +108,7 @@ def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
         "headline": headline(lines),
         "tried": tried(summary, view),
         "agreement": agreement(summary, view),
+        "recognisable": draw_recognisable(summary, view),
         "tradeoff": draw_tradeoff(summary, view),
         "rounds": draw_rounds(summary, view),
         "distribution": draw_distribution(summary, view),

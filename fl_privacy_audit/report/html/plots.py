@@ -27,6 +27,7 @@ from .svg import (
     MARKERS,
     NULL,
     POSITIVE,
+    Data,
     Plot,
     canvas,
     drawable,
@@ -113,7 +114,17 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
         figure.draw_without_rendering()
         _number(axes, points, view)
-        return finish(figure, name=f"tradeoff-{view}", alt=alt, caption=caption)
+        data = Data(
+            ("No.", "Setting", "Verdict", "Net leakage", "Accuracy", "Epsilon in effect"),
+            tuple(
+                (
+                    *(str(n), s.setting, word, net_with_interval(net), percent(accuracy)),
+                    epsilon_in_view(s.epsilon_in_effect, s.dp, view),
+                )
+                for n, s, word, net, accuracy in points
+            ),
+        )
+        return finish(figure, name=f"tradeoff-{view}", alt=alt, caption=caption, data=data)
 
 
 def _points(axes: Axes, group: Sequence[Point], word: Word) -> None:
@@ -176,12 +187,80 @@ def draw_distribution(summary: AuditSummary, view: View) -> Plot | None:
         )
         if any(len(_each(records, name)) > MOST_MARKS for *_, records in rows):
             caption += f" Of a longer audit {MOST_MARKS} marks of each kind are drawn."
-        return finish(figure, name=f"distribution-{view}", alt=alt, caption=caption)
+        data = Data(_SPREAD, tuple(_spread(row, name) for row in rows))
+        return finish(figure, name=f"distribution-{view}", alt=alt, caption=caption, data=data)
 
 
 def _each(records: Sequence[RecordScores], name: str) -> list[tuple[float, RecordScores]]:
     """The score of every image that has one, and its record."""
     return [(v, r) for r in records for v in r.each[name] if drawable(v)]
+
+
+_SPREAD = (
+    *("No.", "Setting", "Images", "Lowest", "Lower quarter", "Median", "Upper quarter", "Highest"),
+    *("Null controls, median", "Undefended copies, median"),
+)
+
+
+def _spread(row: Judged, name: str) -> tuple[str, ...]:
+    """The strip of a setting in numbers."""
+    number, setting, _, records = row
+    each = [value for value, _ in _each(records, name)]
+    nulls = [value for r in records for value in r.nulls(name) if drawable(value)]
+    copies = [
+        v for r in records if (v := r.control("undefended", name)) is not None and drawable(v)
+    ]
+    return (
+        *(str(number), setting.setting, str(len(each))),
+        *(score_text(name, float(value)) for value in np.percentile(each, [0, 25, 50, 75, 100])),
+        *(score_text(name, float(np.median(v))) if v else "none" for v in (nulls, copies)),
+    )
+
+
+def draw_recognisable(summary: AuditSummary, view: View) -> Plot | None:
+    """How many of the attacked images are recognisable, setting by setting; None where that is not known."""
+    rows = [
+        (number, setting, verdict.word, found)
+        for number, setting in numbered(summary)
+        if (verdict := verdict_of(setting, view)) is not None
+        and (found := setting.recognisable.get((view, verdict.attack))) is not None
+        and found.images
+    ]
+    if not rows:
+        return None
+    alt = f"Recognisable images, {view} view. " + " ".join(
+        f"{number}, {setting.setting}: {found}." for number, setting, _, found in rows
+    )
+    caption = (
+        "How many of the attacked images somebody would recognise; the line is the interval of 95 %. Colour and "
+        "mark are those of the verdict."
+    )
+    with matplotlib.rc_context(style()):
+        figure = canvas(0.6 + 0.36 * len(rows))
+        axes = figure.subplots()
+        for row, (_, _, word, found) in enumerate(rows):
+            share, low, high = (x / found.images for x in (found.expected, found.low, found.high))
+            axes.barh(row, share, 0.3, color=COLOURS[word], alpha=0.75, lw=0)
+            axes.plot([low, high], [row, row], color=INK, lw=0.9)
+            axes.plot(share, row, MARKERS[word], color=COLOURS[word], ms=5, mec="white", mew=0.6)
+            shown = f"{found.expected:.1f} of {found.images}"
+            axes.text(1, row - 0.36, shown, ha="right", va="center")
+        strips(axes, [row[:2] for row in rows])
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(rows) - 0.6, -0.7)
+        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        axes.set_xlabel("recognisable images, more leakage →")
+        data = Data(
+            ("No.", "Setting", "Verdict", "Recognisable", "Interval of 95 %", "Attacked images"),
+            tuple(
+                (
+                    *(str(number), setting.setting, word, f"{found.expected:.1f}"),
+                    *(f"{found.low:.1f} to {found.high:.1f}", str(found.images)),
+                )
+                for number, setting, word, found in rows
+            ),
+        )
+        return finish(figure, name=f"recognisable-{view}", alt=alt, caption=caption, data=data)
 
 
 def _worst(each: Sequence[tuple[float, RecordScores]], name: str) -> tuple[float, RecordScores]:

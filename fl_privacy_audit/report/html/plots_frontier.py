@@ -2,9 +2,9 @@
 
 import matplotlib
 
-from fl_privacy_audit.report.frontier import Frontier, answer, panels
+from fl_privacy_audit.report.frontier import FIGURES, Frontier, answer, panels, places
 
-from .svg import Plot, canvas, finish, style
+from .svg import Data, Plot, canvas, finish, style
 
 
 def plot_frontier(frontier: Frontier) -> Plot:
@@ -18,4 +18,7 @@ def plot_frontier(frontier: Frontier) -> Plot:
             alt=f"Heatmaps of leakage by batch size. {answer(frontier)}",
             caption="Canaries, trained on as the settings say and attacked as a client's update is. Your own "
             "setting is framed.",
+            data=Data(
+                ("Batch", frontier.strength or "Local steps", *FIGURES), tuple(places(frontier))
+            ),
         )

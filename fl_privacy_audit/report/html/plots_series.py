@@ -1,7 +1,7 @@
 """The plots of one run each: leakage over rounds, and theory beside practice."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -19,6 +19,7 @@ from .svg import (
     INK,
     NULL,
     POSITIVE,
+    Data,
     Plot,
     canvas,
     drawable,
@@ -73,7 +74,18 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
             "null controls. Green: the same attack on undefended copies. Bands go from the least to the "
             "greatest record; a round with one record has none."
         )
-        return finish(figure, name=f"rounds-{view}", alt=alt, caption=caption)
+        rows = [
+            (str(number), setting.setting, *figures)
+            for number, setting, _, series in panels
+            for figures in _round_figures(series, name)
+        ]
+        if len(rows) > MOST_ROUNDS:
+            caption += f" The table has the first {MOST_ROUNDS} lines; all are in the JSON form."
+        data = Data(
+            ("No.", "Setting", "Round", "Records", "Attack", "Null control", "Undefended copy"),
+            tuple(rows[:MOST_ROUNDS]),
+        )
+        return finish(figure, name=f"rounds-{view}", alt=alt, caption=caption, data=data)
 
 
 Rounds = dict[int, list[float]]
@@ -110,6 +122,18 @@ def _round_words(series: _Series, name: str) -> list[str]:
             text += f" (null {score_text(name, float(np.mean(nulls[number])))})"
         words.append(text)
     return words
+
+
+MOST_ROUNDS = 400
+"""Lines of the table of rounds."""
+
+
+def _round_figures(series: _Series, name: str) -> Iterator[tuple[str, ...]]:
+    """Round, records, and the means of attack, null control and undefended copy."""
+    for number, values in series.own.items():
+        others = (series.null.get(number), series.copy.get(number))
+        means = (score_text(name, float(np.mean(v))) if v else "none" for v in (values, *others))
+        yield (str(number), str(len(values)), *means)
 
 
 def _panel(axes: Axes, series: _Series, colour: str) -> None:
@@ -191,4 +215,22 @@ def draw_corridor(summary: AuditSummary, view: View) -> Plot | None:
             f"be to pick the right one of {1 / rows[0][2].kappa:.0f} images, from chance (tick) up to "
             "what the noise allows (end of the bar)."
         )
-        return finish(figure, name=f"corridor-{view}", alt=alt, caption=caption)
+        data = Data(
+            (
+                *("No.", "Setting", "Without prior (PSNR)", "Attack, mean", "Attack, best"),
+                *("Chance", "Picks the right one, at most"),
+            ),
+            tuple(
+                (
+                    *(
+                        str(number),
+                        setting.setting,
+                        f"{c.psnr:.1f} dB",
+                        f"{np.mean(values):.1f} dB",
+                    ),
+                    *(f"{max(values):.1f} dB", f"{c.kappa:.1%}", f"{c.identification:.1%}"),
+                )
+                for number, setting, c, values in rows
+            ),
+        )
+        return finish(figure, name=f"corridor-{view}", alt=alt, caption=caption, data=data)

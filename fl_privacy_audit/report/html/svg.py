@@ -46,6 +46,14 @@ _STYLE = {
 }
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a plot shows, as a table."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]  # a cell for each head
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plot:
     """A picture and what it shows in words."""
@@ -53,6 +61,7 @@ class Plot:
     svg: Markup  # ready for the page
     alt: str  # what it shows, in numbers, for those who cannot see it
     caption: str  # how to read it
+    data: Data  # its numbers
 
 
 def canvas(height: float) -> Figure:
@@ -95,7 +104,7 @@ def short(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def finish(figure: Figure, *, name: str, alt: str, caption: str) -> Plot:
+def finish(figure: Figure, *, name: str, alt: str, caption: str, data: Data) -> Plot:
     """The figure, drawn under `style`, as an ``<svg>`` element.
 
     `name` is set before every id, so that no two pictures of a page share one; `alt` becomes the
@@ -121,7 +130,8 @@ def finish(figure: Figure, *, name: str, alt: str, caption: str) -> Plot:
         root.attrib.pop(key, None)
     root.set("role", "img")
     root.set("aria-label", clean(alt))
-    return Plot(svg=Markup(ET.tostring(root, encoding="unicode")), alt=alt, caption=caption)
+    svg = Markup(ET.tostring(root, encoding="unicode"))
+    return Plot(svg=svg, alt=alt, caption=caption, data=data)
 
 
 def _named(key: str, value: str, name: str) -> str:
