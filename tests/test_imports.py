@@ -61,6 +61,15 @@ def test_reading_loads_nothing_that_trains(tmp_path: Path) -> None:
     assert {command: names for command, names in found.items() if names} == {}
 
 
+def test_a_worker_stands_back_before_it_loads_what_trains() -> None:
+    script = "import sys, fl_privacy_audit.audit.worker; print(*{n.partition('.')[0] for n in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "fl_privacy_audit" in done.stdout.split()
+    assert TRAINING & {*done.stdout.split()} == set()
+
+
 def test_everything_that_is_found_later_is_there() -> None:
     functions: list[object] = [row.function for row in METRICS.values()]
     functions += [row.function for row in SET_METRICS.values()]
@@ -72,7 +81,9 @@ def test_everything_that_is_found_later_is_there() -> None:
     assert all(callable(one.function) for one in named)
 
 
-@pytest.mark.parametrize("package", ["fl_privacy_audit", "fl_privacy_audit.metrics"])
+@pytest.mark.parametrize(
+    "package", ["fl_privacy_audit", "fl_privacy_audit.audit", "fl_privacy_audit.metrics"]
+)
 def test_a_name_that_is_not_there_is_an_attribute_error(package: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
         _ = sys.modules[package].nothing
