@@ -23,7 +23,7 @@ from tests.reliability.tally import Tally
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 START, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 HEADS = "| tried | trials | kinds | promise | broken | made |\n| --- | ---: | ---: | --- | ---: | --- |\n"
-COUNTS = {"faults": 200, "replies": 3000, "ledgers": 300, "kills": 300, "disks": 30}
+COUNTS = {"faults": 200, "replies": 3000, "ledgers": 300, "kills": 300, "spooled": 200, "disks": 30}
 OTHERWISE = 100
 BATCH = 500
 """Trials between two steps of the bar: each has a seed of its own and tries all kinds."""

@@ -1,6 +1,6 @@
 """Kill -9 at random points of what attacks captures: server, worker, `attack`, and workers on Ray.
 
-``python -m tests.reliability spooled --count spooled=200``. Half of the trials kill server, worker or `attack` and
+``python -m tests.reliability spooled``. Half of the trials kill server, worker or `attack` and
 start again, as in `kills`; in the others training goes on while its workers are killed, and must end as it does without
 an audit.
 """
