@@ -11,12 +11,14 @@ from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.config import AUTO, AuditConfig
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.ledger import open_ledger
+from fl_privacy_audit.verdicts.verdict import ReplayFit
 
 from .background import NEVER_TESTED, THREATS
 from .formats import count, duration, ranges, settings, when
 from .lines import VIEW_ORDER, by_attack, deciding, numbered, verdict_of
-from .sentences import say, say_fit
+from .sentences import is_exact, say, say_fit
 from .summary import AttackTried, AuditSummary, LeftOut, SettingSummary
+from .words import LEAKS_ALL_THE_SAME
 
 RETEST_DAYS: int = AuditConfig.model_fields["retest_days"].default
 
@@ -156,18 +158,29 @@ def gaps(summary: AuditSummary) -> list[str]:
 
 
 def _fits(summary: AuditSummary) -> list[str]:
-    """Whether what the audit was told fits the clients."""
+    """Whether what the audit was told fits the clients; settings where it fits alike share a sentence."""
+    fitting: dict[tuple[View, bool], list[tuple[int, ReplayFit]]] = {}
     sentences = []
     for number, setting in numbered(summary):
         for verdict in setting.verdicts:
-            where = f"{settings([number]).capitalize()}, {verdict.view} view"
-            if verdict.replay is not None:
-                hint = verdict.replay.hint
-                end = "" if hint is None else f"; where it does not: {say(hint)}"
-                sentences.append(f"{where}: {say_fit(verdict.replay)}{end}.")
+            where, fit = _where(verdict.view, [number]), verdict.replay
+            if fit is not None and fit.fitting == fit.records:
+                fitting.setdefault((verdict.view, is_exact(fit)), []).append((number, fit))
+            elif fit is not None:
+                hint = "" if fit.hint is None else f"; where it does not: {say(fit.hint)}"
+                leak = f"; {LEAKS_ALL_THE_SAME}" if verdict.word == "leaked" else ""
+                sentences.append(f"{where}: {say_fit([fit])}{hint}{leak}.")
             elif deciding(verdict) is not None:
                 sentences.append(f"{where}: nobody knows whether the description fits the clients.")
-    return sentences
+    alike = [
+        f"{_where(view, [number for number, _ in found])}: {say_fit([fit for _, fit in found])}."
+        for (view, _), found in fitting.items()
+    ]
+    return alike + sentences
+
+
+def _where(view: View, numbers: list[int]) -> str:
+    return f"{view.capitalize()} view, {settings(numbers)}"
 
 
 def _views_left_out(summary: AuditSummary) -> list[str]:

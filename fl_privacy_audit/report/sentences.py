@@ -1,7 +1,7 @@
 """Reasons -> sentences, by the words of `words`."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fl_privacy_audit.core.reasons import Figure, Reason
@@ -66,15 +66,28 @@ def spoken(reason: Reason) -> dict[str, str]:
     return {"sentence": say(reason)} | ({"advice": step} if step else {})
 
 
-def say_fit(fit: ReplayFit) -> str:
-    """The replay check in a sentence, without its end."""
-    length = "" if fit.length_ratio is None else f", length ratio {fit.length_ratio:.3f}"
-    exact = fit.cosine > 0.9999
+def is_exact(fit: ReplayFit) -> bool:
+    """Whether the true batch gives the real update, but for rounding."""
+    return fit.cosine > 0.9999
+
+
+def say_fit(fits: Sequence[ReplayFit]) -> str:
+    """The replay checks of settings that are alike in a sentence, without its end."""
+    exact = is_exact(fits[0])
     gives = "the real update" if exact else "one as far from the real update as its noise allows"
+    figures = [f"median cosine {_between([fit.cosine for fit in fits], 5)}"]
+    if lengths := [fit.length_ratio for fit in fits if fit.length_ratio is not None]:
+        figures.append(f"length ratio {_between(lengths, 3)}")
+    fitting, records = (sum(getattr(fit, of) for fit in fits) for of in ("fitting", "records"))
     return (
-        f"the description fits {fit.fitting} of {count(fit.records, 'record')}: trained as described, "
-        f"the true batch gives {gives} (median cosine {fit.cosine:.5f}{length})"
+        f"the description fits {fitting} of {count(records, 'record')}: trained as described, "
+        f"the true batch gives {gives} ({', '.join(figures)})"
     )
+
+
+def _between(values: Sequence[float], digits: int) -> str:
+    least, most = (f"{end(values):.{digits}f}" for end in (min, max))
+    return least if least == most else f"{least} to {most}"
 
 
 def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:

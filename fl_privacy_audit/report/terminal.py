@@ -346,7 +346,7 @@ def verdict_lines(verdicts: Sequence[SettingVerdict]) -> list[str]:
         if sample := sample_text(setting.by_risk):
             lines.append(f"  figures {sample}")
         if setting.replay is not None and setting.replay.fitting == setting.replay.records:
-            lines.append(f"  {say_fit(setting.replay)}")
+            lines.append(f"  {say_fit([setting.replay])}")
         for one in setting.attacks:
             said = ", ".join(f"{title_of(m)}: {word}" for m, word in others_of(one))
             if said:

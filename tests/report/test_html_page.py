@@ -27,9 +27,10 @@ from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
 from fl_privacy_audit.report.html.plots import draw_distribution, draw_recognisable, draw_tradeoff
 from fl_privacy_audit.report.html.plots_series import draw_rounds
 from fl_privacy_audit.report.lines import MINUS, headline, lines_of, score_text
-from fl_privacy_audit.report.summary import AuditSummary, LeftOut, summarise
-from fl_privacy_audit.report.words import LEADS, LOWER_BOUND
+from fl_privacy_audit.report.summary import AuditSummary, LeftOut, SettingSummary, summarise
+from fl_privacy_audit.report.words import LEADS, LEAKS_ALL_THE_SAME, LOWER_BOUND
 from fl_privacy_audit.verdicts.recognition import Recognisable
+from fl_privacy_audit.verdicts.verdict import ReplayFit
 from tests.support.report_builders import SWEEP, Setting, dp_sgd, write_setting, write_sweep
 
 EVIL = "<script>alert(1)</script> $x_$ \"q\" 'a' | `t` [l](http://x.y) \u202e"
@@ -241,6 +242,30 @@ def test_what_was_never_attacked_is_counted(summary: AuditSummary) -> None:
         in said
     )
     assert not any("never attacked" in line for line in gaps(summary))
+
+
+def test_settings_whose_description_fits_alike_share_a_sentence(summary: AuditSummary) -> None:
+    def with_fit(setting: SettingSummary, cosine: float, fitting: int) -> SettingSummary:
+        hint = None if fitting == 5 else Reason.of("taken as frozen", names=["0.weight"])
+        fit = ReplayFit(records=5, fitting=fitting, cosine=cosine, length_ratio=1.0, hint=hint)
+        verdicts = [
+            v.model_copy(update={"replay": fit, "word": "leaked"})
+            for v in setting.verdicts
+            if v.view == "server"
+        ]
+        return setting.model_copy(update={"verdicts": verdicts})
+
+    fits = [(1.0, 5), (0.99995, 5), (0.5, 5), (0.2, 2)]
+    changed = [with_fit(s, *fit) for s, fit in zip(summary.settings, fits, strict=True)]
+    said = [g for g in gaps(summary.model_copy(update={"settings": changed})) if "fits" in g]
+    assert [text[: text.index(":")] for text in said] == [
+        "Server view, settings 1-2",
+        "Server view, setting 3",
+        "Server view, setting 4",
+    ]
+    assert "fits 10 of 10 records" in said[0] and "median cosine 0.99995 to 1.00000" in said[0]
+    assert "as its noise allows" in said[1]
+    assert "fits 2 of 5 records" in said[2] and LEAKS_ALL_THE_SAME in said[2]
 
 
 def test_every_threat_model_has_its_sentence() -> None:

@@ -24,6 +24,10 @@ JUDGES: Final = (
     "saw no judgements: there it guesses, and so does SemSim."
 )
 
+LEAKS_ALL_THE_SAME: Final = (
+    "what leaked has leaked all the same: a wrong description can only hide a leak"
+)
+
 SYMBOLS: Final[Mapping[Word, str]] = {
     "leaked": "▲",
     "inconclusive": "◆",
