@@ -16,7 +16,15 @@ from fl_privacy_audit.verdicts.verdict import WORST_FIRST, SettingVerdict, Word
 from .attackers import attackers
 from .conditions import retest, testers
 from .formats import count, epsilon, settings, when
-from .lines import deciding, net_with_interval, numbered, verdict_of, views, worst_text
+from .lines import (
+    deciding,
+    net_with_interval,
+    numbered,
+    verdict_of,
+    views,
+    worst_image,
+    worst_image_text,
+)
 from .summary import AuditSummary, SettingSummary
 
 WORDING: Final = (
@@ -135,24 +143,28 @@ def _residual(summary: AuditSummary) -> str:
 
 
 def _risk(summary: AuditSummary) -> str:
-    """The highest average net leakage of a setting, and the worst record of all, by view."""
+    """The highest average net leakage of a setting, and the worst image of all, by view."""
     if summary.primary is None:
         return ""
     parts, sign = [], METRICS[summary.primary].sign
     for view in views(summary):
         judged = dict(_judged(summary, view))
         nets = {n: one.net for n, v in judged.items() if (one := deciding(v)) and one.net}
-        worst = {n: v.worst for n, v in judged.items() if v.worst}
+        worst = {
+            number: found[0]
+            for number, setting in numbered(summary)
+            if number in judged and (found := worst_image(setting, judged[number])) is not None
+        }
         if not nets or not (worst or summary.public):
             continue
-        most = max(nets, key=lambda number: nets[number].mean)
-        first = "withheld"
+        most, first = max(nets, key=lambda number: nets[number].mean), "withheld"
         if worst:
-            number = max(worst, key=lambda number: sign * worst[number].score)
-            first = f"setting {number}, {worst_text(judged[number])}"
+            number = max(worst, key=lambda number: sign * worst[number])
+            setting = summary.settings[number - 1]
+            first = f"setting {number}, {worst_image_text(setting, judged[number])}"
         parts.append(
             f"{view} view: highest average net leakage {net_with_interval(nets[most])} in setting {most}; "
-            f"worst record: {first}"
+            f"worst image: {first}"
         )
     return ". ".join(parts)
 

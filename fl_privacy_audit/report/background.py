@@ -6,7 +6,7 @@ from typing import Final
 from fl_privacy_audit.core.types import ControlKind, View
 from fl_privacy_audit.verdicts.verdict import Word
 
-from .words import CAUSES, JUDGES
+from .words import JUDGES
 
 NULL_WORDS: Final[Mapping[ControlKind, str]] = {
     "noise": "noise of equal norm",
@@ -108,15 +108,14 @@ NEVER_TESTED: Final[tuple[str, ...]] = (
 """What no audit of this kind looks at."""
 
 RESIDUAL_RISK: Final = (
-    "Where a setting leaked: treat what its clients have sent as known to the attacker of that view. For the next "
-    "training take a setting that withstood, more noise in training (DP-SGD), or more images in each update, and audit "
-    "again; accuracy and epsilon stand beside the verdicts so that the price is seen. Whatever the verdicts, a risk remains. Stronger attacks are published every year, and an "
+    "Whatever the verdicts, a risk remains. Stronger attacks are published every year, and an "
     "update that was sent cannot be called back. Whether the remaining risk is acceptable depends "
     "on the data, on who may become the attacker, and on the harm to the people in the images. "
     "That judgement is not made here. This report is evidence for it."
 )
 
 GLOSSARY: Final[Mapping[str, str]] = {
+    "accountant": "What adds up the epsilon that is spent over rounds.",
     "accuracy": "Share of test images that the trained model classifies correctly. What the defence costs.",
     "attack": "Here: a program that tries to rebuild training images from what a client sent.",
     "batch": "The images that a client trained on when it made one update.",
@@ -145,12 +144,15 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "noise multiplier": "Standard deviation of the noise, in units of the clipping norm.",
     "null control": "The same attack, given nothing of the images: noise instead of the update, "
     "another client's update, or just a grey picture. It shows what chance gives.",
+    "partition": "The number of a client's share of the data, as Flower hands it out.",
     "PLD and RDP": "Two ways to add up epsilon over rounds (privacy loss distribution, Renyi "
     "differential privacy). Both are upper bounds; PLD is the tighter one.",
     "positive control": "The same attack on an undefended copy of the same update. If it fails "
     "there, the attack is too weak for any verdict.",
     "record": "One update of one client in one round that was attacked.",
-    "recognisable": JUDGES,
+    "recognisable": JUDGES.removeprefix("Recognisable: "),
+    "ReRo bound": "How often the strongest attacker can pick the right one of some candidates at most, by the noise alone "
+    "(reconstruction robustness).",
     "reconstruction": "The picture that an attack made.",
     "round": "One turn of federated learning: clients train, the server averages.",
     "SemSim": "Distance of two pictures as a network sees it that was trained on judgements of what is recognisable: 0 is the "
@@ -173,8 +175,9 @@ MEANINGS: Final[Mapping[Word, tuple[str, str]]] = {
     ),
     "inconclusive": (
         (
-            f"One of these: {', '.join(dict.fromkeys(cause for cause, _ in CAUSES.values()))}. "
-            "Nothing may be concluded in either direction. The verdict says what to do."
+            "The records cannot tell: there are too few, the attack fails even without a defence, the controls or the "
+            "metrics disagree, or the description does not fit the clients. Nothing may be concluded in either "
+            "direction. The verdict says why, and what to do."
         ),
         "It does not mean that the setting is safe, or nearly so.",
     ),

@@ -14,8 +14,9 @@ from fl_privacy_audit.core.files import open_whole
 from fl_privacy_audit.core.types import View
 
 from .frontier import read_frontier
-from .lines import headline, lines_of, views
+from .lines import lines_of, views
 from .markdown import json_parts, render_markdown
+from .opening import headline
 from .summary import AuditSummary, summarise
 
 VERDICT_FAILED = 3
@@ -147,7 +148,7 @@ def report_command(
     else:
         write(path, parts, private=private)
         for view in views(summary):
-            said = f"{view.capitalize()} view: {headline(lines_of(summary, view))}"
+            said = f"{view.capitalize()} view: {headline(summary, view)}"
             errors.print(said, markup=False, highlight=False)
         what = " (with pictures of private images: only you may read it)" if private else ""
         errors.print(f"{path}{what}", markup=False, highlight=False, soft_wrap=True)

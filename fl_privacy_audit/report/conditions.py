@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from fl_privacy_audit.attacks import all_attacks
 from fl_privacy_audit.core.config import AUTO, AuditConfig
@@ -81,40 +82,6 @@ def _records(left: Sequence[LeftOut]) -> int:
     return sum(one.records for one in left)
 
 
-def what_was_tested(summary: AuditSummary) -> str:
-    """What was attacked, by what and how often, in one sentence for readers who begin here."""
-    names = dict.fromkeys(one.attack for s in summary.settings for one in s.attacks if one.scored)
-    scored = [
-        f"{count(number, 'record')} in the {view} view"
-        for view in VIEW_ORDER
-        if (
-            number := sum(
-                one.scored for s in summary.settings for one in s.attacks if one.view == view
-            )
-        )
-    ]
-    if not scored:
-        return "Nothing was attacked and scored."
-    budgets = "; ".join(dict.fromkeys(budget(setting) for setting in summary.settings))
-    images = "; ".join(dict.fromkeys(_images(setting) for setting in summary.settings))
-    return (
-        f"Tested: whether {', '.join(names)} can rebuild the clients' images ({images}) from what they send. "
-        f"{count(len(summary.settings), 'setting')}; {' and '.join(scored)} "
-        f"({budgets})."
-    )
-
-
-def _images(setting: SettingSummary) -> str:
-    """What the clients' images show, as far as the settings say, and their size."""
-    stated = setting.stated
-    shows = stated.data or "what they show was not stated"
-    if stated.image is None:
-        return shows
-    channels, *size = stated.image.shape
-    colour = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
-    return f"{shows}; {' x '.join(map(str, size))} pixels, {colour}"
-
-
 def attack_notes(summary: AuditSummary) -> list[tuple[str, str]]:
     """Each attack that was tried: its paper and what it takes the attacker for."""
     table = all_attacks()
@@ -131,8 +98,8 @@ def attack_notes(summary: AuditSummary) -> list[tuple[str, str]]:
     return notes
 
 
-def budget(setting: SettingSummary) -> str:
-    """How much was attacked, and the time allowed."""
+def sample(setting: SettingSummary) -> str:
+    """Of which clients and rounds the attacked updates are."""
     stated = setting.stated
     clients, every = stated.clients_per_round, stated.every
     who = "all clients" if clients is None else count(clients, "client")
@@ -142,14 +109,19 @@ def budget(setting: SettingSummary) -> str:
     rounds_ = "every round" if every == 1 else f"one round of {every}"
     if rounds and every != 1:
         rounds_ += f" (round{'' if len(rounds) == 1 else 's'} {ranges(rounds)})"
-    seconds = stated.seconds_per_round
+    return f"{who} in {rounds_}"
+
+
+def budget(setting: SettingSummary) -> str:
+    """How much was attacked, and the time allowed."""
+    seconds = setting.stated.seconds_per_round
     allowed = "" if seconds is None else f", at most {duration(seconds)} a round"
-    return f"{who} in {rounds_}{allowed}"
+    return sample(setting) + allowed
 
 
 def gaps(summary: AuditSummary) -> list[str]:
     """What was not tested or not scored in these runs, and why; then what never is."""
-    found = _views_left_out(summary) + _attacked(summary) + _left_out(summary) + _fits(summary)
+    found = _views_left_out(summary) + _attacked(summary) + _left_out(summary)
     done = {one.attack for s in summary.settings for one in s.attacks}
     left = [name for name in all_attacks() if name not in done]
     if left:
@@ -157,7 +129,7 @@ def gaps(summary: AuditSummary) -> list[str]:
     return [*found, *NEVER_TESTED]
 
 
-def _fits(summary: AuditSummary) -> list[str]:
+def fits(summary: AuditSummary) -> list[str]:
     """Whether what the audit was told fits the clients; settings where it fits alike share a sentence."""
     fitting: dict[tuple[View, bool], list[tuple[int, ReplayFit]]] = {}
     sentences = []
@@ -246,7 +218,7 @@ class Origin:
     seed: str
     device: str
     model: str
-    directory: str
+    directory: str  # the end of the path; the JSON form has all of it
     digest: str
     head: str  # the hash after the last line of the log
 
@@ -264,7 +236,7 @@ def origins(summary: AuditSummary) -> list[Origin]:
             seed=str(setting.config.get("seed", "not known")),
             device=str(setting.config.get("device", "not known")),
             model=_model(setting.model),
-            directory=setting.directory,
+            directory="/".join(Path(setting.directory).parts[-2:]),
             digest=log_digest(setting),
             head=setting.head or "none: an earlier version wrote it",
         )

@@ -18,6 +18,8 @@ from .lines import MINUS, VIEW_ORDER, numbered, psnrs, score_text
 from .summary import AuditSummary, SettingSummary
 
 MOST_ROWS = 8
+SURE = 0.95
+"""Chance to pick the right image from which on a bound is no comfort."""
 MOST_NAMES = 3
 NEIGHBOURS = {
     "add-or-remove": "data with and without one record (add or remove)",
@@ -137,7 +139,7 @@ def _checklist(setting: SettingSummary, check: ClaimCheck) -> tuple[tuple[str, s
             "; ".join(probed_text(one, check.delta) for one in check.probed) or "not probed",
         ),
         ("Delta", _stated(f"{check.delta:g}", found, "delta-too-large")),
-        ("Neighbours of the claim", NEIGHBOURS.get(check.neighbours, check.neighbours)),
+        ("Neighbours", NEIGHBOURS.get(check.neighbours, check.neighbours)),
         ("Noise multiplier in effect", f"{noise:.3g}" if math.isfinite(noise) else "not known"),
         ("Noise fits the clipping", _found(found, "sensitivity-not-clip", "norm-above-clip")),
         ("Sampling", _stated(claim.get("sampling"), found, "sampling-not-poisson")),
@@ -253,10 +255,11 @@ def _corridor(setting: SettingSummary, check: ClaimCheck) -> tuple[str, ...]:
             f"The strongest attacker there can be, who has to pick the right one of {candidates} "
             f"images, succeeds with a chance of at most {corridor.identification:.1%} (without the "
             f"update: {corridor.kappa:.1%}). This is the ReRo bound (Balle 2022, Hayes 2023)."
+            + (" So the noise guarantees nothing here." if corridor.identification > SURE else "")
         ),
         (
             f"An attacker who knows nothing of pictures expects a PSNR of {_psnr(corridor.psnr)} "
-            f"(Riess 2024), a record being seen {corridor.repeats} "
+            f"(Riess 2024), an image being seen {corridor.repeats} "
             f"time{'' if corridor.repeats == 1 else 's'}. It is no ceiling: attackers know how pictures "
             "look."
         ),

@@ -1,7 +1,6 @@
 """One line for each setting and view: the first table of the report."""
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import get_args
 
@@ -10,8 +9,9 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.runs import is_defended
 from fl_privacy_audit.metrics import METRICS, title_of
+from fl_privacy_audit.verdicts.identified import Identified
 from fl_privacy_audit.verdicts.recognition import Recognisable
-from fl_privacy_audit.verdicts.verdict import WORST_FIRST, NetLeakage, SettingVerdict, Verdict, Word
+from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict, Verdict, Word
 
 from .formats import covers, epsilon, epsilon_in_view, over_rounds, profile_text, sample_text
 from .sentences import say_why
@@ -46,6 +46,8 @@ class Line:
     epsilon_reported: str  # the largest that a client reported, in this view
     epsilon_notes: tuple[str, ...]  # what to know about them, a sentence each
     worst: str  # the record that leaked most
+    worst_image: str  # the image that leaked most, by the attack that decides
+    picked: str  # how many images are picked out, by the attack that decides
     disagree: str  # metrics that say another word
     recognisable: Recognisable  # how many images are, by the attack that decides
 
@@ -104,6 +106,8 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         epsilon_reported=epsilon_in_view(setting.epsilon_reported, setting.dp, view),
         epsilon_notes=_epsilon_notes(setting, view),
         worst=worst_text(verdict) if verdict else "",
+        worst_image=worst_image_text(setting, verdict) if verdict else "",
+        picked=picked_text(setting.identified.get((view, verdict.attack if verdict else ""))),
         disagree=", ".join(f"{title_of(m)}: {w}" for m, w in others_of(one)),
         recognisable=setting.recognisable.get((view, verdict.attack if verdict else ""))
         or Recognisable(),
@@ -113,35 +117,6 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
 def others_of(one: Verdict | None) -> list[tuple[str, Word]]:
     """Metrics that say another word than the verdict."""
     return [] if one is None else [(m, w) for m, w in one.agreement.items() if w != one.word]
-
-
-def headline(lines: list[Line]) -> str:
-    """How many settings have which verdict, worst first; and how many images are recognisable.
-
-    Without a defence beside the setting with fewest, or in the one with most where all are defended.
-    Smoke runs are only counted: they have no verdict.
-    """
-    smoke = sum(line.smoke for line in lines)
-    if smoke:
-        runs = "1 smoke run" if smoke == 1 else f"{smoke} smoke runs"
-        rest = headline(others) if (others := [line for line in lines if not line.smoke]) else ""
-        return f"{rest} {runs} without a verdict.".strip()
-    counts = Counter(line.word for line in lines)
-    parts = [f"{counts[word]} {word}" for word in WORST_FIRST if counts[word]]
-    total = f"{len(lines)} setting" + ("" if len(lines) == 1 else "s")
-    judged = sorted(
-        (line for line in lines if line.recognisable.images),
-        key=lambda line: -line.recognisable.expected / line.recognisable.images,
-    )
-    shown = judged[:1]
-    if (undefended := [line for line in judged if not line.defended]) and len(judged) > 1:
-        least = next(line for line in reversed(judged) if line is not undefended[0])
-        shown = [undefended[0], least]
-    named = [f"{line.setting}: " if len(lines) > 1 else "" for line in shown]
-    most = "Most recognisable" if len(shown) == 1 and len(lines) > 1 else "Recognisable"
-    texts = [f"{name}{line.recognisable}" for name, line in zip(named, shown, strict=True)]
-    end = f" {most}: {'; '.join(texts)}." if shown else ""
-    return f"{total}: {', '.join(parts)}.{end}"
 
 
 def percent(value: float | None) -> str:
@@ -189,6 +164,36 @@ def worst_text(verdict: SettingVerdict) -> str:
         return ""
     score = f"{title_of(one.metric)} {score_text(one.metric, worst.score)}"
     return f"round {worst.round}, {worst.client} ({score})"
+
+
+def worst_image(setting: SettingSummary, verdict: SettingVerdict) -> tuple[float, str] | None:
+    """The image that leaked most by the attack and the metric that decide: its score, and where it was."""
+    one = deciding(verdict)
+    if one is None or one.metric is None:
+        return None
+    sign, found = METRICS[one.metric].sign, None
+    for record in setting.records:
+        if record.view == verdict.view and record.attack == one.attack:
+            for score in record.each.get(one.metric, []):
+                if found is None or sign * score > sign * found[0]:
+                    found = score, f"round {record.round}, {record.client}"
+    return found
+
+
+def worst_image_text(setting: SettingSummary, verdict: SettingVerdict) -> str:
+    """The image that leaked most, named; empty where none was scored."""
+    found, one = worst_image(setting, verdict), deciding(verdict)
+    if found is None or one is None or one.metric is None:
+        return ""
+    return f"{found[1]} ({title_of(one.metric)} {score_text(one.metric, found[0])})"
+
+
+def picked_text(found: Identified | None) -> str:
+    """How many images are picked out, and how many by chance and for a null control; empty where none was ranked."""
+    if found is None or not found.images:
+        return ""
+    null = f", null control {found.null_first} of {found.null_images}" if found.null_images else ""
+    return f"picked out: {found.first} of {found.images} (by chance {found.by_chance:.1f}{null})"
 
 
 def _epsilon_notes(setting: SettingSummary, view: View) -> tuple[str, ...]:

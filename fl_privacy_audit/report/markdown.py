@@ -17,6 +17,7 @@ from .background import MEANINGS, RESIDUAL_RISK, VIEWS
 from .conditions import (
     attack_notes,
     budget,
+    fits,
     gaps,
     ledger_digest,
     origins,
@@ -24,14 +25,14 @@ from .conditions import (
     software,
     testers,
     tried,
-    what_was_tested,
 )
 from .dp import EPSILON_HEADS, dp_sections, joint_checklist
 from .formats import escaped, json_text, markdown_table, markdown_text, when
 from .frontier import Frontier
 from .frontier import markdown as frontier_tables
 from .identified import identified_texts
-from .lines import headline, lines_of, views
+from .lines import lines_of, views
+from .opening import headline, how_sure, next_step, what_was_tested
 from .seal import sealed, unsealed
 from .sentences import say, spoken
 from .summary import AuditSummary
@@ -91,8 +92,9 @@ def render_markdown(summary: AuditSummary, frontier: Frontier | None = None) -> 
     """The facts of the report without its pictures, and the frontier if any."""
     seen = views(summary)
     parts = ["# Privacy audit of a federation", f"Made on {markdown_text(when(summary.made))}."]
-    parts += [f"**{v.capitalize()} view: {headline(lines_of(summary, v))}**" for v in seen]
-    parts += [markdown_text(what_was_tested(summary)), f"> {summary.lower_bound}", "## Verdicts"]
+    parts += [f"**{v.capitalize()} view: {headline(summary, v)}**" for v in seen]
+    parts += [markdown_text(read(summary)) for read in (what_was_tested, how_sure, next_step)]
+    parts += [f"> {summary.lower_bound}", "## Verdicts"]
     for view in seen:
         parts += [f"### {VIEWS[view][0]}", VIEWS[view][1], _verdicts(summary, view)]
         if found := identified_texts(summary, view):
@@ -112,6 +114,7 @@ def render_markdown(summary: AuditSummary, frontier: Frontier | None = None) -> 
         own = [f"{where[:1].upper()}{where[1:]}: {fact}" for where, fact in attacker.differences]
         facts = _list(map(markdown_text, [*attacker.facts, *own]))
         parts += [f"### {attacker.view.capitalize()} view", facts]
+    parts += ["## Does the description fit the clients?", _list(map(markdown_text, fits(summary)))]
     parts += ["## Which attacks were tried"]
     parts += [
         _list(

@@ -50,7 +50,7 @@ def advise(reason: Reason) -> str:
     inner = "" if reason.cause is None else advise(reason.cause)
     if inner:
         return inner
-    step = CAUSES[reason.code][1] if reason.code in CAUSES else STEPS.get(reason.code, "")
+    step = CAUSES.get(reason.code) or STEPS.get(reason.code, "")
     return step.format_map(_phrases(reason, brief=True))
 
 

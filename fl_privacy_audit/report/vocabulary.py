@@ -64,7 +64,7 @@ def _placeholders() -> Iterator[str]:
         *REASONS.values(),
         *DETAILS.values(),
         *STEPS.values(),
-        *(w for w, _ in CAUSES.values()),
+        *CAUSES.values(),
     )
     for text in words:
         yield from (name for _, name, _, _ in string.Formatter().parse(text) if name)

@@ -54,7 +54,7 @@ def test_what_records_show_is_in_scope_and_nothing_else(summary: AuditSummary) -
     )
     assert "server view: setting 1 withstood these attacks" in found["Residual risk"]
     risk = found["Maximum and average risk"]
-    assert "highest average net leakage" in risk and "worst record: setting 1, round" in risk
+    assert "highest average net leakage" in risk and "worst image: setting 1, round" in risk
     assert "epsilon in effect" in found["Epsilon, and its unit of privacy"]
 
 

@@ -17,16 +17,18 @@ from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import KnownDefence
 from fl_privacy_audit.dp.gaussian import gaussian_epsilon
 from fl_privacy_audit.ledger.records import ProbedMechanism
+from fl_privacy_audit.metrics import METRICS
 from fl_privacy_audit.report import formats
 from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.background import THREATS
-from fl_privacy_audit.report.conditions import gaps, ledger_digest, what_was_tested
+from fl_privacy_audit.report.conditions import fits, gaps, ledger_digest
 from fl_privacy_audit.report.dp import dp_sections, joint_checklist, probed_text
 from fl_privacy_audit.report.html import render_html, render_json, render_markdown
 from fl_privacy_audit.report.html.pictures import LEFT_OUT, OFF
 from fl_privacy_audit.report.html.plots import draw_distribution, draw_recognisable, draw_tradeoff
 from fl_privacy_audit.report.html.plots_series import draw_rounds
-from fl_privacy_audit.report.lines import MINUS, headline, lines_of, score_text
+from fl_privacy_audit.report.lines import MINUS, lines_of, score_text, worst_image
+from fl_privacy_audit.report.opening import headline, how_sure, next_step, what_was_tested
 from fl_privacy_audit.report.summary import AuditSummary, LeftOut, SettingSummary, summarise
 from fl_privacy_audit.report.words import LEADS, LEAKS_ALL_THE_SAME, LOWER_BOUND
 from fl_privacy_audit.verdicts.recognition import Recognisable
@@ -124,6 +126,7 @@ def test_verdicts_come_first(summary: AuditSummary, page: Page) -> None:
         "Original beside reconstruction",
         "Do the metrics agree?",
         "Who the attacker is",
+        "Does the description fit the clients?",
         "Which attacks were tried",
         "What was not tested",
         "Differential privacy: theory beside practice",
@@ -244,6 +247,53 @@ def test_what_was_never_attacked_is_counted(summary: AuditSummary) -> None:
     assert not any("never attacked" in line for line in gaps(summary))
 
 
+def test_the_first_lines_say_what_to_do(summary: AuditSummary, page: Page) -> None:
+    step = next_step(summary)
+    assert step in page.text and " ".join(how_sure(summary).split()) in page.text
+    words = [{v.word for v in setting.verdicts} for setting in summary.settings]
+    (safe,) = [n for n, found in enumerate(words) if found == {"withstood these attacks"}]
+    assert (
+        f"withstood in every view ({safe + 1}, {summary.settings[safe].setting}, accuracy" in step
+    )
+    assert "treat what clients sent under settings 1, 3-4 as known" in step
+    others = [setting for n, setting in enumerate(summary.settings) if n != safe]
+    none = summary.model_copy(update={"settings": others})
+    assert "no setting withstood in every view" in next_step(none)
+    assert next_step(summary.model_copy(update={"settings": []})) == ""
+
+
+def test_a_setting_that_leaked_elsewhere_is_not_offered_as_safe(summary: AuditSummary) -> None:
+    clipping = "Flower ServerSide fixed clipping"
+
+    def counted(setting: SettingSummary) -> SettingSummary:
+        found = {}
+        for verdict in setting.verdicts:
+            found[verdict.view, verdict.attack] = Recognisable()
+            chance = 0.1 if setting.setting == clipping else 0.9
+            found[verdict.view, verdict.attack].add([chance] * 4)
+        return setting.model_copy(update={"recognisable": found})
+
+    changed = [counted(setting) for setting in summary.settings]
+    shown = summary.model_copy(update={"settings": changed})
+    said = headline(shown, "release")
+    assert f"{clipping}: 0.4 of 4 attacked images" in said
+    assert said.endswith("(but it leaked in the server view).")
+    assert "but it leaked" not in headline(shown, "server")
+
+
+def test_the_worst_image_is_named_beside_the_worst_record(summary: AuditSummary) -> None:
+    primary = summary.primary
+    assert primary is not None
+    for setting in summary.settings:
+        for verdict in setting.verdicts:
+            found = worst_image(setting, verdict)
+            mine = [
+                r for r in setting.records if r.view == verdict.view and r.attack == verdict.attack
+            ]
+            assert found is not None
+            assert found[0] == METRICS[primary].worst([x for r in mine for x in r.each[primary]])
+
+
 def test_settings_whose_description_fits_alike_share_a_sentence(summary: AuditSummary) -> None:
     def with_fit(setting: SettingSummary, cosine: float, fitting: int) -> SettingSummary:
         hint = None if fitting == 5 else Reason.of("taken as frozen", names=["0.weight"])
@@ -255,9 +305,9 @@ def test_settings_whose_description_fits_alike_share_a_sentence(summary: AuditSu
         ]
         return setting.model_copy(update={"verdicts": verdicts})
 
-    fits = [(1.0, 5), (0.99995, 5), (0.5, 5), (0.2, 2)]
-    changed = [with_fit(s, *fit) for s, fit in zip(summary.settings, fits, strict=True)]
-    said = [g for g in gaps(summary.model_copy(update={"settings": changed})) if "fits" in g]
+    found = [(1.0, 5), (0.99995, 5), (0.5, 5), (0.2, 2)]
+    changed = [with_fit(s, *fit) for s, fit in zip(summary.settings, found, strict=True)]
+    said = fits(summary.model_copy(update={"settings": changed}))
     assert [text[: text.index(":")] for text in said] == [
         "Server view, settings 1-2",
         "Server view, setting 3",
@@ -336,10 +386,9 @@ def test_clients_with_the_same_figures_share_a_line(summary: AuditSummary) -> No
 def test_every_chart_has_its_figures_as_a_table(summary: AuditSummary, page: Page) -> None:
     assert page.tags.count("svg") == page.tags.count("details") >= 6
     for view in ("server", "release"):
-        rounds, spread, tradeoff = (
-            draw(summary, view) for draw in (draw_rounds, draw_distribution, draw_tradeoff)
-        )
-        assert rounds is not None and spread is not None and tradeoff is not None
+        (rounds,), (spread,) = draw_rounds(summary, view), draw_distribution(summary, view)
+        tradeoff = draw_tradeoff(summary, view)
+        assert tradeoff is not None
         for plot in (rounds, spread, tradeoff):
             assert {len(row) for row in plot.data.rows} == {len(plot.data.heads)}
         primary = summary.primary
@@ -494,7 +543,7 @@ def test_markdown_has_the_same_verdicts(summary: AuditSummary) -> None:
     text = render_markdown(summary)
     assert f"> {LOWER_BOUND}" in text
     for view in ("server", "release"):
-        assert headline(lines_of(summary, view)) in text
+        assert headline(summary, view) in text
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}

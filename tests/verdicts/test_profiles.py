@@ -14,8 +14,8 @@ from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.profiles import PROFILES, Profile
 from fl_privacy_audit.ledger.ledger import last_run, read_ledger
 from fl_privacy_audit.report.html import render_html
-from fl_privacy_audit.report.lines import headline, lines_of
 from fl_privacy_audit.report.markdown import render_markdown
+from fl_privacy_audit.report.opening import headline
 from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.verdicts.rules import judge_run
 from tests.support.builders import IMAGE, make_reply, real_auditor, write_ledger
@@ -83,7 +83,7 @@ def test_a_smoke_run_gets_no_verdict(tmp_path: Path) -> None:
         assert (verdict.word, verdict.reason.code) == ("inconclusive", "smoke run")
         assert {one.word for one in verdict.attacks} == {"inconclusive"}
     summary = summarise([smoke])
-    assert headline(lines_of(summary, "server")) == "1 smoke run without a verdict."
+    assert headline(summary, "server") == "1 smoke run without a verdict."
     for text in (render_markdown(summary), render_html(summary, pictures=False)):
         assert "1 smoke run without a verdict." in text
         assert "smoke, changed: controls" in text
@@ -95,6 +95,6 @@ def test_the_profile_stands_beside_the_verdict(tmp_path: Path) -> None:
         result = CliRunner().invoke(cli, [command, str(made)])
         assert "  profile standard, changed: every\n" in result.output
     summary = summarise([made])
-    assert headline(lines_of(summary, "server")).startswith("1 setting: 1 leaked.")
+    assert headline(summary, "server").startswith("1 setting: 1 leaked.")
     for text in (render_markdown(summary), render_html(summary, pictures=False)):
         assert "standard, changed: every" in text

@@ -17,19 +17,20 @@ from fl_privacy_audit.report.attackers import attackers
 from fl_privacy_audit.report.conditions import (
     attack_notes,
     budget,
+    fits,
     gaps,
     origins,
     retest,
     software,
     testers,
     tried,
-    what_was_tested,
 )
 from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections, joint_checklist
 from fl_privacy_audit.report.formats import when
 from fl_privacy_audit.report.frontier import Frontier, answer
-from fl_privacy_audit.report.identified import identified_texts
-from fl_privacy_audit.report.lines import headline, lines_of, views
+from fl_privacy_audit.report.identified import set_lines
+from fl_privacy_audit.report.lines import lines_of, views
+from fl_privacy_audit.report.opening import headline, how_sure, next_step, what_was_tested
 from fl_privacy_audit.report.seal import sealed, unsealed
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import AuditSummary
@@ -70,12 +71,14 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         # What each verdict on this page means, in a sentence; worst first.
         "leads": [(word, words.LEADS[word]) for word in WORST_FIRST if word in found],
         # At which delta the epsilons of the first table hold.
+        "measured": any(s.epsilon_measured is not None for s in summary.settings),
         "deltas": " or ".join(f"{delta:g}" for delta in sorted(deltas)),
         "confidence": " and ".join(f"{100 * level:.4g} %" for level in sorted(levels)) or "99 %",
         "fewest": FEWEST,
         "attackers": attackers(summary),
         "attack_notes": attack_notes(summary),
         "budgets": list(dict.fromkeys(budget(s) for s in summary.settings)),
+        "fits": fits(summary),
         "gaps": gaps(summary),
         "dp": (sections := dp_sections(summary)),
         "checklist": joint_checklist(sections),
@@ -84,7 +87,9 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         "annex_wording": ANNEX_WORDING,
         "origins": origins(summary),
         "software": software(summary),
-        "tested": what_was_tested(summary),
+        "opening": [
+            text for read in (what_was_tested, how_sure, next_step) if (text := read(summary))
+        ],
         "testers": testers(summary),
         "retest": retest(summary),
         "seal": unsealed([setting.head for setting in summary.settings]),
@@ -104,8 +109,8 @@ def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
         "heading": heading,
         "attacker": attacker,
         "lines": lines,
-        "identified": identified_texts(summary, view),
-        "headline": headline(lines),
+        "sets": list(set_lines(row for row in summary.comparison.rows if row.view == view)),
+        "headline": headline(summary, view),
         "tried": tried(summary, view),
         "agreement": agreement(summary, view),
         "recognisable": draw_recognisable(summary, view),

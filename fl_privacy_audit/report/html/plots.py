@@ -1,6 +1,6 @@
 """The plots that compare settings: leakage against accuracy, and every image's score."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import matplotlib
 import numpy as np
@@ -32,6 +32,7 @@ from .svg import (
     canvas,
     drawable,
     finish,
+    limits,
     plain,
     strips,
     style,
@@ -99,7 +100,7 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
     if left_out:
         caption += f" Not drawn, for want of controls or accuracy: {', '.join(left_out)}."
     with matplotlib.rc_context(style()):
-        figure = canvas(4.1)
+        figure = canvas(3.3)
         axes = figure.subplots()
         axes.axvline(0, color=INK, lw=0.8, ls=(0, (4, 3)))
         for word in WORST_FIRST:
@@ -158,12 +159,36 @@ def _number(axes: Axes, points: Sequence[Point], view: View) -> None:
         )
 
 
-def draw_distribution(summary: AuditSummary, view: View) -> Plot | None:
-    """Every image's score, setting by setting, over its controls; None if nothing was scored."""
+def draw_distribution(summary: AuditSummary, view: View) -> list[Plot]:
+    """Every image's score, setting by setting, over its controls, on axes that are alike."""
     name = summary.primary or ""
     rows = [row for row in judged(summary, view) if _each(row[3], name)]
     if not rows:
-        return None
+        return []
+    scores = (value for *_, records in rows for value in _every(records, name))
+    across = limits(scores, reverse=METRICS[name].leaks_when == "low")
+    starts = range(0, len(rows), STRIPS)
+    return [
+        _some_strips(
+            rows[start : start + STRIPS], name, view, across=across, last=start == starts[-1]
+        )
+        for start in starts
+    ]
+
+
+def _every(records: Sequence[RecordScores], name: str) -> Iterator[float]:
+    """All that is drawn of some records: images, null controls, undefended copies."""
+    yield from (value for value, _ in _each(records, name))
+    for record in records:
+        yield from (value for value in record.nulls(name) if drawable(value))
+        if (copy := record.control("undefended", name)) is not None and drawable(copy):
+            yield copy
+
+
+def _some_strips(
+    rows: Sequence[Judged], name: str, view: View, *, across: tuple[float, float], last: bool
+) -> Plot:
+    """The strips of some settings; the last picture says how to read all."""
     metric, info = title_of(name), METRICS[name]
     alt = f"{metric} of every attacked image, {view} view. " + " ".join(
         _described(number, setting.setting, records, name) for number, setting, _, records in rows
@@ -175,8 +200,7 @@ def draw_distribution(summary: AuditSummary, view: View) -> Plot | None:
             _strip(axes, row, word, records, name)
         strips(axes, [row[:2] for row in rows])
         axes.set_ylim(len(rows) - 0.45, -0.75)
-        if info.leaks_when == "low":
-            axes.invert_xaxis()
+        axes.set_xlim(across)
         axes.set_xlabel(f"{metric}{f' [{info.unit}]' if info.unit else ''}, more leakage →")
         caption = (
             f"A filled mark is one attacked image, in the shape of its setting's verdict; the box holds "
@@ -188,7 +212,8 @@ def draw_distribution(summary: AuditSummary, view: View) -> Plot | None:
         if any(len(_each(records, name)) > MOST_MARKS for *_, records in rows):
             caption += f" Of a longer audit {MOST_MARKS} marks of each kind are drawn."
         data = Data(_SPREAD, tuple(_spread(row, name) for row in rows))
-        return finish(figure, name=f"distribution-{view}", alt=alt, caption=caption, data=data)
+        part = f"distribution-{view}-{rows[0][0]}"
+        return finish(figure, name=part, alt=alt, caption=caption * last, data=data)
 
 
 def _each(records: Sequence[RecordScores], name: str) -> list[tuple[float, RecordScores]]:
@@ -232,11 +257,11 @@ def draw_recognisable(summary: AuditSummary, view: View) -> Plot | None:
         f"{number}, {setting.setting}: {found}." for number, setting, _, found in rows
     )
     caption = (
-        "How many of the attacked images somebody would recognise; the line is the interval of 95 %. Colour and "
-        "mark are those of the verdict."
+        "How many of the attacked images are recognisable, as the judging network says; the line is the range of "
+        "95\u00a0%. Colour and mark are those of the verdict."
     )
     with matplotlib.rc_context(style()):
-        figure = canvas(0.6 + 0.36 * len(rows))
+        figure = canvas(0.6 + 0.32 * len(rows))
         axes = figure.subplots()
         for row, (_, _, word, found) in enumerate(rows):
             share, low, high = (x / found.images for x in (found.expected, found.low, found.high))
@@ -277,6 +302,8 @@ def _described(number: int, setting: str, records: Sequence[RecordScores], name:
     )
 
 
+STRIPS = 7
+"""Settings on one picture: so that several fill a sheet of paper."""
 MOST_MARKS = 1000
 """Marks of one kind that are drawn of one setting, evenly over its records; figures take them all."""
 

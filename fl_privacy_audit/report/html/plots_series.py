@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.report.lines import numbered, psnrs, score_text
-from fl_privacy_audit.report.summary import AuditSummary, RecordScores
+from fl_privacy_audit.report.summary import AuditSummary, RecordScores, SettingSummary
+from fl_privacy_audit.verdicts.verdict import Word
 
 from .plots import MOST_MARKS, drawn, judged
 from .svg import (
@@ -24,6 +25,7 @@ from .svg import (
     canvas,
     drawable,
     finish,
+    limits,
     plain,
     short,
     strips,
@@ -31,11 +33,13 @@ from .svg import (
 )
 
 _COLUMNS = 2
+_PANELS = 6
+"""Settings on one picture: so that several fill a sheet of paper."""
 _THEORY = "#7a3e9d"
 
 
-def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
-    """One panel a setting: the attack and the bands of its controls over rounds."""
+def draw_rounds(summary: AuditSummary, view: View) -> list[Plot]:
+    """One panel a setting: the attack and the bands of its controls over rounds, on axes that are alike."""
     name = summary.primary or ""
     panels = [
         (number, setting, word, _rounds(finite, name))
@@ -43,7 +47,28 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
         if (finite := [r for r in records if drawable(r.scores[name])])
     ]
     if not panels:
-        return None
+        return []
+    every = [rounds for *_, s in panels for rounds in (s.null, s.copy, s.own)]
+    scores = (value for rounds in every for values in rounds.values() for value in values)
+    across = limits((number for rounds in every for number in rounds), reverse=False)
+    up = limits(scores, reverse=METRICS[name].leaks_when == "low")
+    starts = range(0, len(panels), _PANELS)
+    return [
+        _some_rounds(
+            panels[start : start + _PANELS], name, view, axes=(across, up), last=start == starts[-1]
+        )
+        for start in starts
+    ]
+
+
+Panel = tuple[int, SettingSummary, Word, "_Series"]
+Limits = tuple[float, float]
+
+
+def _some_rounds(
+    panels: Sequence[Panel], name: str, view: View, *, axes: tuple[Limits, Limits], last: bool
+) -> Plot:
+    """The panels of some settings; the last picture says how to read all."""
     metric, info = title_of(name), METRICS[name]
     alt = f"{metric} by round, {view} view. " + " ".join(
         f"{number}, {setting.setting}: " + ", ".join(_round_words(rounds, name)) + "."
@@ -54,16 +79,17 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
         figure = canvas(0.7 + 1.12 * height)
         columns = min(_COLUMNS, len(panels))
         grid = figure.subplots(height, columns, squeeze=False, sharex=True, sharey=True)
-        for axes in grid.flat[len(panels) :]:
-            axes.remove()
-        for axes, (number, setting, word, rounds) in zip(grid.flat, panels, strict=False):
-            _panel(axes, rounds, COLOURS[word])
-            axes.set_title(f"{number}  {short(setting.setting, 22)}", fontsize=8, loc="left", pad=3)
-        for axes in grid.flat[max(0, len(panels) - columns) : len(panels)]:
+        for place in grid.flat[len(panels) :]:
+            place.remove()
+        for place, (number, setting, word, rounds) in zip(grid.flat, panels, strict=False):
+            _panel(place, rounds, COLOURS[word])
+            title = f"{number}  {short(setting.setting, 22)}"
+            place.set_title(title, fontsize=8, loc="left", pad=3)
+        for place in grid.flat[max(0, len(panels) - columns) : len(panels)]:
             # The last of each column, where the last row is short.
-            axes.tick_params(labelbottom=True)
-        if info.leaks_when == "low":
-            grid[0, 0].invert_yaxis()
+            place.tick_params(labelbottom=True)
+        grid[0, 0].set_xlim(axes[0])
+        grid[0, 0].set_ylim(axes[1])
         figure.supxlabel("round", fontsize=8.5)
         unit = f" [{info.unit}]" if info.unit else ""
         figure.supylabel(f"{metric}{unit}, more leakage →", fontsize=8.5)
@@ -72,7 +98,8 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
         caption = (
             f"{metric}, mean over the records of a round, for the attack that decides the verdict. Grey: "
             "null controls. Green: the same attack on undefended copies. Bands go from the least to the "
-            "greatest record; a round with one record has none."
+            "greatest record; a round with one record has none. The line below a panel has the colour of the "
+            "verdict."
         )
         rows = [
             (str(number), setting.setting, *figures)
@@ -85,7 +112,8 @@ def draw_rounds(summary: AuditSummary, view: View) -> Plot | None:
             ("No.", "Setting", "Round", "Records", "Attack", "Null control", "Undefended copy"),
             tuple(rows[:MOST_ROUNDS]),
         )
-        return finish(figure, name=f"rounds-{view}", alt=alt, caption=caption, data=data)
+        part = f"rounds-{view}-{panels[0][0]}"
+        return finish(figure, name=part, alt=alt, caption=caption * last, data=data)
 
 
 Rounds = dict[int, list[float]]

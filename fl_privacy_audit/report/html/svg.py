@@ -3,7 +3,7 @@
 import io
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +72,14 @@ def canvas(height: float) -> Figure:
 def style() -> "matplotlib.RcParams":
     """The settings under which figures are drawn and saved."""
     return matplotlib.RcParams({**matplotlib.rcParams, **_STYLE})
+
+
+def limits(values: Iterable[float], *, reverse: bool) -> tuple[float, float]:
+    """The ends of an axis that several plots share, a little beyond the values."""
+    there = list(values)
+    low, high = min(there), max(there)
+    room = 0.05 * (high - low) or 0.5
+    return (high + room, low - room) if reverse else (low - room, high + room)
 
 
 def plain(axes: Axes, *, axis: Literal["x", "y", "both"]) -> None:

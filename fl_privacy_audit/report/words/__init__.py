@@ -13,15 +13,17 @@ LOWER_BOUND: Final = (
 )
 
 IDENTIFIED: Final = (
-    "Identified: how often, among true images of the round, the one that a reconstruction is most like is its own "
-    "(correlation of pixels). Where a batch has several images its reconstructions are matched to them first, those of a "
-    "null control too, which helps both: what counts is more than the null control."
+    "Identified, or picked out: how often, among true images of the round, the one that a reconstruction is most like is "
+    "its own (correlation of pixels). Where a batch has several images its reconstructions are matched to them first, "
+    "those of a null control too, which helps both. A setting whose images are picked out more often than by chance and "
+    "than for the null control, beyond the verdict's confidence, has not withstood."
 )
 
 JUDGES: Final = (
     "Recognisable: as a network says that learnt from the judgements of a vision-language model, not of "
     "people, of things, animals and scenes. Of faces as persons, medical pictures, text and drawings it "
-    "saw no judgements: there it guesses, and so does SemSim."
+    "saw no judgements: there it guesses, and so does SemSim, by which verdicts go. For such images look at the other "
+    "metrics, and at the pictures, before you rely on a verdict."
 )
 
 LEAKS_ALL_THE_SAME: Final = (
@@ -43,89 +45,55 @@ LEADS: Final[Mapping[Word, str]] = {
     "not tested": "No attack ran here. Nothing is known.",
 }
 
-CAUSES: Final[Mapping[str, tuple[str, str]]] = {
-    "smoke run": ("a smoke run", 'audit with `profile = "standard"`'),
-    "too few batches": (
-        "too few batches",
-        "audit more rounds (`every`) or more clients (`clients_per_round`)",
-    ),
+CAUSES: Final[Mapping[str, str]] = {
+    "smoke run": 'audit with `profile = "standard"`',
+    "too few batches": "audit more rounds (`every`) or more clients (`clients_per_round`)",
     "same images every round": (
-        "the same images in every round",
-        "attack more clients, `clients_per_round = {needed}` at least: one client again adds nothing",
+        "attack more clients, `clients_per_round = {needed}` at least: one client again adds nothing"
     ),
     "same images every round, too few clients": (
-        "the same images in every round",
-        (
-            "more rounds will not help; spread the images over at least {needed} clients in a "
-            "simulation, or let clients train on other images in each round"
-        ),
+        "more rounds will not help; spread the images over at least {needed} clients in a "
+        "simulation, or let clients train on other images in each round"
     ),
     "same images in every release": (
-        "the same images in every round",
-        (
-            "more rounds of the same clients will not help; let rounds sample clients "
-            "(`fraction_train`), or let clients train on other images in each round"
-        ),
+        "more rounds of the same clients will not help; let rounds sample clients "
+        "(`fraction_train`), or let clients train on other images in each round"
     ),
-    "no null attack": (
-        "no null control",
-        'audit with `controls = true`, or with "noise" among the controls',
-    ),
+    "no null attack": 'audit with `controls = true`, or with "noise" among the controls',
     "no positive control": (
-        "no positive control",
-        'audit with `controls = true`, or with "undefended" among the controls',
+        'audit with `controls = true`, or with "undefended" among the controls'
     ),
     "attack too weak": (
-        "an attack that fails even where there is no defence",
-        (
-            "give it more time (`seconds_per_round`) or steps, or choose another: "
-            "`fl-privacy-audit attacks` lists them; `fl-privacy-audit frontier` shows how far the setting is "
-            "from one that leaks"
-        ),
+        "give it more time (`seconds_per_round`) or steps, or choose another: "
+        "`fl-privacy-audit attacks` lists them; `fl-privacy-audit frontier` shows how far the setting is "
+        "from one that leaks"
     ),
-    "copies leak on average": (
-        "too few batches to be sure that the attack works without defence",
-        "audit more rounds or clients until there are {enough} batches",
-    ),
+    "copies leak on average": "audit more rounds or clients until there are {enough} batches",
     "some records reached": (
-        "a single image that came half as close as without defence",
-        "look at the worst record, and audit more batches: luck does not repeat",
+        "look at the worst record, and audit more batches: luck does not repeat"
     ),
-    "unclear": (
-        "figures too uncertain to tell",
-        "audit more rounds or clients, or with a stronger attack",
-    ),
+    "unclear": "audit more rounds or clients, or with a stronger attack",
     "unclear, more batches would tell": (
-        "figures too uncertain to tell",
-        "audit more rounds or clients until there are {enough} batches",
+        "audit more rounds or clients until there are {enough} batches"
     ),
     "images are picked out": (
-        "reconstructions that pick out their true images",
-        "take it for a leak of who is in the data: stronger noise, or fewer images that only one client has",
+        "treat it as a leak of whose images took part: train with more noise, or with more images in each update"
     ),
     "metrics disagree": (
-        "metrics that disagree",
-        "look at the worst record (`keep_pictures = true`), and take it for a leak until you have",
+        "look at the worst record (`keep_pictures = true`), and take it for a leak until you have"
     ),
     "description does not fit": (
-        "a description of the training that does not fit the clients",
-        "correct `training`, `defence` or what is published, and audit again",
+        "correct `training`, `defence` or what is published, and audit again"
     ),
-    "description not checked": (
-        "a description of the training that was not checked against the clients",
-        "give the replay check more time: `seconds_per_round`",
-    ),
+    "description not checked": "give the replay check more time: `seconds_per_round`",
     "attack failed": (
-        "an attack that failed",
-        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
+        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them"
     ),
     "not attacked": (
-        "records that could not be attacked",
-        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them",
+        "mend what it says, or choose another attack: `fl-privacy-audit attacks` lists them"
     ),
     "nothing to compare with": (
-        "no true images to compare with",
-        "replay canaries (`client_app=`), or audit a simulation whose clients publish batches",
+        "replay canaries (`client_app=`), or audit a simulation whose clients publish batches"
     ),
 }
 """Code of *inconclusive* -> the cause in a few words, and what to do; see `advise`."""
@@ -169,7 +137,7 @@ REASONS: Final[Mapping[str, str]] = {
     "more than chance gives null attacks": "more than chance gives, batch by batch, beside null attacks",
     "no more than a null control": "no more than a null control",
     "undefended copies": "undefended copies: {net}",
-    "no null attack": ("no null control was attacked, so nobody knows what chance gives{because}"),
+    "no null attack": "no null control was attacked, so nobody knows what chance gives{because}",
     "too few batches": (
         "too few: {batches} attacked and scored, at least {needed} are needed{because}"
     ),
