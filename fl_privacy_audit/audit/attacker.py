@@ -75,6 +75,9 @@ class Progress:
     step: int
     steps: int
 
+    def __str__(self) -> str:
+        return f"round {self.round}, {self.client}, {self.attack}: step {self.step} of {self.steps}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attacker:

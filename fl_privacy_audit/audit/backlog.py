@@ -6,6 +6,7 @@ between is written where it is not there yet.
 """
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ from .workers import Done, Task, Workers
 log = logging.getLogger("fl_privacy_audit")
 
 POLL_SECONDS: Final = 0.2
+SILENCE_SECONDS: Final = 60.0
+"""Between two lines of what is attacked, where there is no terminal for a bar."""
 STAND_BACK = True
 """Training has its processors first."""
 NO_WORKER: Final = "privacy audit: no worker can be had, so attacks run in the round: %s"
@@ -67,6 +70,9 @@ class Doers(Protocol):
 
     def done(self, seconds: float = 0.0) -> Done | None:
         """The next task that is done; None if none is after so many seconds."""
+
+    def hurry(self) -> None:
+        """Leave the processors to others no longer: training is over."""
 
     def stop(self) -> None:
         """End all of it now."""
@@ -303,16 +309,26 @@ class Backlog:
         return as_record(task.run, slot, done.problem)
 
     def wait(self, tell: Callable[[Progress], None] | None = None) -> None:
-        """Until all of it is recorded, with a bar on a terminal; `tell` is called during attacks."""
+        """Until all of it is recorded, with a bar on a terminal, or a line each minute; `tell` is called during attacks.
+
+        Training is over, so workers take their turns on the processors as others do.
+        """
         total, told, console = self.pending, None, Console(stderr=True)
         if total:
             log.info("privacy audit: %d captures are still to be attacked", total)
+        self._workers.hurry()
+        said = time.monotonic()
         with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
             bar = bars.add_task("attacks", total=total)
             while self.pending:
+                at = self._workers.progress
+                if not console.is_terminal and time.monotonic() - said > SILENCE_SECONDS:
+                    said = time.monotonic()
+                    log.info(
+                        "privacy audit: captures left: %d; now: %s", self.pending, at or "none"
+                    )
                 self.collect(POLL_SECONDS)
                 bars.update(bar, completed=total - self.pending)
-                at = self._workers.progress
                 if tell is not None and at is not None and at != told:
                     told = at
                     tell(at)

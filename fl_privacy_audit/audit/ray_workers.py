@@ -80,6 +80,9 @@ class RayWorkers:
                 write_whole(folder / name, content)
         return Done(task=task, problem=None if problem is None else Reason.model_validate(problem))
 
+    def hurry(self) -> None:
+        """A cluster's workers stand back for nobody."""
+
     def stop(self) -> None:
         """See `Workers.stop`."""
         self._jobs.stop()

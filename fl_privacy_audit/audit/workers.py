@@ -96,12 +96,19 @@ class Workers:
         problem = done.result if done.error is None else Reason.of_error(done.error)
         return Done(task=done.task, problem=problem)
 
+    def hurry(self) -> None:
+        """Stand back no longer, as there is no training any more; those that cannot are replaced between tasks."""
+        self._stand_back = False
+        self._seats.hurry()
+
     def stop(self) -> None:
         """End all of it now; tasks that are not done stay in the spool as they are."""
         self._seats.stop()
 
     def _do(self, task: Task, seat: Seat) -> Reason | None:
         """Why there are no records, None if there are."""
+        if seat.child is not None and seat.child.stands_back and not self._stand_back:
+            seat.end()
         while True:
             worker = seat.child or self._started(seat)
             if isinstance(worker, Reason):
@@ -128,6 +135,7 @@ class Workers:
             except OSError as error:
                 self.broken = Reason.of_error(error)
                 return self.broken
+            worker.stands_back = self._stand_back
             worker.write(framed(self._handed))
             answer = worker.line(worker.now() + START_SECONDS)
             line = answer if isinstance(answer, Ended) else json.loads(answer)

@@ -41,3 +41,16 @@ def stand_back() -> None:
         with contextlib.suppress(OSError, AttributeError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         _stands_back = True
+
+
+def step_forward(process: int) -> bool:
+    """Give a process that stands back its ordinary turns again; whether the system allows that."""
+    try:
+        for thread in os.listdir(f"/proc/{process}/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, int(thread), 0)
+    except (OSError, AttributeError):
+        return False
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process}/autogroup").write_text("0")
+    return True

@@ -39,10 +39,10 @@ class CleanConsole(Console):
             yield segment if segment.control else segment._replace(text=clean(segment.text))
 
 
-def standard_output() -> Console:
-    """A console as wide as the terminal, or as ``COLUMNS`` says; without end where it is piped."""
+def standard_output(piped: int | None = None) -> Console:
+    """A console as wide as the terminal, or as ``COLUMNS`` says; `piped`, or without end, where it is piped."""
     limited = (sys.stdout is not None and sys.stdout.isatty()) or "COLUMNS" in os.environ
-    return CleanConsole(width=None if limited else UNWRAPPED)
+    return CleanConsole(width=None if limited else piped or UNWRAPPED)
 
 
 def print_rows(console: Console, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -131,6 +131,10 @@ class Seats(Generic[T, R]):
         self.pending -= 1
         return done
 
+    def hurry(self) -> None:
+        """Children that stand back do so no longer, as far as the system allows it."""
+        self._children.hurry()
+
     def stop(self) -> None:
         """Kill all children, and all that they started; tasks that are not done stay undone."""
         self._children.stop()
@@ -179,6 +183,12 @@ class Children:
         """It has ended."""
         with self._guard:
             self._living.discard(child)
+
+    def hurry(self) -> None:
+        """See `Child.hurry`."""
+        with self._guard:
+            for child in self._living:
+                child.hurry()
 
     def stop(self) -> None:
         """Kill all, and start none any more."""
@@ -240,6 +250,9 @@ class Child:
         command: Its words.
         environment: Beside that of this process.
         errors: Where what it says on standard error goes.
+
+    Attributes:
+        stands_back: Whether it leaves the processors to others; set by whoever has asked it to.
     """
 
     def __init__(
@@ -257,6 +270,12 @@ class Child:
         assert self._process.stdout is not None
         self._source = self._process.stdout.fileno()
         self._rest = bytearray()
+        self.stands_back = False
+
+    def hurry(self) -> None:
+        """Have it stand back no longer, if the system allows that."""
+        if self.stands_back:
+            self.stands_back = not clock.step_forward(self._process.pid)
 
     def write(self, data: bytes) -> None:
         """To its standard input; a child that has ended is told by what is read."""

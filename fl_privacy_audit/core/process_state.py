@@ -172,6 +172,9 @@ def _set_warnings(state: tuple[Any, ...]) -> None:
 
 
 def _handlers() -> dict[signal.Signals, Any]:
+    """None in other threads than the main one: what they run cannot set any, and the main one may do so meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     return {s: signal.getsignal(s) for s in SIGNALS}
 
 

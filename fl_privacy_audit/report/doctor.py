@@ -27,6 +27,12 @@ from .words import EXAMINED
 
 SOMETHING_LACKS = 3
 """Exit code where a verdict cannot come."""
+READABLE: Final = 120
+"""Columns where the output is piped."""
+TRY_FIRST: Final = (
+    "Before you cut clients down or give more time, `doctor --try 60`: nobody knows yet whether an attack shows anything of "
+    "so many images."
+)
 SETTING: Final = re.compile(r"`([a-z_]+)((?:\.[a-z_]+)?)(?: = ([^`]+))?`")
 """A setting in a sentence, with its value or without."""
 NAME: Final = re.compile(r"\w+")
@@ -108,7 +114,9 @@ def doctor_command(
     rows = list(map(_row, findings))
     if any(key.startswith(RUN_CONFIG_PREFIX) for key in own):
         rows = [(name, in_run_config(said), in_run_config(step)) for name, said, step in rows]
-    print_rows(standard_output(), ("what", "found", "what to do"), rows)
+    print_rows(standard_output(READABLE), ("what", "found", "what to do"), rows)
+    if seconds is None and any(finding.reason.code == "not tried yet" for finding in findings):
+        click.echo(TRY_FIRST)
     if any(finding.state == "missing" for finding in findings):
         sys.exit(SOMETHING_LACKS)
 
@@ -208,7 +216,10 @@ def suggest(app: Path, model: nn.Module) -> str:
 
 
 def _setting(key: str, value: Any) -> str:
-    unsaid = "  # the app's source does not say it" if value == NOT_SAID else ""
+    unsaid = ""
+    if value == NOT_SAID:
+        unsaid = "  # put a number: the app's source does not say it"
+        unsaid += "; where clients differ, the least" if key.startswith("training.") else ""
     text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
     shown = f'"{text}"' if isinstance(text, str) else text
     return f"{RUN_CONFIG_PREFIX}{key.replace('_', '-')} = {shown}{unsaid}"

@@ -17,6 +17,11 @@ COUNTED: Final = (
     ("captures", "capture", "captures"),
 )
 """Figures that are numbers of something."""
+UNHURRIED: Final = (
+    "it had time for all its steps: let clients train on fewer images in a round (`doctor --try 60` says how few leak "
+    "anything), give it more steps"
+)
+"""What to do about an attack that fails though nothing cut it short."""
 _OBJECTIVE: Final = (
     "; the images that it found explain the update better than noise as long in {explained} of {pairs} "
     "(objective {own} against {noise} in the median), which does not make them the true ones"
@@ -110,6 +115,10 @@ def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:
         if isinstance(seconds := figures.get(name), float):
             phrases[name] = duration(seconds)
     allowed = figures.get("allowed")
+    phrases["stronger"] = (
+        "give it more time (`seconds_per_round`)" if "allowed" in figures else UNHURRIED
+    )
+    phrases["fresh"] = "other clients" if "clients" in figures else "more rounds or clients"
     phrases["time"] = f": its time allows {steps(allowed)}" if isinstance(allowed, float) else ""
     leaking = figures.get("leaking")
     if isinstance(leaking, list):

@@ -198,7 +198,8 @@ class Case:
             enough = self._enough_to_leak("undefended")
             if enough is None or self._allowed():
                 return "inconclusive", Reason.of("attack too weak", copies, **self._allowed())
-            return "inconclusive", Reason.of("copies leak on average", copies, enough=enough)
+            more = Reason.of("copies leak on average", copies, enough=enough, **self._repeating())
+            return "inconclusive", more
         if self.reached:
             reached = Reason.of("some records reached", **figures, **self._reached())
             return "inconclusive", reached
@@ -208,8 +209,12 @@ class Case:
         enough = self._enough()
         if enough is None:
             return "inconclusive", Reason.of("unclear", **figures)
-        more = Reason.of("unclear, more batches would tell", enough=enough, **figures)
-        return "inconclusive", more
+        figures |= {"enough": enough, **self._repeating()}
+        return "inconclusive", Reason.of("unclear, more batches would tell", **figures)
+
+    def _repeating(self) -> dict[str, Figure]:
+        """How many clients there were, where each trains on the same images in every round: more rounds add nothing."""
+        return {"clients": len(self.clients)} if self.repeats else {}
 
     def _enough(self) -> int | None:
         """How many batches would do for *withstood*, if more of them are like these."""

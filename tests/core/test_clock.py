@@ -1,5 +1,6 @@
 """Time that a process is kept waiting for a processor is nobody's budget."""
 
+import os
 import subprocess
 import sys
 import time
@@ -55,3 +56,27 @@ def test_a_process_that_stands_back_loses_no_budget_to_a_busy_processor() -> Non
     passed, spent = map(float, said[1:])
     assert passed >= 1
     assert spent < passed / 2
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux")
+def test_a_process_that_stood_back_takes_its_turns_again() -> None:
+    says = (
+        "from fl_privacy_audit.core import clock; clock.stand_back(); print(1, flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", says],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1\n"
+    before = os.sched_getscheduler(process.pid), os.getpriority(os.PRIO_PROCESS, process.pid)
+    allowed = clock.step_forward(process.pid)
+    after = os.sched_getscheduler(process.pid), os.getpriority(os.PRIO_PROCESS, process.pid)
+    process.communicate("\n")
+    assert before[1] == 19
+    assert allowed or os.geteuid() != 0  # a container may forbid it
+    assert after == ((os.SCHED_OTHER, 0) if allowed else before)
+    assert not clock.step_forward(process.pid)  # it has ended

@@ -278,6 +278,21 @@ def test_a_table_that_does_not_fit_becomes_blocks(width: int) -> None:
     assert ("│" in text) == (width == 200)
 
 
+def test_a_weak_attack_is_given_time_only_where_time_was_short() -> None:
+    assert "`seconds_per_round`" in advise(Reason.of("attack too weak", allowed=0.12))
+    unhurried = advise(Reason.of("attack too weak"))
+    assert "seconds_per_round" not in unhurried and "fewer images" in unhurried
+    assert all(
+        "frontier" in advise(Reason.of("attack too weak", **f)) for f in ({}, {"allowed": 0.5})
+    )
+
+
+def test_where_images_repeat_only_other_clients_would_tell() -> None:
+    for code in ("copies leak on average", "unclear, more batches would tell"):
+        assert "audit more rounds or clients until" in advise(Reason.of(code, enough=9))
+        assert "audit other clients until" in advise(Reason.of(code, enough=9, clients=5))
+
+
 def test_a_weak_attack_that_was_short_of_time_says_how_short() -> None:
     short = outcome({"psnr": 20.0}, stopped="out of time", budget_seconds=3.0, needed_seconds=25.0)
     assert short.allowed == pytest.approx(0.12)

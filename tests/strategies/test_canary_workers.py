@@ -57,7 +57,7 @@ def test_a_worker_replays_what_the_round_would_have_and_holds_no_round_up(tmp_pa
     ("app", "how"),
     [
         ("dies", "worker died: exit code 7"),
-        pytest.param("hangs", "worker hung: 6", marks=pytest.mark.slow),
+        pytest.param("hangs", "worker hung", marks=pytest.mark.slow),
     ],
 )
 def test_a_replay_that_ends_its_worker_costs_its_own_record(
@@ -72,7 +72,10 @@ def test_a_replay_that_ends_its_worker_costs_its_own_record(
     )
     (dead,) = [record for record in records if record.view == "canary"]
     assert dead.reason is not None and dead.client_status == "failed"
-    assert (dead.reason.code, dead.reason.figures) == ("replay ended its worker", {"how": how})
+    assert dead.reason.code == "replay ended its worker"
+    assert str(dead.reason.figures["how"]).startswith(
+        how
+    )  # after how many seconds is the machine's
     attacked = [r for r in records if r.view == "server" and r.reason is None]
     assert len(attacked) == 1
     assert not (tmp_path / "spool").exists()

@@ -110,6 +110,21 @@ def test_what_is_well_needs_nothing(tmp_path: Path) -> None:
             "too few clients",
             "num-supernodes=5",
         ),
+        (
+            Plan(rounds=1, clients=6, num_examples=1),
+            {
+                "clients_per_round": "all",
+                "training": {**STEP, "noise_multiplier": 1.0, "max_grad_norm": 1.0},
+            },
+            "just enough batches",
+            "10 clients or more would tell better",
+        ),
+        (
+            Plan(rounds=1, clients=6, num_examples=1),
+            {"clients_per_round": "all"},
+            "enough batches",
+            "",
+        ),
     ],
 )
 def test_batches_that_repeat_count_once(
@@ -183,7 +198,7 @@ def test_of_many_images_few_are_tried_and_fewer_advised(tmp_path: Path) -> None:
     assert attack.reason.figures["images"] == 10_000_000
     assert max(tried) <= 33 * 4
     fewer = attack.reason.figures["fewer"]
-    assert f"hold {fewer} images or fewer" in advise(attack.reason)
+    assert f"keep {fewer} of its training images or fewer" in advise(attack.reason)
 
 
 def test_long_times_are_said_as_people_say_them() -> None:
@@ -272,7 +287,7 @@ def test_the_example_is_well() -> None:
     assert config.training.learning_rate == 0.03
     words = [str(EXAMPLE), "--model", "flower_cifar.task:Net", "--clients", "10"]
     try:
-        result = CliRunner().invoke(doctor_command, words)
+        result = CliRunner().invoke(doctor_command, words, env={"COLUMNS": "1000"})
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == "flower_cifar"]:
             del sys.modules[name]

@@ -134,7 +134,7 @@ def call_doctor(app: Path) -> list[str]:
     """Lines of the table that say what is missing."""
     forget()
     words = [str(app), "--model", "followed.task:Net", "--clients", f"{NODES}", "--examples", "1"]
-    result = CliRunner().invoke(doctor_command, words)
+    result = CliRunner().invoke(doctor_command, words, env={"COLUMNS": "1000"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return [line for line in result.output.splitlines() if "✗" in line]
@@ -154,7 +154,9 @@ def follow(app: Path, step: str) -> None:
         edit(app / file, int(line), old, new, above)
         imports(app / file, step)
     published = re.search(
-        r"in `(\w+)` above line (\d+) of (\S+), with `context` as one more argument: `(.+?)`", step
+        r"in `(\w+)` above line (\d+) of (\S+), with `context` as its first argument, here and where it is called: "
+        r"`(.+?)`",
+        step,
     )
     if published is not None:
         function, line, file, publish = published.groups()

@@ -49,7 +49,9 @@ def test_ranks_are_counted_and_told_everywhere(tmp_path: Path) -> None:
     compared = run(cli, ["compare", str(folder), "--format", "md"]).output
     assert "| 5 of 6 |" in compared and text in compared
     summary = summarise([folder])
-    assert text in render_html(summary, pictures=False)
+    assert "Picked out: 5 of 6 (by chance 1.1, null control 3 of 6)" in render_html(
+        summary, pictures=False
+    )
     assert text in render_markdown(summary)
     rows = [r for r in records_table(folder) if r["metric"] == "rank"]
     assert [(r["control"], r["mean"], r["worst"], r["candidates"]) for r in rows] == [

@@ -64,17 +64,17 @@ CAUSES: Final[Mapping[str, str]] = {
         'audit with `controls = true`, or with "undefended" among the controls'
     ),
     "attack too weak": (
-        "give it more time (`seconds_per_round`) or steps, or choose another: "
+        "{stronger}, or choose another: "
         "`fl-privacy-audit attacks` lists them; `fl-privacy-audit frontier` shows how far the setting is "
         "from one that leaks"
     ),
-    "copies leak on average": "audit more rounds or clients until there are {enough} batches",
+    "copies leak on average": "audit {fresh} until there are {enough} batches, better a few more",
     "some records reached": (
         "look at the worst record, and audit more batches: luck does not repeat"
     ),
     "unclear": "audit more rounds or clients, or with a stronger attack",
     "unclear, more batches would tell": (
-        "audit more rounds or clients until there are {enough} batches"
+        "audit {fresh} until there are {enough} batches, better a few more"
     ),
     "images are picked out": (
         "treat it as a leak of whose images took part: train with more noise, or with more images in each update"

@@ -10,8 +10,8 @@ STEPS: Final[Mapping[str, str]] = {
     ),
     "attack lacks time": "`seconds_per_round = {seconds}`, or another attack",
     "attack lacks time for so many images": (
-        "let each client of a simulation hold {fewer} images or fewer, which also leak more, "
-        "`partition.select(range({fewer}))` say; or "
+        "let each client of a simulation keep {fewer} of its training images or fewer, which also leak more "
+        "(`.select(range({fewer}))` on the training split, after `train_test_split` where the app splits); or "
         "`seconds_per_round = {seconds}`"
     ),
     "examples not known": "say `--examples`",
@@ -23,8 +23,9 @@ STEPS: Final[Mapping[str, str]] = {
     "not tried yet": "`--try 60` tries it on public pictures, for up to 60 s a size of client",
     "trial failed": "see that the audit's settings fit the model",
     "trial leaks with fewer": (
-        "for a verdict let each client of a simulation train on {fewer} images, "
-        "`partition.select(range({fewer}))` say, and attack {clients} clients "
+        "for a verdict let each client of a simulation keep {fewer} of its training images "
+        "(`.select(range({fewer}))` on the training split, after `train_test_split` where the app splits), and attack "
+        "{clients} clients "
         "(`clients_per_round = {clients}`); or try for longer (`--try`)"
     ),
     "trial shows nothing": (
@@ -51,10 +52,13 @@ STEPS: Final[Mapping[str, str]] = {
     "too few rounds to come": (
         "`every = 1`, `clients_per_round = {attacked}`, and at least {enough} rounds"
     ),
+    "just enough batches": (
+        "noise hides weak leaks: {enough} clients or more would tell better, with `clients_per_round = {enough}`"
+    ),
     "too few clients attacked": "`clients_per_round = {needed}`: one client again adds nothing",
     "too few clients": (
         "spread the images over at least {needed} clients, in a simulation: `flwr run . "
-        "--federation-config 'num-supernodes={needed}'`"
+        "--federation-config 'num-supernodes={needed}'`; and `clients_per_round = {needed}`"
     ),
     "app not given": "give the app's folder; in a deployment use canaries: `client_app=`",
     "mod missing": (
@@ -134,6 +138,9 @@ REASONS: Final[Mapping[str, str]] = {
     "attack refuses": "{attack} will not run: {cause}",
     "run not known": "nobody knows yet how many rounds and clients there will be",
     "enough batches": "{batches} in {rounds} rounds; a verdict needs {needed}",
+    "just enough batches": (
+        "{batches}, as clients train on all their images in every round; a verdict needs {needed} at least"
+    ),
     "too few batches to come": "{batches} in {rounds} rounds, and a verdict needs {needed}",
     "too few rounds to come": (
         "{batches} in {rounds} rounds of {clients} clients, and a verdict needs {needed}"
