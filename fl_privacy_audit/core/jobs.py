@@ -133,7 +133,7 @@ class Seats(Generic[T, R]):
 
     def hurry(self) -> None:
         """Children that stand back do so no longer, as far as the system allows it."""
-        self._children.hurry()
+        self._children.each(Child.hurry)
 
     def stop(self) -> None:
         """Kill all children, and all that they started; tasks that are not done stay undone."""
@@ -184,18 +184,16 @@ class Children:
         with self._guard:
             self._living.discard(child)
 
-    def hurry(self) -> None:
-        """See `Child.hurry`."""
-        with self._guard:
-            for child in self._living:
-                child.hurry()
-
     def stop(self) -> None:
         """Kill all, and start none any more."""
+        self.is_stopped = True
+        self.each(Child.kill)
+
+    def each(self, do: "Callable[[Child], None]") -> None:
+        """Do it to all that live."""
         with self._guard:
-            self.is_stopped = True
             for child in self._living:
-                child.kill()
+                do(child)
 
 
 class Seat:
@@ -250,9 +248,6 @@ class Child:
         command: Its words.
         environment: Beside that of this process.
         errors: Where what it says on standard error goes.
-
-    Attributes:
-        stands_back: Whether it leaves the processors to others; set by whoever has asked it to.
     """
 
     def __init__(
@@ -270,7 +265,7 @@ class Child:
         assert self._process.stdout is not None
         self._source = self._process.stdout.fileno()
         self._rest = bytearray()
-        self.stands_back = False
+        self.stands_back = False  # leaves the processors to others: set by whoever has asked it to
 
     def hurry(self) -> None:
         """Have it stand back no longer, if the system allows that."""

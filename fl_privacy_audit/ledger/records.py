@@ -74,8 +74,7 @@ Why = Annotated[Reason, BeforeValidator(_from_text)]
 
 def _numbers_from_words(details: dict[str, float | str]) -> dict[str, float | str]:
     """JSON has no infinity: such numbers are written as words."""
-    words = ("Infinity", "-Infinity", "NaN")
-    return {k: float(v) if v in words else v for k, v in details.items()}
+    return {k: float(v) if v in ("Infinity", "-Infinity", "NaN") else v for k, v in details.items()}
 
 
 Details = Annotated[dict[str, float | str], AfterValidator(_numbers_from_words)]

@@ -18,7 +18,6 @@ from fl_privacy_audit.audit import backlog, workers
 from fl_privacy_audit.audit.handover import Handover
 from fl_privacy_audit.audit.journal import Journal, note_death
 from fl_privacy_audit.audit.schedule import Release
-from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.protocols import Attack
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Observation, Reconstruction
@@ -58,18 +57,6 @@ class Grey:
         return Reconstruction(
             images=images, labels=None, objective=1.0, steps=1, stopped="finished"
         )
-
-
-@dataclass(frozen=True)
-class Says:
-    """Writes down in which process it is."""
-
-    place: Path
-
-    def __call__(self, seen: Observation) -> None:
-        with self.place.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        time.sleep(1)  # so that others wait for it
 
 
 def exit_at_once(seen: Observation) -> None:
@@ -140,44 +127,6 @@ def test_records_are_those_of_the_round_to_the_bit(tmp_path: Path) -> None:
     assert by_target(one) == by_target(other)
     assert sum(outcome.status == "scored" for r in other for outcome in r.attacks) == 6
     assert not (tmp_path / "other" / "spool").exists()
-
-
-@pytest.mark.parametrize("allowed", [True, False])
-def test_after_training_no_worker_stands_back(
-    tmp_path: Path,
-    allowed: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Where the system does not let a worker step forward, another takes the next capture."""
-    started = workers.Workers._started
-
-    def standing_back(self: workers.Workers, seat: Any) -> Any:
-        # On a busy machine one that did would hardly get a turn.
-        back, self._stand_back = self._stand_back, False
-        worker = started(self, seat)
-        assert not isinstance(worker, Reason)
-        self._stand_back = worker.stands_back = back
-        return worker
-
-    monkeypatch.setattr(workers.Workers, "_started", standing_back)
-    monkeypatch.setattr(backlog, "STAND_BACK", True)
-    monkeypatch.setattr(clock, "step_forward", lambda process: allowed)
-    monkeypatch.setattr(backlog, "SILENCE_SECONDS", 0.0)
-    caplog.set_level("INFO")
-    told = tmp_path / "told"
-    settings = audit_config(tmp_path / "audit", executor="process", metrics=["mse"])
-    auditor = Auditor(settings, model=tiny_net(), attacks=[Grey(does=Says(told))])
-    auditor.audit_round(1, [make_reply(0)])
-    waited = time.monotonic() + 120
-    while not told.exists() and time.monotonic() < waited:
-        time.sleep(0.1)
-    for number in (2, 3):
-        auditor.audit_round(number, [make_reply(0)])
-    auditor.finish()
-    assert len(list(read_ledger(tmp_path / "audit").audits)) == 3
-    assert len({*told.read_text().split()}) == (1 if allowed else 2)
-    assert "captures left: 1; " in caplog.text
 
 
 @pytest.mark.parametrize(
