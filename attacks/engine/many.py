@@ -28,13 +28,16 @@ COPIES = 16
 """Tensors of the size of weights and images that a guess needs at its peak, counted generously."""
 A_MOMENT = 0.1
 """Seconds that an attack is tried for, if that takes longer than one step, to see what it costs."""
+WARM = 5.0
+"""Seconds of a first step, the only one there was time for, beyond which it is believed: none takes so long to warm up."""
 
 
 def needed_seconds(attack: Attack, seen: Observation) -> float | None:
     """Seconds that all steps of an attack on an observation take here, restarts included.
 
     Measured on targets of this kind in this process, however far those attacks got. The first time
-    an optimisation attack is tried for a moment, which takes one step at least. Each control of the
+    an optimisation attack is tried for a moment, which takes one step at least, and once more where that
+    was all: a process's first step takes many times as long as its next. Each control of the
     target takes as long again.
 
     Args:
@@ -52,8 +55,12 @@ def needed_seconds(attack: Attack, seen: Observation) -> float | None:
     if not isinstance(attack, OptimisationAttack):
         return MEASURED.get(kind)
     if kind not in MEASURED:
-        tried = replace(attack, restarts=1)
-        tried.reconstruct(seen, rng=torch.Generator().manual_seed(0), seconds=A_MOMENT)
+        tried, began = replace(attack, restarts=1), clock.now()
+        found = tried.reconstruct(seen, rng=torch.Generator().manual_seed(0), seconds=A_MOMENT)
+        if (
+            found.steps == 1 and clock.now() - began < WARM
+        ):  # most of it may be what the first takes once
+            tried.reconstruct(seen, rng=torch.Generator().manual_seed(0), seconds=A_MOMENT)
     return MEASURED[kind] * attack.steps * attack.restarts
 
 

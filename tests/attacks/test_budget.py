@@ -75,6 +75,22 @@ def test_what_an_attack_needs_is_its_steps_at_the_pace_of_this_model() -> None:
     assert len(model.calls) == tried
 
 
+def test_the_first_step_of_a_process_is_no_measure_of_others() -> None:
+    class ColdNet(SlowNet):
+        """Takes long in its first forward passes alone, as does what torch sets up once."""
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            time.sleep(0.3 if len(self.calls) < 3 else 0.0)
+            return super().forward(inputs)
+
+    seen = observation(seeded(ColdNet), photos(SIZE)[:1], torch.arange(1))
+    model = seen.model
+    assert isinstance(model, ColdNet)
+    model.calls.clear()
+    needed = needed_seconds(swept_inversion(steps=300, restarts=1), seen)
+    assert needed is not None and needed < 0.2 * 300
+
+
 def test_what_an_attack_took_says_what_it_needs() -> None:
     seen, _ = slow(pause=0.0)
     attack = swept_inversion(steps=40)
