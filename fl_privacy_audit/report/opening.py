@@ -127,6 +127,11 @@ def next_step(summary: AuditSummary) -> str:
         steps.append(
             f"treat what clients sent under {settings(leaked)} as known to whoever has the view that leaked"
         )
+    unclear = [n for n, found in words.items() if "inconclusive" in found and n not in leaked]
+    if unclear:
+        steps.append(
+            f"take {settings(unclear)} for a leak until more is known: the audit could not tell"
+        )
     if safe:
         offered = "; ".join(_offer(number, setting) for number, setting in safe)
         steps.append(
@@ -147,5 +152,5 @@ def _offer(number: int, setting: SettingSummary) -> str:
         facts.append(f"accuracy {percent(setting.accuracy)}")
     spent = setting.epsilon_in_effect
     if spent is not None and spent >= LITTLE:
-        facts.append("whose epsilon promises little")
+        facts.append("whose epsilon by itself promises little")
     return ", ".join(facts)

@@ -46,6 +46,12 @@ def test_the_first_lines_say_what_to_do(summary: AuditSummary, page: Page) -> No
     none = summary.model_copy(update={"settings": others})
     assert "no setting withstood in every view" in next_step(none)
     assert next_step(summary.model_copy(update={"settings": []})) == ""
+    verdicts = [
+        v.model_copy(update={"word": "inconclusive"}) for v in summary.settings[safe].verdicts
+    ]
+    others.append(summary.settings[safe].model_copy(update={"verdicts": verdicts}))
+    doubtful = next_step(summary.model_copy(update={"settings": others}))
+    assert "take setting 4 for a leak until more is known" in doubtful
 
 
 def test_a_setting_that_leaked_elsewhere_is_not_offered_as_safe(summary: AuditSummary) -> None:

@@ -100,14 +100,14 @@ def draw_tradeoff(summary: AuditSummary, view: View) -> Plot | None:
     if left_out:
         caption += f" Not drawn, for want of controls or accuracy: {', '.join(left_out)}."
     with matplotlib.rc_context(style()):
-        figure = canvas(3.3)
+        figure = canvas(4.3)
         axes = figure.subplots()
         axes.axvline(0, color=INK, lw=0.8, ls=(0, (4, 3)))
         for word in WORST_FIRST:
             group = [p for p in points if p[2] == word]
             if group:
                 _points(axes, group, word)
-        axes.margins(0.12)
+        axes.margins(x=0.22, y=0.12)
         axes.set_xlabel(f"net leakage ({metric}), more leakage →")
         axes.set_ylabel("accuracy")
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
