@@ -275,7 +275,7 @@ class Child:
     def write(self, data: bytes) -> None:
         """To its standard input; a child that has ended is told by what is read."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # of a pipe that is closed
             self._process.stdin.write(data)
             self._process.stdin.flush()
 

@@ -81,7 +81,7 @@ def epsilons_between(
     most noise. Without noise epsilon is infinite, without sensitivity zero.
 
     >>> [round(epsilon, 2) for epsilon in epsilons_between((0.9, 1.0, 1.0), (1.0, 1.0, 1.1), delta=1e-5)]
-    [3.49, 4.38, 4.38]
+    [3.48, 4.38, 4.38]
     """
     low, value, high = (
         _epsilon(length, spread, delta)

@@ -11,7 +11,7 @@ import pytest
 
 from fl_privacy_audit.core.calls import calls
 from fl_privacy_audit.core.errors import AuditError
-from fl_privacy_audit.core.jobs import Done, Ended, Seat, Seats, StoppedError, each_done
+from fl_privacy_audit.core.jobs import Child, Done, Ended, Seat, Seats, StoppedError, each_done
 
 
 def do(task: tuple[str, int]) -> object:
@@ -148,3 +148,10 @@ def test_frames_and_lines_come_whole() -> None:
     assert done.result is not None
     assert done.result[:4] == [*frames(), b"a line\n"]
     assert isinstance(done.result[4], Ended)
+
+
+def test_what_is_written_to_a_child_that_has_ended_is_lost_without_a_word() -> None:
+    child = Child([sys.executable, "-c", ""], {}, None)
+    child.end()
+    child.write(b"more")  # another thread may have ended it meanwhile
+    assert child.end() is not None
