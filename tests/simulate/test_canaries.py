@@ -116,8 +116,7 @@ def test_undefended_it_leaks_and_no_client_s_image_is_anywhere(
 @pytest.mark.slow
 def test_with_noise_it_does_not_leak(tmp_path: Path, private: Tensor) -> None:
     word, _ = audited(tmp_path, noise=1.0)
-    # Of eight batches one that scores well by chance may leave SemSim undecided.
-    assert word in ("withstood these attacks", "inconclusive")
+    assert word == "withstood these attacks"
     assert found_on(tmp_path, private) == []
 
 
