@@ -77,6 +77,6 @@ def test_a_process_that_stood_back_takes_its_turns_again() -> None:
     after = os.sched_getscheduler(process.pid), os.getpriority(os.PRIO_PROCESS, process.pid)
     process.communicate("\n")
     assert before[1] == 19
-    assert allowed or os.geteuid() != 0  # a container may forbid it
+    # Root may, others and some containers may not.
     assert after == ((os.SCHED_OTHER, 0) if allowed else before)
     assert not clock.step_forward(process.pid)  # it has ended
