@@ -57,9 +57,7 @@ def needed_seconds(attack: Attack, seen: Observation) -> float | None:
     if kind not in MEASURED:
         tried, began = replace(attack, restarts=1), clock.now()
         found = tried.reconstruct(seen, rng=torch.Generator().manual_seed(0), seconds=A_MOMENT)
-        if (
-            found.steps == 1 and clock.now() - began < WARM
-        ):  # most of it may be what the first takes once
+        if found.steps == 1 and clock.now() - began < WARM:  # it may be what a first step takes
             tried.reconstruct(seen, rng=torch.Generator().manual_seed(0), seconds=A_MOMENT)
     return MEASURED[kind] * attack.steps * attack.restarts
 

@@ -23,7 +23,6 @@ from .lines import (
     verdict_of,
     views,
     worst_image,
-    worst_image_text,
 )
 from .summary import AuditSummary, SettingSummary
 
@@ -148,10 +147,14 @@ def _risk(summary: AuditSummary) -> str:
         return ""
     parts, sign = [], METRICS[summary.primary].sign
     for view in views(summary):
-        judged = dict(_judged(summary, view))
+        judged = {
+            number: verdict
+            for number, verdict in _judged(summary, view)
+            if (one := deciding(verdict)) and one.metric == summary.primary
+        }
         nets = {n: one.net for n, v in judged.items() if (one := deciding(v)) and one.net}
         worst = {
-            number: found[0]
+            number: found
             for number, setting in numbered(summary)
             if number in judged and (found := worst_image(setting, judged[number])) is not None
         }
@@ -159,9 +162,8 @@ def _risk(summary: AuditSummary) -> str:
             continue
         most, first = max(nets, key=lambda number: nets[number].mean), "withheld"
         if worst:
-            number = max(worst, key=lambda number: sign * worst[number])
-            setting = summary.settings[number - 1]
-            first = f"setting {number}, {worst_image_text(setting, judged[number])}"
+            number = max(worst, key=lambda number: sign * worst[number][0])
+            first = f"setting {number}, {worst[number][1]}"
         parts.append(
             f"{view} view: highest average net leakage {net_with_interval(nets[most])} in setting {most}; "
             f"worst image: {first}"
@@ -170,14 +172,13 @@ def _risk(summary: AuditSummary) -> str:
 
 
 def _judged(summary: AuditSummary, view: View) -> list[tuple[int, SettingVerdict]]:
-    """Settings that were judged by the metric that most are, with their verdict."""
+    """Settings of which a record was scored, with their verdict."""
     return [
         (number, verdict)
         for number, setting in numbered(summary)
         if (verdict := verdict_of(setting, view)) is not None
         and (one := deciding(verdict)) is not None
         and one.metric is not None
-        and one.metric == summary.primary
     ]
 
 

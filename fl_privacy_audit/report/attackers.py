@@ -7,7 +7,7 @@ from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.records import ThreatModel
 
 from .background import UPDATE_FORMS
-from .formats import count, settings
+from .formats import between, count, settings
 from .lines import VIEW_ORDER, numbered
 from .sentences import say
 from .summary import AuditSummary
@@ -73,7 +73,7 @@ def _facts(models: list[ThreatModel]) -> list[str]:
         noises.setdefault(_defence(model), []).append(
             model.defence.noise_std if model.defence else 0
         )
-    facts += [text.replace(NOISE, _range(found)) for text, found in noises.items() if text]
+    facts += [text.replace(NOISE, between(found, ".3g")) for text, found in noises.items() if text]
     facts += dict.fromkeys(
         f"Assumed: {say(note)}." for model in models for note in model.assumptions
     )
@@ -124,11 +124,6 @@ def _format(model: ThreatModel) -> str:
 def _images(model: ThreatModel) -> str:
     number = model.num_images
     return "an unknown number of images" if number is None else count(number, "image")
-
-
-def _range(values: list[float]) -> str:
-    least, most = (f"{end(values):.3g}" for end in (min, max))
-    return least if least == most else f"{least} to {most}"
 
 
 def _defence(model: ThreatModel) -> str:

@@ -50,6 +50,16 @@ def settings(numbers: Iterable[int]) -> str:
     return f"setting{'' if len(numbers) == 1 else 's'} {ranges(numbers)}"
 
 
+def between(values: Sequence[float], digits: str) -> str:
+    """The range of some numbers; one alone where both ends are written alike.
+
+    >>> between([0.5, 0.25], ".3g"), between([1.0, 1.00001], ".3f")
+    ('0.25 to 0.5', '1.000')
+    """
+    least, most = (format(end(values), digits) for end in (min, max))
+    return least if least == most else f"{least} to {most}"
+
+
 def duration(seconds: float) -> str:
     """A time that people can read.
 

@@ -46,7 +46,6 @@ class Line:
     epsilon_reported: str  # the largest that a client reported, in this view
     epsilon_notes: tuple[str, ...]  # what to know about them, a sentence each
     worst: str  # the record that leaked most
-    worst_image: str  # the image that leaked most, by the attack that decides
     picked: str  # how many images are picked out, by the attack that decides
     disagree: str  # metrics that say another word
     recognisable: Recognisable  # how many images are, by the attack that decides
@@ -106,7 +105,6 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         epsilon_reported=epsilon_in_view(setting.epsilon_reported, setting.dp, view),
         epsilon_notes=_epsilon_notes(setting, view),
         worst=worst_text(verdict) if verdict else "",
-        worst_image=worst_image_text(setting, verdict) if verdict else "",
         picked=picked_text(setting.identified.get((view, verdict.attack if verdict else ""))),
         disagree=", ".join(f"{title_of(m)}: {w}" for m, w in others_of(one)),
         recognisable=setting.recognisable.get((view, verdict.attack if verdict else ""))
@@ -167,25 +165,23 @@ def worst_text(verdict: SettingVerdict) -> str:
 
 
 def worst_image(setting: SettingSummary, verdict: SettingVerdict) -> tuple[float, str] | None:
-    """The image that leaked most by the attack and the metric that decide: its score, and where it was."""
+    """The image that leaked most by the attack and the metric that decide: its score, and its name."""
     one = deciding(verdict)
     if one is None or one.metric is None:
         return None
-    sign, found = METRICS[one.metric].sign, None
-    for record in setting.records:
-        if record.view == verdict.view and record.attack == one.attack:
-            for score in record.each.get(one.metric, []):
-                if found is None or sign * score > sign * found[0]:
-                    found = score, f"round {record.round}, {record.client}"
-    return found
-
-
-def worst_image_text(setting: SettingSummary, verdict: SettingVerdict) -> str:
-    """The image that leaked most, named; empty where none was scored."""
-    found, one = worst_image(setting, verdict), deciding(verdict)
-    if found is None or one is None or one.metric is None:
-        return ""
-    return f"{found[1]} ({title_of(one.metric)} {score_text(one.metric, found[0])})"
+    metric = METRICS[one.metric]
+    each = (
+        (score, record)
+        for record in setting.records
+        if record.view == verdict.view and record.attack == one.attack
+        for score in record.each.get(one.metric, [])
+    )
+    found = max(each, key=lambda pair: metric.sign * pair[0], default=None)
+    if found is None:
+        return None
+    score, record = found
+    shown = f"{metric.short} {score_text(one.metric, score)}"
+    return score, f"round {record.round}, {record.client} ({shown})"
 
 
 def picked_text(found: Identified | None) -> str:

@@ -7,7 +7,7 @@ from fl_privacy_audit.verdicts.verdict import WORST_FIRST, Word
 
 from .conditions import sample
 from .formats import count, duration, settings
-from .lines import LITTLE, VIEW_ORDER, Line, lines_of, numbered, percent, views
+from .lines import LITTLE, VIEW_ORDER, Line, lines_of, numbered, percent, verdict_of, views
 from .summary import AuditSummary, SettingSummary
 
 
@@ -57,10 +57,11 @@ def _elsewhere(summary: AuditSummary, view: View, line: Line) -> str:
     """In which other views a defended setting leaked that did not leak in this one."""
     if not line.defended or line.word == "leaked":
         return ""
+    setting = summary.settings[line.number - 1]
     leaked = [
         f"{other} view"
         for other in views(summary)
-        if other != view and lines_of(summary, other)[line.number - 1].word == "leaked"
+        if other != view and (verdict := verdict_of(setting, other)) and verdict.word == "leaked"
     ]
     return f" (but it leaked in the {' and the '.join(leaked)})" if leaked else ""
 
@@ -100,13 +101,17 @@ def _images(setting: SettingSummary) -> str:
 
 def how_sure(summary: AuditSummary) -> str:
     """How far the verdicts can be relied on, in a sentence."""
-    levels = {v.confidence for s in summary.settings for one in s.verdicts for v in one.attacks}
-    level = " and ".join(f"{level:.4g}" for level in sorted(100 * level for level in levels))
     return (
-        f"How sure: leaked and withstood hold with {level or 99}\u00a0% confidence for the records and attacks that "
+        f"How sure: leaked and withstood hold with {confidence(summary)} confidence for the records and attacks that "
         "were tried, and say nothing of others; numbers in brackets after recognisable images are a range of "
         "95\u00a0%."
     )
+
+
+def confidence(summary: AuditSummary) -> str:
+    """At which levels the intervals of the verdicts are."""
+    levels = {v.confidence for s in summary.settings for one in s.verdicts for v in one.attacks}
+    return " and ".join(f"{100 * level:.4g}\u00a0%" for level in sorted(levels)) or "99\u00a0%"
 
 
 def next_step(summary: AuditSummary) -> str:

@@ -9,7 +9,7 @@ from fl_privacy_audit.metrics import METRICS, title_of
 from fl_privacy_audit.verdicts.verdict import ReplayFit
 
 from .background import NULL_WORDS
-from .formats import count, duration
+from .formats import between, count, duration
 from .words import CAUSES, DETAILS, REASONS, STEPS
 
 COUNTED: Final = (
@@ -80,19 +80,14 @@ def say_fit(fits: Sequence[ReplayFit]) -> str:
     """The replay checks of settings that are alike in a sentence, without its end."""
     exact = is_exact(fits[0])
     gives = "the real update" if exact else "one as far from the real update as its noise allows"
-    figures = [f"median cosine {_between([fit.cosine for fit in fits], 5)}"]
+    figures = [f"median cosine {between([fit.cosine for fit in fits], '.5f')}"]
     if lengths := [fit.length_ratio for fit in fits if fit.length_ratio is not None]:
-        figures.append(f"length ratio {_between(lengths, 3)}")
+        figures.append(f"length ratio {between(lengths, '.3f')}")
     fitting, records = (sum(getattr(fit, of) for fit in fits) for of in ("fitting", "records"))
     return (
         f"the description fits {fitting} of {count(records, 'record')}: trained as described, "
         f"the true batch gives {gives} ({', '.join(figures)})"
     )
-
-
-def _between(values: Sequence[float], digits: int) -> str:
-    least, most = (f"{end(values):.{digits}f}" for end in (min, max))
-    return least if least == most else f"{least} to {most}"
 
 
 def _phrases(reason: Reason, *, brief: bool) -> dict[str, str]:

@@ -29,8 +29,14 @@ from fl_privacy_audit.report.dp import EPSILON_HEADS, dp_sections, joint_checkli
 from fl_privacy_audit.report.formats import when
 from fl_privacy_audit.report.frontier import Frontier, answer
 from fl_privacy_audit.report.identified import set_lines
-from fl_privacy_audit.report.lines import lines_of, views
-from fl_privacy_audit.report.opening import headline, how_sure, next_step, what_was_tested
+from fl_privacy_audit.report.lines import lines_of, numbered, verdict_of, views, worst_image
+from fl_privacy_audit.report.opening import (
+    confidence,
+    headline,
+    how_sure,
+    next_step,
+    what_was_tested,
+)
 from fl_privacy_audit.report.seal import sealed, unsealed
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import AuditSummary
@@ -59,7 +65,6 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
     any_shown = any(shown.values())
     found = {line.word for view in seen for line in lines_of(summary, view)}
     deltas = {s.dp.delta for s in summary.settings if s.dp is not None and s.dp.clients}
-    levels = {v.confidence for s in summary.settings for one in s.verdicts for v in one.attacks}
     return {
         "summary": summary,
         "views": [_view(summary, view) for view in seen],
@@ -73,7 +78,7 @@ def context(summary: AuditSummary, *, pictures: bool) -> dict[str, Any]:
         # At which delta the epsilons of the first table hold.
         "measured": any(s.epsilon_measured is not None for s in summary.settings),
         "deltas": " or ".join(f"{delta:g}" for delta in sorted(deltas)),
-        "confidence": " and ".join(f"{100 * level:.4g} %" for level in sorted(levels)) or "99 %",
+        "confidence": confidence(summary),
         "fewest": FEWEST,
         "attackers": attackers(summary),
         "attack_notes": attack_notes(summary),
@@ -111,6 +116,11 @@ def _view(summary: AuditSummary, view: View) -> dict[str, Any]:
         "lines": lines,
         "sets": list(set_lines(row for row in summary.comparison.rows if row.view == view)),
         "headline": headline(summary, view),
+        "worst_images": {
+            number: found[1]
+            for number, setting in numbered(summary)
+            if (verdict := verdict_of(setting, view)) and (found := worst_image(setting, verdict))
+        },
         "tried": tried(summary, view),
         "agreement": agreement(summary, view),
         "recognisable": draw_recognisable(summary, view),

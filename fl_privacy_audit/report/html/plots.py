@@ -32,6 +32,7 @@ from .svg import (
     canvas,
     drawable,
     finish,
+    in_parts,
     limits,
     plain,
     strips,
@@ -167,13 +168,8 @@ def draw_distribution(summary: AuditSummary, view: View) -> list[Plot]:
         return []
     scores = (value for *_, records in rows for value in _every(records, name))
     across = limits(scores, reverse=METRICS[name].leaks_when == "low")
-    starts = range(0, len(rows), STRIPS)
-    return [
-        _some_strips(
-            rows[start : start + STRIPS], name, view, across=across, last=start == starts[-1]
-        )
-        for start in starts
-    ]
+    parts = in_parts(rows, STRIPS)
+    return [_some_strips(part, name, view, across=across, last=last) for part, last in parts]
 
 
 def _every(records: Sequence[RecordScores], name: str) -> Iterator[float]:
@@ -209,11 +205,12 @@ def _some_strips(
             f"undefended copies. {metric}: {info.direction}"
             f"{'; the axis is reversed' if info.leaks_when == 'low' else ''}."
         )
+        caption *= last
         if any(len(_each(records, name)) > MOST_MARKS for *_, records in rows):
             caption += f" Of a longer audit {MOST_MARKS} marks of each kind are drawn."
         data = Data(_SPREAD, tuple(_spread(row, name) for row in rows))
         part = f"distribution-{view}-{rows[0][0]}"
-        return finish(figure, name=part, alt=alt, caption=caption * last, data=data)
+        return finish(figure, name=part, alt=alt, caption=caption.strip(), data=data)
 
 
 def _each(records: Sequence[RecordScores], name: str) -> list[tuple[float, RecordScores]]:
@@ -303,7 +300,7 @@ def _described(number: int, setting: str, records: Sequence[RecordScores], name:
 
 
 STRIPS = 7
-"""Settings on one picture: so that several fill a sheet of paper."""
+"""Settings on one picture."""
 MOST_MARKS = 1000
 """Marks of one kind that are drawn of one setting, evenly over its records; figures take them all."""
 

@@ -25,6 +25,7 @@ from .svg import (
     canvas,
     drawable,
     finish,
+    in_parts,
     limits,
     plain,
     short,
@@ -34,7 +35,7 @@ from .svg import (
 
 _COLUMNS = 2
 _PANELS = 6
-"""Settings on one picture: so that several fill a sheet of paper."""
+"""Settings on one picture."""
 _THEORY = "#7a3e9d"
 
 
@@ -52,13 +53,8 @@ def draw_rounds(summary: AuditSummary, view: View) -> list[Plot]:
     scores = (value for rounds in every for values in rounds.values() for value in values)
     across = limits((number for rounds in every for number in rounds), reverse=False)
     up = limits(scores, reverse=METRICS[name].leaks_when == "low")
-    starts = range(0, len(panels), _PANELS)
-    return [
-        _some_rounds(
-            panels[start : start + _PANELS], name, view, axes=(across, up), last=start == starts[-1]
-        )
-        for start in starts
-    ]
+    parts = in_parts(panels, _PANELS)
+    return [_some_rounds(part, name, view, axes=(across, up), last=last) for part, last in parts]
 
 
 Panel = tuple[int, SettingSummary, Word, "_Series"]
@@ -101,6 +97,7 @@ def _some_rounds(
             "greatest record; a round with one record has none. The line below a panel has the colour of the "
             "verdict."
         )
+        caption *= last
         rows = [
             (str(number), setting.setting, *figures)
             for number, setting, _, series in panels
@@ -113,7 +110,7 @@ def _some_rounds(
             tuple(rows[:MOST_ROUNDS]),
         )
         part = f"rounds-{view}-{panels[0][0]}"
-        return finish(figure, name=part, alt=alt, caption=caption * last, data=data)
+        return finish(figure, name=part, alt=alt, caption=caption.strip(), data=data)
 
 
 Rounds = dict[int, list[float]]

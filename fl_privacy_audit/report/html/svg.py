@@ -3,9 +3,9 @@
 import io
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import matplotlib
 from markupsafe import Markup
@@ -16,6 +16,7 @@ from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.report.summary import SettingSummary
 from fl_privacy_audit.verdicts.verdict import Word
 
+T = TypeVar("T")
 WIDTH = 4.2
 """Inches, some 300 points: less than a phone is wide, so that letters are larger there than here."""
 LONGEST = 42
@@ -72,6 +73,12 @@ def canvas(height: float) -> Figure:
 def style() -> "matplotlib.RcParams":
     """The settings under which figures are drawn and saved."""
     return matplotlib.RcParams({**matplotlib.rcParams, **_STYLE})
+
+
+def in_parts(rows: Sequence[T], most: int) -> Iterator[tuple[Sequence[T], bool]]:
+    """Rows for one picture each, so that several fill a sheet of paper; and whether they are the last."""
+    for start in range(0, len(rows), most):
+        yield rows[start : start + most], start + most >= len(rows)
 
 
 def limits(values: Iterable[float], *, reverse: bool) -> tuple[float, float]:

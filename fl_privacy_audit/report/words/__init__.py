@@ -96,7 +96,7 @@ CAUSES: Final[Mapping[str, str]] = {
         "replay canaries (`client_app=`), or audit a simulation whose clients publish batches"
     ),
 }
-"""Code of *inconclusive* -> the cause in a few words, and what to do; see `advise`."""
+"""Code of *inconclusive* -> what to do; see `advise`."""
 
 STEPS: Final[Mapping[str, str]] = {
     **rounds.STEPS,
