@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from fl_privacy_audit.core.texts import clean
 from fl_privacy_audit.core.types import View
@@ -146,7 +145,9 @@ def _meaning(name: str) -> str:
 
 def _final(value: object) -> object:
     """Text from runs loses characters that steer; autoescape does the rest."""
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return clean(value)
 
 
 @cache
