@@ -135,6 +135,7 @@ class Auditor:
         self._guard = self._work.guard
         self.canaries = self._work.canaries
         self.elsewhere: Elsewhere | None = None
+        self.stand_back: bool | None = None  # see `make_workers`
         self.meter: MeasuredHere | None = None
         self._handover = Handover(model=self._model, forward=forward, loss=loss, attacks=attacks)
         self._on_progress = on_progress
@@ -267,6 +268,8 @@ class Auditor:
         """Replays are made where attacks run; here and now if no other process could make them."""
         if not plan.replays or self._open_backlog() is None or self._is_told(plan.replays[0]):
             return plan
+        if self.client_app is None:
+            return self.canaries.all_made(plan)  # as whoever gave the replays meant them to be
         return self.canaries.made_in_the_round(plan)
 
     def _is_told(self, replay: Replayer) -> bool:
@@ -341,7 +344,7 @@ class Auditor:
         try:
             meter = self.meter.meter if self.meter and self.elsewhere else None
             handover = replace(self._handover, elsewhere=self.elsewhere, meter=meter)
-            workers = make_workers(self.config, handover.packed())
+            workers = make_workers(self.config, handover.packed(), stand_back=self.stand_back)
         except Exception as error:  # noqa: BLE001 - of the user's objects, or of Ray
             self._go_inline(message_of(error))
             return None

@@ -130,16 +130,20 @@ class Workers:
         for _ in range(STARTS):
             if self.broken is not None:
                 return self.broken
+            back = self._stand_back
             try:
-                worker = seat.start([*COMMAND, str(os.getpid()), str(int(self._stand_back))])
+                worker = seat.start([*COMMAND, str(os.getpid()), str(int(back))])
             except OSError as error:
                 self.broken = Reason.of_error(error)
                 return self.broken
-            worker.stands_back = self._stand_back
+            worker.stands_back = back
             worker.write(framed(self._handed))
             answer = worker.line(worker.now() + START_SECONDS)
             line = answer if isinstance(answer, Ended) else json.loads(answer)
             if isinstance(line, dict) and "ready" in line:
+                if back and not self._stand_back:
+                    worker.stands_back = True  # it may have been hurried before it stood back
+                    worker.hurry()
                 return worker
             seat.end()
             if isinstance(line, dict):

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from fl_privacy_audit import Auditor
 from fl_privacy_audit.audit import backlog, workers
-from fl_privacy_audit.core import clock
+from fl_privacy_audit.audit.handover import Handover
+from fl_privacy_audit.core import clock, jobs
 from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.ledger.ledger import read_ledger
@@ -71,3 +73,30 @@ def test_after_training_no_worker_stands_back(
     assert len(list(read_ledger(tmp_path / "audit").audits)) == 3
     assert len({*told.read_text().split()}) == (1 if allowed else 2)
     assert "captures left: 1; " in caplog.text
+
+
+def test_a_worker_that_was_starting_when_training_ended_stands_back_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped: list[int] = []
+    start = jobs.Seat.start
+
+    def hurried(self: jobs.Seat, command: Sequence[str], **more: Any) -> jobs.Child:
+        worker = start(self, [*command[:-1], "0"], **more)  # on a busy machine it would take long
+        made.hurry()
+        return worker
+
+    monkeypatch.setattr(jobs.Seat, "start", hurried)
+    def forward(process: int) -> bool:
+        stepped.append(process)
+        return True
+
+    monkeypatch.setattr(clock, "step_forward", forward)
+    made = workers.Workers(Handover(model=tiny_net()).packed(), stand_back=True)
+    settings = audit_config(tmp_path / "audit", executor="process")
+    made.submit(workers.Task(capture=tmp_path, run="run", config=settings))
+    waited = time.monotonic() + 120
+    while made.done(0.1) is None:
+        assert time.monotonic() < waited
+    made.stop()
+    assert len(stepped) == 1
