@@ -1,6 +1,7 @@
 """The frontier: which settings are tried, what is measured there, and what it says."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,31 @@ def test_one_image_leaks_and_noise_hides_it_and_nothing_is_measured_twice(tmp_pa
         list(measured(noisy, grid, perceptron(), tmp_path, replays=2))
 
 
+def test_places_at_the_same_time_are_those_one_after_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = config(tmp_path, steps=1, batch_size=1).replace(
+        attacks=[{"name": "inverting_gradients", "options": {"steps": 5}}]
+    )
+    grid = Grid(batches=(1, 2), rows=(1.0,), strength="", here=Place(batch=1, row=1.0))
+    half = tmp_path / "apart" / "batch1-steps1"
+    half.mkdir(parents=True)
+    (half / "half").touch()
+    in_turn = measured(one, grid, perceptron(), tmp_path / "turn", replays=2)
+    apart = one.replace(executor="process")
+    aside = measured(apart, grid, perceptron(), tmp_path / "apart", replays=2, workers=2)
+
+    def of(found: Iterator[Leakage]) -> dict[Place, Leakage]:
+        own = {"seconds": 0.0, "picture": None}  # names the run
+        return {leakage.place: leakage.model_copy(update=own) for leakage in found}
+
+    expected = of(in_turn)
+    assert len(expected) == 2
+    assert of(aside) == expected
+    assert not caplog.records
+    assert not (half / "half").exists()
+
+
 def test_where_no_attack_fits_it_is_not_tested(tmp_path: Path) -> None:
     several = config(tmp_path, steps=2, batch_size=1).replace(attacks=["first_linear"])
     grid = Grid(batches=(1,), rows=(2.0,), strength="", here=Place(batch=1, row=2.0))
@@ -198,8 +224,9 @@ def test_tables_and_report_show_what_was_measured(tmp_path: Path) -> None:
 def test_the_command_writes_a_frontier_that_the_report_takes(tmp_path: Path) -> None:
     (tmp_path / "net_of_frontier.py").write_text(
         "from torch import nn\n"
-        "def net():\n"
-        f"    return nn.Sequential(nn.Flatten(), nn.Linear({3 * SIZE**2}, 40), nn.ReLU(), nn.Linear(40, 3))\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self):\n"
+        f"        super().__init__(nn.Flatten(), nn.Linear({3 * SIZE**2}, 40), nn.ReLU(), nn.Linear(40, 3))\n"
     )
     (tmp_path / "audit.toml").write_text(
         'attacks = ["first_linear"]\n'
@@ -211,14 +238,15 @@ def test_the_command_writes_a_frontier_that_the_report_takes(tmp_path: Path) -> 
         "frontier",
         str(tmp_path / "audit.toml"),
         "--model",
-        "net_of_frontier:net",
+        "net_of_frontier:Net",
         "--out",
         str(out),
     ]
-    sizes = ["--batches", "1", "--steps", "1", "--replays", "2"]
+    sizes = ["--batches", "1,2", "--steps", "1", "--replays", "2", "--workers", "2"]
     done = CliRunner().invoke(cli, [*told, *sizes], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "[1/1] batch 1, steps 1: " in done.output
+    assert "[2/2] batch " in done.output
+    assert "batch 1, steps 1: 100% recognisable" not in done.output
     page = tmp_path / "page.html"
     ledger = str(out / "batch1-steps1")
     for form in ("html", "md"):

@@ -1,6 +1,7 @@
 """One place of the frontier: training replayed on canaries, and attacked as any client's update is."""
 
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from fl_privacy_audit.core.photographs import crop
 from fl_privacy_audit.core.pictures import open_picture, pairs_in
 from fl_privacy_audit.core.types import Client
 from fl_privacy_audit.defences import defend_weights, make_applied_defence
+from fl_privacy_audit.ledger.reading import read_lines
 from fl_privacy_audit.ledger.records import AttackOutcome, AuditRecord
 from fl_privacy_audit.metrics.identification import identification_pixels
 from fl_privacy_audit.report.frontier import Leakage, Place
@@ -30,6 +32,8 @@ from fl_privacy_audit.verdicts.recognition import Recognisable
 
 METRICS: Final = ("recognised", "psnr", "ssim")
 GALLERY: Final = 100
+_TRAINING = threading.Lock()
+"""Places that are measured at the same time train one after the other: chance is the process's."""
 CHANCE: Final = "other client"
 """What chance gives: another replay's reconstructions beside these originals, which costs no attack."""
 
@@ -56,17 +60,20 @@ def measure(
         canary=config.canary.replace(replays=replays),
         controls=(CHANCE,),
         metrics=METRICS,
-        executor="inline",
         keep_pictures=True,
         every=1,
+        at_end="wait",
         setting=f"batch {place.batch}",
     )
-    auditor = Auditor(settings, model=model)
-    # Training is done before the clock of the attacks starts.
-    canaries = (auditor.canaries.draw(1, number + 1, None) for number in range(replays))
-    replies = {canary.number: _trained(settings, model, canary) for canary in canaries}
-    records = auditor.audit_round(1, [], replay=_Made(replies))
+    with _TRAINING:
+        auditor = Auditor(settings, model=model)
+        auditor.stand_back = False
+        # Training is done before the clock of the attacks starts.
+        canaries = (auditor.canaries.draw(1, number + 1, None) for number in range(replays))
+        replies = {canary.number: _trained(settings, model, canary) for canary in canaries}
+        auditor.audit_round(1, [], replay=_Made(replies))
     auditor.finish()
+    records = [one for one in read_lines(folder) if isinstance(one, AuditRecord)]
     return _leakage(records, settings, place, time.monotonic() - started)
 
 

@@ -1,7 +1,11 @@
 """``fl-privacy-audit frontier APP --model MODULE:NAME --out DIR``."""
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from fl_privacy_audit.core.config import AuditConfig
 from fl_privacy_audit.core.console import standard_output
 from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.core.files import lock, write_whole
+from fl_privacy_audit.core.jobs import Seat, Seats, each_done
 from fl_privacy_audit.core.named_object import find_model
 from fl_privacy_audit.report.doctor import read_settings
 from fl_privacy_audit.report.frontier import Frontier, Leakage, Place, answer, write_frontier
@@ -20,6 +25,8 @@ from fl_privacy_audit.report.words import LOWER_BOUND
 from .cell import measure
 from .grid import Grid, make_grid, settings_at
 
+NOT_MEASURED = {"directory", "setting", "executor", "ray_address"}
+"""Settings that change nothing of what is measured."""
 DONE = "leakage.json"
 """What was measured at a place; a folder without it is a half run."""
 
@@ -60,6 +67,13 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> tup
     help="For attacks at each place.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    help="Places at the same time; by default one per core.",
+)
+@click.option("--ray", metavar="ADDRESS", help="Attack on this Ray cluster instead.")
+@click.option(
     "--canaries",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of public pictures; by default the bundled photographs.",
@@ -73,6 +87,8 @@ def frontier_command(
     strength: str,
     replays: int,
     seconds: float,
+    workers: int,
+    ray: str | None,
     canaries: Path | None,
 ) -> None:
     """Measure what leaks around your own batch size and local steps.
@@ -83,18 +99,21 @@ def frontier_command(
     the rest.
     """
     config, _ = read_settings(app)
-    config = config.replace(seconds_per_round=seconds)
+    where = {"executor": "process"} if ray is None else {"executor": "ray", "ray_address": ray}
+    config = config.replace(seconds_per_round=seconds, **where)
     if canaries is not None:
         config = config.replace(canary=config.canary.replace(folder=canaries.absolute()))
     grid = make_grid(config, batches, steps, strength)
-    network = find_model(model, app if app.is_dir() else app.parent)
+    folder = app if app.is_dir() else app.parent
+    sys.path.insert(0, str(folder.absolute()))  # workers look there too
+    network = find_model(model, folder)
     console = standard_output()
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     if lock(out) is None:
         raise AuditError(f"another frontier is being measured in {out}; wait until it has ended")
     found: list[Leakage] = []
-    for one in measured(config, grid, network, out, replays=replays):
+    for one in measured(config, grid, network, out, replays=replays, workers=workers):
         found.append(one)
         share = "not tested" if one.recognisable is None else f"{one.recognisable:.0%} recognisable"
         console.print(
@@ -126,9 +145,15 @@ def name_of(grid: Grid, place: Place) -> str:
 
 
 def measured(
-    config: AuditConfig, grid: Grid, model: nn.Module, out: Path, *, replays: int
+    config: AuditConfig,
+    grid: Grid,
+    model: nn.Module,
+    out: Path,
+    *,
+    replays: int,
+    workers: int = 1,
 ) -> Iterator[Leakage]:
-    """Each place in turn; what was measured before is read.
+    """Each place as it is measured, some at the same time; what was measured before comes first.
 
     The places are independent of each other.
 
@@ -138,21 +163,41 @@ def measured(
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    left: list[Place] = []
+    digests: dict[Place, str] = {}
     for place in grid.places():
-        settings = settings_at(config, grid, place)
-        folder = out / name_of(grid, place).replace(", ", "-").replace(" ", "")
-        told = settings.model_dump_json(exclude={"directory", "setting"})
-        digest = hashlib.sha256(f"{told}{replays}{weights.hexdigest()}".encode()).hexdigest()
-        done = folder / DONE
-        if done.exists():
-            kept = json.loads(done.read_text(encoding="utf-8"))
-            if kept["digest"] != digest:
-                raise ConfigError(
-                    f"{folder} was measured with other settings or another model; give another --out"
-                )
-            yield Leakage.model_validate(kept["leakage"])
+        told = settings_at(config, grid, place).model_dump_json(exclude=NOT_MEASURED)
+        digests[place] = hashlib.sha256(
+            f"{told}{replays}{weights.hexdigest()}".encode()
+        ).hexdigest()
+        done = _folder(out, grid, place) / DONE
+        if not done.exists():
+            left.append(place)
             continue
-        one = measure(settings, model, place, folder, replays=replays)
-        text = json.dumps({"digest": digest, "leakage": one.model_dump(mode="json")})
-        write_whole(done, text + "\n", mode=0o644)
-        yield one
+        kept = json.loads(done.read_text(encoding="utf-8"))
+        if kept["digest"] != digests[place]:
+            raise ConfigError(
+                f"{done.parent} was measured with other settings or another model; give another --out"
+            )
+        yield Leakage.model_validate(kept["leakage"])
+
+    def do(place: Place, seat: Seat) -> Leakage:
+        del seat  # attacks have workers of their own
+        folder = _folder(out, grid, place)
+        if folder.exists():
+            shutil.rmtree(folder)  # a half run, of pictures of nobody's data
+        settings = settings_at(config, grid, place)
+        return measure(settings, model, place, folder, replays=replays)
+
+    with contextlib.closing(each_done(Seats(do, workers), left)) as all_done:
+        for ended in all_done:
+            if ended.error is not None:
+                raise ended.error
+            assert ended.result is not None
+            kept = {"digest": digests[ended.task], "leakage": ended.result.model_dump(mode="json")}
+            write_whole(_folder(out, grid, ended.task) / DONE, json.dumps(kept) + "\n", mode=0o644)
+            yield ended.result
+
+
+def _folder(out: Path, grid: Grid, place: Place) -> Path:
+    return out / name_of(grid, place).replace(", ", "-").replace(" ", "")
