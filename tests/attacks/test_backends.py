@@ -96,8 +96,13 @@ def test_the_fast_twins_compute_what_the_plain_loop_computes(
         assert torch.allclose(ours, oracle, rtol=1e-3, atol=1e-4 * float(oracle.abs().max())), name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["pooling", "several steps"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param("several steps", marks=pytest.mark.slow),
+        pytest.param("pooling", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_compiled_computes_what_the_plain_loop_computes(target: str) -> None:
     if not backends.can_compile(torch.device("cpu")):
         pytest.skip("needs a C++ compiler")

@@ -46,6 +46,8 @@ def app(tmp_path: Path) -> Path:
         ),
         ("model=model)", "model=model, client_app=client_app, run_config=context.run_config)"),
     )
+    steps = 'audit.attacks.swept-inversion.options = "steps=150"'
+    change(copy / "pyproject.toml", ('audit.attacks = "auto"', steps))
     with (copy / "pyproject.toml").open("a") as settings:
         settings.write('audit.views = "server"\naudit.canary.replays = 2\n')
     return copy
@@ -94,7 +96,7 @@ def files_with(pieces: list[bytes], folder: Path) -> list[Path]:
     return [path for path in paths if any(piece in path.read_bytes() for piece in pieces)]
 
 
-SETTINGS = {"audit__attacks": "swept_inversion", "audit__seconds_per_round": 900}
+SETTINGS = {"audit__seconds_per_round": 900}
 
 
 def verdicts_in(audit: Path) -> dict[str, SettingVerdict]:

@@ -15,14 +15,14 @@ def test_a_killed_process_loses_nothing_and_leaves_nothing_private() -> None:
 
 @pytest.mark.slow
 def test_captures_outlive_whoever_is_killed() -> None:
-    kills.run(6, seed=3, kinds=WITH_WORKERS).check()
+    kills.run(len(WITH_WORKERS), seed=3, kinds=WITH_WORKERS).check()
 
 
 def test_a_full_disk_costs_no_acknowledged_record() -> None:
     disks.run(len(disks.TRIALS), seed=1).check()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_many_kills_and_full_disks() -> None:
     kills.run(18, seed=2).check()
     disks.run(6, seed=2).check()
