@@ -1,5 +1,6 @@
 """Do chances come true? Reliability, Brier score and expected calibration error."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 from fl_privacy_audit.lab.study.table import Floats
 
 BINS = 10
+FEW = 50
+"""Pairs of a kind of damage below which it is not judged alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,24 @@ def calibration(
         by_chance=float(np.mean([_error(_bins(chance, one)) for one in drawn])),
         bins=_bins(chance, recognised),
     )
+
+
+def by_kind(
+    chance: Floats, recognised: NDArray[np.bool_], kinds: Sequence[Collection[str]]
+) -> list[Calibration]:
+    """The same for the pairs of each kind of damage or attack, of which a pair may have several.
+
+    Args:
+        chance: ``(N,)``.
+        recognised: ``(N,)``.
+        kinds: Of each pair. Those of fewer than `FEW` pairs are left out.
+    """
+    found = []
+    for kind in sorted({kind for each in kinds for kind in each}):
+        rows = np.array([kind in each for each in kinds])
+        if rows.sum() >= FEW:
+            found.append(calibration(kind, chance[rows], recognised[rows]))
+    return found
 
 
 def _bins(chance: Floats, recognised: NDArray[np.bool_]) -> tuple[tuple[float, float, int], ...]:

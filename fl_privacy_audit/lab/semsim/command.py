@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
+import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import save as to_safetensors
@@ -16,7 +17,8 @@ from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.files import write_whole
 from fl_privacy_audit.lab.corpus.sources import open_source
-from fl_privacy_audit.lab.progress import PATH, bars, print_files, print_table
+from fl_privacy_audit.lab.progress import PATH, Stages, bars, print_files, print_table
+from fl_privacy_audit.metrics.eye import Eye
 from fl_privacy_audit.metrics.semsim import (
     EYE,
     SIDE,
@@ -26,11 +28,12 @@ from fl_privacy_audit.metrics.semsim import (
     to_tensors,
 )
 
+from .calibration import Calibration, by_kind, calibration
 from .card import By, make_card, read_card, seen_in_training, write_card
-from .evaluation import Evaluation, evaluate
-from .examples import Rule, Selection, original_of, read_examples, read_judged
+from .evaluation import Evaluation, evaluate, measure
+from .examples import Judged, Rule, Selection, original_of, read_examples, read_judged
 from .eye_command import train as train_eye
-from .eye_training import EyeSettings
+from .eye_training import EyeSettings, kinds_of
 from .pretraining import PretrainSettings, pretrain
 from .report import HEADER, rows, verdict, write
 from .training import WEIGHTS as WEIGHTS_NAME
@@ -356,10 +359,20 @@ def evaluate_command(
     )
     with bars() as show:
         found = evaluate(judged, net=net, bootstraps=bootstraps, seed=seed, progress=show)
+        chances = _chances(judged, net, show) if isinstance(net, Eye) else []
     console = Console()
-    files = write(found, out_dir, name=name, seen=seen_in_training(card, found))
+    seen = seen_in_training(card, found)
+    files = write(found, out_dir, name=name, seen=seen, chances=chances)
     _print(found, console)
     print_files(console, files)
+
+
+def _chances(judged: Judged, eye: Eye, progress: Stages) -> list[Calibration]:
+    """Do this eye's chances come true: over all pairs, and for each kind of damage or attack."""
+    (chance,) = measure(judged, ["recognised"], net=eye, progress=progress)[0].values()
+    recognised = np.array([2 * sum(each.values()) > len(each) for each in judged.verdicts])
+    kinds = by_kind(chance, recognised, kinds_of(judged))
+    return [calibration("all", chance, recognised), *kinds]
 
 
 def _refuse_papers_options() -> None:

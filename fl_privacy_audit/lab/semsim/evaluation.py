@@ -18,7 +18,8 @@ from fl_privacy_audit.lab.study.image_level import ImageLevel, image_level
 from fl_privacy_audit.lab.study.model_level import ModelLevel, model_level
 from fl_privacy_audit.lab.study.table import CANNOT_TELL, Floats, Ratings, index_names
 from fl_privacy_audit.metrics import METRICS
-from fl_privacy_audit.metrics.semsim import Net, semsim
+from fl_privacy_audit.metrics.eye import Eye
+from fl_privacy_audit.metrics.semsim import Net, recognised, semsim
 
 from .examples import Judged, original_of
 
@@ -161,6 +162,8 @@ def measure(
 def _values(name: str, guesses: Tensor, truths: Tensor, net: Net | None) -> Floats:
     if name == "semsim":
         return np.asarray(semsim(guesses, truths, net=net).numpy())
+    if isinstance(net, Eye) and name == "recognised":
+        return np.asarray(recognised(guesses, truths, net=net).numpy())
     metric = METRICS[name]
     side = min(truths.shape[-2:])
     if side < metric.least_side:

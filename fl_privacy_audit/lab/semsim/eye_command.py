@@ -26,7 +26,7 @@ from fl_privacy_audit.ledger.provenance import versions
 from fl_privacy_audit.metrics.eye import SIDE, SMALL, Backbone, Eye, distance, resized
 from fl_privacy_audit.metrics.semsim import HEADER, load_eye, to_tensors
 
-from .calibration import Calibration, calibration
+from .calibration import FEW, Calibration, by_kind, calibration
 from .calibration import markdown as calibration_tables
 from .evaluation import RIVALS, evaluate, measure
 from .evidence import see
@@ -43,8 +43,6 @@ from .eye_training import (
 from .ratings import RATINGS, write_ratings
 from .report import markdown as evaluation_page
 
-FEW = 50
-"""Pairs of a kind of damage below which it is not held back alone."""
 PICTURES = {".png", ".webp", ".jpg", ".jpeg"}
 
 
@@ -116,10 +114,10 @@ def train(
     often = sorted(kind for kind, count in counts.items() if count >= FEW)
     files, tables, aucs = [weights], {}, {}
     values, _ = measure(judged, RIVALS, progress=progress)
-    by_kind = held_back([np.array([kind in each for each in kinds]) for kind in often])
+    kinds_away = held_back([np.array([kind in each for each in kinds]) for kind in often])
     for name, title, (pair, original, times) in (
         ("originals", "Originals held back", (mine, own, np.ones(len(fold), np.int64))),
-        ("kinds", "Kinds of damage, and attacks, held back", by_kind),
+        ("kinds", "Kinds of damage, and attacks, held back", kinds_away),
     ):
         rows = np.flatnonzero(times)
         if not len(rows):
@@ -129,7 +127,7 @@ def train(
         aucs[name] = float(auc(chance, recognised[rows])[0])
         tables[name] = [
             calibration(title.lower(), chance, recognised[rows]),
-            *_by_kind(chance, recognised[rows], [kinds[row] for row in rows], often),
+            *by_kind(chance, recognised[rows], [kinds[row] for row in rows]),
         ]
         some = judged.take(rows.tolist())
         known = {"semsim": lost} | {metric: found[rows] for metric, found in values.items()}
@@ -163,17 +161,6 @@ def _agreement(judged: Judged) -> float | None:
         for one, other in combinations(verdict.values(), 2)
     ]
     return float(np.mean(same)) if same else None
-
-
-def _by_kind(
-    chance: Floats, recognised: NDArray[np.bool_], kinds: list[set[str]], often: list[str]
-) -> list[Calibration]:
-    found = []
-    for kind in often:
-        rows = np.array([kind in each for each in kinds])
-        if rows.sum() >= FEW:
-            found.append(calibration(kind, chance[rows], recognised[rows]))
-    return found
 
 
 def _backbone(start: Path | None, published: Path | None) -> Backbone:

@@ -15,6 +15,8 @@ from fl_privacy_audit.lab.study.bootstrap import Estimate, Interval
 from fl_privacy_audit.lab.study.result import plain
 from fl_privacy_audit.lab.study.table import title
 
+from .calibration import Calibration
+from .calibration import markdown as calibration_tables
 from .evaluation import Evaluation
 
 MARKDOWN, JSON, FIGURE = "evaluation.md", "evaluation.json", "evaluation.png"
@@ -24,10 +26,18 @@ AGAINST_HEADER = ("SemSim minus", "pooled AUC", "same original", "Spearman")
 COLOURS = ("#c8553d", "#1b3a5c", "#5b84ad", "#9db8d2", "0.6", "0.8", "#e0a458")
 
 
-def write(found: Evaluation, out_dir: Path, *, name: str, seen: Sequence[str]) -> tuple[Path, ...]:
+def write(
+    found: Evaluation,
+    out_dir: Path,
+    *,
+    name: str,
+    seen: Sequence[str],
+    chances: list[Calibration],
+) -> tuple[Path, ...]:
     """Write page, data and figure; files of an earlier evaluation are replaced.
 
-    `name` is the heading of the page, and `seen` says what the weights were trained on.
+    `name` is the heading of the page, `seen` says what the weights were trained on, and `chances` whether
+    those of an eye came true.
 
     Raises:
         ConfigError: The folder cannot be written to.
@@ -36,8 +46,12 @@ def write(found: Evaluation, out_dir: Path, *, name: str, seen: Sequence[str]) -
     page, data, figure = files
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        page.write_text(markdown(found, name=name, seen=seen), encoding="utf-8")
-        content = {"schema": SCHEMA, "name": name, "seen": list(seen), **plain(asdict(found))}
+        text = markdown(found, name=name, seen=seen)
+        if chances:
+            text += f"\n\n## The chance of being recognised\n\n{calibration_tables(chances)}\n"
+        page.write_text(text, encoding="utf-8")
+        more = {"seen": list(seen), "chances": plain([asdict(one) for one in chances])}
+        content = {"schema": SCHEMA, "name": name, **more, **plain(asdict(found))}
         data.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         draw(found, figure)
     except OSError as error:
