@@ -38,7 +38,7 @@ SHA256 = "a24033ddd93db7e37f969c345f47ddf15c3b664845ea3d94d6191edd033885e1"
 """Of `WEIGHTS`."""
 EYE = WEIGHTS.with_name("eye.safetensors")
 """Those of the eye."""
-EYE_SHA256 = "6ad7dbe82ecd1aec22c4c3c4d9641621fe103c0be36b4ed600c3896dc6a7d532"
+EYE_SHA256 = "d6bab07c5a3160de56ddd9940fe9cdc41ba2abd8c2241a2abd31eebb76ad29f5"
 """Of `EYE`."""
 HEADER = {"format": "pt", "of": "fl-privacy-audit SemSim"}
 EYES = "head.linear.weight"

@@ -87,6 +87,7 @@ def test_a_worker_that_was_starting_when_training_ended_stands_back_no_longer(
         return worker
 
     monkeypatch.setattr(jobs.Seat, "start", hurried)
+
     def forward(process: int) -> bool:
         stepped.append(process)
         return True
