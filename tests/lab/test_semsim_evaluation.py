@@ -230,6 +230,21 @@ def test_weights_without_a_card_are_said_to_be_unknown(tmp_path: Path) -> None:
     assert "No card lies beside the weights" in (tmp_path / "page/evaluation.md").read_text()
 
 
+def test_of_an_eye_it_says_whether_chances_come_true(tmp_path: Path) -> None:
+    corpus, answers = build(tmp_path)
+    result = run(
+        "evaluate", corpus, "--answers", answers, "--out", tmp_path / "page", "--bootstraps", 100
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "## The chance of being recognised" in (tmp_path / "page/evaluation.md").read_text()
+    data = json.loads((tmp_path / "page/evaluation.json").read_text())
+    over_all = data["chances"][0]
+    assert over_all["name"] == "all"
+    assert over_all["pairs"] == data["pairs"]
+    assert over_all["recognised"] == pytest.approx(data["image_level"]["recognised"])
+    assert 0 <= over_all["said"] <= 1
+
+
 def test_a_card_of_other_weights_is_refused(tmp_path: Path) -> None:
     _, _, out = trained(tmp_path)
     save_file(to_tensors(tiny_net()), out / "semsim.safetensors")
