@@ -6,18 +6,26 @@ from importlib.metadata import PackageNotFoundError, version
 
 from torch import nn
 
+from fl_privacy_audit.metrics.semsim import EYE_SHA256
+
+from .runs import WEIGHTS
+
+EYE = EYE_SHA256[:12]
 PACKAGES = ("fl-privacy-audit", "flwr", "torch", "torchvision", "opacus", "numpy", "scikit-image")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result; "absent" where not installed."""
+    """Versions of Python, of SemSim's weights and of the packages that shape a result.
+
+    Weights are named by the first digits of their SHA-256; a package that is not installed is "absent".
+    """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "absent"
-    return found
+    return found | {WEIGHTS: EYE}
 
 
 def describe_model(model: nn.Module) -> dict[str, str | int]:

@@ -28,6 +28,9 @@ from .records import (
 )
 from .spools import waiting
 
+WEIGHTS = "SemSim weights"
+"""In the versions of a run: which weights scored it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunHead:

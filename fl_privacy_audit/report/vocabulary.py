@@ -13,8 +13,9 @@ from fl_privacy_audit.core.config import AUTO, AuditConfig
 from fl_privacy_audit.core.types import ImageSpec, LocalTraining
 from fl_privacy_audit.defences import DEFENCES
 from fl_privacy_audit.dp import FLAGS, ClaimCheck
-from fl_privacy_audit.ledger.provenance import PACKAGES
+from fl_privacy_audit.ledger.provenance import EYE, PACKAGES
 from fl_privacy_audit.ledger.records import AuditRecord
+from fl_privacy_audit.ledger.runs import WEIGHTS
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
 
 from .summary import AuditSummary
@@ -53,7 +54,14 @@ def _words() -> frozenset[str]:
     typed = set(_of_types(AuditConfig, AuditRecord, AuditSummary, ClaimCheck))
     tables = (ATTACKS, METRICS, SET_METRICS, DEFENCES, FLAGS, REASONS)
     options = (option for row in DEFENCES.values() for option in row.options)
-    lists: tuple[Iterable[str], ...] = (_FIGURES, _PLAIN, PACKAGES, options, _placeholders())
+    lists: tuple[Iterable[str], ...] = (
+        _FIGURES,
+        _PLAIN,
+        PACKAGES,
+        (WEIGHTS, EYE),
+        options,
+        _placeholders(),
+    )
     training = (*LocalTraining.model_fields, *ImageSpec.model_fields)
     return frozenset({*typed, *training, AUTO, WITHHELD, LOWER_BOUND}.union(*tables, *lists) - _IDS)
 

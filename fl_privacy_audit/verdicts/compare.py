@@ -12,7 +12,7 @@ from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import ClaimCheck
 from fl_privacy_audit.dp.run_check import check_run, reported_epsilons
 from fl_privacy_audit.ledger.ledger import LastRun, last_run
-from fl_privacy_audit.ledger.runs import RunHead
+from fl_privacy_audit.ledger.runs import WEIGHTS, RunHead
 from fl_privacy_audit.metrics import METRICS
 
 from .facts import AttackFacts, GatheredRun, gather, gather_ledger
@@ -208,6 +208,12 @@ def _differences(first: GatheredRun, other: GatheredRun) -> list[str]:
         )
     for key, mine, theirs in _flat_differences(first.run.config, other.run.config):
         found.append(f"{names} differ in the audit setting `{key}`: {mine!r} and {theirs!r}")
+    scored = {run.run.versions.get(WEIGHTS) for run in (first, other)} - {None}
+    if len(scored) > 1:
+        found.append(
+            f"{names} were scored by different weights of SemSim, {' and '.join(sorted(map(str, scored)))}: "
+            "run both with one version of this package"
+        )
     views = {*views_of(first)} & {*views_of(other)}
     where, elsewhere = _attacked(first, views), _attacked(other, views)
     if where != elsewhere:

@@ -14,6 +14,7 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.ledger.ledger import read_ledger
 from fl_privacy_audit.ledger.provenance import describe_model
 from fl_privacy_audit.ledger.records import AuditRecord, Record, RunRecord
+from fl_privacy_audit.ledger.runs import WEIGHTS
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.verdicts.compare import compare, last_run
 from tests.support.builders import (
@@ -198,6 +199,20 @@ def test_what_may_differ(tmp_path: Path) -> None:
     comparison = compare(pair(tmp_path, other=[other, scored(run="z")]))
     assert len(comparison.rows) == 2
     assert comparison.notes == []
+
+
+def test_runs_that_other_weights_scored_are_no_pair(tmp_path: Path) -> None:
+    def of(weights: str, setting: str, run: str) -> RunRecord:
+        versions = {"python": "3.11", WEIGHTS: weights}
+        return run_line(setting).model_copy(update={"run": run, "versions": versions})
+
+    told: list[Record] = [of("0" * 12, "no defence", "run"), scored()]
+    unlike = pair(tmp_path / "x", told, [of("1" * 12, "b", "z"), scored(run="z")])
+    with pytest.raises(NotComparableError, match="of SemSim, 000000000000 and 111111111111"):
+        compare(unlike)
+    # A ledger of an earlier version does not say which they were.
+    untold = pair(tmp_path / "y", told, [run_line("b", run="z"), scored(run="z")])
+    assert len(compare(untold).rows) == 2
 
 
 def test_the_last_run_counts(tmp_path: Path) -> None:
