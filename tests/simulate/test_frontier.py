@@ -13,6 +13,7 @@ from torch import nn
 from fl_privacy_audit.cli import cli
 from fl_privacy_audit.core.errors import ConfigError
 from fl_privacy_audit.core.reasons import Reason
+from fl_privacy_audit.ledger.ledger import FILE_NAME
 from fl_privacy_audit.report.frontier import (
     Frontier,
     Leakage,
@@ -149,7 +150,8 @@ def test_places_at_the_same_time_are_those_one_after_the_other(
     grid = Grid(batches=(1, 2), rows=(1.0,), strength="", here=Place(batch=1, row=1.0))
     half = tmp_path / "apart" / "batch1-steps1"
     half.mkdir(parents=True)
-    (half / "half").touch()
+    for name in ("half", FILE_NAME):
+        (half / name).touch()
     in_turn = measured(one, grid, perceptron(), tmp_path / "turn", replays=2)
     apart = one.replace(executor="process")
     aside = measured(apart, grid, perceptron(), tmp_path / "apart", replays=2, workers=2)

@@ -18,6 +18,7 @@ from fl_privacy_audit.core.errors import AuditError, ConfigError
 from fl_privacy_audit.core.files import lock, write_whole
 from fl_privacy_audit.core.jobs import Seat, Seats, each_done
 from fl_privacy_audit.core.named_object import find_model
+from fl_privacy_audit.ledger.ledger import FILE_NAME
 from fl_privacy_audit.report.doctor import read_settings
 from fl_privacy_audit.report.frontier import Frontier, Leakage, Place, answer, write_frontier
 from fl_privacy_audit.report.words import LOWER_BOUND
@@ -184,7 +185,7 @@ def measured(
     def do(place: Place, seat: Seat) -> Leakage:
         del seat  # attacks have workers of their own
         folder = _folder(out, grid, place)
-        if folder.exists():
+        if (folder / FILE_NAME).exists():
             shutil.rmtree(folder)  # a half run, of pictures of nobody's data
         settings = settings_at(config, grid, place)
         return measure(settings, model, place, folder, replays=replays)
