@@ -1,13 +1,16 @@
 """How many of some attacked images can be picked out among candidates by their reconstruction."""
 
 from dataclasses import dataclass
+from typing import Final
 
-import numpy as np
 from scipy import stats
 
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.dp import clopper_pearson
 from fl_privacy_audit.ledger.records import NULLS, AttackOutcome
+
+CONFIDENCE: Final = 0.95
+"""That more is picked out than by chance: less than for *leaked*, as it only forbids *withstood*."""
 
 
 @dataclass
@@ -20,6 +23,8 @@ class Identified:
         by_chance: That would be by chance: the sum of one over the number of candidates.
         null_images: Ranked for a null control of the same images.
         null_first: Likewise.
+        ahead: Picked out by the attack, and not for the null control of the same image.
+        behind: The other way round.
         candidates: Least and most candidates.
     """
 
@@ -28,6 +33,8 @@ class Identified:
     by_chance: float = 0.0
     null_images: int = 0
     null_first: int = 0
+    ahead: int = 0
+    behind: int = 0
     candidates: tuple[int, int] = (0, 0)
 
     def add(self, outcome: AttackOutcome) -> None:
@@ -43,26 +50,32 @@ class Identified:
         null = next((c.ranks for kind in NULLS if (c := outcome.control(kind)) and c.ranks), [])
         self.null_images += len(null)
         self.null_first += null.count(1.0)
+        both = [
+            (mine == 1.0, other == 1.0) for mine, other in zip(outcome.ranks, null, strict=False)
+        ]
+        self.ahead += both.count((True, False))
+        self.behind += both.count((False, True))
 
     @property
     def interval(self) -> tuple[float, float]:
         """Of the share of images that are picked out, with 95 % (Clopper and Pearson 1934)."""
         return clopper_pearson(successes=self.first, trials=self.images)
 
-    def beats_chance(self, confidence: float) -> bool:
-        """Whether more images are picked out than chance allows, and than the null control does.
+    @property
+    def beats_chance(self) -> bool:
+        """Whether more images are picked out than chance allows, and than for the null control.
 
-        By the exact tests of Bernoulli trials and of two shares (Fisher 1935), one-sided. What a
-        reconstruction is compared with may favour it a little, and favours the null control as much.
+        By exact tests with `CONFIDENCE`, one-sided: of Bernoulli trials, and of the images that one of
+        the two picks out alone (McNemar 1947). What a reconstruction is compared with may favour it a little, and
+        favours the null control of the same image as much.
         """
-        if not self.null_images:
+        if self.ahead <= self.behind:
             return False
-        own = [self.first, self.images - self.first]
-        null = [self.null_first, self.null_images - self.null_first]
         chance = self.by_chance / self.images
         over_chance = stats.binomtest(self.first, self.images, chance, alternative="greater").pvalue
-        over_null = stats.fisher_exact(np.array([own, null]), alternative="greater").pvalue
-        return bool(max(over_chance, over_null) < 1 - confidence)
+        alone = self.ahead + self.behind
+        over_null = stats.binomtest(self.ahead, alone, 0.5, alternative="greater").pvalue
+        return bool(max(over_chance, over_null) < 1 - CONFIDENCE)
 
     def __str__(self) -> str:
         low, high = self.interval

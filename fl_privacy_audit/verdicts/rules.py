@@ -173,7 +173,7 @@ def _judge(setting: str, view: View, attack: str, of_view: ViewFacts, *, attacks
         word = agreement[judge_by] = "inconclusive"
         reason = Reason.of("metrics disagree", metric=judge_by, leaking=others)
     found = facts.identified
-    if word == "withstood these attacks" and found.beats_chance(confidence):
+    if word == "withstood these attacks" and found.beats_chance:
         word = agreement[judge_by] = "inconclusive"
         picked: dict[str, Figure] = {"first": found.first, "images": found.images}
         reason = Reason.of("images are picked out", chance=found.by_chance, **picked)

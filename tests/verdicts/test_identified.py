@@ -1,7 +1,9 @@
 """Ranks in records become a count with an interval, beside chance, in every output."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -13,6 +15,7 @@ from fl_privacy_audit.report.markdown import render_markdown
 from fl_privacy_audit.report.sentences import say
 from fl_privacy_audit.report.summary import summarise
 from fl_privacy_audit.verdicts.compare import compare
+from fl_privacy_audit.verdicts.identified import Identified
 from fl_privacy_audit.verdicts.rules import judge
 from tests.support.builders import audit_line, outcome, run_line, write_ledger
 from tests.support.ledger_cases import NAME, record
@@ -36,6 +39,7 @@ def test_ranks_are_counted_and_told_everywhere(tmp_path: Path) -> None:
     found = row.identified
     assert found is not None
     assert (found.images, found.first, found.null_images, found.null_first) == (6, 5, 6, 3)
+    assert (found.ahead, found.behind) == (3, 1)
     assert abs(found.by_chance - (2 / 4 + 2 / 5 + 2 / 8)) < 1e-12
     low, high = found.interval
     assert (round(low, 3), round(high, 3)) == (0.359, 0.996)  # Clopper and Pearson, 5 of 6
@@ -72,6 +76,7 @@ def test_without_ranks_nothing_is_said(tmp_path: Path) -> None:
     ("first", "null_first", "word"),
     [
         (15, 4, "inconclusive"),
+        (12, 6, "inconclusive"),  # by the test of two unpaired shares it was luck
         (6, 4, "withstood these attacks"),  # of 20, where chance gives 5
         (15, 14, "withstood these attacks"),  # what favours null controls as much says nothing
     ],
@@ -95,6 +100,27 @@ def test_images_that_are_picked_out_forbid_withstood(
     assert verdict.word == word
     if word == "inconclusive":
         assert say(verdict.reason) == (
-            "nobody would recognise the images, but 15 of 20 are picked out among others by their "
+            f"nobody would recognise the images, but {first} of 20 are picked out among others by their "
             "reconstruction, where chance gives 5"
         )
+
+
+@pytest.mark.parametrize("ahead", range(12))
+@pytest.mark.parametrize("behind", range(5))
+def test_the_paired_test_against_counting(ahead: int, behind: int) -> None:
+    """Of all ways in which as many differences may fall, the share with as many ahead."""
+    alone = ahead + behind
+    ways = sum(math.comb(alone, number) for number in range(ahead, alone + 1)) / 2**alone
+    # So few by chance that it decides nothing.
+    counted = Identified(100, 90, 1.0, 100, 90 - ahead + behind, ahead=ahead, behind=behind)
+    assert counted.beats_chance == (ways < 0.05)
+
+
+def test_of_nothing_it_is_seldom_too_much() -> None:
+    rng = np.random.default_rng(0)
+    runs, found = 2000, 0
+    for mine, other in rng.random((runs, 2, 20)) < 0.25:
+        ahead, behind = int((mine & ~other).sum()), int((other & ~mine).sum())
+        one = Identified(20, int(mine.sum()), 5.0, 20, int(other.sum()), ahead=ahead, behind=behind)
+        found += one.beats_chance
+    assert 0 < found / runs < 0.05

@@ -15,8 +15,9 @@ LOWER_BOUND: Final = (
 IDENTIFIED: Final = (
     "Identified, or picked out: how often, among true images of the round, the one that a reconstruction is most like is "
     "its own (correlation of pixels). Where a batch has several images its reconstructions are matched to them first, "
-    "those of a null control too, which helps both. A setting has not withstood where exact tests say, at the verdict's "
-    "confidence, that more are picked out than by chance and than for the null control; a few more may be luck."
+    "those of a null control too, which helps both. A setting has not withstood where exact tests say, with 95 % "
+    "confidence, that more are picked out than by chance and than for the null control of the same images; a few more "
+    "may be luck."
 )
 
 JUDGES: Final = (
