@@ -8,7 +8,7 @@ classes. Of 481 of them 391 are damaged, at 32 or 64 pixels: twelve kinds, one o
 A large vision-language model named what each picture shows, among 17 or 24 classes, or said that it cannot tell:
 three passes, each in an order of its own over shuffled sheets (`fl-privacy-audit annotate --sheets`), which agree on
 right or not right in 95 %. No pass saw an original, a setting or another pass. People did not judge.
-``natural_answers.csv`` has the answers. The weights before 0.2 had not seen them; those of the package are trained on them too.
+``natural_answers.csv`` has the answers. Earlier weights had not seen them; those of the package are trained on them too.
 """
 
 import csv
