@@ -15,6 +15,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from skimage.restoration import denoise_tv_chambolle
 
-from fl_privacy_audit.lab.manifest import Response, write_answers
+from fl_privacy_audit.lab.manifest import CLASSES, MANIFEST, Pair, Response, write_answers
 
 from .unmixing import tiles
 
@@ -220,8 +221,8 @@ def drawn(
     return [(int(at), int(number)) for at, number in shuffled]
 
 
-def made(images: NDArray[np.uint8], out: Path) -> Iterator[dict[str, object]]:
-    """Write the pictures of both collections; a row of the manifest for each."""
+def made(images: NDArray[np.uint8], out: Path) -> Iterator[Pair]:
+    """Write the pictures of both collections, and give the pair of each."""
     ways = kinds(images)
     rng = np.random.default_rng(20261128)
     first = drawn(FIRST, 24, set(), rng)
@@ -242,7 +243,7 @@ def damaged(
     turns: Iterator[int],
     rng: Generator,
     out: Path,
-) -> Iterator[dict[str, object]]:
+) -> Iterator[Pair]:
     names = list(ways)
     for at, (label, number) in enumerate([*chosen, *chosen]):
         side = 32 if at % len(chosen) % 2 else 64
@@ -257,18 +258,18 @@ def damaged(
         original, reconstruction = f"originals/{number}-{side}.png", f"reconstructions/{key}.png"
         small.save(out / original)
         picture_of(shown).save(out / reconstruction)
-        yield {
-            "key": key,
-            "source": "imagenet" if prefix == "n" else "imagenet-more",
-            "image": f"{number}-{side}",
-            "label": label,
-            "victim": "damage",
-            "recipe": "none",
-            "attack": f"damage:{'+'.join(done)}",
-            "defence": "none",
-            "original": original,
-            "reconstruction": reconstruction,
-        }
+        yield Pair(
+            key=key,
+            source="imagenet" if prefix == "n" else "imagenet-more",
+            image=f"{number}-{side}",
+            label=label,
+            architecture="damage",
+            recipe="none",
+            attack=f"damage:{'+'.join(done)}",
+            defence="none",
+            original=original,
+            reconstruction=reconstruction,
+        )
 
 
 def answers() -> Iterator[Response]:
@@ -289,15 +290,15 @@ def main(data: Path, out: Path) -> None:
     mosaics = np.concatenate([tiles(path, 64).permute(0, 2, 3, 1).numpy() for path in paths])
     for folder in ("originals", "reconstructions"):
         (out / folder).mkdir(mode=0o700, parents=True)
-    rows = list(made((mosaics * 255).round().astype(np.uint8), out))
-    with (out / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, rows[0])
+    pairs = list(made((mosaics * 255).round().astype(np.uint8), out))
+    with (out / MANIFEST).open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Pair)])
         table.writeheader()
-        table.writerows(rows)
+        table.writerows(map(asdict, pairs))
     write_answers(out / "answers.csv", answers())
     classes = {"imagenet": list(FIRST), "imagenet-more": list(SECOND)}
-    (out / "classes.json").write_text(json.dumps(classes), encoding="utf-8")
-    click.echo(f"{len(rows)} pictures in {out}")
+    (out / CLASSES).write_text(json.dumps(classes), encoding="utf-8")
+    click.echo(f"{len(pairs)} pictures in {out}")
 
 
 if __name__ == "__main__":

@@ -62,11 +62,11 @@ def attack_command(
     net = find_model(model, Path.cwd())
     if client_app is not None:
         find_named(client_app, Path.cwd(), "`--client-app`")
-    where = {"executor": "process"} if ray is None else {"executor": "ray", "ray_address": ray}
-    changes = where if device is None else {**where, "device": device}
     left = 0
     for spool in taken(directory.absolute()):
-        config = spool.config.replace(**changes)
+        config = spool.config.attacked_by(ray)
+        if device is not None:
+            config = config.replace(device=device)
         captures, run = spool.captures(), spool.run
         if attacks:
             config = config.replace(

@@ -316,6 +316,12 @@ class AuditConfig(Checked):
         fixed = type(self).build({"image": self.image, "profile": self.profile})
         return [n for n in PROFILES[self.profile] if getattr(self, n) != getattr(fixed, n)]
 
+    def attacked_by(self, ray: str | None) -> Self:
+        """The same, attacked on the Ray cluster of this address; by workers beside this process if None."""
+        if ray is None:
+            return self.replace(executor="process")
+        return self.replace(executor="ray", ray_address=ray)
+
     @classmethod
     def build(cls, settings: Mapping[str, Any]) -> Self:
         """Check a mapping of settings.

@@ -10,7 +10,7 @@ from fl_privacy_audit.metrics.semsim import EYE_SHA256
 
 from .runs import WEIGHTS
 
-EYE = EYE_SHA256[:12]
+SCORED_BY = EYE_SHA256[:12]
 PACKAGES = ("fl-privacy-audit", "flwr", "torch", "torchvision", "opacus", "numpy", "scikit-image")
 
 
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "absent"
-    return found | {WEIGHTS: EYE}
+    return found | {WEIGHTS: SCORED_BY}
 
 
 def describe_model(model: nn.Module) -> dict[str, str | int]:

@@ -13,7 +13,7 @@ from fl_privacy_audit.core.config import AUTO, AuditConfig
 from fl_privacy_audit.core.types import ImageSpec, LocalTraining
 from fl_privacy_audit.defences import DEFENCES
 from fl_privacy_audit.dp import FLAGS, ClaimCheck
-from fl_privacy_audit.ledger.provenance import EYE, PACKAGES
+from fl_privacy_audit.ledger.provenance import PACKAGES, SCORED_BY
 from fl_privacy_audit.ledger.records import AuditRecord
 from fl_privacy_audit.ledger.runs import WEIGHTS
 from fl_privacy_audit.metrics import METRICS, SET_METRICS
@@ -58,7 +58,7 @@ def _words() -> frozenset[str]:
         _FIGURES,
         _PLAIN,
         PACKAGES,
-        (WEIGHTS, EYE),
+        (WEIGHTS, SCORED_BY),
         options,
         _placeholders(),
     )

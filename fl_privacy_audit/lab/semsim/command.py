@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import save as to_safetensors
@@ -370,9 +369,8 @@ def evaluate_command(
 def _chances(judged: Judged, eye: Eye, progress: Stages) -> list[Calibration]:
     """Do this eye's chances come true: over all pairs, and for each kind of damage or attack."""
     (chance,) = measure(judged, ["recognised"], net=eye, progress=progress)[0].values()
-    recognised = np.array([2 * sum(each.values()) > len(each) for each in judged.verdicts])
-    kinds = by_kind(chance, recognised, kinds_of(judged))
-    return [calibration("all", chance, recognised), *kinds]
+    kinds = by_kind(chance, judged.recognised, kinds_of(judged))
+    return [calibration("all", chance, judged.recognised), *kinds]
 
 
 def _refuse_papers_options() -> None:

@@ -13,7 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_privacy_audit.core.arguments import name_and_value
@@ -80,6 +82,11 @@ class Judged:
     named: tuple[dict[str, int], ...]  # class named by each annotator, or -1, of each pair
     unjudged: int  # selected pairs without a verdict
     annotators: tuple[str, ...]  # who, sorted
+
+    @property
+    def recognised(self) -> NDArray[np.bool_]:
+        """``(N,)``: was each by more than half of those who judged it?"""
+        return np.array([2 * sum(each.values()) > len(each) for each in self.verdicts])
 
     def take(self, rows: Sequence[int]) -> "Judged":
         """Some of the pairs."""

@@ -74,7 +74,7 @@ def train(
     weights = out_dir / "eye.safetensors"
     if weights.exists():
         raise ConfigError(f"{out_dir} holds trained weights already; choose another folder")
-    recognised = np.array([2 * sum(v.values()) > len(v) for v in judged.verdicts])
+    recognised = judged.recognised
     if recognised.all() or not recognised.any():
         raise CorpusError("an eye needs recognised and unrecognised pairs; judge more of them")
     backbone = _backbone(start, published)

@@ -100,8 +100,7 @@ def frontier_command(
     the rest.
     """
     config, _ = read_settings(app)
-    where = {"executor": "process"} if ray is None else {"executor": "ray", "ray_address": ray}
-    config = config.replace(seconds_per_round=seconds, **where)
+    config = config.replace(seconds_per_round=seconds).attacked_by(ray)
     if canaries is not None:
         config = config.replace(canary=config.canary.replace(folder=canaries.absolute()))
     grid = make_grid(config, batches, steps, strength)
