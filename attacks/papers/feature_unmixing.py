@@ -9,91 +9,92 @@ The update of that layer is ``dW = D' F`` with the images' features as rows of `
 ``db = D' 1``. Features are no less than zero, often exactly zero, so that all ``w`` with ``w C >= 0`` and
 ``w c = 1``, for ``C`` and ``c`` coordinates of the two updates, make a polytope in which most images are
 vertices of uncommonly many zeros. Linear programmes with reweighted objectives (Candès, Wakin, Boyd 2008)
-walk to such vertices from random features.
+walk to such vertices from random features, and least squares on all faces near a vertex take the noise out.
 
-Not every sparse vertex is an image. *Certificate*: the layers behind are known, so a vertex and a label
-give the row of ``D`` that an image with these features would have caused. Where it lies in the column space
-of ``dW`` up to rounding, the vertex is an image and the label its label: another vertex would have to
-guess as many numbers as the layer has neurons beyond the images. A certified row also says what no other
-image has a part in, which leaves a smaller polytope for the rest; what is not certified is forgotten.
+Not every sparse vertex is an image. *Certificate*, in three parts. The faces: far more features are nearly
+zero than the polytope has dimensions, so near that they fix the rest, and next to none is less than zero.
+The column space: the layers behind are known, so features and a label give the row of ``D`` that such an image
+would have caused, and it lies in the column space of ``dW``; another vertex would have to guess as many
+numbers as the layer has neurons beyond the images. After several steps the row is a mixture of those along
+the way. And the size: where several labels would do, it is that of the row after one step. A certified row
+also says what no other image has a part in, which leaves a smaller polytope for the rest; what is not
+certified is forgotten.
 
 Pictures come from certified features by ridge regression, fitted on random fields with the statistics of
-photographs, or on pictures of one's own, sent through the convolutions that the server sent.
+photographs, or on pictures of one's own, sent through the convolutions that the server sent, half way to
+those that came back.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.linalg import null_space
 from scipy.optimize import linprog
 
 from fl_privacy_audit.attacks.parts import closed_form
-from fl_privacy_audit.attacks.parts.feature_decoder import FIELDS, decoded, read_pictures, through
+from fl_privacy_audit.attacks.parts.feature_decoder import FIELDS, decoded, read_pictures
 from fl_privacy_audit.attacks.parts.lookalikes import lookalikes
+from fl_privacy_audit.attacks.parts.rectified_head import (
+    Flags,
+    Floats,
+    Head,
+    halfway,
+    rectified_head,
+)
 from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
 from fl_privacy_audit.core.types import Observation, Reconstruction
 
-Floats = NDArray[np.float64]
-
-SURE: Final = (0.02, 0.05)
+SURE: Final = (0.02, 0.06)
 """Share of a row of ``D`` outside the column space up to which it counts as inside; of one step, of several."""
-BORDER: Final = (0.03, 0.1)
-"""Root mean squares from zero within which a neuron may be open or shut by chance; likewise."""
-SPARE: Final = 20
-"""Least neurons beyond the images: what a certificate is checked against."""
-COMPLETE: Final = 16
-"""Images up to which nearly all are found after one step."""
+RIVAL: Final = (2.0, 5e-4)
+"""Times the least of these shares, and share, up to which another label may be the right one."""
+RIGHT_SIZE: Final = 0.03
+"""Relative, of a row where labels are rivals."""
+DOUBT: Final = 5e-5
+"""Of features, see `Search.sharpened`: images had a twentieth of that, the worst others ten times as much."""
+FACES: Final = 20
+"""Least features at zero beyond the dimensions."""
+SHOWN: Final = 1e-4
+"""Of the largest feature's length over the images, what a feature must have to count."""
+SAME: Final = 0.999
+"""Cosine from which features are those of an image that was found before."""
+COMPLETE: Final = (32, 16)
+"""Images up to which nearly all are found after one step, and after several."""
+COMPLETE_SPARE: Final = 4
+"""The same before a single linear layer: so many fewer than classes, after one step."""
+STILL: Final = 0.01
+"""Slack of the polytope up to which that holds after several steps."""
 WALK: Final = 6
 """Most reweighted programmes of a walk."""
 SHARPNESS: Final = (0.1, 0.03, 0.01, 1.0)
 """What is added to features, in units of their mean, before the next weights are their inverse."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """The linear layers, first to last, with ReLU between them.
+class Near(NamedTuple):
+    """Which features count as zero."""
 
-    Attributes:
-        names: Of the modules.
-        weights: ``(m, n)`` of each.
-        biases: ``(m,)`` of each.
-        moved: Whether they moved along the way: they are then those half way.
-    """
+    below: float  # times the mean feature
+    quantile: float  # of those
+    times: float  # that quantile
 
-    names: tuple[str, ...]
-    weights: tuple[Floats, ...]
-    biases: tuple[Floats, ...]
-    moved: bool
+    def pick(self, features: Floats) -> Flags:
+        """``(n,)`` features of any sign."""
+        sizes = np.abs(features)
+        small: Flags = sizes < self.below * sizes.mean()
+        if small.any():
+            small &= sizes <= self.times * float(np.quantile(sizes[small], self.quantile))
+        return small
 
-    def signals(self, features: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """What cross-entropy sends back to the first layer's output, and which neurons are sure.
 
-        Args:
-            features: ``(n,)`` inputs of the first layer.
-
-        Returns:
-            ``(classes, m)``, a row for each label, and ``(m,)``.
-        """
-        inner: list[NDArray[np.bool_]] = []
-        sure = np.ones(len(self.biases[0]), bool)
-        at = features
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            before = weight @ at + bias
-            if not inner:
-                sure = np.abs(before) > BORDER[self.moved] * np.sqrt(np.square(before).mean())
-            inner.append(before > 0)
-            at = np.maximum(before, 0)
-        scores = self.weights[-1] @ at + self.biases[-1]
-        odds = np.exp(scores - scores.max())
-        slopes = odds / odds.sum() - np.eye(len(odds))
-        for weight, is_open in zip(self.weights[:0:-1], inner[::-1], strict=True):
-            slopes = (slopes @ weight) * is_open
-        return slopes, sure
+FINE: Final = 4 * (Near(0.05, 0.5, 4.0),)
+"""Down to the noise, which the median tells."""
+COARSE: Final = (Near(0.2, 1, 1), Near(0.1, 1, 1), Near(0.05, 1, 1), *6 * (Near(0.05, 0.7, 1),))
+"""From a vertex that noise has moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ class FeatureUnmixing:
         images = torch.empty(0, *seen.image.shape)
         if finds:
             features = torch.from_numpy(np.stack([find.features for find in finds]))
-            images = decoded(seen, head.names[0], features, fitted_on)
+            images = decoded(halfway(seen), head.names[0], features, fitted_on)
         if progress is not None:
             progress(seen.num_images, seen.num_images)
         whole = len(finds) == seen.num_images
@@ -201,40 +202,122 @@ class Search:
         noise = (
             values[count] / sum(side**0.5 for side in weight.shape) if count < len(values) else 0.0
         )
-        self.slack = max(1e-5, 2 * noise / values[count - 1] / float(np.linalg.norm(self.ones)))
+        length = max(float(np.linalg.norm(self.ones)), 1e-300)
+        self.slack = max(1e-5, 2 * noise / values[count - 1] / length)
+        lengths = np.linalg.norm(self.values[:, None] * self.rows, axis=0)
+        # What no image shows would pass for a zero of any.
+        shown = lengths > max(SHOWN * lengths.max(), 3 * noise * count**0.5)
+        self.shown = self.rows[:, shown]
+        self.origin = self.ones / length / length
+        self.around = null_space(self.ones[None])
+        self.share = 1 / seen.num_images if seen.gradient is not None else math.nan
         self.readers: list[Floats] = []
         self.walks = 0
 
     def walk(self) -> bool:
         """From random features to a vertex; whether it is an image."""
         left_over = null_space(np.array(self.readers)) if self.readers else np.eye(len(self.values))
-        if left_over.shape[1] == 0:
+        if left_over.shape[1] == 0 or self.shown.shape[1] == 0:
             return False
-        rows, ones = left_over.T @ self.rows, left_over.T @ self.ones
+        rows, ones = left_over.T @ self.shown, left_over.T @ self.ones
         vertex = _vertex(rows, ones, self.slack, self.rng, SHARPNESS[self.walks % len(SHARPNESS)])
         self.walks += 1
         if vertex is None:
             self.slack *= 1.2
             return False
-        weights = left_over @ vertex
-        return self._certify(weights, np.maximum(weights @ self.rows, 0))
+        weights, doubt = self.sharpened(left_over @ vertex)
+        return doubt < DOUBT and self._certify(weights)
 
-    def _certify(self, weights: Floats, features: Floats) -> bool:
-        """Keep the find if the update holds what it would have caused."""
-        signals, sure = self.head.signals(features)
-        space = self.left[sure]
-        sizes = np.linalg.norm(signals[:, sure], axis=1)
-        fitted = np.linalg.lstsq(space, signals[:, sure].T, rcond=None)[0]
-        misfits = np.linalg.norm(signals[:, sure].T - space @ fitted, axis=0)
-        misfits = misfits / np.maximum(sizes, 1e-300)
-        label = int(misfits.argmin())
-        reader = fitted[:, label] / self.values
-        carried = float(reader @ weights)
-        if not (misfits[label] < SURE[self.head.moved] and sizes[label] > 0 and carried > 0):
+    def sharpened(self, vertex: Floats) -> tuple[Floats, float]:
+        """The least squares on all faces that a vertex is near, and their doubt.
+
+        A vertex of a polytope that noise has moved lies on as many faces as it has dimensions, by chance; an
+        image is near many more, whose noise averages out.
+
+        Args:
+            vertex: ``(k,)`` weights.
+
+        Returns:
+            ``(k,)`` weights, and the larger of two estimates of how far their features are off: five times
+            what the faces' own residue leaves open, and what is below zero; both as a share of the square
+            of the features' length. Infinite where there are too few faces; one image needs none.
+        """
+        sharpest, least = vertex, math.inf
+        moves, fixed = self.around.T @ self.shown, self.origin @ self.shown
+        for rules in (FINE, COARSE + FINE):
+            weights = vertex
+            for rule in rules:
+                dark = rule.pick(weights @ self.shown)
+                spare = int(dark.sum()) - len(weights)
+                faces = moves[:, dark]
+                power = faces @ faces.T
+                if len(power) and (spare < FACES or np.linalg.cond(power) > 1e12):
+                    continue
+                inverse = np.linalg.inv(power)
+                weights = self.origin - self.around @ (inverse @ (faces @ fixed[dark]))
+                features = weights @ self.shown
+                variance = np.square(features[dark]).sum() / max(spare, 1)
+                below = np.square(np.minimum(features, 0)).sum()
+                off = max(5 * variance * np.trace(inverse), below) / np.square(features).sum()
+                if rule in FINE and off < least:
+                    sharpest, least = weights, float(off)
+        return sharpest, least
+
+    def _certify(self, weights: Floats) -> bool:
+        """Keep the find if it is a new one and the update holds what it would have caused."""
+        features = np.maximum(weights @ self.rows, 0)
+        if any(_cosine(features, find.features) > SAME for find in self.finds):
             return False
-        self.readers.append(reader / carried)
+        misfits, fitted = self.misfits(features)
+        readers = fitted / self.values
+        carried = readers @ weights
+        label = int(misfits.argmin())
+        rivals = misfits < max(RIVAL[0] * misfits[label], RIVAL[1])
+        if rivals.sum() > 1:
+            wrong = np.where(rivals, np.abs(carried * self.share - 1), math.inf)
+            label = int(wrong.argmin())
+            if not wrong[label] < RIGHT_SIZE:
+                return False
+        if not (misfits[label] < SURE[self.head.moved] and carried[label] > 0):
+            return False
+        self.readers.append(readers[label] / carried[label])
         self.finds.append(Find(features=features, label=label, misfit=float(misfits[label])))
         return True
+
+    def misfits(self, features: Floats) -> tuple[Floats, Floats]:
+        """What the update does not hold of the rows of ``D`` that an image would cause, label by label.
+
+        Of several places on the way, and of neurons that may be open or shut, the mixture that the update
+        holds best is taken; neurons of the first layer that are not sure do not vote.
+
+        Args:
+            features: ``(n,)``.
+
+        Returns:
+            ``(classes,)`` shares outside the column space, and ``(classes, k)`` coordinates inside.
+        """
+        signals, unsure, sure = self.head.signals(features)
+        middle = len(signals) // 2
+        ways = np.delete(signals, middle, axis=0) - signals[middle]
+        rows = np.concatenate([signals[middle][None], ways, unsure.swapaxes(0, 1)])[..., sure]
+        space = self.left[sure]
+        inside = rows @ np.linalg.pinv(space).T
+        outside = rows - inside @ space.T
+        shares, fitted = [], []
+        for label in range(rows.shape[1]):
+            first, others = outside[0, label], outside[1:, label]
+            mixed = (
+                np.linalg.lstsq(others.T, -first, rcond=1e-6)[0] if len(others) else others[:, 0]
+            )
+            mixed = np.concatenate([[1.0], np.clip(mixed, -1, 1)])
+            length = max(float(np.linalg.norm(mixed @ rows[:, label])), 1e-300)
+            shares.append(float(np.linalg.norm(mixed @ outside[:, label])) / length)
+            fitted.append(mixed @ inside[:, label])
+        return np.array(shares), np.array(fitted)
+
+
+def _cosine(one: Floats, other: Floats) -> float:
+    return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-300)
 
 
 def _vertex(
@@ -243,7 +326,7 @@ def _vertex(
     """``(k,)`` weights of a vertex with many zeros; None where the programme has no solution."""
     if len(ones) == 1:
         return np.asarray(1 / ones) if ones[0] else None
-    sizes = np.linalg.norm(rows, axis=0)
+    sizes = np.maximum(np.linalg.norm(rows, axis=0), 1e-300)
     alive = sizes > 1e-4 * sizes.max()
     rows, limits = rows[:, alive] / sizes[alive], slack / sizes[alive]
 
@@ -274,78 +357,25 @@ def _vertex(
     return vertex
 
 
-def rectified_head(seen: Observation) -> Head:
-    """The linear layers behind rectified features.
-
-    Raises:
-        UnmetNeedError: Another kind of network or loss, too many images, or no sum over the images.
-        AttackError: The update is not finite.
-    """
-    gradient = closed_form.summed_gradient(seen, "feature_unmixing")
-    names = _linear_tail(seen)
-    if any(f"{n}.{kind}" not in gradient for n in names for kind in ("weight", "bias")):
-        raise UnmetNeedError(
-            "feature_unmixing needs the update of weight and bias of each linear layer "
-            f"({', '.join(names)}), but some are not trained"
-        )
-    if seen.loss is not None or seen.training.label_smoothing or seen.training.class_weights:
-        raise UnmetNeedError(
-            "feature_unmixing knows plain cross-entropy alone: with another loss there is no certificate"
-        )
-    neurons = len(gradient[f"{names[0]}.bias"])
-    if seen.num_images > neurons - SPARE:
-        raise UnmetNeedError(
-            f"feature_unmixing certifies images by the neurons that `{names[0]}` has beyond them; "
-            f"with {neurons} neurons that does for {neurons - SPARE} images, but there are "
-            f"{seen.num_images}"
-        )
-    moved = seen.gradient is None
-
-    def middle(name: str) -> Floats:
-        way = 0.5 if moved else 0.0
-        return (seen.parameters[name].double() + way * seen.update[name].double()).cpu().numpy()
-
-    return Head(
-        names=names,
-        weights=tuple(middle(f"{name}.weight") for name in names),
-        biases=tuple(middle(f"{name}.bias") for name in names),
-        moved=moved,
-    )
-
-
 def complete(seen: Observation) -> None:
     """Whether nearly all images are found.
 
     Raises:
-        UnmetNeedError: More than one step, or than `COMPLETE` images.
+        UnmetNeedError: Too many images, or local steps that moved the weights too far.
     """
-    if seen.gradient is None or seen.num_images > COMPLETE:
+    head = rectified_head(seen)
+    deep, classes = len(head.names) > 1, head.weights[-1].shape[1]
+    most = COMPLETE[head.moved] if deep else 0 if head.moved else classes - COMPLETE_SPARE
+    if seen.num_images > most:
         raise UnmetNeedError(
-            f"feature_unmixing finds nearly all of up to {COMPLETE} images after one step, but this "
-            f"update is of {seen.num_images} images and {seen.training.steps} steps"
+            f"feature_unmixing finds nearly all of up to {most} images here, but this update is of "
+            f"{seen.num_images}"
         )
-
-
-def _linear_tail(seen: Observation) -> tuple[str, ...]:
-    """Names of the last linear layers, each of which gets what ReLU left of the one before.
-
-    Raises:
-        UnmetNeedError: There are fewer than two, or the first gets numbers below zero.
-    """
-    probe = lookalikes(seen.image, 4, torch.Generator().manual_seed(0))
-    passed, scores = through(seen, probe)
-    tail: list[str] = []
-    wanted = scores
-    for name, (given, returned) in reversed(passed.items()):
-        if torch.equal(returned if not tail else returned.relu(), wanted):
-            tail.insert(0, name)
-            wanted = given
-    if len(tail) < 2 or bool((wanted < 0).any()) or bool((wanted != 0).all()):
+    if head.moved and (slack := Search(seen, head, np.random.default_rng(0)).slack) > STILL:
         raise UnmetNeedError(
-            "feature_unmixing needs a network that ends in two or more linear layers with ReLU between "
-            "them and rectified features in front, as Flower's quick start has, and this one does not"
+            "feature_unmixing finds nearly all images where local training moves their features little, "
+            f"but here they moved by about {slack:.3f} of their sum, over {STILL}"
         )
-    return tuple(tail)
 
 
 def _seed(rng: torch.Generator) -> int:

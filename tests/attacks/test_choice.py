@@ -76,7 +76,7 @@ def names(found: list[Choice] | Reason) -> list[str]:
         (seen(SmallLeNet), ["rgap", SWEPT]),
         (seen(SmallLeNet, 2), [SWEPT]),
         (seen(Narrow), [SWEPT]),
-        (seen(Pooled), [SWEPT]),
+        (seen(Pooled), ["feature_unmixing", SWEPT]),
         (seen(BatchNormNet, 8), [MODERN]),
         (replace(seen(BatchNormNet, 8), returned_buffers={}), [SWEPT]),
         (seen(BatchNormNet, 8, told={"steps": 125}), [SURROGATE]),
@@ -144,9 +144,9 @@ def test_nothing_fits() -> None:
 
 def test_an_attack_of_another_package_takes_its_turn() -> None:
     early = replace(ATTACKS[SWEPT], auto=1, suits=None)
-    assert names(choose({**ATTACKS, "theirs": early}, seen())) == ["theirs"]
+    assert names(choose({**ATTACKS, "theirs": early}, seen(images=9))) == ["theirs"]
     silent = replace(ATTACKS[SWEPT], auto=type(early)(**required()).auto)
-    assert names(choose({**ATTACKS, "theirs": silent}, seen())) == [SWEPT]
+    assert names(choose({**ATTACKS, "theirs": silent}, seen(images=9))) == [SWEPT]
 
 
 def required() -> dict[str, Any]:

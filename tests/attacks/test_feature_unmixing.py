@@ -10,24 +10,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from fl_privacy_audit import TrainingConfig
+from fl_privacy_audit import ImageConfig, TrainingConfig
 from fl_privacy_audit.attacks import ATTACKS, choose, feature_unmixing, make_attack
-from fl_privacy_audit.attacks.papers.feature_unmixing import (
-    Find,
-    Head,
-    Search,
-    rectified_head,
-)
+from fl_privacy_audit.attacks.papers.feature_unmixing import DOUBT, Find, Search
+from fl_privacy_audit.attacks.parts.feature_decoder import through
+from fl_privacy_audit.attacks.parts.rectified_head import Head, halfway, rectified_head
 from fl_privacy_audit.core.errors import ConfigError, UnmetNeedError
+from fl_privacy_audit.core.observe import observe
 from fl_privacy_audit.core.types import KnownDefence, Observation, Reconstruction
-from fl_privacy_audit.lab.corpus.networks import QuickStartNet
+from fl_privacy_audit.lab.corpus.networks import QuickStartNet, StridedNet
 from fl_privacy_audit.metrics import psnr
 from fl_privacy_audit.metrics.matching import match
 from tests.support.attack_cases import Perceptron, Rectified
 from tests.support.cases import LeNet, crops, noise_of_equal_norm, observation, photos, seeded
+from tests.support.local_training import plain_training
 
 LABELS = torch.tensor([3, 1, 3, 0, 7, 5, 5, 2, 9, 4, 8, 6])
 EXACT = 0.999
@@ -45,11 +45,10 @@ def finds_in(seen: Observation, walks: int = 60) -> list[Find]:
     return search.finds
 
 
-def cosines(finds: list[Find], model: nn.Module, images: Tensor) -> Tensor:
-    """``(finds, images)`` between found and true features."""
-    body = nn.Sequential(*list(model.children())[:4])
-    with torch.no_grad():
-        true = body((images - 0.5) / 0.25).double()
+def cosines(finds: list[Find], seen: Observation, images: Tensor) -> Tensor:
+    """``(finds, images)`` between found features and those of half way."""
+    passed, _ = through(halfway(seen), images)
+    true = next(iter(passed.values()))[0].double()
     found = torch.from_numpy(np.stack([find.features for find in finds]))
     return nn.functional.normalize(found) @ nn.functional.normalize(true).T
 
@@ -62,8 +61,9 @@ def run(seen: Observation, **options: str | int) -> Reconstruction:
 @pytest.mark.parametrize("count", [1, 4, 12])
 def test_all_features_and_labels(count: int) -> None:
     model = seeded(Rectified)
-    finds = finds_in(seen_of(count, model))
-    close = cosines(finds, model, crops(12)[:count])
+    seen = seen_of(count, model)
+    finds = finds_in(seen)
+    close = cosines(finds, seen, crops(12)[:count])
     assert close.max(dim=1).values.min() > EXACT
     order = close.argmax(dim=1)
     assert order.unique().numel() == count
@@ -97,8 +97,10 @@ def test_signals_are_those_of_autograd(widths: list[int], seed: int) -> None:
     weights = [numbers.standard_normal((m, n)) for n, m in itertools.pairwise(sizes)]
     biases = [numbers.standard_normal(m) for m in widths]
     features = numbers.random(6)
-    head = Head(names=(), weights=tuple(weights), biases=tuple(biases), moved=False)
-    signals, _ = head.signals(features)
+    head = Head(
+        names=(), weights=(*(w[None] for w in weights),), biases=(*(b[None] for b in biases),)
+    )
+    signals, unsure, _ = head.signals(features)
     for label in range(widths[-1]):
         before = torch.from_numpy(weights[0] @ features + biases[0]).requires_grad_()
         at = before
@@ -106,7 +108,22 @@ def test_signals_are_those_of_autograd(widths: list[int], seed: int) -> None:
             at = torch.from_numpy(weight) @ at.relu() + torch.from_numpy(bias)
         nn.functional.cross_entropy(at, torch.tensor(label)).backward()
         assert before.grad is not None
-        assert np.allclose(signals[label], before.grad.numpy(), atol=1e-12)
+        # What neurons near the border add is kept apart: each adds its part, or nothing.
+        parts = unsure[label]
+        mixtures = [np.array(m) @ parts for m in itertools.product((0, 1), repeat=len(parts))]
+        slopes = before.grad.numpy()
+        assert any(np.allclose(signals[0, label] + more, slopes, atol=1e-12) for more in mixtures)
+
+
+def test_a_head_that_moves_stands_still_where_nothing_moved() -> None:
+    seen = seen_of(4)
+    still = rectified_head(
+        replace(seen, gradient=None, update={n: 0 * t for n, t in seen.update.items()})
+    )
+    assert still.moved
+    features = np.random.default_rng(0).random(still.weights[0].shape[2])
+    signals, *_ = still.signals(features)
+    assert np.allclose(signals, signals[:1])
 
 
 @pytest.mark.parametrize(
@@ -124,9 +141,78 @@ def test_nothing_false_is_certified(spoil: Callable[[Observation], Observation])
 @pytest.mark.parametrize("told", [6, 7, 9, 12])
 def test_a_wrong_number_of_images_makes_no_false_find(told: int) -> None:
     model = seeded(Rectified)
-    finds = finds_in(replace(seen_of(8, model), num_images=told))
-    if finds:
-        assert cosines(finds, model, crops(12)[:8]).max(dim=1).values.min() > EXACT
+    seen = replace(seen_of(8, model), num_images=told)
+    if finds := finds_in(seen):
+        assert cosines(finds, seen, crops(12)[:8]).max(dim=1).values.min() > EXACT
+
+
+def after_epochs(rate: float) -> tuple[Observation, Tensor]:
+    """Eight images in three shuffled epochs of batches of four, and their pixels."""
+    model, truth = seeded(QuickStartNet), crops(8, 32)
+    image = ImageConfig(shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    training = TrainingConfig(
+        optimizer="sgd", learning_rate=rate, steps=6, batch_size=4, images=8, mode="eval"
+    )
+    batches = [[0, 1, 2, 3], [4, 5, 6, 7], [0, 2, 4, 6], [1, 3, 5, 7], [0, 3, 5, 6], [1, 2, 4, 7]]
+    after = plain_training(model, image.normalise(truth), LABELS[:8], training, batches)
+    sent, returned = ({n: t.numpy() for n, t in net.state_dict().items()} for net in (model, after))
+    return observe(model, sent, returned, image=image, training=training), truth
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01])
+def test_shuffled_epochs(rate: float) -> None:
+    seen, truth = after_epochs(rate)
+    finds = finds_in(seen)
+    close = cosines(finds, seen, truth)
+    assert close.max(dim=1).values.min() > EXACT
+    order = close.argmax(dim=1)
+    assert order.unique().numel() == 8
+    assert [find.label for find in finds] == LABELS[order].tolist()
+
+
+def test_faces_take_out_noise() -> None:
+    """The vertex that noise moved against the least squares on all faces near it."""
+    seen = after_epochs(0.01)[0]
+    search = Search(seen, rectified_head(seen), np.random.default_rng(0))
+    for _ in range(8):
+        search.walk()
+    passed, _ = through(halfway(seen), crops(8, 32))
+    true = passed["fc1"][0].double().numpy()
+
+    def off(weights: NDArray[np.float64]) -> float:
+        found = np.maximum(weights @ search.rows, 0)
+        lengths = np.linalg.norm(true, axis=1) * np.linalg.norm(found)
+        return float((1 - true @ found / lengths).min())
+
+    numbers = np.random.default_rng(1)
+    for find in search.finds:
+        exact = np.linalg.lstsq(search.rows.T, find.features, rcond=None)[0]
+        moved = exact + 0.05 * numbers.standard_normal(len(exact)) * np.abs(exact)
+        sharp, doubt = search.sharpened(moved)
+        assert off(moved) > 1e-4 > off(sharp)
+        assert doubt < DOUBT
+
+
+def test_one_linear_layer_is_enough() -> None:
+    seen = observation(seeded(StridedNet), crops(6, 32), torch.tensor([3, 3, 1, 0, 7, 3]))
+    result = run(seen)
+    assert result.details["images whose features are certified"] == 6
+    assert result.labels is not None
+    answer = match(result.images, crops(6, 32))
+    assert result.labels[answer].tolist() == [3, 3, 1, 0, 7, 3]
+    assert psnr(result.images[answer], crops(6, 32)).mean() > 18
+
+
+def test_features_that_no_image_shows_are_no_evidence() -> None:
+    model = seeded(StridedNet)
+    with torch.no_grad():
+        model[4].bias[:8] = -100  # half of the channels are dead
+    seen = observation(model, crops(4, 32), LABELS[:4])
+    search = Search(seen, rectified_head(seen), np.random.default_rng(0))
+    assert search.shown.shape[1] <= 512
+    for _ in range(20):
+        search.walk()
+    assert cosines(search.finds, seen, crops(4, 32)).max(dim=0).values.min() > EXACT
 
 
 def test_pictures_of_the_quick_start_network() -> None:
@@ -159,8 +245,12 @@ def test_a_decoder_may_be_fitted_on_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seen", "message"),
     [
-        (observation(seeded(LeNet), photos(32), LABELS[:4]), "two or more linear layers"),
-        (observation(seeded(Perceptron), photos(16), LABELS[:4]), "two or more linear layers"),
+        (observation(seeded(LeNet), photos(32), LABELS[:4]), "rectified features in front"),
+        (observation(seeded(Perceptron), photos(16), LABELS[:4]), "rectified features in front"),
+        (
+            replace(observation(seeded(StridedNet), photos(32), LABELS[:4]), num_images=10),
+            "10 neurons that does for 9",
+        ),
         (replace(seen_of(4), num_images=61), "80 neurons that does for 60 images"),
         (
             replace(seen_of(4), defence=KnownDefence(name="signs", signs_only=True)),
@@ -184,5 +274,10 @@ def test_auto_takes_it_where_it_finds_nearly_all() -> None:
         return isinstance(found, list) and "feature_unmixing" in [each.attack for each in found]
 
     assert taken(seen_of(4))
-    assert not taken(replace(seen_of(4), num_images=17))
-    assert not taken(replace(seen_of(4), gradient=None))
+    assert not taken(replace(seen_of(4), num_images=33))
+    assert taken(after_epochs(0.001)[0])
+    assert not taken(replace(after_epochs(0.001)[0], num_images=17))
+    assert not taken(after_epochs(0.3)[0])
+    strided = observation(seeded(StridedNet), crops(6, 32), LABELS[:6])
+    assert taken(strided)
+    assert not taken(replace(strided, num_images=7))
