@@ -270,7 +270,7 @@ ATTACKS: dict[str, AttackEntry] = {
         paper="after Kariyappa 2022, arXiv:2209.05578, changed",
         threat_model="B",
         needs=Needs(
-            model="rectified features, then two or more linear layers with ReLU; cross-entropy",
+            model="rectified features, then linear layers with ReLU between them; cross-entropy",
             fits=_paper("feature_unmixing", "rectified_head"),
         ),
         cost="hundreds of linear programmes",

@@ -47,7 +47,7 @@ from fl_privacy_audit.attacks.parts.rectified_head import (
 from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
-from fl_privacy_audit.core.types import Observation, Reconstruction
+from fl_privacy_audit.core.types import CERTIFIED, Observation, Reconstruction
 
 SURE: Final = (0.02, 0.06)
 """Share of a row of ``D`` outside the column space up to which it counts as inside; of one step, of several."""
@@ -178,7 +178,7 @@ class FeatureUnmixing:
             stopped="out of time" if late else "finished",
             details={
                 "layer": head.names[0],
-                "images whose features are certified": float(len(finds)),
+                CERTIFIED: float(len(finds)),
                 "certified labels": " ".join(str(find.label) for find in finds),
                 "largest misfit of a certificate": max((f.misfit for f in finds), default=0.0),
             },

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -284,6 +284,10 @@ class Observation:
     def dtype(self) -> torch.dtype:
         """Floating type of the observed update."""
         return next(iter(self.update.values())).dtype
+
+
+CERTIFIED: Final = "images whose features are certified"
+"""The detail of a reconstruction that counts images of which what a layer saw is known exactly, label included."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from fl_privacy_audit.core.reasons import Reason
 from fl_privacy_audit.core.types import View
 from fl_privacy_audit.ledger.runs import is_defended
 from fl_privacy_audit.metrics import METRICS, title_of
-from fl_privacy_audit.verdicts.identified import Identified
+from fl_privacy_audit.verdicts.identified import Identified, certified_text
 from fl_privacy_audit.verdicts.recognition import Recognisable
 from fl_privacy_audit.verdicts.verdict import NetLeakage, SettingVerdict, Verdict, Word
 
@@ -105,7 +105,7 @@ def _line(number: int, setting: SettingSummary, view: View) -> Line:
         epsilon_reported=epsilon_in_view(setting.epsilon_reported, setting.dp, view),
         epsilon_notes=_epsilon_notes(setting, view),
         worst=worst_text(verdict) if verdict else "",
-        picked=picked_text(setting.identified.get((view, verdict.attack if verdict else ""))),
+        picked=_picked(setting, view, verdict.attack if verdict else ""),
         disagree=", ".join(f"{title_of(m)}: {w}" for m, w in others_of(one)),
         recognisable=setting.recognisable.get((view, verdict.attack if verdict else ""))
         or Recognisable(),
@@ -190,6 +190,17 @@ def picked_text(found: Identified | None) -> str:
         return ""
     null = f", null control {found.null_first} of {found.null_images}" if found.null_images else ""
     return f"picked out: {found.first} of {found.images} (by chance {found.by_chance:.1f}{null})"
+
+
+def _picked(setting: SettingSummary, view: View, decides: str) -> str:
+    """What the attack that decides picks out, and what any attack certifies."""
+    certified = [
+        f"{attack}: {text}"
+        for (seen, attack), found in setting.identified.items()
+        if seen == view and (text := certified_text(found))
+    ]
+    picked = picked_text(setting.identified.get((view, decides)))
+    return "; ".join(filter(None, (picked, *certified)))
 
 
 def _epsilon_notes(setting: SettingSummary, view: View) -> tuple[str, ...]:

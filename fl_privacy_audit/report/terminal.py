@@ -251,7 +251,7 @@ def comparison_cells(
         for value in (row.epsilon_reported, row.epsilon_in_effect, row.epsilon_measured):
             cells.append(epsilon_in_view(value, check, row.view))
         found = row.identified
-        cells.append(f"{found.first} of {found.images}" if found else NOTHING)
+        cells.append(f"{found.first} of {found.images}" if found and found.images else NOTHING)
         for name in metrics:
             summary, show = row.scores.get(name), METRICS[name].format
             cells.append(f"{show(summary.mean)} ({show(summary.worst)})" if summary else NOTHING)

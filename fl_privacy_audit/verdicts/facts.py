@@ -293,7 +293,7 @@ class RunFacts:
             (view, name): attack.identified
             for view, facts in self.views.items()
             for name, attack in facts.attacks.items()
-            if attack.identified.images
+            if attack.identified.images or attack.identified.attacked
         }
 
     def add(self, record: AuditRecord) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 from scipy import stats
 
-from fl_privacy_audit.core.types import View
+from fl_privacy_audit.core.types import CERTIFIED, View
 from fl_privacy_audit.dp import clopper_pearson
 from fl_privacy_audit.ledger.records import NULLS, AttackOutcome
 
@@ -26,6 +26,8 @@ class Identified:
         ahead: Picked out by the attack, and not for the null control of the same image.
         behind: The other way round.
         candidates: Least and most candidates.
+        certified: Of those attacked, whose features and label are certified to be exact.
+        attacked: By an attack that certifies.
     """
 
     images: int = 0
@@ -36,9 +38,15 @@ class Identified:
     ahead: int = 0
     behind: int = 0
     candidates: tuple[int, int] = (0, 0)
+    certified: int = 0
+    attacked: int = 0
 
     def add(self, outcome: AttackOutcome) -> None:
-        """Count the images of an outcome, where they were ranked."""
+        """Count the images of an outcome, where they were ranked or certified."""
+        certified = outcome.details.get(CERTIFIED)
+        if isinstance(certified, float) and outcome.scores:
+            self.certified += int(certified)
+            self.attacked += max(len(scores.each) for scores in outcome.scores.values())
         if not outcome.ranks or not outcome.candidates:
             return
         count = outcome.candidates
@@ -69,7 +77,7 @@ class Identified:
         the two picks out alone (McNemar 1947). What a reconstruction is compared with may favour it a little, and
         favours the null control of the same image as much.
         """
-        if self.ahead <= self.behind:
+        if not self.images or self.ahead <= self.behind:
             return False
         chance = self.by_chance / self.images
         over_chance = stats.binomtest(self.first, self.images, chance, alternative="greater").pvalue
@@ -78,6 +86,11 @@ class Identified:
         return bool(max(over_chance, over_null) < 1 - CONFIDENCE)
 
     def __str__(self) -> str:
+        return "; ".join(filter(None, (self._picked(), certified_text(self))))
+
+    def _picked(self) -> str:
+        if not self.images:
+            return ""
         low, high = self.interval
         least, most = self.candidates
         among = str(least) if least == most else f"{least} to {most}"
@@ -88,6 +101,15 @@ class Identified:
             f"{self.first:,} of {self.images:,} true images picked out first among {among} "
             f"({low:.0%} to {high:.0%}; by chance {self.by_chance:.1f}{null})"
         )
+
+
+def certified_text(found: Identified) -> str:
+    """How many images' features are certified, in words; empty where no attack certifies."""
+    if not found.attacked:
+        return ""
+    return (
+        f"exact features and labels of {found.certified:,} of {found.attacked:,} images certified"
+    )
 
 
 Identifications = dict[tuple[View, str], Identified]

@@ -177,6 +177,10 @@ def _judge(setting: str, view: View, attack: str, of_view: ViewFacts, *, attacks
         word = agreement[judge_by] = "inconclusive"
         picked: dict[str, Figure] = {"first": found.first, "images": found.images}
         reason = Reason.of("images are picked out", chance=found.by_chance, **picked)
+    if word == "withstood these attacks" and found.certified:
+        word = agreement[judge_by] = "inconclusive"
+        known: dict[str, Figure] = {"certified": found.certified, "images": found.attacked}
+        reason = Reason.of("features are certified", **known)
     fit = replay_fit(facts.replays)
     if word != "leaked" and fit is not None and fit.fitting < fit.records:
         word = agreement[judge_by] = "inconclusive"

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from fl_privacy_audit.cli import cli
+from fl_privacy_audit.core.types import CERTIFIED
 from fl_privacy_audit.ledger.export import records_table
 from fl_privacy_audit.ledger.records import AuditRecord, ControlOutcome
 from fl_privacy_audit.report.html import render_html
@@ -63,6 +64,36 @@ def test_ranks_are_counted_and_told_everywhere(tmp_path: Path) -> None:
         (None, 1.0, 1.0, 5),
         (None, 2.25, 1.0, 8),
     ]
+
+
+def test_certified_features_are_told_everywhere(tmp_path: Path) -> None:
+    scores, found = {"psnr": 16.0}, {CERTIFIED: 1.0}
+    lines = [audit_line(outcome(scores, details=found), round=number) for number in (1, 2)]
+    lines.append(audit_line(outcome(scores, details={CERTIFIED: 0.0}), round=3))
+    folder = write_ledger(tmp_path, [run_line("open"), *lines])
+    text = "exact features and labels of 2 of 3 images certified"
+    assert text in " ".join(CliRunner().invoke(cli, ["show", str(folder)]).output.split())
+    compared = CliRunner().invoke(cli, ["compare", str(folder), "--format", "md"]).output
+    assert text in compared and "| 0 of 0 |" not in compared
+    summary = summarise([folder])
+    assert text in render_html(summary, pictures=False)
+    assert text in render_markdown(summary)
+
+
+@pytest.mark.parametrize(
+    ("certified", "word"), [(0, "withstood these attacks"), (1, "inconclusive")]
+)
+def test_certified_features_forbid_withstood(certified: int, word: str) -> None:
+    def line(number: int) -> AuditRecord:
+        made = record(number, attack=0.02, noise=0.0, grey=0.1, undefended=0.9)
+        (scored,) = made.attacks
+        details = {CERTIFIED: float(number < certified)}
+        return made.model_copy(update={"attacks": [scored.model_copy(update={"details": details})]})
+
+    verdict = judge("a", "server", NAME, [line(number) for number in range(20)])
+    assert verdict.word == word
+    if certified:
+        assert "what the network saw of 1 of 20, and their labels" in say(verdict.reason)
 
 
 def test_without_ranks_nothing_is_said(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ IDENTIFIED: Final = (
     "its own (correlation of pixels). Where a batch has several images its reconstructions are matched to them first, "
     "those of a null control too, which helps both. A setting has not withstood where exact tests say, with 95 % "
     "confidence, that more are picked out than by chance and than for the null control of the same images; a few more "
-    "may be luck."
+    "may be luck. Certified features are what a layer saw of an image, known exactly though its picture is blurred: "
+    "whoever has that picture can tell that it took part."
 )
 
 JUDGES: Final = (
@@ -79,6 +80,9 @@ CAUSES: Final[Mapping[str, str]] = {
     ),
     "images are picked out": (
         "treat it as a leak of whose images took part: train with more noise, or with more images in each update"
+    ),
+    "features are certified": (
+        "treat it as a leak: whoever has a picture can tell whether it took part, and with which label"
     ),
     "metrics disagree": (
         "look at the worst record (`keep_pictures = true`), and take it for a leak until you have"
@@ -169,6 +173,10 @@ REASONS: Final[Mapping[str, str]] = {
     "images are picked out": (
         "nobody would recognise the images, but {first} of {images} are picked out among others by their "
         "reconstruction, where chance gives {chance}"
+    ),
+    "features are certified": (
+        "nobody would recognise the images, but what the network saw of {certified} of {images}, and their labels, "
+        "is known exactly"
     ),
     "metrics disagree": "the metrics disagree: {leaking} says leaked, {metric} does not",
     "description does not fit": (
