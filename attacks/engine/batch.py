@@ -139,6 +139,21 @@ class Guesses:
         """How many guesses."""
         return len(self.values)
 
+    def first(self, count: int) -> "Guesses":
+        """So many of them, or all where there are fewer."""
+        return replace(
+            self,
+            values=self.values[:count],
+            scores=self.scores[:count],
+            extra=self.extra[:count],
+            parameters=self.parameters[:count],
+            buffers=self.buffers[:count],
+            returned=self.returned[:count],
+            observed=self.observed[:count],
+            path=self.path[:count],
+            weights=self.weights[:count],
+        )
+
     def __getitem__(self, index: int) -> Guess:
         """One of them, detached from the leaves."""
         return Guess(

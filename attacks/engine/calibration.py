@@ -34,6 +34,8 @@ WORTH_COMPILING = 300.0
 """Seconds of plain work from which a minute of compiling pays."""
 MOST_BYTES = 10_000
 """Of a file that is read; ours have about one thousand."""
+TRIED = "by_hand, bfloat16, layered, vmap"
+"""What is measured against each other; what was measured before there was one of them is too old."""
 PATIENCE = 5.0
 """Seconds to wait for another process that is writing."""
 
@@ -50,7 +52,9 @@ def choose(seconds: Seconds, *, exact: str, steps: int, left: float, compiler: b
     """
     if exact not in seconds:
         return exact
-    best = min((name for name in (exact, "vmap") if name in seconds), key=seconds.__getitem__)
+    best = min(
+        (name for name in (exact, "layered", "vmap") if name in seconds), key=seconds.__getitem__
+    )
     if seconds.get("bfloat16", math.inf) * CLEARLY_FASTER < seconds[best]:
         # What bfloat16 wins is bound by convolutions, of which compiling makes nothing faster.
         return "bfloat16"
@@ -69,6 +73,7 @@ def facts_of(recipe: Recipe, guesses: Guesses) -> Facts:
         "processor": _processor(device),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
+        "tried": TRIED,
         "attack": recipe.name,
         "network": _digest(repr((type(seen.model).__qualname__, layout))),
         "loss": "" if seen.loss is None else seen.loss.name,

@@ -264,9 +264,11 @@ class _Best:
         self._distances = torch.where(better, distances, self._distances)
         wide = better.view(-1, *[1] * (self._values.ndim - 1))
         self._values = torch.where(wide, self._guesses.values, self._values)
-        labels = self._guesses.scores.argmax(dim=-1)
-        self._labels = torch.where(better.view(-1, 1), labels, self._labels)
-        self._extra = torch.where(better.view(-1, 1), self._guesses.extra, self._extra)
+        if self._guesses.learned:
+            labels = self._guesses.scores.argmax(dim=-1)
+            self._labels = torch.where(better.view(-1, 1), labels, self._labels)
+        if self._extra.numel():
+            self._extra = torch.where(better.view(-1, 1), self._guesses.extra, self._extra)
 
     def stalled(self, tolerance: float) -> bool:
         """Whether no guess has come closer by this share since the last call."""

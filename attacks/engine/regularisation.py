@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import torch
 
+from .backend import Backend, Step
 from .batch import Guesses
-from .gradients import Backend, Step
 
 
 def regularised(backend: Backend, guesses: Guesses, share: float, ahead: float) -> Step:

@@ -1,6 +1,5 @@
 """Where images can be."""
 
-import torch
 from torch import Tensor
 
 from fl_privacy_audit.core.types import ImageSpec
@@ -8,6 +7,5 @@ from fl_privacy_audit.core.types import ImageSpec
 
 def box(inputs: Tensor, spec: ImageSpec) -> Tensor:
     """Clip to the inputs that pixels in [0, 1] give (Geiping et al. 2020)."""
-    low = spec.normalise(torch.zeros_like(inputs[:1]))
-    high = spec.normalise(torch.ones_like(inputs[:1]))
-    return torch.maximum(torch.minimum(inputs, high), low)
+    pixel = inputs.new_zeros(spec.shape[0], 1, 1)
+    return inputs.clamp(spec.normalise(pixel), spec.normalise(pixel + 1))

@@ -29,40 +29,57 @@ def cosine(guess: Update, observed: Update) -> Tensor:
 
 
 def cosine_by_hand(guess: Update, observed: Update) -> Tensor:
-    """`cosine` with its slope in closed form: a third of the passes over the weights' memory.
+    """`cosine` with its slope in closed form: see `cosines_by_hand`."""
+    one, other = ({name: part[name][None] for name in observed} for part in (guess, observed))
+    return cosines_by_hand(one, other)[0]
+
+
+def cosines_by_hand(guess: Update, observed: Update) -> Tensor:
+    """`cosine` of several updates, along the first axis: a third of the passes over their memory.
 
     It can be differentiated once, by the tape. With ``c = g / |g| - o / |o|`` the slope of
     ``|c|^2 / 2`` with respect to ``g`` is ``(c - (c . g / |g|) g / |g|) / |g|``.
+
+    Args:
+        guess: ``(T, ...)`` tensors.
+        observed: Likewise, or ``(1, ...)`` where all are compared with the same.
+
+    Returns:
+        ``(T,)``.
     """
     pairs = [(guess[n], observed[n].detach()) for n in observed]
-    distance: Tensor = _ByHand.apply(*[t for pair in pairs for t in pair])
-    return distance
+    found: Tensor = _ByHand.apply(*[t for pair in pairs for t in pair])
+    return found
 
 
 class _ByHand(torch.autograd.Function):
-    """Guessed and observed tensors in turn -> `cosine`."""
+    """Guessed and observed tensors in turn -> their cosine distances."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
-        guess, observed = tensors[::2], tensors[1::2]
+        guess, observed = (
+            [t.reshape(len(t), -1) for t in ts] for ts in (tensors[::2], tensors[1::2])
+        )
         tiny = torch.finfo(guess[0].dtype).tiny
-        inverse, goal = (1 / _length(ts).clamp_min(tiny) for ts in (guess, observed))
+        inverse, goal = (1 / _lengths(ts).clamp_min(tiny) for ts in (guess, observed))
         chords = [
             (g * inverse).addcmul_(o, goal, value=-1) for g, o in zip(guess, observed, strict=True)
         ]
         ctx.save_for_backward(inverse, *guess, *chords)
-        return _length(chords).square() / 2
+        ctx.shapes = [t.shape for t in tensors[::2]]
+        return _lengths(chords)[:, 0].square() / 2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         inverse, *both = ctx.saved_tensors
         guess, chords = both[: len(both) // 2], both[len(both) // 2 :]
-        dots = [torch.dot(c.flatten(), g.flatten()) for c, g in zip(chords, guess, strict=True)]
-        along = torch.stack(dots).sum() * inverse.square()
-        factor = slope * inverse
+        dots = [torch.linalg.vecdot(c, g) for c, g in zip(chords, guess, strict=True)]
+        along = torch.stack(dots).sum(dim=0)[:, None] * inverse.square()
+        factor = slope[:, None] * inverse
         slopes = [
-            c.addcmul(g, along, value=-1).mul_(factor) for c, g in zip(chords, guess, strict=True)
+            c.addcmul(g, along, value=-1).mul_(factor).view(shape)
+            for c, g, shape in zip(chords, guess, ctx.shapes, strict=True)
         ]
         return tuple(t for one in slopes for t in (one, None))
 
@@ -104,9 +121,10 @@ def largest(tensor: Tensor, share: float) -> Tensor:
     return sizes >= sizes.flatten().kthvalue(place).values
 
 
-def _length(tensors: Sequence[Tensor]) -> Tensor:
-    lengths = torch.stack([torch.linalg.vector_norm(t) for t in tensors])
-    return lengths.square().sum().sqrt()
+def _lengths(tensors: Sequence[Tensor]) -> Tensor:
+    """``(T, 1)``: of all that lies at the same place of the first axis."""
+    lengths = torch.stack([torch.linalg.vector_norm(t, dim=1) for t in tensors])
+    return lengths.square().sum(dim=0).sqrt()[:, None]
 
 
 def _norm(update: Update) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients
-from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine import OptimisationAttack, batched
 from fl_privacy_audit.attacks.engine import gradients as backends
+from fl_privacy_audit.attacks.engine.backend import Backend, ByHand
 from fl_privacy_audit.attacks.engine.batch import Guesses
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.core.errors import AttackError, ConfigError
@@ -76,14 +77,14 @@ def joined_guesses(recipe: OptimisationAttack, seen: list[Observation]) -> Guess
     )
 
 
-@pytest.mark.parametrize("kind", [backends.Vmap, backends.ByHand])
+@pytest.mark.parametrize("kind", [batched.Vmap, batched.Layered, ByHand])
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_fast_twins_compute_what_the_plain_loop_computes(
-    target: str, kind: type[backends.Backend]
+    target: str, kind: type[Backend]
 ) -> None:
     recipe = attack(total_variation=0.01)
     joined = joined_guesses(recipe, targets(**TARGETS[target]))
-    plain = backends.Backend(recipe, joined)(joined)
+    plain = Backend(recipe, joined)(joined)
     fast = kind(recipe, joined)(joined)
     assert len(joined) == 4
     assert fast.gradients.keys() == plain.gradients.keys() == joined.leaves().keys()
@@ -108,8 +109,8 @@ def test_compiled_computes_what_the_plain_loop_computes(target: str) -> None:
         pytest.skip("needs a C++ compiler")
     recipe = attack(total_variation=0.01)
     joined = joined_guesses(recipe, targets(**TARGETS[target]))
-    plain = backends.Backend(recipe, joined)(joined)
-    fast = backends.Compiled(recipe, joined)(joined)
+    plain = Backend(recipe, joined)(joined)
+    fast = batched.Compiled(recipe, joined)(joined)
     assert torch.allclose(
         fast.gradients["values"],
         plain.gradients["values"],
@@ -121,7 +122,7 @@ def test_compiled_computes_what_the_plain_loop_computes(target: str) -> None:
 def test_bfloat16_points_the_same_way() -> None:
     recipe = attack()
     joined = joined_guesses(recipe, targets(TinyLeNet, 1))
-    plain = backends.Backend(recipe, joined)(joined).gradients["values"]
+    plain = Backend(recipe, joined)(joined).gradients["values"]
     fast = backends.Bfloat16(recipe, joined)(joined).gradients["values"]
     assert fast.dtype == torch.float32
     similarity = nn.functional.cosine_similarity(fast.flatten(1), plain.flatten(1))

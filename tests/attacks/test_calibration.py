@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl_privacy_audit.attacks import swept_inversion
-from fl_privacy_audit.attacks.engine import OptimisationAttack, calibration
+from fl_privacy_audit.attacks.engine import OptimisationAttack, batched, calibration
 from fl_privacy_audit.attacks.engine import gradients as backends
+from fl_privacy_audit.attacks.engine.backend import Backend, ByHand, Step, same_way
 from fl_privacy_audit.attacks.engine.batch import Guesses
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.core.types import Observation
@@ -172,7 +173,7 @@ def join(recipe: OptimisationAttack, seen: list[Observation]) -> Guesses:
     )
 
 
-def choose(recipe: OptimisationAttack, seen: list[Observation]) -> backends.Backend:
+def choose(recipe: OptimisationAttack, seen: list[Observation]) -> Backend:
     return backends.choose_backend(recipe, join(recipe, seen), math.inf)
 
 
@@ -180,7 +181,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
     """Make the clock say this; the list of what it was asked of."""
     asked: list[str] = []
 
-    def clock(backend: backends.Backend, guesses: Guesses) -> float:
+    def clock(backend: Backend, guesses: Guesses) -> float:
         asked.append(backend.name)
         return seconds.get(backend.name, 5.0)
 
@@ -238,9 +239,9 @@ def watched(
     """On any processor: right for so many calls, then with one guess's slope turned; its calls."""
     calls: list[int] = []
 
-    def rounded(backend: backends.Backend, guesses: Guesses) -> backends.Step:
+    def rounded(backend: Backend, guesses: Guesses) -> Step:
         calls.append(len(calls))
-        step = backends.Backend.__call__(backend, guesses)
+        step = Backend.__call__(backend, guesses)
         if len(calls) <= right:
             return step
         slopes = step.gradients["values"].clone()
@@ -258,7 +259,7 @@ def test_bfloat16_is_given_up_where_gradients_disagree_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     backend, guesses, calls = watched(monkeypatch, right=0)
-    exact = backends.ByHand(swept_inversion(steps=STEPS), guesses)(guesses)
+    exact = ByHand(swept_inversion(steps=STEPS), guesses)(guesses)
     for _ in range(3):
         assert torch.equal(backend(guesses).gradients["values"], exact.gradients["values"])
         assert backend.name == "by_hand"
@@ -299,7 +300,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
         return function
 
     monkeypatch.setattr(torch, "compile", fake)
-    monkeypatch.setattr(backends, "_COMPILED", {})
+    monkeypatch.setattr(batched, "_COMPILED", {})
     return asked
 
 
@@ -314,30 +315,30 @@ def test_the_next_round_uses_what_was_compiled_and_computes_its_own_step(
             for i in range(2)
         ]
         guesses = join(recipe, seen)
-        ours = backends.Compiled(recipe, guesses)(guesses)
-        plain = backends.Backend(recipe, guesses)(guesses)
+        ours = batched.Compiled(recipe, guesses)(guesses)
+        plain = Backend(recipe, guesses)(guesses)
         assert torch.allclose(ours.distances, plain.distances, rtol=1e-4)
-        assert backends.same_way(ours, plain)
+        assert same_way(ours, plain)
     assert len(compiled) == 1
 
 
 def test_what_was_compiled_for_something_else_is_found_out(
     compiled: list[Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "_kind_of", lambda recipe, guesses: ())
+    monkeypatch.setattr(batched, "_kind_of", lambda recipe, guesses: ())
     recipe = swept_inversion(steps=STEPS)
     other = replace(recipe, distance=distances.squared)
     guesses = join(recipe, clients(Tiny))
-    backends.Compiled(other, guesses)
-    ours = backends.Compiled(recipe, guesses)(guesses)
-    plain = backends.Backend(recipe, guesses)(guesses)
+    batched.Compiled(other, guesses)
+    ours = batched.Compiled(recipe, guesses)(guesses)
+    plain = Backend(recipe, guesses)(guesses)
     assert torch.allclose(ours.distances, plain.distances, rtol=1e-4)
     assert len(compiled) == 2
 
 
 def test_only_the_latest_computations_are_kept(compiled: list[Callable[..., Any]]) -> None:
     recipe = swept_inversion(steps=STEPS)
-    for count in range(1, backends.MOST_COMPILED + 3):
+    for count in range(1, batched.MOST_COMPILED + 3):
         seen = clients(Tiny, 1) * count
-        backends.Compiled(recipe, join(recipe, seen))
-    assert len(backends._COMPILED) == backends.MOST_COMPILED
+        batched.Compiled(recipe, join(recipe, seen))
+    assert len(batched._COMPILED) == batched.MOST_COMPILED

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks import make_attack, order_invariant
 from fl_privacy_audit.attacks import surrogate_model_extension as sme
-from fl_privacy_audit.attacks.engine import gradients as backends
+from fl_privacy_audit.attacks.engine import batched
+from fl_privacy_audit.attacks.engine.backend import Backend
 from fl_privacy_audit.attacks.engine.batch import Guesses
 from fl_privacy_audit.attacks.papers.order_invariant import (
     epochs,
@@ -92,8 +93,8 @@ def test_alpha_is_learned_and_every_backend_agrees() -> None:
     )
     assert guesses.extra.shape == (2, 1)
     assert list(guesses.leaves()) == ["values", "extra"]
-    plain = backends.Backend(recipe, guesses)(guesses)
-    fast = backends.Vmap(recipe, guesses)(guesses)
+    plain = Backend(recipe, guesses)(guesses)
+    fast = batched.Vmap(recipe, guesses)(guesses)
     assert bool((plain.gradients["extra"] != 0).all())
     assert torch.allclose(fast.gradients["extra"], plain.gradients["extra"], rtol=1e-3, atol=1e-7)
     assert torch.allclose(fast.gradients["values"], plain.gradients["values"], rtol=1e-3, atol=1e-7)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fl_privacy_audit.attacks import swept_inversion
 from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.backend import Backend
 from fl_privacy_audit.attacks.engine.batch import Guesses
-from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend
+from fl_privacy_audit.attacks.engine.gradients import BACKENDS
 from fl_privacy_audit.attacks.engine.recipe import Distance
 from fl_privacy_audit.attacks.engine.regularisation import regularised
 from fl_privacy_audit.attacks.parts import distances
