@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -63,6 +64,31 @@ def decibels(images: Tensor, truth: Tensor) -> float:
     """Mean PSNR after the best assignment."""
     order = match(images.cpu(), truth)
     return psnr(images.cpu()[order], truth).mean().item()
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How an attack that was to reach a level of PSNR ended.
+
+    Attributes:
+        seconds: What it took, or where it never got there what it spent.
+        steps: Likewise.
+        decibels: PSNR at its end.
+        reached: Whether it got there.
+    """
+
+    seconds: float
+    steps: int
+    decibels: float
+    reached: bool
+
+    def cells(self) -> dict[str, str]:
+        """Of its row in a table."""
+        return {
+            "seconds": f"{self.seconds:.2f}" if self.reached else f"not in {self.seconds:.1f}",
+            "step": str(self.steps),
+            "PSNR [dB]": f"{self.decibels:.1f}",
+        }
 
 
 def target(

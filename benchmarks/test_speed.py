@@ -2,7 +2,7 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +15,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from fl_privacy_audit.attacks import inverting_gradients
+from fl_privacy_audit.attacks.engine.backend import Backend
 from fl_privacy_audit.attacks.engine.batch import Guesses
-from fl_privacy_audit.attacks.engine.gradients import BACKENDS, Backend, can_compile
+from fl_privacy_audit.attacks.engine.gradients import BACKENDS, can_compile
 from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
 from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.types import Observation
@@ -128,13 +129,7 @@ def measure(benchmark: BenchmarkFixture, case: Case, device: torch.device) -> No
     guesses = Guesses.join(
         [Guesses.draw(recipe, seen, recipe.replay(seen), generator()) for seen in observations]
     )
-    backends = {name: BACKENDS[name](recipe, guesses) for name in case.backends if name in EAGER}
-    compiling = 0.0
-    if "compiled" in case.backends and can_compile(device):
-        with cold_cache():
-            started = with_children()
-            backends["compiled"] = BACKENDS["compiled"](recipe, guesses)
-            compiling = with_children() - started
+    backends, compiling = ready(case.backends, recipe, guesses)
     gradients = {n: b(guesses).gradients["values"].flatten(1).double() for n, b in backends.items()}
     for backend in backends.values():
         attack(replace(recipe, steps=1), observations, backend)
@@ -182,6 +177,20 @@ def measure(benchmark: BenchmarkFixture, case: Case, device: torch.device) -> No
 def not_asked(case: Case, device: torch.device) -> str:
     """Why a device is not asked for the speed of a case; empty where it is."""
     return "no bfloat16 instructions" if case.needs_bfloat16 and not has_bfloat16(device) else ""
+
+
+def ready(
+    names: Sequence[str], recipe: OptimisationAttack, guesses: Guesses
+) -> tuple[dict[str, Backend], float]:
+    """The backends that this machine has, and seconds of compiling from nothing, by name."""
+    backends = {name: BACKENDS[name](recipe, guesses) for name in names if name in EAGER}
+    compiling = 0.0
+    if "compiled" in names and can_compile(guesses.values.device):
+        with cold_cache():
+            started = with_children()
+            backends["compiled"] = BACKENDS["compiled"](recipe, guesses)
+            compiling = with_children() - started
+    return backends, compiling
 
 
 @contextmanager

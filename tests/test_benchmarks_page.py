@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import page, test_known_answers, test_memory, test_peers, test_quality, test_speed
+from benchmarks import (
+    page,
+    peer,
+    test_known_answers,
+    test_memory,
+    test_peers,
+    test_quality,
+    test_speed,
+)
 from benchmarks.measuring import target
 from fl_privacy_audit.attacks import ATTACKS
 
@@ -61,7 +69,7 @@ def test_the_other_tables_of_the_page_have_the_rows_of_the_code() -> None:
     ]
     clients = [str(clients) for clients, _ in test_memory.CASES]
     assert [row["clients"] for row in found["Memory"]] == clients
-    libraries = [test_peers.PEER, *test_peers.OURS]
+    libraries = [peer.NAME, *test_peers.OURS]
     assert [row["library"] for row in found["Beside breaching"]] == libraries
 
 
