@@ -1,13 +1,14 @@
 """Inverting Gradients with a prior that fades, on a short schedule.
 
-Geiping et al. 2020, arXiv:2003.14053, with three changes that are this project's own.
+Geiping et al. 2020, arXiv:2003.14053, with five changes that are this project's own.
 
 The best weight of the total variation differs from target to target by five orders of magnitude,
 since the gradient of the cosine distance does. Here it is given in units of the balance, the weight
 at which the prior pulls the first guess as hard as the distance does; in these units targets are
 alike. It fades from there to a thousandth: smooth pictures first, details later. And the learning
 rate falls along a half cosine from the start instead of in late drops, which leaves out most of the
-steps. The restart with the least cosine distance to the observed update wins: the prior does not
+steps. The first guess is nearly grey: noise costs steps until the prior has taken it away. And the
+signs are rounded, which bears three times the learning rate. The restart with the least cosine distance to the observed update wins: the prior does not
 vote. Threat model B of Carletti et al. 2025.
 """
 
@@ -19,15 +20,18 @@ import torch
 from torch import Tensor
 
 from fl_privacy_audit.attacks.engine import OptimisationAttack
-from fl_privacy_audit.attacks.parts import noise
+from fl_privacy_audit.attacks.parts import noise, start
 from fl_privacy_audit.attacks.parts.priors import total_variation
 from fl_privacy_audit.core.types import Observation
 
 from .inverting_gradients import inverting_gradients
 from .modern_inversion import soft_sign
 
-PATHS = ((1.0, 1e-3), (0.3, 1e-3))
-"""Weight of the total variation at the start and at the end, restart by restart, and round again."""
+PATHS = ((0.1, 1e-3), (0.3, 1e-3))
+"""Weight of the total variation at the start and at the end, restart by restart, and round again.
+
+Chosen with the first guess, the learning rate and the signs on images of CIFAR-10 and networks drawn
+anew, for the PSNR after few steps and after all."""
 
 NOISE_WEIGHT, MOST_WEIGHT = 0.15, 3.0
 """Least weight for as much noise as signal, and for an update that is nothing but noise."""
@@ -37,8 +41,8 @@ def swept_inversion(
     *,
     steps: int = 300,
     restarts: int = 1,
-    learning_rate: float = 0.1,
-    soft_signs: bool = False,
+    learning_rate: float = 0.3,
+    soft_signs: bool = True,
 ) -> OptimisationAttack:
     """Signed Adam on the cosine distance, with total variation that fades.
 
@@ -51,9 +55,7 @@ def swept_inversion(
         steps: Adam steps of a restart.
         restarts: Fresh starts, on paths of the prior's weight in turn.
         learning_rate: At the start, in normalised pixel units.
-        soft_signs: Round the signs as `modern_inversion` does, which bears larger learning rates:
-            on a residual network that was not the benchmark's, 0.3 with soft signs came nearer to
-            the update in 100 steps than 0.1 with hard ones, and to the images.
+        soft_signs: Round the signs as `modern_inversion` does. Hard ones bear a rate of 0.1.
     """
 
     def weight(seen: Observation, restart: int) -> float | tuple[float, float]:
@@ -67,6 +69,7 @@ def swept_inversion(
     return replace(
         inverting_gradients(steps=steps, restarts=restarts),
         name="swept_inversion",
+        start=start.faint,
         priors=((weight, total_variation),),
         balanced=True,
         optimiser=adam,

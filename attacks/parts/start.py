@@ -12,6 +12,11 @@ def gaussian(seen: Observation, rng: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=rng, dtype=seen.dtype)
 
 
+def faint(seen: Observation, rng: torch.Generator) -> Tensor:
+    """A tenth of that: nearly grey, ``(N, C, H, W)``."""
+    return 0.1 * gaussian(seen, rng)
+
+
 def patterned(seen: Observation, rng: torch.Generator, side: int = 4) -> Tensor:
     """A standard normal pattern of ``side x side`` pixels, repeated, for each image its own."""
     channels, height, width = seen.image.shape
