@@ -13,13 +13,14 @@ vote. Threat model B of Carletti et al. 2025.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fl_privacy_audit.attacks.engine import OptimisationAttack
+from fl_privacy_audit.attacks.engine.recipe import Weight
 from fl_privacy_audit.attacks.parts import noise, start
 from fl_privacy_audit.attacks.parts.priors import total_variation
 from fl_privacy_audit.core.types import Observation
@@ -32,6 +33,8 @@ PATHS = ((0.1, 1e-3), (0.3, 1e-3))
 
 Chosen with the first guess, the learning rate and the signs on images of CIFAR-10 and networks drawn
 anew, for the PSNR after few steps and after all."""
+SMOOTH_FIRST = ((1.0, 1e-3), (0.3, 1e-3))
+"""The same for replays of several local steps, where fewer details show."""
 
 NOISE_WEIGHT, MOST_WEIGHT = 0.15, 3.0
 """Least weight for as much noise as signal, and for an update that is nothing but noise."""
@@ -58,11 +61,6 @@ def swept_inversion(
         soft_signs: Round the signs as `modern_inversion` does. Hard ones bear a rate of 0.1.
     """
 
-    def weight(seen: Observation, restart: int) -> float | tuple[float, float]:
-        first, last = PATHS[restart % len(PATHS)]
-        least = min(NOISE_WEIGHT * noise.to_signal(seen), MOST_WEIGHT)
-        return max(first, least), max(last, least)
-
     def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(leaves, lr=learning_rate)
 
@@ -70,12 +68,23 @@ def swept_inversion(
         inverting_gradients(steps=steps, restarts=restarts),
         name="swept_inversion",
         start=start.faint,
-        priors=((weight, total_variation),),
+        priors=((along(PATHS), total_variation),),
         balanced=True,
         optimiser=adam,
         gradient_rule=soft_sign if soft_signs else torch.sign,
         schedule=half_cosine,
     )
+
+
+def along(paths: Sequence[tuple[float, float]]) -> Weight:
+    """The weight of a prior on these paths, restart by restart; known noise lets it fade less."""
+
+    def weight(seen: Observation, restart: int) -> float | tuple[float, float]:
+        first, last = paths[restart % len(paths)]
+        least = min(NOISE_WEIGHT * noise.to_signal(seen), MOST_WEIGHT)
+        return max(first, least), max(last, least)
+
+    return weight
 
 
 def half_cosine(done: float) -> float:
