@@ -32,18 +32,19 @@ from typing import Final, NamedTuple, final
 import numpy as np
 import torch
 from scipy.linalg import null_space
-from scipy.optimize import linprog
 
 from fl_privacy_audit.attacks.parts import closed_form
 from fl_privacy_audit.attacks.parts.feature_decoder import FIELDS, decoded, read_pictures
 from fl_privacy_audit.attacks.parts.lookalikes import lookalikes
 from fl_privacy_audit.attacks.parts.rectified_head import (
+    SPARE,
     Flags,
     Floats,
     Head,
     halfway,
     rectified_head,
 )
+from fl_privacy_audit.attacks.parts.sparse_vertex import sparse_vertex
 from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.protocols import Progress
@@ -59,6 +60,8 @@ DOUBT: Final = 5e-5
 """Of features, see `Search.sharpened`: images had a twentieth of that, the worst others ten times as much."""
 FACES: Final = 20
 """Least features at zero beyond the dimensions."""
+CLEAR: Final = 100.0
+"""Times the next singular value, from which one is that of the last image."""
 SHOWN: Final = 1e-4
 """Of the largest feature's length over the images, what a feature must have to count."""
 SAME: Final = 0.999
@@ -69,10 +72,6 @@ COMPLETE_SPARE: Final = 4
 """The same before a single linear layer: so many fewer than classes, after one step."""
 STILL: Final = 0.01
 """Slack of the polytope up to which that holds after several steps."""
-WALK: Final = 6
-"""Most reweighted programmes of a walk."""
-SHARPNESS: Final = (0.1, 0.03, 0.01, 1.0)
-"""What is added to features, in units of their mean, before the next weights are their inverse."""
 
 
 class Near(NamedTuple):
@@ -149,15 +148,15 @@ class FeatureUnmixing:
         head = rectified_head(seen)
         search = Search(seen, head, np.random.default_rng(_seed(rng)))
         idle = steps = 0
-        while len(search.finds) < seen.num_images and idle < self.walks:
+        while len(search.finds) < search.count and idle < self.walks:
             idle = 0 if search.walk() else idle + 1
             steps += 1
             if clock.now() > deadline:
                 break
             if progress is not None:
-                progress(len(search.finds), seen.num_images)
+                progress(len(search.finds), search.count)
         finds = search.finds
-        late = len(finds) < seen.num_images and idle < self.walks
+        late = len(finds) < search.count and idle < self.walks
         fitted_on = (
             read_pictures(self.pictures, seen.image)
             if self.pictures
@@ -166,19 +165,20 @@ class FeatureUnmixing:
         images = torch.empty(0, *seen.image.shape)
         if finds:
             features = torch.from_numpy(np.stack([find.features for find in finds]))
-            images = decoded(halfway(seen), head.names[0], features, fitted_on)
+            images = decoded(halfway(seen), head.names[0], features, fitted_on)[: seen.num_images]
         if progress is not None:
-            progress(seen.num_images, seen.num_images)
+            progress(search.count, search.count)
         whole = len(finds) == seen.num_images
         return Reconstruction(
             images=closed_form.filled(images, seen.num_images),
             labels=torch.tensor([find.label for find in finds]) if whole else None,
-            objective=1 - len(finds) / seen.num_images,
+            objective=1 - len(finds) / search.count,
             steps=steps,
             stopped="out of time" if late else "finished",
             details={
                 "layer": head.names[0],
                 CERTIFIED: float(len(finds)),
+                "images by the rank of the update": float(search.count),
                 "certified labels": " ".join(str(find.label) for find in finds),
                 "largest misfit of a certificate": max((f.misfit for f in finds), default=0.0),
             },
@@ -194,7 +194,7 @@ class Search:
             gradient[f"{head.names[0]}.{kind}"].cpu().numpy() for kind in ("weight", "bias")
         )
         left, values, right = np.linalg.svd(weight, full_matrices=False)
-        count = max(1, min(seen.num_images, int((values > 1e-12 * values[0]).sum())))
+        count = self.count = _rank(values, seen.num_images)
         values = np.maximum(values, 1e-300)
         self.head, self.rng, self.finds = head, rng, list[Find]()
         self.left, self.values, self.rows = left[:, :count], values[:count], right[:count]
@@ -210,7 +210,7 @@ class Search:
         self.shown = self.rows[:, shown]
         self.origin = self.ones / length / length
         self.around = null_space(self.ones[None])
-        self.share = 1 / seen.num_images if seen.gradient is not None else math.nan
+        self.share = 1 / count if seen.gradient is not None else math.nan
         self.readers: list[Floats] = []
         self.walks = 0
 
@@ -220,7 +220,7 @@ class Search:
         if left_over.shape[1] == 0 or self.shown.shape[1] == 0:
             return False
         rows, ones = left_over.T @ self.shown, left_over.T @ self.ones
-        vertex = _vertex(rows, ones, self.slack, self.rng, SHARPNESS[self.walks % len(SHARPNESS)])
+        vertex = sparse_vertex(rows, ones, self.slack, self.rng, self.walks)
         self.walks += 1
         if vertex is None:
             self.slack *= 1.2
@@ -316,45 +316,18 @@ class Search:
         return np.array(shares), np.array(fitted)
 
 
+def _rank(values: Floats, told: int) -> int:
+    """How many images: what singular values clearly say, near what the client told; else what it told."""
+    clipped = np.maximum(values, max(1e-9 * values[0], 1e-300))
+    clear = 1 + np.flatnonzero(clipped[: -SPARE - 1] > CLEAR * clipped[1:-SPARE])
+    near = clear[(clear >= told / 2) & (clear <= 2 * told)]
+    return (
+        int(near[-1]) if len(near) else max(1, min(told, int((values > 1e-12 * values[0]).sum())))
+    )
+
+
 def _cosine(one: Floats, other: Floats) -> float:
     return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-300)
-
-
-def _vertex(
-    rows: Floats, ones: Floats, slack: float, rng: np.random.Generator, sharpness: float
-) -> Floats | None:
-    """``(k,)`` weights of a vertex with many zeros; None where the programme has no solution."""
-    if len(ones) == 1:
-        return np.asarray(1 / ones) if ones[0] else None
-    sizes = np.maximum(np.linalg.norm(rows, axis=0), 1e-300)
-    alive = sizes > 1e-4 * sizes.max()
-    rows, limits = rows[:, alive] / sizes[alive], slack / sizes[alive]
-
-    def least(goal: Floats) -> Floats | None:
-        """The point of the polytope that is lowest along `goal`."""
-        solved = linprog(
-            goal / max(float(np.linalg.norm(goal)), 1e-300),
-            A_ub=-rows.T,
-            b_ub=limits,
-            A_eq=ones[None],
-            b_eq=[1.0],
-            bounds=(None, None),
-            method="highs",
-            options={"time_limit": 5.0},
-        )
-        return np.asarray(solved.x) if solved.status == 0 else None
-
-    drawn = rng.choice(rows.shape[1], min(5, rows.shape[1]), replace=False)
-    vertex = least(rows[:, drawn].sum(axis=1))
-    for _ in range(WALK):
-        if vertex is None:
-            return None
-        values = np.maximum(vertex @ rows, 0)
-        following = least(rows @ (1 / (values + sharpness * max(float(values.mean()), 1e-12))))
-        if following is None or np.abs(following - vertex).max() < 1e-6 * np.abs(vertex).max():
-            break
-        vertex = following
-    return vertex
 
 
 def complete(seen: Observation) -> None:

@@ -28,12 +28,12 @@ from fl_privacy_audit.core.types import Observation
 from .inverting_gradients import inverting_gradients
 from .modern_inversion import soft_sign
 
-PATHS = ((0.1, 1e-3), (0.3, 1e-3))
+PATHS = ((0.3, 1e-3), (1.0, 1e-3))
 """Weight of the total variation at the start and at the end, restart by restart, and round again.
 
 Chosen with the first guess, the learning rate and the signs on images of CIFAR-10 and networks drawn
 anew, for the PSNR after few steps and after all."""
-SMOOTH_FIRST = ((1.0, 1e-3), (0.3, 1e-3))
+SMOOTH_FIRST = PATHS[::-1]
 """The same for replays of several local steps, where fewer details show."""
 
 NOISE_WEIGHT, MOST_WEIGHT = 0.15, 3.0
