@@ -297,13 +297,14 @@ def attacked(
     if len(result.images) == len(truth):
         score = decibels(result.images, truth)
     (search,) = begun
-    if not search.finds:
+    finds = search.certified()
+    if not finds:
         return 0.0, 0.0, 0.0, 0, 0, score, took
-    found = F.normalize(torch.from_numpy(np.stack([find.features for find in search.finds])))
+    found = F.normalize(torch.from_numpy(np.stack([find.features for find in finds])))
     way = torch.linspace(0, 1, 9 if seen.gradient is None else 1)
     close = torch.stack([found @ features(seen, truth, float(place)).T for place in way])
     best, which = close.amax(dim=0).max(dim=1)
-    right = classes[which] == torch.tensor([find.label for find in search.finds])
+    right = classes[which] == torch.tensor([find.label for find in finds])
 
     def exact(cosines: Tensor) -> float:
         return len(which[cosines > EXACT].unique()) / len(truth)

@@ -16,7 +16,8 @@ zero than the polytope has dimensions, so near that they fix the rest, and next 
 The column space: the layers behind are known, so features and a label give the row of ``D`` that such an image
 would have caused, and it lies in the column space of ``dW``; another vertex would have to guess as many
 numbers as the layer has neurons beyond the images. After several steps the row is a mixture of those along
-the way. And the size: where several labels would do, it is that of the row after one step. A certified row
+the way. And the size: where several labels would do, it is that of the row after one step. Before a single
+linear layer, whose classes are few, all finds together must give the whole update. A certified row
 also says what no other image has a part in, which leaves a smaller polytope for the rest; what is not
 certified is forgotten.
 
@@ -56,6 +57,8 @@ RIVAL: Final = (2.0, 5e-4)
 """Times the least of these shares, and share, up to which another label may be the right one."""
 RIGHT_SIZE: Final = 0.03
 """Relative, of a row where labels are rivals."""
+WHOLE: Final = 0.01
+"""Share of the whole update that finds before a single linear layer may miss."""
 DOUBT: Final = 5e-5
 """Of features, see `Search.sharpened`: images had a twentieth of that, the worst others ten times as much."""
 FACES: Final = 20
@@ -155,7 +158,7 @@ class FeatureUnmixing:
                 break
             if progress is not None:
                 progress(len(search.finds), search.count)
-        finds = search.finds
+        finds = search.certified()
         late = len(finds) < search.count and idle < self.walks
         fitted_on = (
             read_pictures(self.pictures, seen.image)
@@ -196,7 +199,7 @@ class Search:
         left, values, right = np.linalg.svd(weight, full_matrices=False)
         count = self.count = _rank(values, seen.num_images)
         values = np.maximum(values, 1e-300)
-        self.head, self.rng, self.finds = head, rng, list[Find]()
+        self.head, self.rng, self.finds, self.whole = head, rng, list[Find](), weight
         self.left, self.values, self.rows = left[:, :count], values[:count], right[:count]
         self.ones = self.left.T @ bias / self.values
         noise = (
@@ -283,6 +286,19 @@ class Search:
         self.readers.append(readers[label] / carried[label])
         self.finds.append(Find(features=features, label=label, misfit=float(misfits[label])))
         return True
+
+    def certified(self) -> list[Find]:
+        """The finds that stand.
+
+        The classes of a single linear layer leave its column space little room; there they stand together
+        or not at all, and must give the whole update.
+        """
+        if len(self.head.names) > 1 or not self.finds:
+            return self.finds
+        rows = np.stack([self.head.signals(find.features)[0][0, find.label] for find in self.finds])
+        given = self.share * rows.T @ np.stack([find.features for find in self.finds])
+        off = float(np.linalg.norm(given - self.whole))
+        return self.finds if off < WHOLE * float(np.linalg.norm(self.whole)) else []
 
     def misfits(self, features: Floats) -> tuple[Floats, Floats]:
         """What the update does not hold of the rows of ``D`` that an image would cause, label by label.
