@@ -21,7 +21,7 @@ def fedleak(
     *,
     steps: int = 300,
     restarts: int = 1,
-    learning_rate: float = 0.3,
+    learning_rate: float = 0.1,
     share: float = 0.5,
     regularisation: float = 0.3,
     ahead: float = -0.1,

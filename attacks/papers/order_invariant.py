@@ -17,7 +17,6 @@ from torch import Tensor
 from fl_privacy_audit.attacks.engine import OptimisationAttack
 from fl_privacy_audit.attacks.parts import labels
 from fl_privacy_audit.attacks.parts.labels import Labels
-from fl_privacy_audit.attacks.parts.priors import total_variation
 from fl_privacy_audit.attacks.parts.replay import (
     Replay,
     local_training,
@@ -27,7 +26,7 @@ from fl_privacy_audit.attacks.parts.replay import (
 from fl_privacy_audit.core.errors import UnmetNeedError
 from fl_privacy_audit.core.types import Observation
 
-from .swept_inversion import SMOOTH_FIRST, along, swept_inversion
+from .swept_inversion import swept_inversion
 
 FADED = 1e-3
 """Of the invariance's weight, what is left at the end."""
@@ -61,9 +60,7 @@ def order_invariant(
         invariance: Weight of the distance between the epochs' aggregates at the start, in units of
             the balance.
     """
-    recipe = swept_inversion(
-        steps=steps, restarts=restarts, learning_rate=learning_rate, soft_signs=False
-    )
+    recipe = swept_inversion(steps=steps, restarts=restarts, learning_rate=learning_rate)
 
     def tie(seen: Observation, restart: int) -> tuple[float, float]:
         return invariance, invariance * FADED
@@ -74,7 +71,7 @@ def order_invariant(
         start=start_each_epoch,
         labels=labels_each_epoch,
         replay=replay_epochs,
-        priors=((along(SMOOTH_FIRST), total_variation), (tie, order_invariance)),
+        priors=(*recipe.priors, (tie, order_invariance)),
         finish=matched_mean,
     )
 

@@ -19,7 +19,7 @@ from fl_privacy_audit.attacks.parts import constraints, distances, labels, prior
 
 from .inverting_gradients import tenfold_drops
 from .modern_inversion import soft_sign
-from .swept_inversion import SMOOTH_FIRST, along, half_cosine
+from .swept_inversion import swept_inversion
 
 
 def surrogate_model_extension(
@@ -75,5 +75,5 @@ def surrogate_model_extension(
     )
     if not fading:
         return recipe
-    fades = ((along(SMOOTH_FIRST), priors.total_variation),)
-    return replace(recipe, priors=fades, balanced=True, schedule=half_cosine)
+    swept = swept_inversion(steps=steps)
+    return replace(recipe, priors=swept.priors, balanced=True, schedule=swept.schedule)

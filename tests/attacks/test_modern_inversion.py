@@ -33,9 +33,9 @@ def test_the_soft_sign_is_a_sign_for_the_large_and_a_slope_for_the_small() -> No
     assert soft_sign(torch.zeros(1, 4)).tolist() == [[0, 0, 0, 0]]
 
 
-def test_the_default_rounds_its_signs_unless_told_otherwise() -> None:
-    assert swept_inversion().gradient_rule is soft_sign
-    assert swept_inversion(soft_signs=False).gradient_rule is torch.sign
+def test_the_default_rounds_its_signs_when_asked() -> None:
+    assert swept_inversion(soft_signs=True).gradient_rule is soft_sign
+    assert swept_inversion().gradient_rule is torch.sign
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
