@@ -71,8 +71,6 @@ SAME: Final = 0.999
 """Cosine from which features are those of an image that was found before."""
 COMPLETE: Final = (32, 16)
 """Images up to which nearly all are found after one step, and after several."""
-COMPLETE_SPARE: Final = 4
-"""The same before a single linear layer: so many fewer than classes, after one step."""
 STILL: Final = 0.01
 """Slack of the polytope up to which that holds after several steps."""
 
@@ -354,7 +352,8 @@ def complete(seen: Observation) -> None:
     """
     head = rectified_head(seen)
     deep, classes = len(head.names) > 1, head.weights[-1].shape[1]
-    most = COMPLETE[head.moved] if deep else 0 if head.moved else classes - COMPLETE_SPARE
+    # A single linear layer tells half as many images apart as it has classes, after one step.
+    most = COMPLETE[head.moved] if deep else 0 if head.moved else min(COMPLETE[0], classes // 2)
     if seen.num_images > most:
         raise UnmetNeedError(
             f"feature_unmixing finds nearly all of up to {most} images here, but this update is of "
