@@ -57,7 +57,7 @@ SECTIONS = {
     "known to both. `breaching` takes targets one after another; what compiling cost stands apart.",
     "Time to quality beside breaching": "Seconds until what the attack would return if it were stopped first "
     "reaches the level (mean over the targets), labels known to both. `breaching` has the best of several "
-    "weights of the prior, found on the very same pictures; ours is the default attack with `faint` and `soft_signs` at a rate of 0.3, which finds it itself. "
+    "weights of the prior, found on the very same pictures; ours is the default attack with `swift`, which finds it itself. "
     "What is measured or compiled once for a network stands apart.",
     "Speed on a GPU": "As under Speed, in wall seconds on the GPU.",
 }

@@ -18,7 +18,7 @@ from fl_privacy_audit.attacks.engine.gradients import can_compile
 from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
 from fl_privacy_audit.attacks.parts.labels import Labels
 from fl_privacy_audit.core.devices import has_bfloat16
-from fl_privacy_audit.core.types import Observation, Options
+from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.lab.corpus.networks import seeded
 from tests.support.cases import CLASSES, LeNet, photos
 
@@ -199,8 +199,6 @@ class Way:
         )
 
 
-SWIFT: Options = {"faint": True, "soft_signs": True, "learning_rate": 0.3}
-"""Of the default attack, for few steps where nobody adds noise."""
 LENET_WAY = Way(name="sigmoid LeNet", model=LeNet)
 RES_NET_WAY = Way(
     name="ResNet18, batch 4",
@@ -230,7 +228,7 @@ def test_way_to_a_level(case: Way, benchmark: BenchmarkFixture, quick: bool) -> 
     observations = observe_clients(model, torch.cat(truths), each=case.each)
     weight, most_steps = best_weight(case, model, observations, truths)
     peers = prepared(model, observations, weight)
-    swift = make_attack("swept_inversion", SWIFT)
+    swift = make_attack("swept_inversion", {"swift": True})
     assert isinstance(swift, OptimisationAttack)
     if case.each > 1:
         # Of one image they are read at no cost; those of a batch are told to the other library.

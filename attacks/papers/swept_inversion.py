@@ -28,6 +28,8 @@ from .modern_inversion import soft_sign
 
 PATHS = ((1.0, 1e-3), (0.3, 1e-3))
 """Weight of the total variation at the start and at the end, restart by restart, and round again."""
+SWIFT_PATHS, SWIFTER = ((0.1, 1e-3), (0.3, 1e-3)), 3.0
+"""The same, and times the learning rate, for few steps."""
 
 NOISE_WEIGHT, MOST_WEIGHT = 0.15, 3.0
 """Least weight for as much noise as signal, and for an update that is nothing but noise."""
@@ -39,7 +41,7 @@ def swept_inversion(
     restarts: int = 1,
     learning_rate: float = 0.1,
     soft_signs: bool = False,
-    faint: bool = False,
+    swift: bool = False,
 ) -> OptimisationAttack:
     """Signed Adam on the cosine distance, with total variation that fades.
 
@@ -55,26 +57,28 @@ def swept_inversion(
         soft_signs: Round the signs as `modern_inversion` does, which bears larger learning rates:
             on a residual network that was not the benchmark's, 0.3 with soft signs came nearer to
             the update in 100 steps than 0.1 with hard ones, and to the images.
-        faint: Start nearly grey. With soft signs at 0.3 that got 1 to 2 dB more on three of four networks,
-            in fewer steps; under the noise of DP-SGD it got less, so it is off.
+        swift: For few steps where nobody adds noise: a nearly grey start, a weaker prior at first, soft
+            signs and three times the learning rate. A sigmoid LeNet is at 20 dB in 26 steps instead of
+            more than 100. Under the noise of DP-SGD, and on deep networks after all steps, it gets less.
     """
+    paths = SWIFT_PATHS if swift else PATHS
 
     def weight(seen: Observation, restart: int) -> float | tuple[float, float]:
-        first, last = PATHS[restart % len(PATHS)]
+        first, last = paths[restart % len(paths)]
         least = min(NOISE_WEIGHT * noise.to_signal(seen), MOST_WEIGHT)
         return max(first, least), max(last, least)
 
     def adam(leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(leaves, lr=learning_rate)
+        return torch.optim.Adam(leaves, lr=learning_rate * (SWIFTER if swift else 1))
 
     return replace(
         inverting_gradients(steps=steps, restarts=restarts),
         name="swept_inversion",
-        start=start.faint if faint else start.gaussian,
+        start=start.faint if swift else start.gaussian,
         priors=((weight, total_variation),),
         balanced=True,
         optimiser=adam,
-        gradient_rule=soft_sign if soft_signs else torch.sign,
+        gradient_rule=soft_sign if soft_signs or swift else torch.sign,
         schedule=half_cosine,
     )
 

@@ -10,6 +10,7 @@ from fl_privacy_audit.attacks.papers.modern_inversion import (
     warm_up_and_half_cosine,
 )
 from fl_privacy_audit.attacks.parts import priors, start
+from fl_privacy_audit.metrics import psnr
 from tests.support.cases import LeNet, SmallConvNet, observation, photos, seeded
 
 
@@ -82,3 +83,14 @@ def test_batch_norm_counts_where_there_is_some() -> None:
 def test_it_runs_without_batch_norm() -> None:
     result = modern_inversion(steps=3).reconstruct(SEEN, rng=torch.Generator().manual_seed(0))
     assert result.images.shape == (2, 3, 8, 8)
+
+
+def test_the_swift_default_is_nearer_after_few_steps() -> None:
+    truth = photos(32)[:1]
+    seen = observation(seeded(LeNet), truth, torch.tensor([3]))
+    score = {}
+    for swift in (False, True):
+        attack = swept_inversion(steps=60, swift=swift)
+        found = attack.reconstruct(seen, rng=torch.Generator().manual_seed(0))
+        score[swift] = float(psnr(found.images, truth).mean())
+    assert score[True] > score[False] + 2
