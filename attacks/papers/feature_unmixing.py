@@ -157,7 +157,7 @@ class FeatureUnmixing:
             if progress is not None:
                 progress(len(search.finds), search.count)
         finds = search.certified()
-        late = len(finds) < search.count and idle < self.walks
+        late = len(search.finds) < search.count and idle < self.walks
         fitted_on = (
             read_pictures(self.pictures, seen.image)
             if self.pictures

@@ -156,6 +156,18 @@ def test_before_one_linear_layer_finds_stand_together_or_not_at_all() -> None:
         assert search.certified() == []
 
 
+def test_finds_that_do_not_stand_together_do_not_mean_that_the_time_was_up() -> None:
+    seen = observation(seeded(StridedNet), crops(4, 32), LABELS[:4])
+    assert seen.gradient is not None
+    scaled = replace(seen, gradient={name: 1.02 * t for name, t in seen.gradient.items()})
+    search = Search(scaled, rectified_head(scaled), np.random.default_rng(0))
+    for _ in range(20):
+        search.walk()
+    assert len(search.finds) == 4
+    result = run(scaled)
+    assert (result.objective, result.stopped) == (1, "finished")
+
+
 def after_epochs(rate: float) -> tuple[Observation, Tensor]:
     """Eight images in three shuffled epochs of batches of four, and their pixels."""
     model, truth = seeded(QuickStartNet), crops(8, 32)
