@@ -12,7 +12,7 @@ them are the clients', the second thousand train the network where `--rounds` as
 
 import copy
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -50,14 +50,6 @@ CLIP = 1.0
 STEPS_OF_A_ROUND, HELD = 32, 1000
 
 
-def lenet() -> nn.Module:
-    """LeNet of Zhu et al. 2019 with ReLU: one linear layer."""
-    layers: list[nn.Module] = []
-    for before, stride in ((3, 2), (12, 2), (12, 1)):
-        layers += [nn.Conv2d(before, 12, 5, stride, padding=2), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(768, 10))
-
-
 def vgg() -> nn.Module:
     """Pairs of 3x3 convolutions with pooling, three linear layers, drawn as torchvision's VGG is."""
     layers: list[nn.Module] = []
@@ -87,9 +79,9 @@ def mcmahan() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4096, 512), nn.ReLU(), nn.Linear(512, 10))
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "quick start": QuickStartNet,
-    "LeNet": lenet,
+    "LeNet": partial(StridedNet, width=12),  # that of Zhu et al. 2019 with ReLU
     "strided": StridedNet,
     "VGG": vgg,
     "McMahan": mcmahan,

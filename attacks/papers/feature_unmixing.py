@@ -320,9 +320,7 @@ class Search:
         shares, fitted = [], []
         for label in range(rows.shape[1]):
             first, others = outside[0, label], outside[1:, label]
-            mixed = (
-                np.linalg.lstsq(others.T, -first, rcond=1e-6)[0] if len(others) else others[:, 0]
-            )
+            mixed = np.linalg.lstsq(others.T, -first, rcond=1e-6)[0]
             mixed = np.concatenate([[1.0], np.clip(mixed, -1, 1)])
             length = max(float(np.linalg.norm(mixed @ rows[:, label])), 1e-300)
             shares.append(float(np.linalg.norm(mixed @ outside[:, label])) / length)
