@@ -47,8 +47,9 @@ def decoded(seen: Observation, layer: str, features: Tensor, pictures: Tensor) -
     centre, mean = given.mean(dim=0), wanted.mean(dim=0)
     power = (given - centre).T @ (given - centre)
     ridge = RIDGE * power.diagonal().mean().clamp_min(1e-300) * torch.eye(len(power)).double()
-    decoder = torch.linalg.solve(power + ridge, (given - centre).T @ (wanted - mean))
-    pixels = (features - centre) @ decoder + mean
+    # Solved for the features, which are few, in place of every pixel's column of the decoder.
+    solved = torch.linalg.solve(power + ridge, (features - centre).T)
+    pixels = ((given - centre) @ solved).T @ (wanted - mean) + mean
     images: Tensor = pixels.view(-1, *seen.image.shape).clamp(0, 1).float()
     return images
 

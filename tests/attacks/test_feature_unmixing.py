@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fl_privacy_audit import ImageConfig, TrainingConfig
 from fl_privacy_audit.attacks import ATTACKS, choose, feature_unmixing, make_attack
 from fl_privacy_audit.attacks.papers.feature_unmixing import DOUBT, Find, Search
-from fl_privacy_audit.attacks.parts.feature_decoder import through
+from fl_privacy_audit.attacks.parts.feature_decoder import RIDGE, decoded, through
 from fl_privacy_audit.attacks.parts.rectified_head import Head, halfway, rectified_head
 from fl_privacy_audit.core.errors import ConfigError, UnmetNeedError
 from fl_privacy_audit.core.observe import observe
@@ -249,6 +249,21 @@ def test_pictures_of_the_quick_start_network() -> None:
     null = run(noise_of_equal_norm(seen), walks=20)
     assert null.objective == 1
     assert null.images.unique().tolist() == [0.5]
+
+
+def test_the_decoder_is_ridge_regression_pixel_by_pixel() -> None:
+    seen, pictures = seen_of(1), crops(12)
+    passed, _ = through(seen, pictures)
+    (layer, (given, _)), *_ = passed.items()
+    given = given.double()
+    features = given[:2] + 0.1
+    centred = given - given.mean(dim=0)
+    power = centred.T @ centred
+    power += RIDGE * power.diagonal().mean() * torch.eye(len(power))
+    decoder = torch.linalg.inv(power) @ centred.T @ pictures.flatten(1).double()
+    wanted = (features - given.mean(dim=0)) @ decoder + pictures.flatten(1).mean(dim=0)
+    found = decoded(seen, layer, features, pictures).flatten(1)
+    assert torch.allclose(found, wanted.clamp(0, 1).float(), atol=1e-4)
 
 
 def test_a_decoder_may_be_fitted_on_pictures(tmp_path: Path) -> None:
