@@ -92,7 +92,7 @@ def labels_of(count: int) -> Tensor:
     return torch.arange(count) % CLASSES
 
 
-RES_NET = replace(test_speed.RES_NET, wanted=1.8)
+RES_NET = replace(test_speed.RES_NET, wanted=1.8, block=24, rounds=3)
 PACES = (
     replace(test_speed.LENET, wanted=6.0),
     replace(test_speed.QUICK_START, wanted=6.0),
@@ -147,9 +147,9 @@ def test_pace(case: test_speed.Case, benchmark: BenchmarkFixture, quick: bool) -
         {
             "targets": case.name,
             "library": name,
-            # Both evaluate once more after the last step.
+            # After the last step ours evaluates once more, breaching without the slope: neither counts.
             "target-iterations per second": (
-                f"{(case.block + 1) * case.count / statistics.median(seconds[name]):.3g}"
+                f"{case.block * case.count / statistics.median(seconds[name]):.3g}"
             ),
             "speedup": f"{speedup[name]:.2f}",
             "least and most": f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}",
