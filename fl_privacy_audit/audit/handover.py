@@ -17,18 +17,13 @@ from torch import nn
 
 from fl_privacy_audit.core.losses import Loss
 from fl_privacy_audit.core.models import Forward
-from fl_privacy_audit.core.process_state import SETTINGS
+from fl_privacy_audit.core.process_state import read_settings, write_settings
 from fl_privacy_audit.core.protocols import Attack
 
 from .epsilon import Meter
 from .schedule import Elsewhere
 
 CLOUDPICKLE: Final = ("cloudpickle", "ray.cloudpickle")
-PROCESS: Final = (
-    *("default dtype", "number of threads", "deterministic algorithms", "backends"),
-    *("flushing of tiny numbers", "recursion limit"),
-)
-"""Settings of the process that figures depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +71,13 @@ class Handover:
         Raises:
             Exception: Something of it cannot be handed over.
         """
-        return _dumps((self, {name: SETTINGS[name][0]() for name in PROCESS}))
+        return _dumps((self, read_settings()))
 
     @classmethod
     def unpacked(cls, packed: bytes) -> Self:
         """The same in the child, whose settings become those of its parent."""
         handed, settings = pickle.loads(packed)
-        for name, value in settings.items():
-            SETTINGS[name][1](value)
+        write_settings(settings)
         assert isinstance(handed, cls)
         return handed
 

@@ -239,3 +239,21 @@ SLOW: Final = frozenset(
     {"random numbers of Python", "random numbers of NumPy", "environment", "signal handlers"}
 )
 """A tenth of a millisecond or more, together; the rest takes a tenth of that."""
+OF_FIGURES: Final = (
+    *("default dtype", "number of threads", "deterministic algorithms", "backends"),
+    *("flushing of tiny numbers", "recursion limit"),
+)
+"""Those that figures depend on."""
+
+
+def read_settings() -> dict[str, Any]:
+    """What figures depend on, for another process."""
+    return {name: SETTINGS[name][0]() for name in OF_FIGURES}
+
+
+def write_settings(settings: Mapping[str, Any]) -> None:
+    """Make them those of this process; what is so already is not touched, for that can leave a trace."""
+    for name, value in settings.items():
+        read, write = SETTINGS[name]
+        if not _same(value, read()):
+            write(value)
