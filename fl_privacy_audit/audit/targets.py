@@ -115,6 +115,9 @@ class Observer:
         return classifier(probed, self.config.image, self.forward)[1]
 
     def _observation(self, slot: Slot) -> Observation:
+        return replace(self._observed(slot), round=slot.round)
+
+    def _observed(self, slot: Slot) -> Observation:
         if slot.release is not None:
             seen = observe_release(self, slot.release, slot.replies)
             return without_frozen(inform_of_release(seen, self.defence, len(slot.replies)))

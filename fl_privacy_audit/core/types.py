@@ -246,6 +246,7 @@ class Observation:
         rounding: Length of the error in `update` that rounding of the weights makes.
         defence: What is known of the client's defence; None where it has none.
         assumptions: Whatever had to be assumed.
+        round: Of the server, from 1: what the first has prepared later ones may use.
     """
 
     model: nn.Module
@@ -263,6 +264,7 @@ class Observation:
     rounding: float = 0.0
     defence: KnownDefence | None = None
     assumptions: tuple[Reason, ...] = ()
+    round: int = 1
 
     @property
     def minimised(self) -> ClassLoss:

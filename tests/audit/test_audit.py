@@ -250,3 +250,10 @@ def test_progress_is_told(tmp_path: Path, count: int, client: str) -> None:
     auditor.audit_round(3, [make_reply(i) for i in range(count)])
     steps = [(p.round, p.client, p.attack, p.step, p.steps) for p in told]
     assert steps == [(3, client, "inverting_gradients", n, 5) for n in range(1, 6)]
+
+
+def test_attacks_are_told_the_round(spied: Build) -> None:
+    auditor, (spy,) = spied()
+    for number in (1, 3):
+        auditor.audit_round(number, [make_reply()])
+    assert sorted({seen.round for seen, _ in spy.calls}) == [1, 3]
