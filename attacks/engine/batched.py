@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 
 from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.attacks.parts.replay import by_transform, local_training
@@ -15,6 +13,7 @@ from fl_privacy_audit.core.types import Update
 
 from .backend import Backend, ByHand, Step, agree, own_chance, stacked, weighed
 from .batch import Guess, Guesses
+from .compiling import Traced, fuse, trace
 from .layers import Layers
 from .recipe import Recipe
 
@@ -164,6 +163,21 @@ def _only(part: Any, axis: int | None) -> Any:
     return part[0] if isinstance(part, Tensor) else {name: t[0] for name, t in part.items()}
 
 
+def traced(recipe: Recipe, guesses: Guesses) -> Traced:
+    """The operations of a step: by layers where they fit, else by `vmap`."""
+    return _traced(_fastest(recipe, guesses), guesses)
+
+
+def _fastest(recipe: Recipe, guesses: Guesses) -> Batched:
+    layered = Layered(recipe, guesses)
+    return layered if layered._all is not None else Vmap(recipe, guesses)
+
+
+def _traced(backend: Batched, guesses: Guesses) -> Traced:
+    assert backend._all is not None
+    return trace(backend._all, *backend._arguments(guesses))
+
+
 class Compiled(Batched):
     """`Layered` or else `Vmap`, fused by torch.compile: once for targets that are alike, checked for each."""
 
@@ -171,56 +185,29 @@ class Compiled(Batched):
 
     def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
         super().__init__(recipe, guesses)
-        layered = Layered(recipe, guesses)._all
-        eager = layered or Vmap(recipe, guesses)._all
-        assert eager is not None
-        self._all = eager
+        eager = _fastest(recipe, guesses)
         with own_chance(guesses):
-            plain = self(guesses)
+            plain = eager(guesses)
         kind = _kind_of(recipe, guesses)
         kept = _COMPILED.pop(kind, None)
-        if kept is None or not self._agrees(kept, guesses, plain):
-            if layered is None:
-                kept = torch.compile(eager, fullgraph=True)
-            else:
-                kept = _fused(layered, *self._arguments(guesses))
+        if not self._agrees(kept, guesses, plain):
+            kept = fuse(_traced(eager, guesses))
             # Compiled code has been silently wrong on some versions of torch.
             if not self._agrees(kept, guesses, plain):
-                self._all = eager
+                self._all, self.name = eager._all, eager.name
                 return
+        assert kept is not None
         _COMPILED[kind] = kept
         for oldest in list(_COMPILED)[:-MOST_COMPILED]:
             del _COMPILED[oldest]
 
-    def _agrees(self, fused: Computation, guesses: Guesses, plain: Step) -> bool:
+    def _agrees(self, fused: Computation | None, guesses: Guesses, plain: Step) -> bool:
         self._all = fused
-        with own_chance(guesses):
-            return agree(self(guesses), plain)
-
-
-def _fused(computation: Computation, *arguments: object) -> Computation:
-    """The operations that a computation comes to, compiled: the compiler does not know the tape."""
-    given, layout = pytree.tree_flatten(arguments)
-    forms = []
-
-    def flat(*tensors: Tensor) -> list[Tensor]:
-        found, form = pytree.tree_flatten(computation(*pytree.tree_unflatten(tensors, layout)))
-        forms.append(form)
-        return found
-
-    fused = torch.compile(make_fx(flat)(*given), fullgraph=True)
-    form = forms[0]
-
-    def compiled(
-        leaves: dict[str, Tensor], guess: Guess
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-        with torch.no_grad():
-            found = fused(*pytree.tree_leaves((leaves, guess)))
-        whole: tuple[dict[str, Tensor], tuple[Tensor, Tensor]]
-        whole = pytree.tree_unflatten(found, form)
-        return whole
-
-    return compiled
+        try:
+            with own_chance(guesses):
+                return fused is not None and agree(self(guesses), plain)
+        except Exception:  # noqa: BLE001 - of a compiler, which an attack can do without
+            return False
 
 
 _COMPILED: dict[tuple[object, ...], Computation] = {}

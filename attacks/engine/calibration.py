@@ -30,8 +30,8 @@ Facts = Mapping[str, str]
 
 CLEARLY_FASTER = 1.3
 """How much faster bfloat16 must be before its rounding is accepted."""
-WORTH_COMPILING = 300.0
-"""Seconds of plain work from which a minute of compiling pays."""
+WORTH_COMPILING, WORTH_FINDING = 300.0, 15.0
+"""Seconds of plain work from which compiling pays, and finding what was compiled before."""
 MOST_BYTES = 10_000
 """Of a file that is read; ours have about one thousand."""
 TRIED = "by_hand, bfloat16, layered, vmap"
@@ -40,7 +40,9 @@ PATIENCE = 5.0
 """Seconds to wait for another process that is writing."""
 
 
-def choose(seconds: Seconds, *, exact: str, steps: int, left: float, compiler: bool) -> str:
+def choose(
+    seconds: Seconds, *, exact: str, steps: int, left: float, compiler: bool, made: bool = False
+) -> str:
     """The backend to take: a pure function.
 
     Args:
@@ -49,6 +51,7 @@ def choose(seconds: Seconds, *, exact: str, steps: int, left: float, compiler: b
         steps: Of the attack.
         left: Seconds that it may take.
         compiler: Whether torch.compile finds what it needs.
+        made: Whether it has compiled such a step before.
     """
     if exact not in seconds:
         return exact
@@ -58,7 +61,7 @@ def choose(seconds: Seconds, *, exact: str, steps: int, left: float, compiler: b
     if seconds.get("bfloat16", math.inf) * CLEARLY_FASTER < seconds[best]:
         # What bfloat16 wins is bound by convolutions, of which compiling makes nothing faster.
         return "bfloat16"
-    worth = min(seconds[best] * steps, left) > WORTH_COMPILING
+    worth = min(seconds[best] * steps, left) > (WORTH_FINDING if made else WORTH_COMPILING)
     return "compiled" if worth and compiler else best
 
 
@@ -119,6 +122,11 @@ def settle(facts: Facts, measure: Callable[[], Seconds]) -> Seconds:
     return recall(facts) or {}
 
 
+def name_of(facts: Facts) -> str:
+    """Of these facts, among files."""
+    return _digest(json.dumps(dict(facts), sort_keys=True))
+
+
 def folder() -> Path:
     """Where calibrations are kept.
 
@@ -133,7 +141,7 @@ def folder() -> Path:
 
 
 def _place(facts: Facts) -> Path:
-    return folder() / f"{_digest(json.dumps(dict(facts), sort_keys=True))}.json"
+    return folder() / f"{name_of(facts)}.json"
 
 
 def _digest(text: str) -> str:

@@ -13,6 +13,7 @@ become grouped convolutions.
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -24,7 +25,8 @@ from fl_privacy_audit.core.errors import ConfigError
 from . import calibration
 from .backend import Backend, ByHand, Step, own_chance, same_way
 from .batch import Guesses
-from .batched import Compiled, Layered, Vmap, fits_layers
+from .batched import Compiled, Layered, Vmap, fits_layers, traced
+from .compiling import Beside
 from .recipe import Recipe
 
 MOST_MEASURED, CALLS = 0.1, 3
@@ -32,6 +34,8 @@ MOST_MEASURED, CALLS = 0.1, 3
 FEWEST_STEPS = 150
 """Of an attack for which it is worth measuring: if that takes more than its share of the time, the
 attack would not finish, and what is found by the clock differs anyway."""
+PATIENCE = 0.5
+"""Share of the time left that waiting for a process that compiles may take."""
 WATCHED = 20
 """Each how many steps it is seen to that gradients in bfloat16 are as good."""
 
@@ -111,14 +115,31 @@ def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend
         if begun.seconds * CALLS * len(names) > MOST_MEASURED * (deadline - clock.now()):
             return begun
         seconds = calibration.settle(facts, lambda: _measure(recipe, guesses, names))
-    name = calibration.choose(
+    choose = partial(
+        calibration.choose,
         seconds or {},
         exact=exact,
         steps=recipe.steps,
         left=deadline - clock.now(),
         compiler=can_compile(guesses.values.device),
     )
+    name = choose()
+    if name != "compiled" and choose(made=True) == "compiled":
+        name = _by_round(name, calibration.name_of(facts), recipe, guesses, deadline)
     return (Watched if name == "bfloat16" else BACKENDS[name])(recipe, guesses)
+
+
+def _by_round(name: str, kind: str, recipe: Recipe, guesses: Guesses, deadline: float) -> str:
+    """The first round has its step compiled beside, later ones take what came of it: not by the clock."""
+    beside = _BESIDE.setdefault(kind, Beside(kind))
+    beside.begin(lambda: traced(recipe, guesses))
+    if guesses.seen.round == 1 or not beside.is_ready(PATIENCE * (deadline - clock.now())):
+        return name
+    return "compiled"
+
+
+_BESIDE: dict[str, Beside] = {}
+"""By what decides how long a step takes."""
 
 
 def _others(recipe: Recipe, guesses: Guesses) -> list[str]:

@@ -60,6 +60,9 @@ def pick(seconds: Mapping[str, float], **known: Any) -> str:
         ({"by_hand": 4.0, "vmap": 2.0}, {"compiler": False}, "vmap"),
         ({"by_hand": 4.0, "vmap": 2.0}, {"left": 200.0}, "vmap"),
         ({"by_hand": 4.0, "vmap": 2.0}, {"steps": 100}, "vmap"),
+        ({"by_hand": 4.0, "vmap": 2.0}, {"steps": 10, "made": True}, "compiled"),
+        ({"by_hand": 4.0, "vmap": 2.0}, {"steps": 7, "made": True}, "vmap"),
+        ({"by_hand": 4.0, "vmap": 2.0}, {"left": 14.0, "made": True}, "vmap"),
         ({"by_hand": 4.0, "bfloat16": 1.0, "vmap": 2.0}, {}, "bfloat16"),
         ({"sequential": 1.0, "vmap": 0.5}, {"exact": "by_hand"}, "by_hand"),
     ],
@@ -187,6 +190,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
 
     monkeypatch.setattr(backends, "_time", clock)
     monkeypatch.setattr(calibration, "WORTH_COMPILING", math.inf)
+    monkeypatch.setattr(calibration, "WORTH_FINDING", math.inf)
     return asked
 
 

@@ -1,0 +1,171 @@
+"""Code made beside an attack: for later rounds, whatever the clock says, and at no attack's cost."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from fl_privacy_audit.attacks import swept_inversion
+from fl_privacy_audit.attacks.engine import batched, calibration, compiling
+from fl_privacy_audit.attacks.engine import gradients as backends
+from fl_privacy_audit.attacks.engine.backend import Backend, same_way
+from fl_privacy_audit.attacks.engine.compiling import Beside, Traced, fuse, trace
+from fl_privacy_audit.core import clock
+from fl_privacy_audit.core.files import LOCK, is_held
+from tests.attacks.test_backends import TinyLeNet, joined_guesses, targets
+
+STEPS = backends.FEWEST_STEPS
+PATIENCE = 120.0
+ENDS = "import pathlib, pickle, sys; place = pathlib.Path(pickle.load({})[0]); {}"
+NOTES_IT = ENDS.format(
+    "(sys.stdin.buffer.read(8), sys.stdin.buffer)[1]", "(place / 'done').touch()"
+)
+FAILS = "raise SystemExit(3)"
+
+
+@pytest.fixture(autouse=True)
+def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backends, "_BESIDE", {})
+    monkeypatch.setattr(batched, "_COMPILED", {})
+
+
+def child(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", script))
+
+
+def add(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"sum": numbers["one"] + numbers["other"].sin()}
+
+
+def some() -> dict[str, Tensor]:
+    return {"one": torch.ones(3), "other": torch.arange(3.0)}
+
+
+def traced() -> Traced:
+    return trace(add, some())
+
+
+def test_what_is_traced_computes_the_same() -> None:
+    graph, given, _ = traced()
+    (found,) = graph(*given)
+    assert torch.equal(found, add(some())["sum"])
+
+
+def test_a_process_notes_that_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, NOTES_IT)
+    beside, other = Beside("some"), Beside("other")
+    assert not beside.is_done
+    beside.begin(traced)
+    assert Beside("some").is_ready(PATIENCE)  # of another process, which waits for this one's
+    assert beside.is_ready(PATIENCE)
+    assert not other.is_ready(PATIENCE)
+
+
+def test_only_one_of_several_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, "input()")
+    beside, made = Beside("some"), []
+    beside.begin(traced)
+    late = Beside("some")
+    late.begin(lambda: made.append(0) or traced())  # type: ignore[func-returns-value]
+    assert not made
+    assert not late.is_ready(0.2)
+    assert beside._child is not None
+    beside._child.kill()
+    assert not beside.is_ready(PATIENCE)
+
+
+@pytest.mark.parametrize("script", [FAILS, "nonsense("])
+def test_one_that_fails_is_not_tried_again_here(
+    script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, script)
+    beside = Beside("some")
+    beside.begin(traced)
+    assert not beside.is_ready(PATIENCE)
+    beside.begin(lambda: pytest.fail("tried again"))
+    assert not beside.is_ready(PATIENCE)
+
+
+def test_what_cannot_be_traced_is_not_compiled() -> None:
+    def broken() -> Traced:
+        raise RuntimeError
+
+    beside = Beside("some")
+    beside.begin(broken)
+    assert not beside.is_ready(PATIENCE)
+    assert not is_held(beside._folder / LOCK)
+
+
+class Stub:
+    """Always ready, after as long as it is given."""
+
+    waited: ClassVar[list[float]] = []
+
+    def __init__(self, name: str) -> None:
+        self.begun = 0
+
+    def begin(self, make: Callable[[], Any]) -> None:
+        self.begun += 1
+
+    def is_ready(self, patience: float) -> bool:
+        self.waited.append(patience)
+        return True
+
+
+@pytest.mark.parametrize("left", [40.0, math.inf])
+def test_the_first_round_is_plain_and_later_ones_are_compiled(
+    left: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "Beside", Stub)
+    monkeypatch.setattr(backends, "can_compile", lambda device: True)
+    monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "compiled": batched.Vmap})
+    monkeypatch.setattr(calibration, "recall", lambda facts: {"by_hand": 0.2, "layered": 0.11})
+    recipe = swept_inversion(steps=STEPS)
+    chosen = []
+    for number in (1, 2, 5):
+        seen = [replace(one, round=number) for one in targets(TinyLeNet, 1)[:2]]
+        until = clock.now() + left
+        guesses = joined_guesses(recipe, seen)
+        chosen.append(type(backends.choose_backend(recipe, guesses, until)))
+    assert chosen == [batched.Layered, batched.Vmap, batched.Vmap]
+    (beside,) = backends._BESIDE.values()
+    assert isinstance(beside, Stub)
+    assert beside.begun == 3
+    assert all(waited <= left / 2 for waited in Stub.waited)
+
+
+def test_a_compiler_that_fails_costs_no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: object, **how: object) -> Callable[..., Any]:
+        def fails(*arguments: object) -> None:
+            raise OSError("no compiler")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", broken)
+    recipe = swept_inversion(steps=STEPS)
+    guesses = joined_guesses(recipe, targets(TinyLeNet, 1)[:3])
+    backend = batched.Compiled(recipe, guesses)
+    assert backend.name == "layered"
+    assert same_way(backend(guesses), Backend(recipe, guesses)(guesses))
+
+
+@pytest.mark.slow
+def test_what_a_process_compiled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not backends.can_compile(torch.device("cpu")):
+        pytest.skip("needs a C++ compiler")
+    beside = Beside("some")
+    beside.begin(traced)
+    assert beside.is_ready(PATIENCE)
+    counters.clear()
+    found = fuse(traced())(some())
+    assert torch.allclose(found["sum"], add(some())["sum"])
+    assert counters["inductor"]["fxgraph_cache_hit"] == 1
