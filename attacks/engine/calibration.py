@@ -28,13 +28,13 @@ Seconds = Mapping[str, float]
 Facts = Mapping[str, str]
 """What the seconds of a step depend on, by name."""
 
-CLEARLY_FASTER = 1.3
-"""How much faster bfloat16 must be before its rounding is accepted."""
+ROUGH, CLEARLY_FASTER = ("bfloat16", "differences"), 1.3
+"""What errs by more than rounding, and how much faster it must be before that is accepted."""
 WORTH_COMPILING, WORTH_FINDING = 300.0, 15.0
 """Seconds of plain work from which compiling pays, and finding what was compiled before."""
 MOST_BYTES = 10_000
 """Of a file that is read; ours have about one thousand."""
-TRIED = "by_hand, bfloat16, layered, vmap"
+TRIED = "by_hand, bfloat16, differences, layered, vmap"
 """What is measured against each other; what was measured before there was one of them is too old."""
 PATIENCE = 5.0
 """Seconds to wait for another process that is writing."""
@@ -58,9 +58,10 @@ def choose(
     best = min(
         (name for name in (exact, "layered", "vmap") if name in seconds), key=seconds.__getitem__
     )
-    if seconds.get("bfloat16", math.inf) * CLEARLY_FASTER < seconds[best]:
-        # What bfloat16 wins is bound by convolutions, of which compiling makes nothing faster.
-        return "bfloat16"
+    rough = min(ROUGH, key=lambda name: seconds.get(name, math.inf))
+    if seconds.get(rough, math.inf) * CLEARLY_FASTER < seconds[best]:
+        # What these win is bound by convolutions, of which compiling makes nothing faster.
+        return rough
     worth = min(seconds[best] * steps, left) > (WORTH_FINDING if made else WORTH_COMPILING)
     return "compiled" if worth and compiler else best
 

@@ -3,7 +3,8 @@
 ``sequential`` is a plain autograd loop, one guess after the other: obviously correct, and what the
 others are tested against. ``by_hand`` takes the slope of the cosine distance in closed form, which
 saves a third of the operations of a small network and many passes over the weights of a wide one;
-``bfloat16`` is that with the model's arithmetic in bfloat16, and given up where the two disagree.
+``bfloat16`` is that with the model's arithmetic in bfloat16, ``differences`` with five convolutions of each
+layer in place of seven, and both are given up where they disagree with it.
 ``layered`` runs the network once for all guesses that were sent the same weights, ``vmap`` computes
 any guesses as one batched computation, and ``compiled`` fuses the former, where it can be, else the
 latter. Small networks gain; wide convolutions lose by ``vmap``, because their weight gradients
@@ -27,6 +28,7 @@ from .backend import Backend, ByHand, Step, own_chance, same_way
 from .batch import Guesses
 from .batched import Compiled, Layered, Vmap, fits_layers, traced
 from .compiling import Beside
+from .differences import Differences
 from .recipe import Recipe
 
 MOST_MEASURED, CALLS = 0.1, 3
@@ -36,8 +38,8 @@ FEWEST_STEPS = 150
 attack would not finish, and what is found by the clock differs anyway."""
 PATIENCE = 0.5
 """Share of the time left that waiting for a process that compiles may take."""
-WATCHED = 20
-"""Each how many steps it is seen to that gradients in bfloat16 are as good."""
+WATCHED = {"bfloat16": 20, "differences": 100}
+"""Backend -> each how many steps it is seen to that its gradients are as good as the plain loop's."""
 
 
 class Begun(ByHand):
@@ -63,31 +65,30 @@ class Bfloat16(ByHand):
     autocast = True
 
 
-class Watched(Bfloat16):
-    """That, until its gradients no longer point the way of the plain loop's; from then on `by_hand`."""
+class Watched(ByHand):
+    """Another backend, until its gradients no longer point the way of the plain loop's; from then on that."""
 
-    def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
+    def __init__(self, recipe: Recipe, guesses: Guesses, rough: Backend) -> None:
         super().__init__(recipe, guesses)
-        self._exact = ByHand(recipe, guesses)
-        self._steps = 0
+        self.name, self._rough, self._steps = rough.name, rough, 0
 
     def __call__(self, guesses: Guesses) -> Step:
-        """One guess after the other; every so often both ways."""
+        """Every so often both ways."""
         self._steps += 1
-        if self.name == self._exact.name:
-            return self._exact(guesses)
-        if self._steps % WATCHED != 1:
+        if self.name == ByHand.name:
             return super().__call__(guesses)
+        if self._steps % WATCHED[self.name] != 1:
+            return self._rough(guesses)
         with own_chance(guesses):
-            rounded = super().__call__(guesses)
-        exact = self._exact(guesses)
-        if not same_way(rounded, exact):
-            self.name = self._exact.name
+            rough = self._rough(guesses)
+        exact = super().__call__(guesses)
+        if not same_way(rough, exact):
+            self.name = ByHand.name
         return exact
 
 
 BACKENDS: dict[str, type[Backend]] = {
-    kind.name: kind for kind in (Backend, ByHand, Bfloat16, Layered, Vmap, Compiled)
+    kind.name: kind for kind in (Backend, ByHand, Bfloat16, Differences, Layered, Vmap, Compiled)
 }
 
 
@@ -126,7 +127,8 @@ def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend
     name = choose()
     if name != "compiled" and choose(made=True) == "compiled":
         name = _by_round(name, calibration.name_of(facts), recipe, guesses, deadline)
-    return (Watched if name == "bfloat16" else BACKENDS[name])(recipe, guesses)
+    backend = BACKENDS[name](recipe, guesses)
+    return Watched(recipe, guesses, backend) if name in WATCHED else backend
 
 
 def _by_round(name: str, kind: str, recipe: Recipe, guesses: Guesses, deadline: float) -> str:
@@ -145,7 +147,7 @@ _BESIDE: dict[str, Beside] = {}
 def _others(recipe: Recipe, guesses: Guesses) -> list[str]:
     """Backends that may be faster than a plain loop here."""
     names = ["bfloat16"] if has_bfloat16(guesses.values.device) else []
-    names += ["layered"] if fits_layers(recipe, guesses) else []
+    names += ["differences", "layered"] if fits_layers(recipe, guesses) else []
     return [*names, "vmap"] if len(guesses) > 1 or guesses.values.is_cuda else names
 
 

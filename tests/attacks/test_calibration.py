@@ -26,6 +26,7 @@ from tests.support.cases import LeNet, SmallConvNet, observation, photos, seeded
 
 SIZE = 8
 STEPS = backends.FEWEST_STEPS
+STEPS_WATCHED = backends.WATCHED["bfloat16"]
 FACTS = {"processor": "some", "threads": "1"}
 SECONDS = {"by_hand": 2.0, "vmap": 1.0}
 
@@ -56,6 +57,11 @@ def pick(seconds: Mapping[str, float], **known: Any) -> str:
         ({"by_hand": 0.1, "bfloat16": 0.08}, {}, "by_hand"),
         ({"by_hand": 0.1, "bfloat16": 0.07}, {}, "bfloat16"),
         ({"by_hand": 0.1, "bfloat16": 0.07, "vmap": 0.08}, {}, "vmap"),
+        ({"by_hand": 0.1, "differences": 0.08}, {}, "by_hand"),
+        ({"by_hand": 0.1, "differences": 0.07}, {}, "differences"),
+        ({"by_hand": 0.1, "differences": 0.07, "bfloat16": 0.06}, {}, "bfloat16"),
+        ({"by_hand": 0.1, "differences": 0.07, "layered": 0.08}, {}, "layered"),
+        ({"by_hand": 4.0, "differences": 2.0}, {}, "differences"),
         ({"by_hand": 4.0, "vmap": 2.0}, {}, "compiled"),
         ({"by_hand": 4.0, "vmap": 2.0}, {"compiler": False}, "vmap"),
         ({"by_hand": 4.0, "vmap": 2.0}, {"left": 200.0}, "vmap"),
@@ -73,21 +79,23 @@ def test_what_is_chosen(seconds: dict[str, float], known: dict[str, Any], expect
 
 @given(
     seconds=st.dictionaries(
-        st.sampled_from(["by_hand", "bfloat16", "vmap"]), st.floats(1e-6, 1e3), max_size=3
+        st.sampled_from(["by_hand", "bfloat16", "differences", "vmap"]),
+        st.floats(1e-6, 1e3),
+        max_size=4,
     ),
     steps=st.integers(1, 10_000),
     left=st.floats(0, 1e6),
 )
 @QUICK
-def test_whatever_was_measured_the_choice_was_measured_and_bfloat16_is_clearly_faster(
+def test_whatever_was_measured_the_choice_was_measured_and_what_is_rough_is_clearly_faster(
     seconds: dict[str, float], steps: int, left: float
 ) -> None:
     chosen = pick(seconds, steps=steps, left=left)
     assert chosen == pick(dict(reversed(seconds.items())), steps=steps, left=left)
     assert chosen in seconds or chosen in ("by_hand", "compiled")
-    if chosen == "bfloat16":
+    if chosen in calibration.ROUGH:
         exact = [seconds[name] for name in ("by_hand", "vmap") if name in seconds]
-        assert seconds["bfloat16"] * 1.3 < min(exact)
+        assert seconds[chosen] * 1.3 < min(exact)
 
 
 def test_what_was_measured_is_kept_for_its_owner_alone(cache: Path) -> None:
@@ -256,7 +264,8 @@ def watched(
     monkeypatch.setattr(backends.Bfloat16, "__call__", rounded)
     recipe = swept_inversion(steps=STEPS)
     guesses = join(recipe, clients(Tiny))
-    return backends.Watched(recipe, guesses), guesses, calls
+    rough = backends.Bfloat16(recipe, guesses)
+    return backends.Watched(recipe, guesses, rough), guesses, calls
 
 
 def test_bfloat16_is_given_up_where_gradients_disagree_at_the_start(
@@ -273,17 +282,17 @@ def test_bfloat16_is_given_up_where_gradients_disagree_at_the_start(
 def test_bfloat16_is_given_up_where_gradients_disagree_along_the_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    backend, guesses, _ = watched(monkeypatch, right=backends.WATCHED)
+    backend, guesses, _ = watched(monkeypatch, right=STEPS_WATCHED)
     names = []
-    for _ in range(2 * backends.WATCHED):
+    for _ in range(2 * STEPS_WATCHED):
         backend(guesses)
         names.append(backend.name)
-    assert names == ["bfloat16"] * backends.WATCHED + ["by_hand"] * backends.WATCHED
+    assert names == ["bfloat16"] * STEPS_WATCHED + ["by_hand"] * STEPS_WATCHED
 
 
 def test_bfloat16_that_agrees_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, guesses, _ = watched(monkeypatch, right=1000)
-    for _ in range(2 * backends.WATCHED):
+    for _ in range(2 * STEPS_WATCHED):
         backend(guesses)
     assert backend.name == "bfloat16"
 
