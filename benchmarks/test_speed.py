@@ -19,7 +19,6 @@ from fl_privacy_audit.attacks.engine.backend import Backend
 from fl_privacy_audit.attacks.engine.batch import Guesses
 from fl_privacy_audit.attacks.engine.gradients import BACKENDS, can_compile
 from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
-from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.lab.corpus.networks import ConvNet, QuickStartNet, seeded
 from tests.support.cases import LeNet
@@ -46,7 +45,6 @@ class Case:
     steps: int  # after so many the PSNR is compared
     backends: tuple[str, ...] = tuple(BACKENDS)
     wanted: float  # the least speedup over the plain loop
-    needs_bfloat16: bool = False  # whether it is wanted only where there are such instructions
 
     def tiny(self) -> "Case":
         """Settings that only show that it runs."""
@@ -66,7 +64,6 @@ CONV_NET = Case(
     rounds=4,
     steps=40,
     wanted=1.5,
-    needs_bfloat16=True,
 )
 RES_NET = replace(
     CONV_NET, name="ResNet18, batch 4", model=ResNet18, each=4, total_variation=0.2, backends=EAGER
@@ -161,7 +158,6 @@ def measure(benchmark: BenchmarkFixture, case: Case, device: torch.device) -> No
             f"{case.name}: `{best}`, speedup over the plain loop",
             speedup[best],
             case.wanted,
-            not_asked=not_asked(case, device),
         ),
         target(
             f"{case.name}: `{best}`, PSNR away from the plain loop's",
@@ -172,11 +168,6 @@ def measure(benchmark: BenchmarkFixture, case: Case, device: torch.device) -> No
         ),
     ]
     benchmark.extra_info.update(rows=rows, targets=targets)
-
-
-def not_asked(case: Case, device: torch.device) -> str:
-    """Why a device is not asked for the speed of a case; empty where it is."""
-    return "no bfloat16 instructions" if case.needs_bfloat16 and not has_bfloat16(device) else ""
 
 
 def ready(

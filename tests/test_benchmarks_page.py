@@ -142,20 +142,6 @@ def test_a_target_is_met_or_missed(found: float, at_most: bool, verdict: str) ->
     assert target("speed", found, 1.5, at_most=at_most, not_asked="old")[""] == "not asked: old"
 
 
-def test_speed_in_bfloat16_is_not_asked_where_there_are_no_such_instructions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reasons = {}
-    for has in (True, False):
-        monkeypatch.setattr(test_speed, "has_bfloat16", lambda device, has=has: has)
-        reasons[has] = {case.name: test_speed.not_asked(case, CPU) for case in test_speed.ON_CPU}
-    assert set(reasons[True].values()) == {""}
-    assert [name for name, why in reasons[False].items() if why == "no bfloat16 instructions"] == [
-        "ConvNet64, batch 1",
-        "ResNet18, batch 4",
-    ]
-
-
 @pytest.mark.exhaustive
 def test_the_commands_make_the_tables_of_the_page(tmp_path: Path) -> None:
     results, made = tmp_path / "results.json", tmp_path / "docs" / "page.md"

@@ -78,7 +78,7 @@ class _ByHand(torch.autograd.Function):
         along = torch.stack(dots).sum(dim=0)[:, None] * inverse.square()
         factor = slope[:, None] * inverse
         slopes = [
-            c.addcmul(g, along, value=-1).mul_(factor).view(shape)
+            c.addcmul_(g, along, value=-1).mul_(factor).view(shape)  # nobody needs the chord again
             for c, g, shape in zip(chords, guess, ctx.shapes, strict=True)
         ]
         return tuple(t for one in slopes for t in (one, None))
