@@ -117,7 +117,7 @@ class Sides(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: list[Tensor] = []
+        self._kept: list[Any] = []
         self._passes, self._at = 0, 0
 
     def __enter__(self) -> Self:
@@ -146,7 +146,7 @@ class Sides(TorchFunctionMode):
         return keep(self._kept[self._at - 1], *args, **(kwargs or {}))
 
 
-Rule = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., Tensor]]
+Rule = tuple[Callable[..., tuple[Tensor, Any]], Callable[..., Tensor]]
 """``(function, *its arguments) -> (result, side)``, and ``(side, *its arguments) -> result``."""
 
 
@@ -157,6 +157,25 @@ def _relu(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> tuple[Tenso
 
 def _masked(side: Tensor, input: Tensor, inplace: bool = False) -> Tensor:
     return input.mul_(side) if inplace else input * side
+
+
+def _pieces(
+    func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Number by number a straight line."""
+    with torch.enable_grad():
+        here = input.detach().clone().requires_grad_()
+        there = func(here.clone(), *args, **kwargs)
+        (slope,) = torch.autograd.grad(there.sum(), here)
+    start = (there - slope * here).detach()
+    return func(input, *args, **kwargs), (slope, start)
+
+
+def _straight(side: tuple[Tensor, Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    slope, start = side
+    if kwargs.get("inplace"):
+        return input.mul_(slope).add_(start)
+    return input * slope + start
 
 
 def _dropout(
@@ -191,6 +210,10 @@ KINKED: dict[Callable[..., Any], Rule] = {
     torch.Tensor.relu: (_relu, _masked),
     torch.relu_: (_relu, lambda side, input: input.mul_(side)),
     torch.Tensor.relu_: (_relu, lambda side, input: input.mul_(side)),
+    F.leaky_relu: (_pieces, _straight),
+    F.hardtanh: (_pieces, _straight),
+    F.relu6: (_pieces, _straight),
+    torch.abs: (_pieces, _straight),
     F.dropout: (_dropout, _scaled),
     F.max_pool2d: (_pool, _picked),
 }
