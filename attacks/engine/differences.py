@@ -10,7 +10,7 @@ ReLU and max-pooling have kinks, at each of which such a difference is off by al
 takes the sides that the first one took, which is what the tape's derivative means too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from fl_privacy_audit.core.types import Update
 
-from .backend import ByHand, Step, own_chance, same_way
+from .backend import ByHand, Step, agree, own_chance
 from .batch import Guesses
 from .batched import fits_layers
 from .recipe import Recipe
@@ -36,12 +36,8 @@ class Differences(ByHand):
 
     def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
         super().__init__(recipe, guesses)
-        some = guesses.first(1)
-        with own_chance(guesses):
-            plain = ByHand(recipe, some)(some)
-        with own_chance(guesses):
-            if not (fits_layers(recipe, guesses) and self._is_as(plain, some)):
-                self.name = ByHand.name
+        if not (fits_layers(recipe, guesses) and self._is_right(recipe, guesses.first(1))):
+            self.name = ByHand.name
 
     def __call__(self, guesses: Guesses) -> Step:
         """One after the other."""
@@ -51,9 +47,12 @@ class Differences(ByHand):
         objectives, distances, *gradients = (torch.stack(row) for row in zip(*rows, strict=True))
         return Step(objectives, distances, dict(zip(guesses.leaves(), gradients, strict=True)))
 
-    def _is_as(self, plain: Step, guesses: Guesses) -> bool:
+    def _is_right(self, recipe: Recipe, guesses: Guesses) -> bool:
+        with own_chance(guesses):
+            plain = ByHand(recipe, guesses)(guesses)
         try:
-            return same_way(self(guesses), plain)
+            with own_chance(guesses):
+                return agree(self(guesses), plain)
         except Exception:  # noqa: BLE001 - of a model that nobody here wrote
             return False
 
@@ -61,7 +60,8 @@ class Differences(ByHand):
         moved = {
             name: leaf[index].detach().requires_grad_() for name, leaf in guesses.leaves().items()
         }
-        leaves, passes = list(moved.values()), _Passes(list(moved.values()))
+        leaves = list(moved.values())
+        passes = _Passes(leaves)
         objective, distance = self.objective(guesses, guesses[index].at(moved), passes.first)
         pulls = torch.autograd.grad(
             objective, [*passes.replayed, *leaves], allow_unused=True, materialize_grads=True
@@ -107,7 +107,7 @@ class _Passes:
         return [(one - other) / far for one, other in zip(after, self._before, strict=True)]
 
 
-def _length(tensors: Any) -> Tensor:
+def _length(tensors: Iterable[Tensor]) -> Tensor:
     length: Tensor = torch.stack([tensor.detach().norm() for tensor in tensors]).norm()
     return length
 
