@@ -63,14 +63,10 @@ CONV_NET = Case(
     block=4,
     rounds=4,
     steps=40,
+    backends=EAGER,
     wanted=1.5,
 )
-RES_NET = replace(
-    CONV_NET, name="ResNet18, batch 4", model=ResNet18, each=4, total_variation=0.2, backends=EAGER
-)
-RES_NET_COMPILED = replace(
-    RES_NET, name="ResNet18, batch 4, compiled", backends=("sequential", "compiled")
-)
+RES_NET = replace(CONV_NET, name="ResNet18, batch 4", model=ResNet18, each=4, total_variation=0.2)
 ON_CPU = (LENET, QUICK_START, CONV_NET, RES_NET)
 ON_GPU = (
     Case(
@@ -96,7 +92,7 @@ ON_GPU = (
 @pytest.mark.benchmark(group="Speed")
 @pytest.mark.parametrize(
     "case",
-    [*ON_CPU, pytest.param(RES_NET_COMPILED, marks=pytest.mark.slow)],
+    ON_CPU,
     ids=lambda case: case.name,
 )
 def test_on_a_cpu(case: Case, benchmark: BenchmarkFixture, quick: bool) -> None:

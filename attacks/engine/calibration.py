@@ -30,8 +30,6 @@ Facts = Mapping[str, str]
 
 ROUGH, CLEARLY_FASTER = ("bfloat16", "differences"), 1.3
 """What errs by more than rounding, and how much faster it must be before that is accepted."""
-WORTH_COMPILING, WORTH_FINDING = 300.0, 15.0
-"""Seconds of plain work from which compiling pays, and finding what was compiled before."""
 MOST_BYTES = 10_000
 """Of a file that is read; ours have about one thousand."""
 TRIED = "by_hand, bfloat16, differences, layered, vmap"
@@ -40,18 +38,12 @@ PATIENCE = 5.0
 """Seconds to wait for another process that is writing."""
 
 
-def choose(
-    seconds: Seconds, *, exact: str, steps: int, left: float, compiler: bool, made: bool = False
-) -> str:
+def choose(seconds: Seconds, *, exact: str) -> str:
     """The backend to take: a pure function.
 
     Args:
         seconds: What was measured; empty for nothing.
         exact: The plain loop, taken if nothing else is known to be faster.
-        steps: Of the attack.
-        left: Seconds that it may take.
-        compiler: Whether torch.compile finds what it needs.
-        made: Whether it has compiled such a step before.
     """
     if exact not in seconds:
         return exact
@@ -59,11 +51,7 @@ def choose(
         (name for name in (exact, "layered", "vmap") if name in seconds), key=seconds.__getitem__
     )
     rough = min(ROUGH, key=lambda name: seconds.get(name, math.inf))
-    if seconds.get(rough, math.inf) * CLEARLY_FASTER < seconds[best]:
-        # What these win is bound by convolutions, of which compiling makes nothing faster.
-        return rough
-    worth = min(seconds[best] * steps, left) > (WORTH_FINDING if made else WORTH_COMPILING)
-    return "compiled" if worth and compiler else best
+    return rough if seconds.get(rough, math.inf) * CLEARLY_FASTER < seconds[best] else best
 
 
 def facts_of(recipe: Recipe, guesses: Guesses) -> Facts:

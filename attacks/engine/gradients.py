@@ -12,9 +12,7 @@ become grouped convolutions.
 """
 
 import shutil
-import time
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 
@@ -27,7 +25,7 @@ from . import calibration
 from .backend import Backend, ByHand, Step, own_chance, same_way
 from .batch import Guesses
 from .batched import Compiled, Layered, Vmap, fits_layers, traced
-from .compiling import Beside
+from .compiling import Beside, seconds_of
 from .differences import Differences
 from .recipe import Recipe
 
@@ -36,6 +34,12 @@ MOST_MEASURED, CALLS = 0.1, 3
 FEWEST_STEPS = 150
 """Of an attack for which it is worth measuring: if that takes more than its share of the time, the
 attack would not finish, and what is found by the clock differs anyway."""
+WORTH_COMPILING, WORTH_FINDING = 300.0, 15.0
+"""Seconds of work from which waiting for code that is compiled pays, and finding what was compiled before."""
+LONG_STEP = 0.2
+"""Seconds of a step from which none is compiled."""
+FASTER = 1.1
+"""How much faster compiled code must be."""
 PATIENCE = 0.5
 """Share of the time left that waiting for a process that compiles may take."""
 WATCHED = {"bfloat16": 20, "differences": 100}
@@ -116,28 +120,37 @@ def choose_backend(recipe: Recipe, guesses: Guesses, deadline: float) -> Backend
         if begun.seconds * CALLS * len(names) > MOST_MEASURED * (deadline - clock.now()):
             return begun
         seconds = calibration.settle(facts, lambda: _measure(recipe, guesses, names))
-    choose = partial(
-        calibration.choose,
-        seconds or {},
-        exact=exact,
-        steps=recipe.steps,
-        left=deadline - clock.now(),
-        compiler=can_compile(guesses.values.device),
-    )
-    name = choose()
-    if name != "compiled" and choose(made=True) == "compiled":
-        name = _by_round(name, calibration.name_of(facts), recipe, guesses, deadline)
+    name = calibration.choose(seconds or {}, exact=exact)
+    if seconds and name in seconds and name not in calibration.ROUGH:
+        name = _or_compiled(name, seconds[name], facts, recipe, guesses, deadline)
     backend = BACKENDS[name](recipe, guesses)
     return Watched(recipe, guesses, backend) if name in WATCHED else backend
 
 
-def _by_round(name: str, kind: str, recipe: Recipe, guesses: Guesses, deadline: float) -> str:
-    """The first round has its step compiled beside, later ones take what came of it: not by the clock."""
+def _or_compiled(
+    name: str,
+    seconds: float,
+    facts: calibration.Facts,
+    recipe: Recipe,
+    guesses: Guesses,
+    deadline: float,
+) -> str:
+    """The first round has its step compiled beside, later ones take what came of it: not by the clock.
+
+    `name` is the backend that is the fastest without, `seconds` are of its step.
+    """
+    left = deadline - clock.now()
+    work = min(seconds * recipe.steps, left)
+    # Of long steps most is convolutions, of which compiling makes nothing faster.
+    if work <= WORTH_FINDING or seconds > LONG_STEP or not can_compile(guesses.values.device):
+        return name
+    kind = calibration.name_of(facts)
     beside = _BESIDE.setdefault(kind, Beside(kind))
     beside.begin(lambda: traced(recipe, guesses))
-    if guesses.seen.round == 1 or not beside.is_ready(PATIENCE * (deadline - clock.now())):
+    if guesses.seen.round == 1 and work <= WORTH_COMPILING:
         return name
-    return "compiled"
+    compiled = beside.wait(PATIENCE * left)
+    return name if compiled is None or compiled * FASTER > seconds else "compiled"
 
 
 _BESIDE: dict[str, Beside] = {}
@@ -166,20 +179,10 @@ def _measure(recipe: Recipe, guesses: Guesses, names: Sequence[str]) -> dict[str
 
 
 def _time(backend: Backend, guesses: Guesses) -> float:
-    """The least of some calls: of the processor's time, which other work does not touch."""
+    """The least of some calls."""
     backend(guesses)
-    cuda = guesses.values.is_cuda
-    timer = time.perf_counter if cuda else time.process_time
-    best = float("inf")
-    for _ in range(CALLS - 1):
-        if cuda:
-            torch.cuda.synchronize(guesses.values.device)
-        started = timer()
-        backend(guesses)
-        if cuda:
-            torch.cuda.synchronize(guesses.values.device)
-        best = min(best, timer() - started)
-    return best
+    device = guesses.values.device
+    return min(seconds_of(lambda: backend(guesses), device) for _ in range(CALLS - 1))
 
 
 def can_compile(device: torch.device) -> bool:

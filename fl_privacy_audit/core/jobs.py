@@ -248,10 +248,15 @@ class Child:
         command: Its words.
         environment: Beside that of this process.
         errors: Where what it says on standard error goes.
+        handles: Files that stay open in it, with the locks that this process has on them.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], errors: IO[str] | None
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        errors: IO[str] | None,
+        handles: Sequence[int] = (),
     ) -> None:
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._process = subprocess.Popen(
@@ -260,6 +265,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
+            pass_fds=handles,
             env={**os.environ, "PYTHONPATH": paths, **environment},
         )
         assert self._process.stdout is not None

@@ -3,7 +3,7 @@
 import json
 import math
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,39 +42,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pick(seconds: Mapping[str, float], **known: Any) -> str:
-    usual = {"exact": "by_hand", "steps": 300, "left": math.inf, "compiler": True}
-    return calibration.choose(seconds, **{**usual, **known})
-
-
 @pytest.mark.parametrize(
-    ("seconds", "known", "expected"),
+    ("seconds", "exact", "expected"),
     [
-        ({}, {}, "by_hand"),
-        ({}, {"exact": "sequential"}, "sequential"),
-        ({"by_hand": 0.1, "vmap": 0.05}, {}, "vmap"),
-        ({"by_hand": 0.1, "vmap": 0.15}, {}, "by_hand"),
-        ({"by_hand": 0.1, "bfloat16": 0.08}, {}, "by_hand"),
-        ({"by_hand": 0.1, "bfloat16": 0.07}, {}, "bfloat16"),
-        ({"by_hand": 0.1, "bfloat16": 0.07, "vmap": 0.08}, {}, "vmap"),
-        ({"by_hand": 0.1, "differences": 0.08}, {}, "by_hand"),
-        ({"by_hand": 0.1, "differences": 0.07}, {}, "differences"),
-        ({"by_hand": 0.1, "differences": 0.07, "bfloat16": 0.06}, {}, "bfloat16"),
-        ({"by_hand": 0.1, "differences": 0.07, "layered": 0.08}, {}, "layered"),
-        ({"by_hand": 4.0, "differences": 2.0}, {}, "differences"),
-        ({"by_hand": 4.0, "vmap": 2.0}, {}, "compiled"),
-        ({"by_hand": 4.0, "vmap": 2.0}, {"compiler": False}, "vmap"),
-        ({"by_hand": 4.0, "vmap": 2.0}, {"left": 200.0}, "vmap"),
-        ({"by_hand": 4.0, "vmap": 2.0}, {"steps": 100}, "vmap"),
-        ({"by_hand": 4.0, "vmap": 2.0}, {"steps": 10, "made": True}, "compiled"),
-        ({"by_hand": 4.0, "vmap": 2.0}, {"steps": 7, "made": True}, "vmap"),
-        ({"by_hand": 4.0, "vmap": 2.0}, {"left": 14.0, "made": True}, "vmap"),
-        ({"by_hand": 4.0, "bfloat16": 1.0, "vmap": 2.0}, {}, "bfloat16"),
-        ({"sequential": 1.0, "vmap": 0.5}, {"exact": "by_hand"}, "by_hand"),
+        ({}, "by_hand", "by_hand"),
+        ({}, "sequential", "sequential"),
+        ({"by_hand": 0.1, "vmap": 0.05}, "by_hand", "vmap"),
+        ({"by_hand": 0.1, "vmap": 0.15}, "by_hand", "by_hand"),
+        ({"by_hand": 0.1, "bfloat16": 0.08}, "by_hand", "by_hand"),
+        ({"by_hand": 0.1, "bfloat16": 0.07}, "by_hand", "bfloat16"),
+        ({"by_hand": 0.1, "bfloat16": 0.07, "vmap": 0.08}, "by_hand", "vmap"),
+        ({"by_hand": 0.1, "differences": 0.08}, "by_hand", "by_hand"),
+        ({"by_hand": 0.1, "differences": 0.07}, "by_hand", "differences"),
+        ({"by_hand": 0.1, "differences": 0.07, "bfloat16": 0.06}, "by_hand", "bfloat16"),
+        ({"by_hand": 0.1, "differences": 0.07, "layered": 0.08}, "by_hand", "layered"),
+        ({"sequential": 1.0, "vmap": 0.5}, "by_hand", "by_hand"),
     ],
 )
-def test_what_is_chosen(seconds: dict[str, float], known: dict[str, Any], expected: str) -> None:
-    assert pick(seconds, **known) == expected
+def test_what_is_chosen(seconds: dict[str, float], exact: str, expected: str) -> None:
+    assert calibration.choose(seconds, exact=exact) == expected
 
 
 @given(
@@ -83,16 +69,14 @@ def test_what_is_chosen(seconds: dict[str, float], known: dict[str, Any], expect
         st.floats(1e-6, 1e3),
         max_size=4,
     ),
-    steps=st.integers(1, 10_000),
-    left=st.floats(0, 1e6),
 )
 @QUICK
 def test_whatever_was_measured_the_choice_was_measured_and_what_is_rough_is_clearly_faster(
-    seconds: dict[str, float], steps: int, left: float
+    seconds: dict[str, float],
 ) -> None:
-    chosen = pick(seconds, steps=steps, left=left)
-    assert chosen == pick(dict(reversed(seconds.items())), steps=steps, left=left)
-    assert chosen in seconds or chosen in ("by_hand", "compiled")
+    chosen = calibration.choose(seconds, exact="by_hand")
+    assert chosen == calibration.choose(dict(reversed(seconds.items())), exact="by_hand")
+    assert chosen in seconds or chosen == "by_hand"
     if chosen in calibration.ROUGH:
         exact = [seconds[name] for name in ("by_hand", "vmap") if name in seconds]
         assert seconds[chosen] * 1.3 < min(exact)
@@ -197,8 +181,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
         return seconds.get(backend.name, 5.0)
 
     monkeypatch.setattr(backends, "_time", clock)
-    monkeypatch.setattr(calibration, "WORTH_COMPILING", math.inf)
-    monkeypatch.setattr(calibration, "WORTH_FINDING", math.inf)
+    monkeypatch.setattr(backends, "WORTH_FINDING", math.inf)
     return asked
 
 

@@ -25,7 +25,7 @@ STEPS = backends.FEWEST_STEPS
 PATIENCE = 120.0
 ENDS = "import pathlib, pickle, sys; place = pathlib.Path(pickle.load({})[0]); {}"
 NOTES_IT = ENDS.format(
-    "(sys.stdin.buffer.read(8), sys.stdin.buffer)[1]", "(place / 'done').touch()"
+    "(sys.stdin.buffer.read(8), sys.stdin.buffer)[1]", "(place / 'seconds').write_text('0.5')"
 )
 FAILS = "raise SystemExit(3)"
 
@@ -60,14 +60,25 @@ def test_what_is_traced_computes_the_same() -> None:
     assert torch.equal(found, add(some())["sum"])
 
 
-def test_a_process_notes_that_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_notes_what_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     child(monkeypatch, NOTES_IT)
     beside, other = Beside("some"), Beside("other")
-    assert not beside.is_done
+    assert beside.seconds is None
     beside.begin(traced)
-    assert Beside("some").is_ready(PATIENCE)  # of another process, which waits for this one's
-    assert beside.is_ready(PATIENCE)
-    assert not other.is_ready(PATIENCE)
+    assert Beside("some").wait(PATIENCE) == 0.5  # of another process, which waits for this one's
+    assert beside.wait(PATIENCE) == 0.5
+    assert other.wait(PATIENCE) is None
+
+
+@pytest.mark.parametrize("content", ["", "soon", "\x00"])
+def test_a_damaged_note_is_none(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, NOTES_IT)
+    beside = Beside("some")
+    beside._folder.mkdir(parents=True)
+    (beside._folder / compiling.NOTE).write_text(content)
+    assert beside.seconds is None
+    beside.begin(traced)
+    assert beside.wait(PATIENCE) == 0.5
 
 
 def test_only_one_of_several_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +88,10 @@ def test_only_one_of_several_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     late = Beside("some")
     late.begin(lambda: made.append(0) or traced())  # type: ignore[func-returns-value]
     assert not made
-    assert not late.is_ready(0.2)
+    assert late.wait(0.2) is None
     assert beside._child is not None
     beside._child.kill()
-    assert not beside.is_ready(PATIENCE)
+    assert beside.wait(PATIENCE) is None
 
 
 @pytest.mark.parametrize("script", [FAILS, "nonsense("])
@@ -90,9 +101,9 @@ def test_one_that_fails_is_not_tried_again_here(
     child(monkeypatch, script)
     beside = Beside("some")
     beside.begin(traced)
-    assert not beside.is_ready(PATIENCE)
+    assert beside.wait(PATIENCE) is None
     beside.begin(lambda: pytest.fail("tried again"))
-    assert not beside.is_ready(PATIENCE)
+    assert beside.wait(PATIENCE) is None
 
 
 def test_what_cannot_be_traced_is_not_compiled() -> None:
@@ -101,13 +112,14 @@ def test_what_cannot_be_traced_is_not_compiled() -> None:
 
     beside = Beside("some")
     beside.begin(broken)
-    assert not beside.is_ready(PATIENCE)
+    assert beside.wait(PATIENCE) is None
     assert not is_held(beside._folder / LOCK)
 
 
 class Stub:
-    """Always ready, after as long as it is given."""
+    """Has made a step of so many seconds, after as long as it is given."""
 
+    seconds: float | None = 0.01
     waited: ClassVar[list[float]] = []
 
     def __init__(self, name: str) -> None:
@@ -116,31 +128,73 @@ class Stub:
     def begin(self, make: Callable[[], Any]) -> None:
         self.begun += 1
 
-    def is_ready(self, patience: float) -> bool:
+    def wait(self, patience: float) -> float | None:
         self.waited.append(patience)
-        return True
+        return self.seconds
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(backends, "Beside", Stub)
+    monkeypatch.setattr(backends, "can_compile", lambda device: True)
+    monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "compiled": batched.Vmap})
+    monkeypatch.setattr(Stub, "waited", [])
+    return monkeypatch
+
+
+def chosen(
+    number: int, seconds: float, left: float = math.inf, steps: int = STEPS
+) -> type[Backend]:
+    """In a round, with a layered step of so many seconds."""
+    measured = {"by_hand": 2 * seconds, "layered": seconds}
+    recipe = swept_inversion(steps=steps)
+    seen = [replace(one, round=number) for one in targets(TinyLeNet, 1)[:2]]
+    guesses = joined_guesses(recipe, seen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "recall", lambda facts: measured)
+        return type(backends.choose_backend(recipe, guesses, clock.now() + left))
 
 
 @pytest.mark.parametrize("left", [40.0, math.inf])
 def test_the_first_round_is_plain_and_later_ones_are_compiled(
-    left: float, monkeypatch: pytest.MonkeyPatch
+    left: float, stub: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "Beside", Stub)
-    monkeypatch.setattr(backends, "can_compile", lambda device: True)
-    monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "compiled": batched.Vmap})
-    monkeypatch.setattr(calibration, "recall", lambda facts: {"by_hand": 0.2, "layered": 0.11})
-    recipe = swept_inversion(steps=STEPS)
-    chosen = []
-    for number in (1, 2, 5):
-        seen = [replace(one, round=number) for one in targets(TinyLeNet, 1)[:2]]
-        until = clock.now() + left
-        guesses = joined_guesses(recipe, seen)
-        chosen.append(type(backends.choose_backend(recipe, guesses, until)))
-    assert chosen == [batched.Layered, batched.Vmap, batched.Vmap]
+    found = [chosen(number, 0.11, left) for number in (1, 2, 5)]
+    assert found == [batched.Layered, batched.Vmap, batched.Vmap]
     (beside,) = backends._BESIDE.values()
     assert isinstance(beside, Stub)
     assert beside.begun == 3
+    assert len(Stub.waited) == 2
     assert all(waited <= left / 2 for waited in Stub.waited)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "steps", "begun"),
+    [
+        (0.09, math.inf, STEPS, False),  # little work
+        (0.11, 14.0, STEPS, False),  # little time
+        (0.21, math.inf, STEPS, False),  # long steps
+        (0.11, math.inf, STEPS, True),
+    ],
+)
+def test_what_is_worth_compiling(
+    seconds: float, left: float, steps: int, begun: bool, stub: pytest.MonkeyPatch
+) -> None:
+    found = chosen(2, seconds, left, steps)
+    assert found is (batched.Vmap if begun else batched.Layered)
+    assert bool(backends._BESIDE) is begun
+
+
+def test_much_work_waits_in_the_first_round_too(stub: pytest.MonkeyPatch) -> None:
+    assert chosen(1, 0.11, steps=3000) is batched.Vmap
+
+
+@pytest.mark.parametrize("seconds", [None, 0.105, 0.5])
+def test_code_that_is_not_faster_is_not_taken(
+    seconds: float | None, stub: pytest.MonkeyPatch
+) -> None:
+    stub.setattr(Stub, "seconds", seconds)
+    assert chosen(2, 0.11) is batched.Layered
 
 
 def test_a_compiler_that_fails_costs_no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +218,7 @@ def test_what_a_process_compiled_is_found(monkeypatch: pytest.MonkeyPatch) -> No
         pytest.skip("needs a C++ compiler")
     beside = Beside("some")
     beside.begin(traced)
-    assert beside.is_ready(PATIENCE)
+    assert beside.wait(PATIENCE)
     counters.clear()
     found = fuse(traced())(some())
     assert torch.allclose(found["sum"], add(some())["sum"])
