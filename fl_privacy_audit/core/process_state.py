@@ -122,10 +122,13 @@ def _backends() -> tuple[Any, ...]:
 
 def _set_backends(flags: tuple[Any, ...]) -> None:
     precision, fast, *others = flags
-    torch.set_float32_matmul_precision(precision)
+    # To set it leaves a trace, which what is compiled depends on, even where nothing changes.
+    if precision != torch.get_float32_matmul_precision():
+        torch.set_float32_matmul_precision(precision)
     torch.backends.mha.set_fastpath_enabled(fast)
     for (backend, flag), value in zip(BACKENDS, others, strict=True):
-        setattr(backend, flag, value)
+        if value != getattr(backend, flag):
+            setattr(backend, flag, value)
 
 
 def _default_device() -> torch.device:
@@ -252,8 +255,6 @@ def read_settings() -> dict[str, Any]:
 
 
 def write_settings(settings: Mapping[str, Any]) -> None:
-    """Make them those of this process; what is so already is not touched, for that can leave a trace."""
+    """Make them those of this process."""
     for name, value in settings.items():
-        read, write = SETTINGS[name]
-        if not _same(value, read()):
-            write(value)
+        SETTINGS[name][1](value)

@@ -16,7 +16,7 @@ from fl_privacy_audit.attacks import swept_inversion
 from fl_privacy_audit.attacks.engine import batched, calibration, compiling
 from fl_privacy_audit.attacks.engine import gradients as backends
 from fl_privacy_audit.attacks.engine.backend import Backend, same_way
-from fl_privacy_audit.attacks.engine.compiling import Beside, Traced, fuse, trace
+from fl_privacy_audit.attacks.engine.compiling import Beside, Traced, trace
 from fl_privacy_audit.core import clock
 from fl_privacy_audit.core.files import LOCK, is_held
 from tests.attacks.test_backends import TinyLeNet, joined_guesses, targets
@@ -213,13 +213,26 @@ def test_a_compiler_that_fails_costs_no_attack(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_what_a_process_compiled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_round_finds_what_was_compiled_beside_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if not backends.can_compile(torch.device("cpu")):
         pytest.skip("needs a C++ compiler")
-    beside = Beside("some")
-    beside.begin(traced)
-    assert beside.wait(PATIENCE)
-    counters.clear()
-    found = fuse(traced())(some())
-    assert torch.allclose(found["sum"], add(some())["sum"])
-    assert counters["inductor"]["fxgraph_cache_hit"] == 1
+    monkeypatch.setattr(backends, "WORTH_FINDING", 0.0)
+    monkeypatch.setattr(backends, "FASTER", 0.0)
+    monkeypatch.setattr(calibration, "recall", lambda facts: {"by_hand": 0.1, "layered": 0.05})
+    attack, images, names = swept_inversion(steps=STEPS, restarts=2), [], []
+    for number in (1, 2, 2):
+        counters.clear()
+        batched._COMPILED.clear()
+        seen = [replace(one, round=number) for one in targets(TinyLeNet, 1)[:2]]
+        rngs = [torch.Generator().manual_seed(at) for at in range(2)]
+        made = attack.reconstruct_many(seen, rngs=rngs, seconds=4 * PATIENCE)
+        assert not any(isinstance(one, Exception) for one in made)
+        results = [one for one in made if not isinstance(one, Exception)]
+        names.append(results[0].details["backend"])
+        images.append(torch.stack([one.images for one in results]))
+        assert counters["inductor"]["fxgraph_cache_hit"] == (number > 1)
+        assert counters["inductor"]["fxgraph_cache_miss"] == 0
+    assert names == ["layered", "compiled", "compiled"]
+    assert torch.equal(images[1], images[2])
