@@ -19,6 +19,7 @@ from fl_privacy_audit.attacks.engine.backend import Backend
 from fl_privacy_audit.attacks.engine.batch import Guesses
 from fl_privacy_audit.attacks.engine.gradients import BACKENDS, can_compile
 from fl_privacy_audit.attacks.engine.loop import OptimisationAttack
+from fl_privacy_audit.core.devices import has_bfloat16
 from fl_privacy_audit.core.types import Observation
 from fl_privacy_audit.lab.corpus.networks import ConvNet, QuickStartNet, seeded
 from tests.support.cases import LeNet
@@ -122,7 +123,8 @@ def measure(benchmark: BenchmarkFixture, case: Case, device: torch.device) -> No
     guesses = Guesses.join(
         [Guesses.draw(recipe, seen, recipe.replay(seen), generator()) for seen in observations]
     )
-    backends, compiling = ready(case.backends, recipe, guesses)
+    names = [name for name in case.backends if name != "bfloat16" or has_bfloat16(device)]
+    backends, compiling = ready(names, recipe, guesses)
     gradients = {n: b(guesses).gradients["values"].flatten(1).double() for n, b in backends.items()}
     for backend in backends.values():
         attack(replace(recipe, steps=1), observations, backend)
