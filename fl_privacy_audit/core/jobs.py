@@ -167,11 +167,7 @@ class Children:
         self.is_stopped = False
 
     def start(self, start: "Callable[[], Child]") -> "Child":
-        """What `start` starts, unless all is stopped.
-
-        Raises:
-            StoppedError: Nothing is started any more.
-        """
+        """What `start` starts; a `StoppedError` once all is stopped."""
         with self._guard:
             if self.is_stopped:
                 raise StoppedError
@@ -306,9 +302,8 @@ class Child:
         return self._taken(size)[LENGTH:]
 
     def _frame_size(self) -> int | None:
-        if len(self._rest) < LENGTH:
-            return None
-        return LENGTH + int.from_bytes(self._rest[:LENGTH], "little")
+        size = LENGTH + int.from_bytes(self._rest[:LENGTH], "little")
+        return size if len(self._rest) >= LENGTH else None
 
     def _taken(self, size: int) -> bytes:
         taken = bytes(self._rest[:size])
@@ -400,7 +395,6 @@ def answered(output: int, answer: Any, otherwise: Any) -> None:
 def _how(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
-    try:
+    with contextlib.suppress(ValueError):
         return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+    return f"signal {-code}"
