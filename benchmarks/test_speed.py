@@ -91,11 +91,7 @@ ON_GPU = (
 
 
 @pytest.mark.benchmark(group="Speed")
-@pytest.mark.parametrize(
-    "case",
-    ON_CPU,
-    ids=lambda case: case.name,
-)
+@pytest.mark.parametrize("case", ON_CPU, ids=lambda case: case.name)
 def test_on_a_cpu(case: Case, benchmark: BenchmarkFixture, quick: bool) -> None:
     measure(benchmark, case.tiny() if quick else case, CPU)
 

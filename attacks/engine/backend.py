@@ -1,7 +1,7 @@
 """A backend computes the gradients of one step, for all guesses. Here is the oracle of the others."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,12 +55,15 @@ class Backend:
                 name: leaf[index].detach().requires_grad_()
                 for name, leaf in guesses.leaves().items()
             }
-            guess = guesses[index].at(leaves)
-            objective, distance = self.objective(guesses, guess, by_autograd)
-            slopes = torch.autograd.grad(objective, list(leaves.values()))
-            rows.append((objective.detach(), distance.detach(), *slopes))
+            rows.append(self._row(guesses, guesses[index].at(leaves), list(leaves.values())))
         objectives, distances, *gradients = (torch.stack(row) for row in zip(*rows, strict=True))
         return Step(objectives, distances, dict(zip(guesses.leaves(), gradients, strict=True)))
+
+    def _row(self, guesses: Guesses, guess: Guess, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Objective and distance of one guess, and the slope of the first at its leaves."""
+        objective, distance = self.objective(guesses, guess, by_autograd)
+        slopes = torch.autograd.grad(objective, leaves)
+        return (objective.detach(), distance.detach(), *slopes)
 
     def objective(
         self, guesses: Guesses, guess: Guess, differentiate: Differentiate
@@ -118,6 +121,18 @@ def agree(step: Step, plain: Step) -> bool:
     """Whether a step is the plain loop's, but for rounding."""
     near = torch.allclose(step.distances, plain.distances, rtol=1e-3, atol=1e-6)
     return near and same_way(step, plain)
+
+
+def computes(backend: Callable[[Guesses], Step], guesses: Guesses, plain: Step) -> bool:
+    """Whether a backend's step is the plain loop's, for as many guesses as that has; one that fails is not."""
+    try:
+        with own_chance(guesses):
+            found = backend(guesses)
+    except Exception:  # noqa: BLE001 - of a model or a compiler that nobody here wrote
+        return False
+    count = len(plain.distances)
+    gradients = {name: gradient[:count] for name, gradient in found.gradients.items()}
+    return agree(Step(found.objectives[:count], found.distances[:count], gradients), plain)
 
 
 def same_way(one: Step, other: Step) -> bool:

@@ -11,7 +11,7 @@ from fl_privacy_audit.attacks.parts import distances
 from fl_privacy_audit.attacks.parts.replay import by_transform, local_training
 from fl_privacy_audit.core.types import Update
 
-from .backend import Backend, ByHand, Step, agree, own_chance, stacked, weighed
+from .backend import Backend, ByHand, Step, computes, own_chance, stacked, weighed
 from .batch import Guess, Guesses
 from .compiling import Traced, fuse, trace
 from .layers import Layers
@@ -42,6 +42,11 @@ class Batched(ByHand):
             return super().__call__(guesses)
         gradients, (objectives, distances) = self._all(*self._arguments(guesses))
         return Step(objectives, distances, gradients)
+
+    def traced(self, guesses: Guesses) -> Traced:
+        """The operations of a step."""
+        assert self._all is not None
+        return trace(self._all, *self._arguments(guesses))
 
     def _arguments(self, guesses: Guesses) -> tuple[dict[str, Tensor], Guess]:
         values, scores, extra = (
@@ -81,19 +86,10 @@ class Layered(Batched):
         # Two, so that it shows where what images of one target do changes another's.
         some = guesses.first(2)
         with own_chance(guesses):
-            if self._all is not None and not self._is_as(ByHand(recipe, some)(some), guesses):
+            if self._all is not None and not computes(self, guesses, ByHand(recipe, some)(some)):
                 self._all = None
         if self._all is None:
             self.name = ByHand.name
-
-    def _is_as(self, plain: Step, guesses: Guesses) -> bool:
-        try:
-            found = self(guesses)
-        except Exception:  # noqa: BLE001 - what layers do not know of a network, the loop may
-            return False
-        count = len(plain.distances)
-        gradients = {name: gradient[:count] for name, gradient in found.gradients.items()}
-        return agree(Step(found.objectives[:count], found.distances[:count], gradients), plain)
 
 
 def fits_layers(recipe: Recipe, guesses: Guesses) -> bool:
@@ -163,19 +159,10 @@ def _only(part: Any, axis: int | None) -> Any:
     return part[0] if isinstance(part, Tensor) else {name: t[0] for name, t in part.items()}
 
 
-def traced(recipe: Recipe, guesses: Guesses) -> Traced:
-    """The operations of a step: by layers where they fit, else by `vmap`."""
-    return _traced(_fastest(recipe, guesses), guesses)
-
-
-def _fastest(recipe: Recipe, guesses: Guesses) -> Batched:
+def fastest(recipe: Recipe, guesses: Guesses) -> Batched:
+    """By layers where they fit, else by `vmap`."""
     layered = Layered(recipe, guesses)
     return layered if layered._all is not None else Vmap(recipe, guesses)
-
-
-def _traced(backend: Batched, guesses: Guesses) -> Traced:
-    assert backend._all is not None
-    return trace(backend._all, *backend._arguments(guesses))
 
 
 class Compiled(Batched):
@@ -185,13 +172,13 @@ class Compiled(Batched):
 
     def __init__(self, recipe: Recipe, guesses: Guesses) -> None:
         super().__init__(recipe, guesses)
-        eager = _fastest(recipe, guesses)
+        eager = fastest(recipe, guesses)
         with own_chance(guesses):
             plain = eager(guesses)
         kind = _kind_of(recipe, guesses)
         kept = _COMPILED.pop(kind, None)
         if not self._agrees(kept, guesses, plain):
-            kept = fuse(_traced(eager, guesses))
+            kept = fuse(eager.traced(guesses))
             # Compiled code has been silently wrong on some versions of torch.
             if not self._agrees(kept, guesses, plain):
                 self._all, self.name = eager._all, eager.name
@@ -203,11 +190,7 @@ class Compiled(Batched):
 
     def _agrees(self, fused: Computation | None, guesses: Guesses, plain: Step) -> bool:
         self._all = fused
-        try:
-            with own_chance(guesses):
-                return fused is not None and agree(self(guesses), plain)
-        except Exception:  # noqa: BLE001 - of a compiler, which an attack can do without
-            return False
+        return fused is not None and computes(self, guesses, plain)
 
 
 _COMPILED: dict[tuple[object, ...], Computation] = {}

@@ -24,7 +24,7 @@ from fl_privacy_audit.core.errors import ConfigError
 from . import calibration
 from .backend import Backend, ByHand, Step, own_chance, same_way
 from .batch import Guesses
-from .batched import Compiled, Layered, Vmap, fits_layers, traced
+from .batched import Compiled, Layered, Vmap, fastest, fits_layers
 from .compiling import Beside, seconds_of
 from .differences import Differences
 from .recipe import Recipe
@@ -146,7 +146,7 @@ def _or_compiled(
         return name
     kind = calibration.name_of(facts)
     beside = _BESIDE.setdefault(kind, Beside(kind))
-    beside.begin(lambda: traced(recipe, guesses))
+    beside.begin(lambda: fastest(recipe, guesses).traced(guesses))
     if guesses.seen.round == 1 and work <= WORTH_COMPILING:
         return name
     compiled = beside.wait(PATIENCE * left)

@@ -24,7 +24,7 @@ from tests.support.builders import QUICK
 from tests.support.cases import CLASSES
 
 ALIKE = 0.999
-"""Cosine with the tape's slope; in doubles the two differ by curvature alone."""
+"""Least cosine with the tape's slope."""
 
 
 class Rectified(nn.Module):
